@@ -1,0 +1,1 @@
+"""The network as a graph of affine maps and activations."""

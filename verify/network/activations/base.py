@@ -1,0 +1,159 @@
+"""The operator oracle: all that bounding, branching and checking know of an activation.
+
+For cotangents `t` (of the outputs) and `rho` (of the inputs) the Lagrangian of method.md part 2 asks for
+
+    m(t, rho; l, u) = min_{l <= z <= u}  t sigma(z) - rho z ,
+
+and for `rho = s t` that minimum is `t * intercept`, with the line `s z + intercept` supporting `sigma` on `[l, u]` from
+below where t > 0, from above where t < 0. An activation restricted to a box of pre-activations is a `Hull`; it turns
+free slope parameters into such lines. Any slope gives a sound line, because the intercept is computed from it.
+
+Everything here works on the last, flattened axis; leading axes broadcast (subproblems x rows).
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from typing import ClassVar, NamedTuple
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+
+class Line(NamedTuple):
+    """Supporting lines `slope * z + intercept`, and where they touch the activation."""
+
+    slope: Float[Tensor, "*batch pre"]
+    intercept: Float[Tensor, "*batch post"]
+    touch: Float[Tensor, "*batch pre"] | float
+
+
+class Hull(ABC):
+    """An activation on a box of pre-activations: what relaxes it there."""
+
+    lower: Float[Tensor, "*batch pre"]
+    upper: Float[Tensor, "*batch pre"]
+
+    @abstractmethod
+    def initial(self) -> Float[Tensor, "*batch parameters"]:
+        """CROWN's slopes: those of the lines closest to the activation in the middle of the box."""
+
+    @abstractmethod
+    def clamp(self, parameters: Float[Tensor, "*batch parameters"]) -> Float[Tensor, "*batch parameters"]:
+        """The nearest valid slope parameters; `line` takes only such."""
+
+    @abstractmethod
+    def line(self, t: Float[Tensor, "*batch post"], parameters: Float[Tensor, "*batch parameters"]) -> Line:
+        """The supporting line that matters for the sign of `t`: `t sigma(z) >= t (slope z + intercept)` on the box."""
+
+    @abstractmethod
+    def gradient(
+        self, t: Float[Tensor, "*batch post"], gap: Float[Tensor, "*batch pre"]
+    ) -> Float[Tensor, "*batch parameters"]:
+        """The supergradient with respect to the parameters, given `gap = A(y) + bias - touch` (method.md 3.3)."""
+
+
+class Activation(ABC):
+    """An activation as an oracle. Subclasses are final; one file each."""
+
+    name: ClassVar[str]
+    parameters_per_neuron: ClassVar[int] = 2
+
+    def post_size(self, pre_size: int) -> int:
+        """How many outputs there are for `pre_size` inputs."""
+        return pre_size
+
+    @abstractmethod
+    def forward(self, z: Float[Tensor, "*batch pre"]) -> Float[Tensor, "*batch post"]:
+        """sigma(z)."""
+
+    def interval(self, lower: Tensor, upper: Tensor) -> tuple[Tensor, Tensor]:
+        """Bounds of the outputs, rounded outward; by default those of a non-decreasing function computed exactly."""
+        return self.forward(lower), self.forward(upper)
+
+    @abstractmethod
+    def hull(self, lower: Float[Tensor, "*batch pre"], upper: Float[Tensor, "*batch pre"]) -> Hull:
+        """The activation restricted to `[lower, upper]`."""
+
+    @abstractmethod
+    def minimise(self, t: Tensor, rho: Tensor, lower: Tensor, upper: Tensor) -> Tensor:
+        """A minimiser z* of `t sigma(z) - rho z` over the box."""
+
+    @abstractmethod
+    def split_point(self, lower: Float[Tensor, "*batch pre"], upper: Float[Tensor, "*batch pre"]) -> Tensor:
+        """Where to cut each variable so that both sides relax better; NaN where a cut gains nothing."""
+
+    def split_scores(
+        self, t: Tensor, line: Line, z: Tensor, bias: Tensor, lower: Tensor, upper: Tensor
+    ) -> Float[Tensor, "*batch pre"]:
+        """An estimate of what cutting each variable gains: here the line's distance from sigma at the primal point `z`."""
+        gap = t * (self.forward(z) - line.slope * z - line.intercept)
+        return torch.where(self.split_point(lower, upper).isnan(), -torch.inf, gap.clamp(min=0))
+
+
+class ElementwiseHull(Hull):
+    """A hull from `minimise` alone: two slopes a neuron, for positive and for negative `t`, in that order.
+
+    `candidates` are slopes of sensible lines; the initial one of each sign is the candidate whose line is closest to
+    the activation at the middle of the box.
+    """
+
+    def __init__(self, activation: Elementwise, lower: Tensor, upper: Tensor) -> None:
+        self.activation, self.lower, self.upper = activation, lower, upper
+
+    def _split(self, parameters: Tensor) -> tuple[Tensor, Tensor]:
+        first, second = parameters.chunk(2, dim=-1)
+        return first, second
+
+    def _intercept(self, sign: Tensor, slope: Tensor) -> tuple[Tensor, Tensor]:
+        touch = self.activation.minimise(sign, sign * slope, self.lower, self.upper)
+        return self.activation.forward(touch) - slope * touch, touch
+
+    def initial(self) -> Tensor:
+        slopes = self.activation.slopes(self.lower, self.upper)
+        middle = (self.lower + self.upper) / 2
+        best = []
+        for sign in (1.0, -1.0):
+            signs = torch.full_like(slopes, sign)
+            intercept, _ = self._intercept(signs, slopes)
+            choice = (sign * (intercept + slopes * middle)).argmax(dim=0, keepdim=True)
+            best.append(slopes.gather(0, choice).squeeze(0))
+        return torch.cat(best, dim=-1)
+
+    def clamp(self, parameters: Tensor) -> Tensor:
+        slopes = self.activation.slopes(self.lower, self.upper)
+        low, high = slopes.amin(dim=0), slopes.amax(dim=0)
+        return parameters.clamp(torch.cat([low, low], dim=-1), torch.cat([high, high], dim=-1))
+
+    def line(self, t: Tensor, parameters: Tensor) -> Line:
+        positive, negative = self._split(parameters)
+        slope = torch.where(t < 0, negative, positive)
+        sign = torch.where(t < 0, -1.0, 1.0).to(t.dtype)
+        intercept, touch = self._intercept(sign, slope)
+        return Line(slope, intercept, touch)
+
+    def gradient(self, t: Tensor, gap: Tensor) -> Tensor:
+        return torch.cat([t.clamp(min=0) * gap, t.clamp(max=0) * gap], dim=-1)
+
+
+class Elementwise(Activation):
+    """An activation that acts on each variable alone and relaxes by `ElementwiseHull`."""
+
+    @abstractmethod
+    def slopes(self, lower: Tensor, upper: Tensor) -> Float[Tensor, "candidates *batch pre"]:
+        """Slopes of sensible supporting lines; the extreme ones limit the search."""
+
+    def hull(self, lower: Tensor, upper: Tensor) -> Hull:
+        return ElementwiseHull(self, lower, upper)
+
+
+def chord(left: Tensor, right: Tensor, at_left: Tensor, at_right: Tensor) -> Tensor:
+    """The slope of the chord between two points of a graph, 0 where they coincide."""
+    width = right - left
+    return torch.where(width > 0, (at_right - at_left) / torch.where(width > 0, width, 1.0), 0.0)
+
+
+def strictly_inside(point: Tensor | float, lower: Tensor, upper: Tensor) -> Bool[Tensor, "*batch pre"]:
+    """Whether `lower < point < upper`."""
+    return (lower < point) & (upper > point)

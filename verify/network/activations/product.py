@@ -1,0 +1,107 @@
+"""The product of two variables, z = (a, b): bilinear, so `t a b - rho . z` has its minimum at a corner of the box.
+
+The first half of the last axis holds the factors a, the second half the factors b. McCormick's planes are the lines: for t > 0
+`(p b_l + (1 - p) b_u) a + (p a_l + (1 - p) a_u) b + ..`, for t < 0 the same with the b's ends exchanged; the mixing
+weight p in [0, 1] is the free parameter of each sign. With one factor constant the planes are exact.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from verify.network.activations.base import Activation, Hull, Line
+
+
+def _halves(tensor: Tensor) -> tuple[Tensor, Tensor]:
+    first, second = tensor.chunk(2, dim=-1)
+    return first, second
+
+
+class ProductHull(Hull):
+    """A product on a box: McCormick's envelopes."""
+
+    def __init__(self, lower: Tensor, upper: Tensor) -> None:
+        self.lower, self.upper = lower, upper
+        self.a_lower, self.b_lower = _halves(lower)
+        self.a_upper, self.b_upper = _halves(upper)
+
+    def initial(self) -> Tensor:
+        return torch.full_like(self.lower, 0.5)
+
+    def clamp(self, parameters: Tensor) -> Tensor:
+        return parameters.clamp(0, 1)
+
+    def line(self, t: Tensor, parameters: Tensor) -> Line:
+        positive, negative = _halves(parameters)
+        falling = t < 0
+        weight = torch.where(falling, negative, positive)
+        near, far = torch.where(falling, self.b_upper, self.b_lower), torch.where(falling, self.b_lower, self.b_upper)
+        slope_a = far + weight * (near - far)
+        slope_b = self.a_upper + weight * (self.a_lower - self.a_upper)
+        sign = torch.where(falling, -1.0, 1.0).to(t.dtype)
+        touch = Product().minimise(sign, sign_of(sign, slope_a, slope_b), self.lower, self.upper)
+        a, b = _halves(touch)
+        return Line(torch.cat([slope_a, slope_b], dim=-1), a * b - slope_a * a - slope_b * b, touch)
+
+    def gradient(self, t: Tensor, gap: Tensor) -> Tensor:
+        gap_a, gap_b = _halves(gap)
+        along = gap_b * (self.a_lower - self.a_upper)
+        rising = t.clamp(min=0) * (along + gap_a * (self.b_lower - self.b_upper))
+        falling = t.clamp(max=0) * (along + gap_a * (self.b_upper - self.b_lower))
+        return torch.cat([rising, falling], dim=-1)
+
+
+def sign_of(sign: Tensor, slope_a: Tensor, slope_b: Tensor) -> Tensor:
+    """The multipliers `rho` of both factors for `t = sign`."""
+    return torch.cat([sign * slope_a, sign * slope_b], dim=-1)
+
+
+class Product(Activation):
+    """a * b."""
+
+    name = "Mul"
+    parameters_per_neuron = 1  # two for each output, and an output has two variables
+
+    def post_size(self, pre_size: int) -> int:
+        return pre_size // 2
+
+    def forward(self, z: Tensor) -> Tensor:
+        a, b = _halves(z)
+        return a * b
+
+    def interval(self, lower: Tensor, upper: Tensor) -> tuple[Tensor, Tensor]:
+        (a_low, b_low), (a_high, b_high) = _halves(lower), _halves(upper)
+        corners = torch.stack([a_low * b_low, a_low * b_high, a_high * b_low, a_high * b_high])
+        corners = torch.where(corners.isnan(), 0.0, corners)  # 0 times infinity: the finite factor is exactly 0
+        slack = corners.abs().amax(dim=0) * 2 * torch.finfo(lower.dtype).eps
+        return corners.amin(dim=0) - slack, corners.amax(dim=0) + slack
+
+    def hull(self, lower: Tensor, upper: Tensor) -> Hull:
+        return ProductHull(lower, upper)
+
+    def minimise(self, t: Tensor, rho: Tensor, lower: Tensor, upper: Tensor) -> Tensor:
+        (a_low, b_low), (a_high, b_high) = _halves(lower), _halves(upper)
+        rho_a, rho_b = _halves(rho)
+        best_a, best_b, least = a_low, b_low, t * a_low * b_low - rho_a * a_low - rho_b * b_low
+        for a, b in ((a_low, b_high), (a_high, b_low), (a_high, b_high)):
+            value = t * a * b - rho_a * a - rho_b * b
+            better = value < least
+            best_a, best_b = torch.where(better, a, best_a), torch.where(better, b, best_b)
+            least = torch.minimum(value, least)
+        return torch.cat([best_a, best_b], dim=-1)
+
+    def split_point(self, lower: Tensor, upper: Tensor) -> Tensor:
+        """The middle of both factors' intervals, unless either is constant (then the product is linear)."""
+        width_a, width_b = _halves(upper - lower)
+        bilinear = (width_a > 1e-6) & (width_b > 1e-6)
+        return torch.where(torch.cat([bilinear, bilinear], dim=-1), (lower + upper) / 2, torch.nan)
+
+    def split_scores(
+        self, t: Tensor, line: Line, z: Tensor, bias: Tensor, lower: Tensor, upper: Tensor
+    ) -> Tensor:
+        slope_a, slope_b = _halves(line.slope)
+        a, b = _halves(z)
+        gap = (t * (a * b - slope_a * a - slope_b * b - line.intercept)).clamp(min=0)
+        scores = torch.cat([gap, gap], dim=-1)
+        return torch.where(self.split_point(lower, upper).isnan(), -torch.inf, scores)

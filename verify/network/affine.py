@@ -1,0 +1,289 @@
+"""Affine maps: the one place where the network's weights live.
+
+Every map knows four things, and the whole system asks for nothing else:
+
+* `forward(x_1, .., x_p)`: its value, bias included;
+* `transpose(y)`: the adjoint of its linear part, one cotangent for each operand;
+* `absolute()`: the same map with the absolute values of its coefficients and bias, which carries both interval
+  arithmetic (centre and radius) and the analysis of rounding errors (sums of magnitudes);
+* `terms`: how many products any one of its sums has, in either direction (for the error constant gamma).
+
+All tensors are batch first; the sample shape behind the batch is the ONNX tensor's own shape, its leading 1 included.
+A map whose coefficients are all non-negative (reshape, pad, concatenate, mean, ...) is its own `absolute()`, and its
+adjoint comes from autograd's vector-Jacobian product: nobody has to write it.
+"""
+
+from __future__ import annotations
+
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+from torch.nn import functional
+
+Shape = tuple[int, ...]
+
+
+class Affine(ABC):
+    """An affine map of one or several operands."""
+
+    @abstractmethod
+    def forward(self, *operands: Float[Tensor, "batch ..."]) -> Float[Tensor, "batch ..."]:
+        """The map's value, bias included."""
+
+    @abstractmethod
+    def transpose(self, cotangent: Float[Tensor, "batch ..."]) -> tuple[Float[Tensor, "batch ..."], ...]:
+        """The adjoint of the linear part: one cotangent for each operand."""
+
+    @abstractmethod
+    def absolute(self) -> Affine:
+        """The map with the absolute values of all coefficients and of the bias."""
+
+    @property
+    @abstractmethod
+    def terms(self) -> int:
+        """The most products that one sum of `forward` or `transpose` adds up."""
+
+    def to(self, device: torch.device, dtype: torch.dtype) -> Affine:
+        """The map with its tensors on `device`, as `dtype`."""
+        changes = {
+            name: value.to(device, dtype) for name, value in vars(self).items()
+            if isinstance(value, Tensor) and value.is_floating_point()
+        }  # fmt: skip
+        return replace(self, **changes) if changes else self  # type: ignore[type-var]
+
+
+@dataclass(frozen=True)
+class Dense(Affine):
+    """`y = x W^T + b` over the last axis. `weight`: [out, in]; `bias`: [out] or None."""
+
+    weight: Float[Tensor, "outputs inputs"]
+    bias: Float[Tensor, " outputs"] | None = None
+
+    def forward(self, *operands: Tensor) -> Tensor:
+        return functional.linear(operands[0], self.weight, self.bias)
+
+    def transpose(self, cotangent: Tensor) -> tuple[Tensor, ...]:
+        return (cotangent @ self.weight,)
+
+    def absolute(self) -> Dense:
+        return Dense(self.weight.abs(), None if self.bias is None else self.bias.abs())
+
+    @property
+    def terms(self) -> int:
+        return max(self.weight.shape) + 1
+
+
+@dataclass(frozen=True)
+class Convolution(Affine):
+    """A convolution over `n` trailing axes (n = 1, 2, 3), or with `transposed` its adjoint (a deconvolution).
+
+    Sample shapes are [1, channels, *spatial] or [channels, *spatial]; a leading axis is merged with the batch.
+    `input_shape` is the sample shape of the operand, needed to undo strides that do not divide it.
+    """
+
+    weight: Tensor
+    bias: Tensor | None
+    stride: Shape
+    padding: Shape
+    dilation: Shape
+    groups: int
+    input_shape: Shape
+    transposed: bool = False
+    output_padding: Shape = ()
+
+    @property
+    def _rank(self) -> int:
+        return self.weight.dim() - 2
+
+    def _merged(self, tensor: Tensor) -> Tensor:
+        return tensor.reshape(-1, *tensor.shape[-1 - self._rank :])
+
+    def _conv(self, tensor: Tensor, bias: Tensor | None) -> Tensor:
+        convolve = (functional.conv1d, functional.conv2d, functional.conv3d)[self._rank - 1]
+        return convolve(tensor, self.weight, bias, self.stride, self.padding, self.dilation, self.groups)
+
+    def _deconv(self, tensor: Tensor, bias: Tensor | None, output_padding: Shape) -> Tensor:
+        kinds = (functional.conv_transpose1d, functional.conv_transpose2d, functional.conv_transpose3d)
+        deconvolve = kinds[self._rank - 1]
+        return deconvolve(
+            tensor, self.weight, bias, self.stride, self.padding, output_padding, self.groups, self.dilation
+        )
+
+    def _undo_padding(self, small: Tensor) -> Shape:
+        """What a deconvolution of `small` must add at the far ends to reach the operand's size."""
+        sizes = zip(
+            self.input_shape[-self._rank :], small.shape[-self._rank :], self.stride, self.padding, self.dilation,
+            self.weight.shape[2:], strict=True,
+        )  # fmt: skip
+        return tuple(full - ((n - 1) * s - 2 * p + d * (k - 1) + 1) for full, n, s, p, d, k in sizes)
+
+    def forward(self, *operands: Tensor) -> Tensor:
+        merged = self._merged(operands[0])
+        if self.transposed:
+            out = self._deconv(merged, self.bias, self.output_padding)
+        else:
+            out = self._conv(merged, self.bias)
+        return out.reshape(*operands[0].shape[: -1 - self._rank], *out.shape[1:])
+
+    def transpose(self, cotangent: Tensor) -> tuple[Tensor, ...]:
+        merged = self._merged(cotangent)
+        if self.transposed:
+            out = self._conv(merged, None)
+        else:
+            out = self._deconv(merged, None, self._undo_padding(merged))
+        return (out.reshape(cotangent.shape[0], *self.input_shape),)
+
+    def absolute(self) -> Convolution:
+        return replace(self, weight=self.weight.abs(), bias=None if self.bias is None else self.bias.abs())
+
+    @property
+    def terms(self) -> int:
+        spatial = math.prod(self.weight.shape[2:])
+        return spatial * max(self.weight.shape[0], self.weight.shape[1] * self.groups) + 1
+
+
+@dataclass(frozen=True)
+class Scale(Affine):
+    """`y = factor * x + shift`, elementwise; `factor` and `shift` broadcast against the sample shape."""
+
+    factor: Tensor
+    shift: Tensor | None = None
+
+    def forward(self, *operands: Tensor) -> Tensor:
+        scaled = operands[0] * self.factor
+        return scaled if self.shift is None else scaled + self.shift
+
+    def transpose(self, cotangent: Tensor) -> tuple[Tensor, ...]:
+        return (cotangent * self.factor,)
+
+    def absolute(self) -> Scale:
+        return Scale(self.factor.abs(), None if self.shift is None else self.shift.abs())
+
+    @property
+    def terms(self) -> int:
+        return 2
+
+
+@dataclass(frozen=True)
+class Combine(Affine):
+    """`y = sum_i signs_i x_i` of operands of one shape: addition and subtraction of branches."""
+
+    signs: tuple[int, ...]
+
+    def forward(self, *operands: Tensor) -> Tensor:
+        total = operands[0] if self.signs[0] == 1 else -operands[0]
+        for sign, operand in zip(self.signs[1:], operands[1:], strict=True):
+            total = torch.add(total, operand, alpha=sign)
+        return total
+
+    def transpose(self, cotangent: Tensor) -> tuple[Tensor, ...]:
+        return tuple(cotangent if sign == 1 else -cotangent for sign in self.signs)
+
+    def absolute(self) -> Combine:
+        return Combine(tuple(1 for _ in self.signs))
+
+    @property
+    def terms(self) -> int:
+        return len(self.signs)
+
+
+@dataclass(frozen=True)
+class Reshape(Affine):
+    """The same entries in the same order under another sample shape."""
+
+    input_shape: Shape
+    output_shape: Shape
+
+    def forward(self, *operands: Tensor) -> Tensor:
+        return operands[0].reshape(operands[0].shape[0], *self.output_shape)
+
+    def transpose(self, cotangent: Tensor) -> tuple[Tensor, ...]:
+        return (cotangent.reshape(cotangent.shape[0], *self.input_shape),)
+
+    def absolute(self) -> Reshape:
+        return self
+
+    @property
+    def terms(self) -> int:
+        return 1
+
+
+@dataclass(frozen=True)
+class Constant(Affine):
+    """A value that does not depend on its operand, for graphs whose output or branch is constant."""
+
+    value: Tensor
+    input_shape: Shape
+
+    def forward(self, *operands: Tensor) -> Tensor:
+        return self.value.expand(operands[0].shape[0], *self.value.shape)
+
+    def transpose(self, cotangent: Tensor) -> tuple[Tensor, ...]:
+        return (cotangent.new_zeros(cotangent.shape[0], *self.input_shape),)
+
+    def absolute(self) -> Constant:
+        return replace(self, value=self.value.abs())
+
+    @property
+    def terms(self) -> int:
+        return 1
+
+
+@dataclass(frozen=True)
+class NonNegative(Affine):
+    """Any linear map with coefficients >= 0, given by a torch function of batch-first tensors.
+
+    Slices, permutations, padding with zeros, concatenation, gathers, sums, means and pools all fit. The function must
+    be linear, without bias, and treat the batch axis elementwise; the adjoint is its vector-Jacobian product.
+    `input_shapes`: the operands' sample shapes; `summed`: how many entries one sum adds, in either direction.
+    """
+
+    function: Callable[..., Tensor]
+    input_shapes: tuple[Shape, ...]
+    summed: int = 1
+    label: str = field(default="reindex", compare=False)
+
+    def forward(self, *operands: Tensor) -> Tensor:
+        return self.function(*operands)
+
+    def transpose(self, cotangent: Tensor) -> tuple[Tensor, ...]:
+        zeros = [cotangent.new_zeros(cotangent.shape[0], *shape) for shape in self.input_shapes]
+        _, pull = torch.func.vjp(self.function, *zeros)
+        return tuple(pull(cotangent))
+
+    def absolute(self) -> NonNegative:
+        return self
+
+    @property
+    def terms(self) -> int:
+        return self.summed
+
+
+@dataclass(frozen=True)
+class Permute(Affine):
+    """Permutes the sample axes: `axes[i]` is the operand's sample axis that becomes axis `i`."""
+
+    axes: Shape
+
+    def forward(self, *operands: Tensor) -> Tensor:
+        return operands[0].permute(0, *(axis + 1 for axis in self.axes))
+
+    @cached_property
+    def _inverse(self) -> Shape:
+        return tuple(self.axes.index(axis) + 1 for axis in range(len(self.axes)))
+
+    def transpose(self, cotangent: Tensor) -> tuple[Tensor, ...]:
+        return (cotangent.permute(0, *self._inverse),)
+
+    def absolute(self) -> Permute:
+        return self
+
+    @property
+    def terms(self) -> int:
+        return 1

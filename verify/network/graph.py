@@ -1,0 +1,147 @@
+"""The network: a DAG of affine maps between activations, and one flat axis of variables.
+
+Node 0 is the input, the last node the output; every other node is an affine map of earlier nodes or an activation of one.
+The *variables* of the verification problem are the inputs and every pre-activation, in network order, on one flat
+axis: a box over them is all that a subproblem is, and a split, of an input or of an activation, cuts one of them.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from verify.network.activations.base import Activation
+from verify.network.affine import Affine, Shape
+
+
+@dataclass(frozen=True)
+class Node:
+    """One value of the network. `operator` is None for the input; `shape` is the sample shape of the value."""
+
+    operator: Affine | Activation | None
+    operands: tuple[int, ...]
+    shape: Shape
+    name: str = ""
+
+    @property
+    def size(self) -> int:
+        return math.prod(self.shape)
+
+
+@dataclass(frozen=True)
+class Layer:
+    """An activation's place: its node, the node of its pre-activations, its slices of the flat axes."""
+
+    node: int
+    pre_node: int
+    activation: Activation
+    variables: slice  # on the axis of variables (inputs first)
+    parameters: slice  # on the axis of slope parameters
+
+    @property
+    def size(self) -> int:
+        return self.variables.stop - self.variables.start
+
+
+@dataclass(frozen=True)
+class Network:
+    """A DAG in topological order; see the head of this file. Tensors are on one device, in one dtype."""
+
+    nodes: tuple[Node, ...]
+
+    def __post_init__(self) -> None:
+        if not self.nodes or self.nodes[0].operator is not None:
+            raise ValueError("node 0 must be the input")
+        for index, node in enumerate(self.nodes[1:], start=1):
+            if node.operator is None or any(operand >= index for operand in node.operands):
+                raise ValueError(f"node {index} ({node.name}) must be an operator of earlier nodes")
+
+    @cached_property
+    def layers(self) -> tuple[Layer, ...]:
+        """The activations in network order."""
+        layers, variable, parameter = [], self.inputs, 0
+        for index, node in enumerate(self.nodes):
+            if isinstance(node.operator, Activation):
+                size = self.nodes[node.operands[0]].size
+                owned = size * node.operator.parameters_per_neuron
+                layers.append(
+                    Layer(
+                        index, node.operands[0], node.operator, slice(variable, variable + size),
+                        slice(parameter, parameter + owned),
+                    )  # fmt: skip
+                )
+                variable, parameter = variable + size, parameter + owned
+        return tuple(layers)
+
+    @cached_property
+    def layer_of_node(self) -> dict[int, Layer]:
+        """Layers by their node's index."""
+        return {layer.node: layer for layer in self.layers}
+
+    @property
+    def inputs(self) -> int:
+        return self.nodes[0].size
+
+    @property
+    def outputs(self) -> int:
+        return self.nodes[-1].size
+
+    @cached_property
+    def variables(self) -> int:
+        """Inputs and pre-activations."""
+        return self.inputs + sum(layer.size for layer in self.layers)
+
+    @cached_property
+    def parameters(self) -> int:
+        """Slope parameters."""
+        return self.layers[-1].parameters.stop if self.layers else 0
+
+    @cached_property
+    def weights(self) -> int:
+        """Numbers stored in affine maps."""
+        return sum(
+            value.numel() for node in self.nodes if isinstance(node.operator, Affine)
+            for value in vars(node.operator).values() if isinstance(value, Tensor)
+        )  # fmt: skip
+
+    @cached_property
+    def ancestors(self) -> tuple[frozenset[int], ...]:
+        """For every node, the nodes its value depends on, itself included."""
+        found: list[frozenset[int]] = []
+        for index, node in enumerate(self.nodes):
+            found.append(frozenset({index}).union(*(found[operand] for operand in node.operands)))
+        return tuple(found)
+
+    def to(self, device: torch.device | str, dtype: torch.dtype) -> Network:
+        """The network with its tensors on `device`, as `dtype`."""
+        target = torch.device(device)
+        return Network(
+            tuple(
+                replace(node, operator=node.operator.to(target, dtype)) if isinstance(node.operator, Affine) else node
+                for node in self.nodes
+            )
+        )
+
+    def apply(self, node: Node, operands: Sequence[Tensor]) -> Tensor:
+        """The value of a node from its operands' values, each [batch, *shape]."""
+        if isinstance(node.operator, Activation):
+            return node.operator.forward(operands[0].flatten(1)).reshape(-1, *node.shape)
+        assert node.operator is not None
+        return node.operator.forward(*operands)
+
+    def values(self, x: Float[Tensor, "batch ..."]) -> list[Tensor]:
+        """The values of all nodes at inputs `x` ([batch, inputs] or [batch, *input shape])."""
+        values = [x.reshape(x.shape[0], *self.nodes[0].shape)]
+        for node in self.nodes[1:]:
+            values.append(self.apply(node, [values[operand] for operand in node.operands]))
+        return values
+
+    def forward(self, x: Float[Tensor, "batch ..."]) -> Float[Tensor, "batch outputs"]:
+        """The flattened outputs at inputs `x`."""
+        return self.values(x)[-1].flatten(1)
