@@ -4,8 +4,8 @@ Every map knows four things, and the whole system asks for nothing else:
 
 * `forward(x_1, .., x_p)`: its value, bias included;
 * `transpose(y)`: the adjoint of its linear part, one cotangent for each operand;
-* `absolute()`: the same map with the absolute values of its coefficients and bias, which carries both interval
-  arithmetic (centre and radius) and the analysis of rounding errors (sums of magnitudes);
+* `absolute()`: the linear map with the absolute values of its coefficients, which carries both interval arithmetic
+  (centre and radius) and the analysis of rounding errors (sums of magnitudes);
 * `terms`: how many products any one of its sums has, in either direction (for the error constant gamma).
 
 All tensors are batch first; the sample shape behind the batch is the ONNX tensor's own shape, its leading 1 included.
@@ -42,7 +42,7 @@ class Affine(ABC):
 
     @abstractmethod
     def absolute(self) -> Affine:
-        """The map with the absolute values of all coefficients and of the bias."""
+        """The linear map with the absolute values of all coefficients, without bias."""
 
     @property
     @abstractmethod
@@ -72,7 +72,7 @@ class Dense(Affine):
         return (cotangent @ self.weight,)
 
     def absolute(self) -> Dense:
-        return Dense(self.weight.abs(), None if self.bias is None else self.bias.abs())
+        return Dense(self.weight.abs())
 
     @property
     def terms(self) -> int:
@@ -140,7 +140,7 @@ class Convolution(Affine):
         return (out.reshape(cotangent.shape[0], *self.input_shape),)
 
     def absolute(self) -> Convolution:
-        return replace(self, weight=self.weight.abs(), bias=None if self.bias is None else self.bias.abs())
+        return replace(self, weight=self.weight.abs(), bias=None)
 
     @property
     def terms(self) -> int:
@@ -163,7 +163,7 @@ class Scale(Affine):
         return (cotangent * self.factor,)
 
     def absolute(self) -> Scale:
-        return Scale(self.factor.abs(), None if self.shift is None else self.shift.abs())
+        return Scale(self.factor.abs())
 
     @property
     def terms(self) -> int:
@@ -228,7 +228,7 @@ class Constant(Affine):
         return (cotangent.new_zeros(cotangent.shape[0], *self.input_shape),)
 
     def absolute(self) -> Constant:
-        return replace(self, value=self.value.abs())
+        return replace(self, value=torch.zeros_like(self.value))
 
     @property
     def terms(self) -> int:

@@ -118,6 +118,50 @@ class Network:
             found.append(frozenset({index}).union(*(found[operand] for operand in node.operands)))
         return tuple(found)
 
+    @cached_property
+    def absolute(self) -> dict[int, Affine]:
+        """The affine nodes' maps with absolute coefficients and no bias."""
+        return {i: node.operator.absolute() for i, node in enumerate(self.nodes) if isinstance(node.operator, Affine)}
+
+    @cached_property
+    def offsets(self) -> dict[int, Float[Tensor, " size"]]:
+        """The value of every affine node, flattened, when the input and all activations' outputs are zero."""
+        zeros: list[Tensor] = []
+        for node in self.nodes:
+            if isinstance(node.operator, Affine):
+                zeros.append(node.operator.forward(*(zeros[operand] for operand in node.operands)))
+            else:
+                zeros.append(torch.zeros(1, *node.shape, dtype=self.dtype, device=self.device))
+        return {i: zeros[i].flatten() for i in self.absolute}
+
+    @cached_property
+    def _sample(self) -> Tensor:
+        tensors = (
+            value for node in self.nodes if isinstance(node.operator, Affine) for value in vars(node.operator).values()
+        )  # fmt: skip
+        return next((v for v in tensors if isinstance(v, Tensor) and v.is_floating_point()), torch.zeros(0).double())
+
+    @property
+    def dtype(self) -> torch.dtype:
+        return self._sample.dtype
+
+    @property
+    def device(self) -> torch.device:
+        return self._sample.device
+
+    @cached_property
+    def gamma(self) -> float:
+        """The rounding-error constant `n u / (1 - n u)` for the longest sum that a pass through the network makes.
+
+        Any order of summation, with or without fused multiply-adds (Higham 2002, section 3.1); n counts every term of the
+        widest affine map, of the final sum over all variables, and some to spare for activations.
+        """
+        longest = max((node.operator.terms for node in self.nodes if isinstance(node.operator, Affine)), default=1)
+        rounding = (longest + self.variables + self.outputs + 64) * torch.finfo(self.dtype).eps / 2
+        if rounding >= 0.5:
+            raise ValueError("the network is too wide for rounding errors to be bounded in this precision")
+        return rounding / (1 - rounding)
+
     def to(self, device: torch.device | str, dtype: torch.dtype) -> Network:
         """The network with its tensors on `device`, as `dtype`."""
         target = torch.device(device)

@@ -1,0 +1,1 @@
+"""Lower bounds on margins and bounds of variables."""

@@ -1,0 +1,120 @@
+"""Intermediate bounds: the same dual function with objectives `+-z_i` on the network cut at a pre-activation.
+
+Interval arithmetic first, then for each layer in order a backward pass (CROWN, Zhang et al. 2018) for those neurons only
+whose sign (or, for curved activations, whose value) is still open; the passes run in chunks so that memory stays bounded. In
+float64 with `magnitudes` every bound is rounded outward by the errors of its own pass.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Bool, Int
+from torch import Tensor
+
+from verify.bounders.dual import DualProblem
+from verify.bounders.interval import interval, magnitudes
+from verify.bounders.restricted import Restricted
+from verify.deadline import Deadline
+from verify.network.graph import Layer, Network
+from verify.state import Bounds, Objective
+
+_CHUNK_BYTES = 64 * 2**20  # of one live tensor; a pass holds a handful
+
+
+@dataclass(frozen=True)
+class IntermediateBounds:
+    """Tightens all pre-activations' bounds on a batch of boxes; with `ascent`, slopes are optimised for each neuron."""
+
+    ascent: Restricted | None = None
+
+    def tighten(
+        self, network: Network, bounds: Bounds, deadline: Deadline, sizes: dict[int, Tensor] | None = None
+    ) -> Bounds:
+        """Bounds of all variables, no looser than those given (whose input columns are the boxes).
+
+        `sizes`: magnitudes that hold on all boxes, where they are known. Raises OutOfTimeError.
+        """
+        inputs = slice(0, network.inputs)
+        bounds, _ = interval(network, bounds.lower[:, inputs], bounds.upper[:, inputs], bounds)
+        for position, layer in enumerate(network.layers):
+            if position == 0 and not _worth_a_pass(network, layer):
+                continue
+            open_neurons = _open(layer, bounds)
+            if not bool(open_neurons.any()):
+                continue
+            charged = magnitudes(network, bounds) if sizes is None else sizes
+            bounds = self._tighten_layer(network, layer, bounds, open_neurons, charged, deadline)
+            bounds, _ = interval(network, bounds.lower[:, inputs], bounds.upper[:, inputs], bounds)
+        return bounds
+
+    def _tighten_layer(
+        self, network: Network, layer: Layer, bounds: Bounds, open_neurons: Bool[Tensor, "batch size"],
+        sizes: dict[int, Tensor], deadline: Deadline,
+    ) -> Bounds:  # fmt: skip
+        lower, upper = bounds.lower.clone(), bounds.upper.clone()
+        for rows, neurons, used in _chunks(network, layer, open_neurons):
+            deadline.check()
+            low, high = self._bound_neurons(network, layer, bounds.select(rows), neurons, sizes, deadline)
+            columns = neurons + layer.variables.start
+            low = torch.where(used, low, -torch.inf)
+            high = torch.where(used, high, torch.inf)
+            lower[rows] = lower[rows].scatter_reduce(1, columns, low, "amax")
+            upper[rows] = upper[rows].scatter_reduce(1, columns, high, "amin")
+        return Bounds(lower, upper)
+
+    def _bound_neurons(
+        self, network: Network, layer: Layer, bounds: Bounds, neurons: Int[Tensor, "batch count"],
+        sizes: dict[int, Tensor], deadline: Deadline,
+    ) -> tuple[Tensor, Tensor]:  # fmt: skip
+        batch, count = neurons.shape
+        rows = bounds.lower.new_zeros(batch, 2, count, layer.size)
+        rows[:, 0].scatter_(2, neurons[..., None], 1.0)
+        rows[:, 1].scatter_(2, neurons[..., None], -1.0)
+        objective = Objective(
+            rows.reshape(batch, 2 * count, 1, layer.size), rows.new_zeros(batch, 2 * count, 1),
+            rows.new_zeros(batch, 2 * count, 1, 0),
+        )  # fmt: skip
+        problem = DualProblem(network, bounds, objective, node=layer.pre_node)
+        state = problem.initial()
+        if self.ascent is not None and len(problem.layers):
+            state = self.ascent.ascend(problem, state, deadline=deadline).state
+        found = problem.evaluate(state, sizes).bound.nan_to_num(nan=-torch.inf)
+        return found[:, :count], -found[:, count:]
+
+
+def _worth_a_pass(network: Network, layer: Layer) -> bool:
+    """Before the first activation intervals are exact, except through several affine maps that meet again."""
+    chain = [i for i in network.ancestors[layer.pre_node] if i != 0]
+    return len(chain) > 1
+
+
+def _open(layer: Layer, bounds: Bounds) -> Bool[Tensor, "batch size"]:
+    """The neurons whose relaxation is not exact, for which a tighter interval is worth a pass."""
+    lower, upper = bounds.lower[:, layer.variables], bounds.upper[:, layer.variables]
+    return ~layer.activation.split_point(lower, upper).isnan()
+
+
+def _chunks(
+    network: Network, layer: Layer, open_neurons: Bool[Tensor, "batch size"]
+) -> Iterator[tuple[Tensor, Int[Tensor, "rows count"], Bool[Tensor, "rows count"]]]:
+    """Boxes and their open neurons (padded to equal counts; `used` tells which are real), few enough for the memory."""
+    widest = max(network.nodes[i].size for i in network.ancestors[layer.pre_node])
+    passes = max(2, _CHUNK_BYTES // (2 * widest * network.dtype.itemsize))
+    counts = open_neurons.sum(1)
+    order = torch.argsort(counts, descending=True)
+    order = order[counts[order] > 0]
+    ranked = torch.argsort(open_neurons.to(torch.int8), dim=1, descending=True, stable=True)
+    start = 0
+    while start < len(order):
+        count = int(counts[order[start]])
+        boxes = order[start : start + max(1, passes // count)]
+        for first in range(0, count, passes):
+            neurons = ranked[boxes, first : min(count, first + passes)]
+            used = open_neurons[boxes[:, None], neurons]
+            yield boxes, neurons, used
+        start += len(boxes)
+
+

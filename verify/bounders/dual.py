@@ -1,0 +1,248 @@
+"""The dual function q of the Lagrangian decomposition, in the restricted domain, and its supergradient.
+
+(Bunel et al. 2020; De Palma et al. 2021, "Improved Branch and Bound for Neural Network Verification via Lagrangian
+Decomposition", the restricted dual domain.) With multipliers `rho_k = s_k t_k + beta_k` the decomposed problem splits into
+one minimum a neuron, and
+
+    q = sum_k [ rho_k . b_k + t_k . intercept_k - max(beta_k l_k, beta_k u_k) ] + min_{x_0} t_0 . x_0 + const ,
+
+where `slope_k z + intercept_k` is the line that supports activation k for the sign of `t_k`. One sweep back through the
+network's affine maps gives t, rho and q; one sweep forward through the same lines gives the supergradient in all slopes,
+cut multipliers and row weights (method.md 3.3). No autograd graph is built. CROWN (Zhang et al. 2018) is q at the initial
+slopes; alpha-beta-CROWN climbs the same function.
+
+In float64, `evaluate(.., magnitudes)` also charges every rounding error of the sweep, so that the bound holds over the reals.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from verify.network.activations import Activation, Hull, Line
+from verify.network.affine import Affine
+from verify.network.graph import Layer, Network
+from verify.state import Bounds, Cuts, DualState, Objective
+
+
+@dataclass(frozen=True)
+class Sweep:
+    """One evaluation of q: its value and what the forward sweep needs."""
+
+    bound: Float[Tensor, "batch objectives"]
+    input_cotangent: Float[Tensor, "batch objectives inputs"]
+    cotangents: dict[int, Float[Tensor, "batch objectives post"]]  # t of each layer, by node
+    lines: dict[int, Line]
+
+
+@dataclass(frozen=True)
+class Supergradient:
+    """dq / d(everything), and the primal point it comes from."""
+
+    state: DualState
+    minimiser: Float[Tensor, "batch objectives inputs"]
+    pre_activations: dict[int, Float[Tensor, "batch objectives pre"]]  # by layer's node
+
+
+def spread(t: Tensor, pre_size: int) -> Tensor:
+    """The outputs' cotangent beside each of the activation's operands (once for elementwise ones, twice for products)."""
+    copies = pre_size // t.shape[-1]
+    return t if copies == 1 else t.repeat(*(1 for _ in t.shape[1:]), copies)
+
+
+def gathered(line: Line, z: Tensor, post_size: int) -> Tensor:
+    """The lines' values at pre-activations `z`."""
+    scaled = line.slope * z
+    copies = scaled.shape[-1] // post_size
+    if copies > 1:
+        scaled = scaled.unflatten(-1, (copies, post_size)).sum(dim=-2)
+    return scaled + line.intercept
+
+
+class DualProblem:
+    """q for a batch of boxes (subproblems) and, on each, one or several objectives on the values of one node.
+
+    Batch and objective axes are merged where tensors pass through affine maps; everything elementwise sees
+    [batch, objectives, size], so that objectives on one box share its hulls.
+    """
+
+    def __init__(
+        self, network: Network, bounds: Bounds, objective: Objective, cuts: Cuts | None = None,
+        node: int | None = None,
+    ) -> None:  # fmt: skip
+        self.network, self.bounds, self.objective = network, bounds, objective
+        self.node = len(network.nodes) - 1 if node is None else node
+        self.batch, self.objectives, self.rows, _ = objective.coefficients.shape
+        self.cuts = Cuts.none(self.batch, bounds.lower.device) if cuts is None else cuts
+        ancestors = network.ancestors[self.node]
+        self.layers = tuple(layer for layer in network.layers if layer.node in ancestors)
+
+    def select(self, rows: Tensor) -> DualProblem:
+        """The problem of the given subproblems alone."""
+        return DualProblem(
+            self.network, self.bounds.select(rows), self.objective.select(rows), self.cuts.select(rows), self.node
+        )
+
+    @cached_property
+    def hulls(self) -> dict[int, Hull]:
+        """The layers' activations on the boxes, by node; shaped to broadcast over objectives."""
+        upper = torch.maximum(self.bounds.lower, self.bounds.upper)
+        return {
+            layer.node: layer.activation.hull(
+                self.bounds.lower[:, None, layer.variables], upper[:, None, layer.variables]
+            )
+            for layer in self.layers
+        }
+
+    @cached_property
+    def _cut_places(self) -> dict[int, tuple[Tensor, Tensor]]:
+        """For each layer with cuts: their local indices and which cuts are the layer's, both [batch, 1, depth]."""
+        variable = self.cuts.variable[:, None, :]
+        places = {}
+        for layer in self.layers:
+            own = (variable >= layer.variables.start) & (variable < layer.variables.stop)
+            if variable.shape[2] and bool(own.any()):
+                places[layer.node] = (torch.where(own, variable - layer.variables.start, 0), own)
+        return places
+
+    @cached_property
+    def _cut_bounds(self) -> tuple[Tensor, Tensor]:
+        index = self.cuts.variable.clamp(min=0)
+        return self.bounds.lower.gather(1, index)[:, None], self.bounds.upper.gather(1, index)[:, None]
+
+    def initial(self) -> DualState:
+        """CROWN's slopes, equal row weights, no cut multipliers."""
+        like = self.bounds.lower
+        parameters = like.new_zeros(self.batch, 1, self.network.parameters)
+        for layer in self.layers:
+            parameters[..., layer.parameters] = self.hulls[layer.node].initial()
+        return DualState(
+            parameters.expand(-1, self.objectives, -1),
+            like.new_full((self.batch, self.objectives, self.rows), 1 / self.rows),
+            like.new_zeros(self.batch, self.objectives, self.cuts.variable.shape[1]),
+        )
+
+    def clamp(self, state: DualState) -> DualState:
+        """The nearest valid point: slopes within their hulls, weights on the simplex."""
+        parameters = state.parameters.clone()
+        for layer in self.layers:
+            parameters[..., layer.parameters] = self.hulls[layer.node].clamp(state.parameters[..., layer.parameters])
+        weights = state.row_weights.clamp(min=0)
+        total = weights.sum(-1, keepdim=True)
+        weights = torch.where(total > 0, weights / total, 1 / self.rows)
+        return DualState(parameters, weights, state.cut_multipliers)
+
+    def _multiplied(self, layer: Layer, t: Tensor, line: Line, multipliers: Tensor) -> Tensor:
+        rho = line.slope * spread(t, layer.size)
+        if layer.node in self._cut_places:
+            index, own = self._cut_places[layer.node]
+            beta = torch.where(own, multipliers, 0.0)
+            rho = rho.scatter_add(2, index.expand(-1, rho.shape[1], -1), beta)
+        return rho
+
+    def evaluate(self, state: DualState, magnitudes: dict[int, Tensor] | None = None) -> Sweep:
+        """q at `state` (which `clamp` has made valid); with `magnitudes`, less the rounding errors of this very sweep."""
+        flat = self.batch * self.objectives
+        weights = state.row_weights[..., None]
+        start = (weights * self.objective.coefficients).sum(2)
+        bound = start @ self.network.offsets[self.node] - (state.row_weights * self.objective.thresholds).sum(2)
+        error = torch.zeros_like(bound)
+        cotangents: dict[int, Tensor] = {}
+        lines: dict[int, Line] = {}
+        pending = {self.node: start.reshape(flat, *self.network.nodes[self.node].shape)}
+        if self.objective.input_coefficients.shape[3]:
+            straight = (weights * self.objective.input_coefficients).sum(2)
+            pending[0] = straight.reshape(flat, *self.network.nodes[0].shape)
+        for index in range(self.node, 0, -1):
+            cotangent = pending.pop(index, None)
+            if cotangent is None:
+                continue
+            node = self.network.nodes[index]
+            if isinstance(node.operator, Affine):
+                if magnitudes is not None:
+                    error += (cotangent.reshape(self.batch, self.objectives, -1).abs() @ magnitudes[index])
+                for operand, part in zip(node.operands, node.operator.transpose(cotangent), strict=True):
+                    pending[operand] = pending[operand] + part if operand in pending else part
+                continue
+            layer = self.network.layer_of_node[index]
+            t = cotangent.reshape(self.batch, self.objectives, -1)
+            line = self.hulls[index].line(t, state.parameters[..., layer.parameters])
+            rho = self._multiplied(layer, t, line, state.cut_multipliers)
+            bound += (t * line.intercept).sum(2) + rho @ self.network.offsets[layer.pre_node]
+            if magnitudes is not None:
+                error += t.abs() @ magnitudes[index] + spread(t.abs(), layer.size) @ spread(
+                    magnitudes[index], layer.size
+                ) + rho.abs() @ magnitudes[layer.pre_node]
+            cotangents[index], lines[index] = t, line
+            rho = rho.reshape(flat, *self.network.nodes[layer.pre_node].shape)
+            pending[layer.pre_node] = pending[layer.pre_node] + rho if layer.pre_node in pending else rho
+        bound -= self._cut_cost(state)
+        t0 = pending.get(0)
+        if t0 is None:
+            t0 = bound.new_zeros(flat, self.network.inputs)
+        t0 = t0.reshape(self.batch, self.objectives, -1)
+        bound += self._input_minimum(t0)
+        if magnitudes is not None:
+            error += t0.abs() @ magnitudes[0] + self._cut_cost(state).abs() + self._objective_error(state, magnitudes)
+            bound = bound - 4 * self.network.gamma * error
+        return Sweep(bound, t0, cotangents, lines)
+
+    def _input_box(self) -> tuple[Tensor, Tensor]:
+        inputs = slice(0, self.network.inputs)
+        return self.bounds.lower[:, None, inputs], self.bounds.upper[:, None, inputs]
+
+    def _input_minimum(self, t0: Tensor) -> Tensor:
+        lower, upper = self._input_box()
+        return torch.minimum(t0 * lower, t0 * upper).sum(2)
+
+    def _objective_error(self, state: DualState, magnitudes: dict[int, Tensor]) -> Tensor:
+        weights = state.row_weights[..., None]
+        error = (weights * self.objective.coefficients.abs()).sum(2) @ magnitudes[self.node]
+        if self.objective.input_coefficients.shape[3]:
+            error = error + (weights * self.objective.input_coefficients.abs()).sum(2) @ magnitudes[0]
+        return error + (state.row_weights * self.objective.thresholds.abs()).sum(2)
+
+    def _cut_cost(self, state: DualState) -> Tensor:
+        lower, upper = self._cut_bounds
+        worst = torch.maximum(state.cut_multipliers * lower, state.cut_multipliers * upper)
+        return torch.where(state.cut_multipliers != 0, worst, 0.0).sum(2)
+
+    def supergradient(self, state: DualState, sweep: Sweep) -> Supergradient:
+        """The forward sweep: from the input's minimiser through the lines, in network order."""
+        flat = self.batch * self.objectives
+        lower, upper = self._input_box()
+        minimiser = torch.where(sweep.input_cotangent > 0, lower, upper)
+        values: dict[int, Tensor] = {0: minimiser.reshape(flat, *self.network.nodes[0].shape)}
+        gradient = state.parameters.new_zeros(self.batch, self.objectives, self.network.parameters)
+        cut_gradient = torch.zeros_like(state.cut_multipliers)
+        pre_activations: dict[int, Tensor] = {}
+        ancestors = self.network.ancestors[self.node]
+        for index in range(1, self.node + 1):
+            if index not in ancestors:
+                continue
+            node = self.network.nodes[index]
+            if not isinstance(node.operator, Activation):
+                values[index] = self.network.apply(node, [values[operand] for operand in node.operands])
+                continue
+            layer = self.network.layer_of_node[index]
+            line, t = sweep.lines[index], sweep.cotangents[index]
+            z = values[layer.pre_node].reshape(self.batch, self.objectives, -1)
+            pre_activations[index] = z
+            gradient[..., layer.parameters] = self.hulls[index].gradient(t, z - line.touch)
+            if index in self._cut_places:
+                place, own = self._cut_places[index]
+                at_cuts = z.gather(2, place.expand(-1, self.objectives, -1))
+                cut_gradient = torch.where(own, at_cuts, cut_gradient)
+            values[index] = gathered(line, z, t.shape[2]).reshape(flat, *node.shape)
+        low, high = self._cut_bounds
+        at_minimum = torch.where(state.cut_multipliers > 0, high, torch.where(state.cut_multipliers < 0, low, cut_gradient))
+        at_minimum = torch.where(state.cut_multipliers == 0, cut_gradient.clamp(low, high), at_minimum)
+        output = values[self.node].reshape(self.batch, self.objectives, 1, -1)
+        weights = (self.objective.coefficients * output).sum(3) - self.objective.thresholds
+        if self.objective.input_coefficients.shape[3]:
+            weights = weights + (self.objective.input_coefficients * minimiser[:, :, None, :]).sum(3)
+        return Supergradient(DualState(gradient, weights, cut_gradient - at_minimum), minimiser, pre_activations)

@@ -1,0 +1,36 @@
+"""Time limits that hold: every loop of the search asks, and the one that finds it is late unwinds to the top."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+
+
+class OutOfTimeError(Exception):
+    """The deadline has passed; caught where the verdict is made, never shown to the user."""
+
+
+@dataclass(frozen=True)
+class Deadline:
+    """A point of `time.monotonic()`; infinity where there is no limit."""
+
+    at: float = float("inf")
+
+    @classmethod
+    def after(cls, seconds: float | None) -> Deadline:
+        """The deadline `seconds` from now; None for no limit."""
+        return cls() if seconds is None else cls(time.monotonic() + seconds)
+
+    @property
+    def remaining(self) -> float:
+        """Seconds left, negative when late."""
+        return self.at - time.monotonic()
+
+    def check(self) -> None:
+        """Raises OutOfTimeError once the deadline has passed."""
+        if self.remaining <= 0:
+            raise OutOfTimeError
+
+    def within(self, seconds: float) -> Deadline:
+        """The earlier of this deadline and `seconds` from now."""
+        return Deadline(min(self.at, time.monotonic() + seconds))

@@ -1,0 +1,119 @@
+"""The types that everything passes along: frozen structs of tensors, the batch first.
+
+One sign convention: a clause is refuted on a region when its `lower_bound` there is > 0.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
+from typing import TypeVar
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+T = TypeVar("T", bound="Struct")
+
+
+@dataclass(frozen=True)
+class Struct:
+    """A struct of arrays: every field is a tensor whose first axis is the batch."""
+
+    def __len__(self) -> int:
+        return int(getattr(self, fields(self)[0].name).shape[0])
+
+    def select(self: T, rows: Tensor) -> T:
+        """The given rows (indices or a mask)."""
+        return type(self)(**{f.name: getattr(self, f.name)[rows] for f in fields(self)})
+
+    def to(self: T, device: torch.device, dtype: torch.dtype) -> T:
+        """All floating-point fields as `dtype`, everything on `device`."""
+        values = {f.name: getattr(self, f.name) for f in fields(self)}
+        return type(self)(**{k: v.to(device, dtype if v.is_floating_point() else v.dtype) for k, v in values.items()})
+
+    @classmethod
+    def concatenate(cls: type[T], parts: Sequence[T]) -> T:
+        """The parts' rows in order."""
+        return cls(**{f.name: torch.cat([getattr(part, f.name) for part in parts]) for f in fields(cls)})
+
+
+@dataclass(frozen=True)
+class Bounds(Struct):
+    """A box over all variables of a network: inputs, then every pre-activation."""
+
+    lower: Float[Tensor, "batch variables"]
+    upper: Float[Tensor, "batch variables"]
+
+    def rounded(self, device: torch.device, dtype: torch.dtype) -> Bounds:
+        """The box in another precision, no smaller than this one."""
+        lower, upper = self.lower.to(device, dtype), self.upper.to(device, dtype)
+        if torch.finfo(dtype).eps <= torch.finfo(self.lower.dtype).eps:
+            return Bounds(lower, upper)
+        infinity = torch.full((), torch.inf, dtype=dtype, device=device)
+        return Bounds(
+            torch.where(lower > self.lower.to(device), torch.nextafter(lower, -infinity), lower),
+            torch.where(upper < self.upper.to(device), torch.nextafter(upper, infinity), upper),
+        )
+
+    @property
+    def empty(self) -> Bool[Tensor, " batch"]:
+        """Whether some variable has no value left."""
+        return (self.lower > self.upper).any(dim=1)
+
+
+@dataclass(frozen=True)
+class Objective(Struct):
+    """What is bounded from below: `sum_j w_j (coefficients_j . y - thresholds_j)` over the values y of one node.
+
+    For the clause "unsafe where C y <= d" the coefficients are C, the thresholds d, and the best weights w >= 0 with sum 1
+    are found by the ascent; a pre-activation's bound has one row `+-e_i`.
+    """
+
+    coefficients: Float[Tensor, "batch objectives rows size"]
+    thresholds: Float[Tensor, "batch objectives rows"]
+    input_coefficients: Float[Tensor, "batch objectives rows inputs"]  # no columns where no row mentions inputs
+
+
+@dataclass(frozen=True)
+class DualState(Struct):
+    """A point of the dual domain: any values are sound. Children inherit it; a certificate is made of it."""
+
+    parameters: Float[Tensor, "batch objectives parameters"]  # slopes of the supporting lines
+    row_weights: Float[Tensor, "batch objectives rows"]
+    cut_multipliers: Float[Tensor, "batch objectives depth"]  # beta of each cut
+
+
+@dataclass(frozen=True)
+class Cuts(Struct):
+    """The splits on the way to each subproblem: `variable >= value` where side is 1, `<= value` where side is -1."""
+
+    variable: Int[Tensor, "batch depth"]  # -1: no cut here
+    value: Float[Tensor, "batch depth"]
+    side: Int[Tensor, "batch depth"]
+
+    @classmethod
+    def none(cls, batch: int, device: torch.device | str = "cpu") -> Cuts:
+        """No cuts at all."""
+        empty = torch.zeros(batch, 0, dtype=torch.int64, device=device)
+        return cls(empty, torch.zeros(batch, 0, dtype=torch.float64, device=device), empty)
+
+    def apply(self, bounds: Bounds) -> Bounds:
+        """The box cut by all of them."""
+        if self.variable.shape[1] == 0:
+            return bounds
+        used, index = self.variable >= 0, self.variable.clamp(min=0)
+        value = self.value.to(bounds.lower.dtype)
+        low = torch.where(used & (self.side > 0), value, -torch.inf)
+        high = torch.where(used & (self.side < 0), value, torch.inf)
+        return Bounds(
+            bounds.lower.scatter_reduce(1, index, low, "amax"), bounds.upper.scatter_reduce(1, index, high, "amin")
+        )
+
+    def extend(self, variable: Tensor, value: Tensor, side: Tensor) -> Cuts:
+        """One more cut on each row."""
+        return Cuts(
+            torch.cat([self.variable, variable[:, None]], 1),
+            torch.cat([self.value, value[:, None].to(self.value.dtype)], 1),
+            torch.cat([self.side, side[:, None]], 1),
+        )
