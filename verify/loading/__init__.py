@@ -1,0 +1,41 @@
+"""Loading: an ONNX model or a torch.nn.Module becomes a `LoadedModel` (the network IR and the ground truth).
+
+Nothing heavy is imported before a model is loaded.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from verify.loading.loaded import LoadedModel
+
+if TYPE_CHECKING:
+    import onnx
+    from numpy.typing import NDArray
+    from torch import Tensor, nn
+
+__all__ = ["LoadedModel", "load"]
+
+
+def load(
+    model: str | Path | bytes | onnx.ModelProto | nn.Module,
+    example_input: Tensor | None = None,
+    box: tuple[NDArray[Any], NDArray[Any]] | None = None,
+) -> LoadedModel:
+    """Loads a model and compares the result with the model's own runtime.
+
+    model: a path or bytes of an ONNX file (gzipped or not), a parsed ONNX model, or a torch.nn.Module.
+    example_input: needed for a torch.nn.Module: a tensor of the shape it takes, its batch axis of 1 included.
+    box: lower and upper bounds of the inputs; the comparison then samples there.
+    Raises ModelError (UnsupportedOperatorError for an operator without a rule).
+    """
+    from verify.loading.comparison import check_agreement
+    from verify.loading.pipeline import from_module, from_onnx
+
+    if isinstance(model, str | Path | bytes) or hasattr(model, "SerializeToString"):
+        loaded = from_onnx(model)  # type: ignore[arg-type]
+    else:
+        loaded = from_module(model, example_input)
+    check_agreement(loaded, box)
+    return loaded

@@ -1,0 +1,276 @@
+"""Builds the network IR value by value: the primitives that all lowering rules are written in.
+
+A `Value` names a node of the network under construction and knows its sample shape. Every primitive drops no-ops, so
+a chain of reshapes to the same shape leaves nothing behind. Constants are float64 tensors on the CPU.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from verify.loading import reindex
+from verify.network.activations import Activation, Product, Relu
+from verify.network.affine import (
+    Affine,
+    Combine,
+    Constant,
+    Convolution,
+    Dense,
+    NonNegative,
+    Permute,
+    Reshape,
+    Scale,
+)
+from verify.network.affine import Shape
+from verify.network.graph import Network, Node
+
+
+@dataclass(frozen=True)
+class Value:
+    """A node of the network under construction."""
+
+    node: int
+    shape: Shape
+
+    @property
+    def size(self) -> int:
+        return math.prod(self.shape)
+
+
+class Builder:
+    """Appends nodes; `label` names the ones added next."""
+
+    def __init__(self, input_shape: Shape, name: str) -> None:
+        self.nodes: list[Node] = [Node(None, (), input_shape, name)]
+        self.label = name
+
+    @property
+    def input(self) -> Value:
+        return Value(0, self.nodes[0].shape)
+
+    def network(self, output: Value) -> Network:
+        """The network that ends in `output`: nodes it does not need are dropped, and it is the last node."""
+        needed = {output.node}
+        for index in range(output.node, 0, -1):
+            if index in needed:
+                needed.update(self.nodes[index].operands)
+        kept = sorted(needed | {0})
+        place = {index: new for new, index in enumerate(kept)}
+        renumbered = (
+            replace(
+                self.nodes[index], operands=tuple(place[operand] for operand in self.nodes[index].operands)
+            )
+            for index in kept
+        )
+        return Network(tuple(renumbered))
+
+    def rename(self, value: Value, name: str, since: int) -> None:
+        """Gives `value` its ONNX name, if it was made by the node at hand (`since`: the first node of that)."""
+        if value.node >= since:
+            self.nodes[value.node] = replace(self.nodes[value.node], name=name)
+
+    def affine(self, operator: Affine, *operands: Value, shape: Shape | None = None) -> Value:
+        """Appends an affine map; `shape` is found by trying unless given."""
+        if shape is None:
+            zeros = [torch.zeros(1, *operand.shape, dtype=torch.float64) for operand in operands]
+            shape = tuple(operator.forward(*zeros).shape[1:])
+        return self._append(operator, operands, shape)
+
+    def activation(self, activation: Activation, x: Value, shape: Shape | None = None) -> Value:
+        """Appends an activation."""
+        return self._append(activation, (x,), x.shape if shape is None else shape)
+
+    def _append(self, operator: Affine | Activation, operands: Sequence[Value], shape: Shape) -> Value:
+        indices = tuple(operand.node for operand in operands)
+        self.nodes.append(Node(operator, indices, shape, f"{self.label}#{len(self.nodes)}"))
+        return Value(len(self.nodes) - 1, shape)
+
+    def constant(self, value: Tensor) -> Value:
+        """A value that does not depend on the input."""
+        return self.affine(Constant(value.double(), self.input.shape), self.input, shape=tuple(value.shape))
+
+    # reindexings
+
+    def reshape(self, x: Value, shape: Shape) -> Value:
+        return x if x.shape == shape else self.affine(Reshape(x.shape, shape), x, shape=shape)
+
+    def permute(self, x: Value, axes: Shape) -> Value:
+        if axes == tuple(range(len(axes))):
+            return x
+        return self.affine(Permute(axes), x, shape=tuple(x.shape[axis] for axis in axes))
+
+    def expand(self, x: Value, shape: Shape) -> Value:
+        if x.shape == shape:
+            return x
+        if x.size == math.prod(shape):
+            return self.reshape(x, shape)
+        copies = math.prod(shape) // x.size
+        return self.affine(NonNegative(reindex.Expand(shape), (x.shape,), copies, "expand"), x, shape=shape)
+
+    def broadcast(self, *values: Value) -> list[Value]:
+        """All values expanded to their common shape."""
+        shape = tuple(torch.broadcast_shapes(*(value.shape for value in values)))
+        return [self.expand(value, shape) for value in values]
+
+    def concatenate(self, values: Sequence[Value], axis: int) -> Value:
+        if len(values) == 1:
+            return values[0]
+        shape = list(values[0].shape)
+        shape[axis] = sum(value.shape[axis] for value in values)
+        operator = NonNegative(
+            reindex.Concatenate(axis % len(shape)), tuple(value.shape for value in values), 1, "concatenate"
+        )
+        return self.affine(operator, *values, shape=tuple(shape))
+
+    def slice(self, x: Value, axis: int, start: int, stop: int) -> Value:
+        """The entries `start:stop` along an axis."""
+        bounds = [(0, size, 1) for size in x.shape]
+        bounds[axis] = (start, stop, 1)
+        return self.affine(NonNegative(reindex.Slice(tuple(bounds)), (x.shape,), 1, "slice"), x)
+
+    def sum(self, x: Value, axes: Shape, keepdim: bool, mean: bool = False) -> Value:
+        """The sum or mean over axes (>= 0)."""
+        kept = tuple(1 if axis in axes else size for axis, size in enumerate(x.shape))
+        count = x.size // math.prod(kept)
+        total = x
+        if count > 1:
+            operator = NonNegative(reindex.Sum(axes, mean), (x.shape,), count, "mean" if mean else "sum")
+            total = self.affine(operator, x, shape=kept)
+        return self.reshape(
+            total, kept if keepdim else tuple(n for i, n in enumerate(x.shape) if i not in axes)
+        )
+
+    def gather(self, x: Value, index: Tensor) -> Value:
+        """Entries of the flattened `x`, in the shape of `index`; -1 stands for a zero. The cheapest map that does it."""
+        return _cheapest_gather(self, x, index)
+
+    # arithmetic
+
+    def scale(self, x: Value, factor: Tensor | None, shift: Tensor | None = None) -> Value:
+        """`factor * x + shift` with broadcasting."""
+        factor = torch.ones((), dtype=torch.float64) if factor is None else factor.double()
+        shift = None if shift is None else shift.double()
+        shapes = [x.shape, tuple(factor.shape), () if shift is None else tuple(shift.shape)]
+        shape = tuple(torch.broadcast_shapes(*shapes))
+        x = self.expand(x, shape)
+        if bool((factor == 1).all()) and (shift is None or bool((shift == 0).all())):
+            return x
+        return self.affine(Scale(factor, shift), x, shape=shape)
+
+    def scale_by_one(self, x: Value) -> Value:
+        """A node that changes nothing, for a network whose output is its input."""
+        return self.affine(Reshape(x.shape, x.shape), x, shape=x.shape)
+
+    def combine(self, signs: tuple[int, ...], *values: Value) -> Value:
+        """`sum_i signs_i values_i` with broadcasting."""
+        values = tuple(self.broadcast(*values))
+        return self.affine(Combine(signs), *values, shape=values[0].shape)
+
+    def dense(self, x: Value, weight: Tensor, bias: Tensor | None = None) -> Value:
+        """`x W^T + b` over the last axis."""
+        operator = Dense(weight.double().contiguous(), None if bias is None else bias.double())
+        return self.affine(operator, x, shape=(*x.shape[:-1], weight.shape[0]))
+
+    def convolution(self, x: Value, operator: Convolution) -> Value:
+        """A convolution; its output shape is found without computing it."""
+        bare = replace(operator, weight=operator.weight.to("meta"), bias=None)
+        shape = tuple(bare.forward(torch.zeros(1, *x.shape, dtype=torch.float64, device="meta")).shape[1:])
+        return self.affine(operator, x, shape=shape)
+
+    def product(self, a: Value, b: Value) -> Value:
+        """The elementwise product of two variables: both factors side by side in one vector (see product.py)."""
+        a, b = self.broadcast(a, b)
+        flat = [self.reshape(value, (value.size,)) for value in (a, b)]
+        return self.activation(Product(), self.concatenate(flat, 0), shape=a.shape)
+
+    def maximum(self, a: Value, b: Value) -> Value:
+        """max(a, b) = b + relu(a - b): everything downstream is a ReLU."""
+        a, b = self.broadcast(a, b)
+        return self.combine((1, 1), b, self.activation(Relu(), self.combine((1, -1), a, b)))
+
+    def maximum_along_first(self, x: Value) -> Value:
+        """The maximum over the first axis (removed), as a balanced tree."""
+        while x.shape[0] > 1:
+            half, odd = divmod(x.shape[0], 2)
+            larger = self.maximum(self.slice(x, 0, 0, half), self.slice(x, 0, half, 2 * half))
+            x = self.concatenate([larger, self.slice(x, 0, 2 * half, 2 * half + 1)], 0) if odd else larger
+        return self.reshape(x, x.shape[1:])
+
+
+def _strides(shape: Shape) -> Shape:
+    return tuple(math.prod(shape[axis + 1 :]) for axis in range(len(shape)))
+
+
+def _regular(index: Tensor) -> tuple[int, Shape] | None:
+    """(offset, strides) if `index` is `offset + sum_k strides_k i_k`."""
+    offset = int(index.flatten()[0])
+    steps = []
+    rebuilt = torch.tensor(offset)
+    for axis, size in enumerate(index.shape):
+        step = int(index.select(axis, 1).flatten()[0]) - offset if size > 1 else 0
+        steps.append(step)
+        along = torch.arange(size).reshape(-1, *(1,) * (index.dim() - axis - 1))
+        rebuilt = rebuilt + step * along
+    return (offset, tuple(steps)) if torch.equal(rebuilt, index) else None
+
+
+def _cheapest_gather(builder: Builder, x: Value, index: Tensor) -> Value:
+    """A gather as reshape, permutation, slice or expansion where it is one, for views cost nothing."""
+    shape = tuple(index.shape)
+    if index.numel() == x.size and torch.equal(index.flatten(), torch.arange(x.size)):
+        return builder.reshape(x, shape)
+    regular = _regular(index) if index.numel() else None
+    if regular is not None:
+        offset, steps = regular
+        if any(step == 0 and size > 1 for step, size in zip(steps, shape, strict=True)):
+            narrow = index[tuple(slice(0, 1) if step == 0 else slice(None) for step in steps)]
+            return builder.expand(builder.gather(x, narrow), shape)
+        if index.numel() == x.size and all(step >= 0 for step in steps):
+            return _permuted(builder, x, shape, steps)
+        bounds = _slice_bounds(x.shape, index, steps, offset)
+        if bounds is not None:
+            operator = NonNegative(reindex.Slice(bounds), (x.shape,), 1, "slice")
+            return builder.reshape(builder.affine(operator, x), shape)
+    real = index[index >= 0]
+    copies = int(torch.bincount(real.flatten()).max()) if real.numel() else 1
+    return builder.affine(NonNegative(reindex.Gather(index), (x.shape,), copies, "gather"), x, shape=shape)
+
+
+def _permuted(builder: Builder, x: Value, shape: Shape, steps: Shape) -> Value:
+    """A strided bijection: cut the input into axes of falling stride, permute them."""
+    axes = sorted((axis for axis, size in enumerate(shape) if size > 1), key=lambda axis: -steps[axis])
+    cut = builder.reshape(x, tuple(shape[axis] for axis in axes))
+    order = tuple(axes.index(axis) for axis, size in enumerate(shape) if size > 1)
+    return builder.reshape(builder.permute(cut, order), shape)
+
+
+def _slice_bounds(
+    operand: Shape, index: Tensor, steps: Shape, offset: int
+) -> tuple[tuple[int, int, int], ...] | None:
+    """Bounds of one slice for each axis of the operand, if the gather is that (up to axes of length 1)."""
+    count, step_of = dict.fromkeys(range(len(operand)), 1), dict.fromkeys(range(len(operand)), 1)
+    strides = _strides(operand)
+    for size, step in zip(index.shape, steps, strict=True):
+        if size == 1:
+            continue
+        owner = next(
+            (axis for axis, stride in enumerate(strides) if operand[axis] > 1 and stride <= step), None
+        )
+        if owner is None or step % strides[owner] or count[owner] > 1:
+            return None
+        count[owner], step_of[owner] = size, step // strides[owner]
+    bounds = []
+    for axis, stride in enumerate(strides):
+        start, offset = divmod(offset, stride)
+        stop = start + (count[axis] - 1) * step_of[axis] + 1
+        if stop > operand[axis]:
+            return None
+        bounds.append((start, stop, step_of[axis]))
+    numbers = torch.arange(math.prod(operand)).reshape(1, *operand)
+    same = torch.equal(reindex.Slice(tuple(bounds))(numbers).flatten(), index.flatten())
+    return tuple(bounds) if same else None

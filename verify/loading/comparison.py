@@ -1,0 +1,61 @@
+"""Every load is compared with the model itself on a few inputs: two readings that disagree must not verify anything.
+
+The runner computes in the model's own type (float32 mostly), the network in float64, so they differ by rounding. Errors of
+float32 evaluation grow with the magnitudes inside the network, not only with the output's, hence the tolerance is
+`TOLERANCE * (1 + largest magnitude of any value of the network at that input)`.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from verify.errors import ModelError
+
+if TYPE_CHECKING:
+    from verify.loading.loaded import LoadedModel
+
+TOLERANCE = 1e-4
+SCALES = (0.1, 1.0, 10.0)
+Box = tuple[NDArray[Any], NDArray[Any]]
+
+
+def check_agreement(loaded: LoadedModel, box: Box | None = None) -> None:
+    """Raises ModelError where the network and the model's own runtime disagree."""
+    for sample in _samples(loaded, box):
+        _compare(loaded, sample)
+
+
+def _samples(loaded: LoadedModel, box: Box | None) -> list[NDArray[Any]]:
+    size = loaded.network.inputs
+    random = np.random.default_rng(0)
+    if box is not None:
+        lower, upper = (np.asarray(end, dtype=np.float64).reshape(size) for end in box)
+        samples = [lower, upper, *(lower + random.random(size) * (upper - lower) for _ in range(3))]
+    else:
+        normal = [random.standard_normal(size) * scale for scale in SCALES]
+        samples = [np.zeros(size), random.random(size), *normal]
+    # both must see the same numbers, so those that the model's type can hold
+    return [sample.astype(loaded.element_type) for sample in samples]
+
+
+def _compare(loaded: LoadedModel, sample: NDArray[Any]) -> None:
+    import torch
+
+    expected = loaded.evaluate(sample).astype(np.float64)
+    with torch.no_grad():
+        values = loaded.network.values(torch.from_numpy(sample.astype(np.float64))[None])
+    found = values[-1].flatten().numpy()
+    if found.shape != expected.shape:
+        raise ModelError(f"the model has {expected.size} outputs, the network read from it {found.size}")
+    if not np.isfinite(expected).all():
+        return  # an overflow of the model's own type says nothing about the network
+    magnitude = max(float(value.abs().max()) for value in values if value.numel())
+    difference = float(np.abs(found - expected).max(initial=0.0))
+    if not difference <= TOLERANCE * (1 + magnitude):
+        raise ModelError(
+            f"the model was read wrongly: its output {int(np.abs(found - expected).argmax())} differs by {difference:.3g} "
+            f"from the model's own runtime (allowed: {TOLERANCE * (1 + magnitude):.3g}); please report this model"
+        )

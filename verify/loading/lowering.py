@@ -1,0 +1,153 @@
+"""From a `torch.fx` graph to the network IR: one walk.
+
+Every value of the graph is either a constant (tensor, number, tuple) or a `Value`, a node of the network under
+construction. A call whose operands are all constants is executed on the spot, in float64 where it is floating-point: so
+shape arithmetic, reshaped weights and the like vanish. Any other call goes to its rule in rules.py. The same walk serves
+onnx2torch's graphs and traced `torch.nn.Module`s.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, fx, nn
+
+from verify.errors import ModelError, UnsupportedOperatorError
+from verify.loading.builder import Builder, Value
+from verify.loading.calls import Call, Rule, Unsupported
+from verify.loading.rules import FUNCTIONS, METHODS, MODULES, ONNX, ONNX2TORCH
+from verify.network.affine import Shape
+from verify.network.graph import Network
+
+NO_RULE = "there is no rule for it yet"
+
+
+@dataclass(frozen=True)
+class Origin:
+    """Where a graph node comes from, for names and messages."""
+
+    name: str  # of its value
+    node: str  # of the operation
+    operator: str
+    opset: int | None = None
+
+
+def lower(
+    graph_module: fx.GraphModule, input_shape: Shape, input_name: str, origin_of: Callable[[fx.Node], Origin],
+    output: int = 0,
+) -> Network:  # fmt: skip
+    """The network of a graph (its floating-point parameters must be float64). `output`: which of several results."""
+    builder = Builder(input_shape, input_name)
+    values: dict[fx.Node, Any] = {}
+    with torch.no_grad():
+        for node in graph_module.graph.nodes:
+            if node.op == "placeholder":
+                values[node] = builder.input
+            elif node.op == "output":
+                return builder.network(
+                    _result(builder, fx.node.map_arg(node.args[0], values.__getitem__), output)
+                )
+            else:
+                values[node] = _lower_node(builder, graph_module, node, values, origin_of(node))
+    raise ModelError("the graph has no output")
+
+
+def _result(builder: Builder, result: Any, place: int) -> Value:
+    if isinstance(result, tuple | list):
+        result = result[place if len(result) > place else 0]
+    if isinstance(result, Tensor):
+        result = builder.constant(result)
+    if not isinstance(result, Value):
+        raise ModelError(f"the model's result is a {type(result).__name__}, not a tensor")
+    # the output must be the last node and an operator
+    return result if result.node else builder.scale_by_one(result)
+
+
+def _lower_node(
+    builder: Builder, owner: nn.Module, node: fx.Node, values: dict[fx.Node, Any], origin: Origin
+) -> Any:
+    args, kwargs = (fx.node.map_arg(part, values.__getitem__) for part in (node.args, node.kwargs))
+    if node.op == "get_attr":
+        return _attribute(owner, str(node.target))
+    module = owner.get_submodule(str(node.target)) if node.op == "call_module" else None
+    call = Call(builder, _function_of(node, module), args, kwargs, module)
+    builder.label, since = origin.name, len(builder.nodes)
+    try:
+        if not any(isinstance(part, Value) for part in _leaves((args, kwargs))):
+            return _in_float64(call.function(*args, **kwargs))
+        shape = _shape_query(node, args)
+        if shape is not None:
+            return shape
+        result = _rule_of(node, module)(call)
+    except UnsupportedOperatorError:
+        raise
+    except Unsupported as reason:
+        raise UnsupportedOperatorError(origin.node, origin.operator, origin.opset, str(reason)) from None
+    except (RuntimeError, ValueError, TypeError, IndexError, KeyError, AttributeError) as error:
+        reason = f"it could not be lowered ({type(error).__name__}: {error})"
+        raise UnsupportedOperatorError(origin.node, origin.operator, origin.opset, reason) from error
+    if isinstance(result, Value):
+        builder.rename(result, origin.name, since)
+    return result
+
+
+def _leaves(tree: Any) -> Iterator[Any]:
+    if isinstance(tree, tuple | list):
+        for part in tree:
+            yield from _leaves(part)
+    elif isinstance(tree, dict):
+        yield from _leaves(list(tree.values()))
+    elif isinstance(tree, slice):
+        yield from (tree.start, tree.stop, tree.step)
+    else:
+        yield tree
+
+
+def _in_float64(result: Any) -> Any:
+    if isinstance(result, Tensor):
+        return result.double() if result.is_floating_point() else result
+    return tuple(_in_float64(part) for part in result) if isinstance(result, tuple | list) else result
+
+
+def _attribute(owner: Any, path: str) -> Any:
+    for name in path.split("."):
+        owner = getattr(owner, name)
+    return owner.detach() if isinstance(owner, Tensor) else owner
+
+
+def _function_of(node: fx.Node, module: nn.Module | None) -> Callable[..., Any]:
+    if module is not None:
+        return module
+    if node.op == "call_method":
+        name = str(node.target)
+        return lambda owner, *args, **kwargs: getattr(owner, name)(*args, **kwargs)
+    assert callable(node.target)
+    return node.target
+
+
+def _shape_query(node: fx.Node, args: Any) -> Any:
+    """The answer to x.shape, x.size(..), x.dim() of a value, else None."""
+    if not isinstance(args[0] if args else None, Value):
+        return None
+    shape = torch.Size(args[0].shape)
+    if node.op == "call_function" and node.target is getattr and args[1] in ("shape", "ndim"):
+        return shape if args[1] == "shape" else len(shape)
+    if node.op == "call_method" and node.target == "size":
+        return shape[args[1]] if len(args) > 1 else shape
+    return len(shape) if node.op == "call_method" and node.target == "dim" else None
+
+
+def _rule_of(node: fx.Node, module: nn.Module | None) -> Rule:
+    if module is None:
+        table: Any = METHODS if node.op == "call_method" else FUNCTIONS
+        rule = table.get(node.target)
+    elif type(module).__name__ == "OnnxOperator":
+        rule = ONNX.get(module.operator)  # type: ignore[arg-type]
+    else:
+        rule = MODULES.get(type(module)) or ONNX2TORCH.get(type(module).__name__)
+    if rule is None:
+        raise Unsupported(NO_RULE)
+    return rule

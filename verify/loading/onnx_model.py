@@ -1,0 +1,189 @@
+"""Reads an ONNX file and checks that its meaning is one that can be proved about.
+
+What is proved is about the real-number function that the file's own weights define, so nothing here computes with them:
+constants are only moved (Constant nodes become initializers, for onnx2torch's sake), never folded in float32. That is why
+onnxslim is not used: its constant folding and its fusions round to float32, and the rest of it (dead shape arithmetic) the lowering
+does anyway by evaluating constants on the way, in float64 and at no start-up cost.
+"""
+
+from __future__ import annotations
+
+import gzip
+import zlib
+from collections import Counter
+from dataclasses import dataclass
+from pathlib import Path
+
+import onnx
+from google.protobuf.message import DecodeError
+from onnx import external_data_helper, numpy_helper
+
+from verify.errors import ModelError
+
+GZIP_MAGIC = b"\x1f\x8b"
+ELEMENT_TYPES = {onnx.TensorProto.FLOAT: "float32", onnx.TensorProto.DOUBLE: "float64"}
+MOST_BYTES = 2**31 - 1  # of one protobuf message
+ONNX_DOMAINS = ("", "ai.onnx")
+
+
+@dataclass(frozen=True)
+class OnnxModel:
+    """A model as read: `original` is what ONNX Runtime runs, `proto` the same model with fixed shapes."""
+
+    original: bytes
+    proto: onnx.ModelProto
+    input_name: str
+    output_name: str
+    input_shape: tuple[int, ...]
+    element_type: str
+    opset: int
+    operators: Counter[str]
+
+
+def read(source: str | Path | bytes | onnx.ModelProto) -> OnnxModel:
+    """The model behind a path, bytes (gzipped or not) or a parsed model."""
+    if isinstance(source, onnx.ModelProto):
+        return _checked(source, source.SerializeToString(), "the model")
+    if isinstance(source, bytes):
+        name, data, folder = "the model", source, Path()
+    else:
+        path = Path(source)
+        name, folder = str(path), path.parent
+        try:
+            data = path.read_bytes()
+        except OSError as error:
+            raise ModelError(f"{name}: cannot be read ({error.strerror or error})") from error
+    data = _unzipped(data, name)
+    return _checked(*_parsed(data, name, folder), name)
+
+
+def _unzipped(data: bytes, name: str) -> bytes:
+    if not data.startswith(GZIP_MAGIC):
+        return data
+    try:
+        return gzip.decompress(data)
+    except (OSError, EOFError, zlib.error) as error:
+        raise ModelError(f"{name}: the gzip file is damaged or cut short ({error})") from error
+
+
+def _parsed(data: bytes, name: str, folder: Path) -> tuple[onnx.ModelProto, bytes]:
+    """The parsed model and the bytes that ONNX Runtime gets: external data is put inside."""
+    try:
+        proto = onnx.load_model_from_string(data)
+    except (DecodeError, ValueError) as error:
+        raise ModelError(f"{name}: not an ONNX model, or one cut short ({error})") from error
+    if not proto.HasField("graph") or not proto.graph.output:
+        raise ModelError(f"{name}: not an ONNX model: it holds no graph with an output")
+    if not any(external_data_helper.uses_external_data(tensor) for tensor in proto.graph.initializer):
+        return proto, data
+    try:
+        external_data_helper.load_external_data_for_model(proto, str(folder))
+    except (OSError, ValueError, onnx.checker.ValidationError) as error:
+        raise ModelError(f"{name}: its weights are in another file that cannot be read ({error})") from error
+    if proto.ByteSize() > MOST_BYTES:
+        raise ModelError(f"{name}: larger than 2 GiB with its external data")
+    return proto, proto.SerializeToString()
+
+
+def _checked(proto: onnx.ModelProto, original: bytes, name: str) -> OnnxModel:
+    copy = onnx.ModelProto()
+    copy.CopyFrom(proto)
+    opset = _opset(copy, name)
+    operators = Counter(node.op_type for node in copy.graph.node)
+    for node in copy.graph.node:
+        node.domain = "" if node.domain in ONNX_DOMAINS else node.domain
+    _constants_to_initializers(copy.graph)
+    _check_weights(copy.graph, name)
+    given = _only_input(copy.graph, name)
+    output = _only(copy.graph.output, "output", name)
+    element_type = _element_type(given, name)
+    _element_type(output, name)
+    return OnnxModel(
+        original, copy, given.name, output.name, _fixed_shape(given, name), element_type, opset, operators
+    )
+
+
+def _opset(proto: onnx.ModelProto, name: str) -> int:
+    versions = [entry.version for entry in proto.opset_import if entry.domain in ONNX_DOMAINS]
+    if not versions:
+        if proto.graph.node and proto.ir_version >= 3:
+            raise ModelError(f"{name}: it imports no version of ONNX's operators")
+        versions = [1]
+    version = max(versions)
+    newest = onnx.defs.onnx_opset_version()
+    if version > newest:
+        raise ModelError(f"{name}: opset {version} is newer than the installed onnx package knows ({newest})")
+    del proto.opset_import[:]
+    proto.opset_import.append(onnx.helper.make_opsetid("", version))
+    return version
+
+
+def _constants_to_initializers(graph: onnx.GraphProto) -> None:
+    """Constant nodes that hold a tensor become initializers: some of onnx2torch's converters want those."""
+    kept = []
+    for node in graph.node:
+        value = node.attribute[0] if node.op_type == "Constant" and len(node.attribute) == 1 else None
+        if value is not None and value.name == "value":
+            graph.initializer.append(value.t)
+            graph.initializer[-1].name = node.output[0]
+        else:
+            kept.append(node)
+    del graph.node[:]
+    graph.node.extend(kept)
+
+
+def _check_weights(graph: onnx.GraphProto, name: str) -> None:
+    """Rejects weights that are no numbers. Infinity as a limit of Clip is one."""
+    limits = {limit for node in graph.node if node.op_type == "Clip" for limit in node.input[1:]}
+    others = {operand for node in graph.node for operand in node.input if node.op_type != "Clip"}
+    for initializer in graph.initializer:
+        try:
+            values = numpy_helper.to_array(initializer)
+        except (ValueError, TypeError, KeyError) as error:
+            raise ModelError(f"{name}: initializer {initializer.name!r} cannot be read ({error})") from error
+        if values.dtype.kind != "f":
+            continue
+        if values.dtype.itemsize < 4:
+            raise ModelError(
+                f"{name}: initializer {initializer.name!r} is {values.dtype}; use float32 or float64"
+            )
+        is_limit = initializer.name in limits and initializer.name not in others
+        if bool((values != values).any()) or (not is_limit and bool((abs(values) == float("inf")).any())):
+            raise ModelError(f"{name}: initializer {initializer.name!r} holds NaN or infinity")
+
+
+def _only_input(graph: onnx.GraphProto, name: str) -> onnx.ValueInfoProto:
+    """The input that is not an initializer; the others are taken off the list."""
+    weights = {initializer.name for initializer in graph.initializer}
+    given = [value for value in graph.input if value.name not in weights]
+    only = _only(given, "input", name)
+    del graph.input[:]
+    graph.input.append(only)
+    return graph.input[0]
+
+
+def _only(values: object, kind: str, name: str) -> onnx.ValueInfoProto:
+    found: list[onnx.ValueInfoProto] = list(values)  # type: ignore[call-overload]
+    if len(found) != 1:
+        names = ", ".join(repr(value.name) for value in found) or "none"
+        raise ModelError(f"{name}: exactly one {kind} is supported yet, the model has {len(found)}: {names}")
+    return found[0]
+
+
+def _element_type(value: onnx.ValueInfoProto, name: str) -> str:
+    kind = value.type.tensor_type.elem_type
+    if not value.type.HasField("tensor_type") or kind not in ELEMENT_TYPES:
+        label = onnx.TensorProto.DataType.Name(kind) if value.type.HasField("tensor_type") else "no tensor"
+        raise ModelError(f"{name}: {value.name!r} is {label}; only float32 and float64 are supported")
+    return ELEMENT_TYPES[kind]
+
+
+def _fixed_shape(value: onnx.ValueInfoProto, name: str) -> tuple[int, ...]:
+    """The input's shape; unknown sizes (the batch) become 1, here and in the model."""
+    tensor_type = value.type.tensor_type
+    if not tensor_type.HasField("shape"):
+        raise ModelError(f"{name}: input {value.name!r} has no shape")
+    for dimension in tensor_type.shape.dim:
+        if dimension.dim_value < 1:
+            dimension.dim_value = 1
+    return tuple(dimension.dim_value for dimension in tensor_type.shape.dim)

@@ -1,0 +1,158 @@
+"""The steps of loading in order: read, convert to torch.fx, lower, fold."""
+
+from __future__ import annotations
+
+import copy
+from collections import Counter
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, fx, nn
+
+from verify.errors import ModelError, UnsupportedOperatorError
+from verify.loading.fold import fold
+from verify.loading.loaded import LoadedModel
+from verify.loading.lowering import Origin, lower
+from verify.loading.onnx2torch_import import import_onnx2torch
+from verify.loading.runner import ModuleRunner, OnnxRunner
+
+if TYPE_CHECKING:
+    import onnx
+
+    from verify.loading.onnx_model import OnnxModel
+
+ELEMENT_TYPES = {torch.float32: "float32", torch.float64: "float64"}
+
+
+def from_onnx(source: str | Path | bytes | onnx.ModelProto) -> LoadedModel:
+    """Loads an ONNX model."""
+    from verify.loading.onnx_model import read
+
+    model = read(source)
+    runner = OnnxRunner(model.original, model.input_name, model.input_shape, model.element_type)
+    graph_module = _converted(model)
+    origins = _Origins(graph_module, model)
+    network = fold(
+        lower(graph_module, model.input_shape, model.input_name, origins, origins.place_of_output())
+    )
+    return LoadedModel(
+        network, runner, model.input_name, model.output_name, model.input_shape, network.nodes[-1].shape,
+        model.element_type, model.operators, model.opset,
+    )  # fmt: skip
+
+
+def from_module(module: nn.Module, example_input: Tensor | None) -> LoadedModel:
+    """Loads a torch.nn.Module by tracing it with torch.fx."""
+    if example_input is None:
+        raise ModelError(
+            "a torch.nn.Module needs an example_input: a tensor of the shape it takes, batch axis of 1 included"
+        )
+    original = copy.deepcopy(module).cpu().eval()
+    types = {
+        tensor.dtype for tensor in (*original.parameters(), *original.buffers()) if tensor.is_floating_point()
+    }
+    kind = types.pop() if len(types) == 1 else example_input.dtype if not types else None
+    if kind not in ELEMENT_TYPES:
+        raise ModelError(
+            f"the module's element types must all be float32 or all float64, not {kind or types}"
+        )
+    for name, tensor in original.state_dict().items():
+        if tensor.is_floating_point() and not bool(tensor.isfinite().all()):
+            raise ModelError(f"parameter {name!r} holds NaN or infinity")
+    try:
+        graph_module = fx.symbolic_trace(copy.deepcopy(original).double())
+    except Exception as error:  # the module's own code runs here and may raise anything
+        raise ModelError(f"torch.fx cannot trace the module ({error}); export it to ONNX instead") from error
+    shape = tuple(example_input.shape)
+    network = fold(lower(graph_module, shape, "input", _module_origin))
+    runner = ModuleRunner(original, shape, ELEMENT_TYPES[kind])
+    return LoadedModel(
+        network,
+        runner,
+        "input",
+        "output",
+        shape,
+        network.nodes[-1].shape,
+        ELEMENT_TYPES[kind],
+        Counter(),
+        None,
+    )
+
+
+def _module_origin(node: fx.Node) -> Origin:
+    target = (
+        node.target if isinstance(node.target, str) else getattr(node.target, "__name__", str(node.target))
+    )
+    operator = target
+    if node.op == "call_module":
+        owner = node.graph.owning_module
+        assert owner is not None
+        operator = type(owner.get_submodule(target)).__name__
+    return Origin(node.name, node.name, operator)
+
+
+def _converted(model: OnnxModel) -> fx.GraphModule:
+    """The model as a torch.fx graph with float64 parameters."""
+    onnx2torch = import_onnx2torch()
+    from verify.loading.operators import prepare  # after onnx2torch: it imports parts of it
+
+    prepare(model.proto, model.opset)
+    try:
+        graph_module: fx.GraphModule = onnx2torch.convert(model.proto, attach_onnx_mapping=True)
+    except Exception as error:  # converters raise whatever they like
+        _blame(model, error)
+        raise ModelError(f"the model cannot be converted ({type(error).__name__}: {error})") from error
+    return graph_module.double().eval()
+
+
+def _blame(model: OnnxModel, error: Exception) -> None:
+    """Raises an error that names the first node whose converter fails, if one does by itself."""
+    from onnx2torch.node_converters import get_converter
+    from onnx2torch.onnx_graph import OnnxGraph
+
+    graph = OnnxGraph(model.proto.graph)
+    for node in graph.nodes.values():
+        try:
+            get_converter(node.operation_type, model.opset, node.domain)(node, graph)
+        except Exception as reason:
+            named = node.name or node.output_values[0]
+            raise UnsupportedOperatorError(named, node.operation_type, model.opset, str(reason)) from error
+
+
+class _Origins:
+    """Names of graph nodes by way of the ONNX tensors they compute."""
+
+    def __init__(self, graph_module: fx.GraphModule, model: OnnxModel) -> None:
+        self._graph_module, self._model = graph_module, model
+        self._nodes = {name: node for node in model.proto.graph.node for name in node.output}
+
+    def __call__(self, node: fx.Node) -> Origin:
+        name = self._tensor(node)
+        proto = self._nodes.get(name)
+        if proto is None:
+            return Origin(name, name, str(node.target), self._model.opset)
+        return Origin(name, proto.name or name, proto.op_type, self._model.opset)
+
+    def _results(self, node: fx.Node) -> tuple[str, ...]:
+        if node.op != "call_module":
+            return ()
+        mapping: Any = getattr(self._graph_module.get_submodule(str(node.target)), "onnx_mapping", None)
+        return () if mapping is None else mapping.outputs
+
+    def _tensor(self, node: fx.Node) -> str:
+        """The ONNX tensor of a node, or of the picked result of a node with several."""
+        if node.op == "call_function" and node.args and isinstance(node.args[0], fx.Node):
+            results = self._results(node.args[0])
+            place = node.args[1] if len(node.args) > 1 else None
+            if results and isinstance(place, int):
+                return results[place]
+        results = self._results(node)
+        return results[0] if results else node.name
+
+    def place_of_output(self) -> int:
+        """Which result of the last node is the model's output."""
+        (last,) = (node for node in self._graph_module.graph.nodes if node.op == "output")
+        source = last.args[0]
+        results = self._results(source) if isinstance(source, fx.Node) else ()
+        return results.index(self._model.output_name) if self._model.output_name in results else 0

@@ -1,0 +1,119 @@
+"""Torch functions of batch-first tensors for `NonNegative`: slices, gathers, padding, concatenation, sums and pools.
+
+They are frozen dataclasses rather than closures so that a network can be pickled (checkpoints, other processes), and
+each takes the batch axis in front as given: axes named here are sample axes.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from verify.network.affine import Shape
+
+
+@dataclass(frozen=True)
+class Slice:
+    """Basic slices `start:stop:step` (step > 0), one for each sample axis."""
+
+    bounds: tuple[tuple[int, int, int], ...]
+
+    def __call__(self, x: Tensor) -> Tensor:
+        return x[(slice(None), *(slice(*bound) for bound in self.bounds))]
+
+
+@dataclass(frozen=True)
+class Gather:
+    """Any choice of entries: output entry `i` is input entry `index[i]`, or 0 where `index[i]` is -1."""
+
+    index: Tensor  # int64, in the output's sample shape
+    _placed: dict[torch.device, tuple[Tensor, bool]] = field(default_factory=dict, compare=False, repr=False)
+
+    def _index_on(self, device: torch.device) -> tuple[Tensor, bool]:
+        """The flat index on `device` (copied there once), and whether it holds a -1."""
+        if device not in self._placed:
+            flat = self.index.flatten()
+            self._placed[device] = flat.to(device), bool((flat < 0).any())
+        return self._placed[device]
+
+    def __call__(self, x: Tensor) -> Tensor:
+        index, padded = self._index_on(x.device)
+        flat = x.flatten(1)
+        if padded:
+            flat = functional.pad(flat, (1, 0))
+            index = index + 1
+        return flat.index_select(1, index).reshape(x.shape[0], *self.index.shape)
+
+
+@dataclass(frozen=True)
+class Expand:
+    """Broadcasts the sample to `shape`, as ONNX and numpy do."""
+
+    shape: Shape
+
+    def __call__(self, x: Tensor) -> Tensor:
+        missing = len(self.shape) - (x.dim() - 1)
+        return x.reshape(x.shape[0], *(1,) * missing, *x.shape[1:]).expand(x.shape[0], *self.shape)
+
+
+@dataclass(frozen=True)
+class Pad:
+    """Zeros around the sample: `pads` as in `torch.nn.functional.pad`, last axis first."""
+
+    pads: Shape
+
+    def __call__(self, x: Tensor) -> Tensor:
+        return functional.pad(x, self.pads)
+
+
+@dataclass(frozen=True)
+class Concatenate:
+    """Operands side by side along a sample axis (>= 0)."""
+
+    axis: int
+
+    def __call__(self, *operands: Tensor) -> Tensor:
+        return torch.cat(operands, dim=self.axis + 1)
+
+
+@dataclass(frozen=True)
+class Sum:
+    """The sum over sample axes (>= 0), kept as axes of length 1; divided by their size if `mean`."""
+
+    axes: Shape
+    mean: bool = False
+
+    def __call__(self, x: Tensor) -> Tensor:
+        shifted = tuple(axis + 1 for axis in self.axes)
+        return x.mean(dim=shifted, keepdim=True) if self.mean else x.sum(dim=shifted, keepdim=True)
+
+
+@dataclass(frozen=True)
+class AveragePool:
+    """Means over windows of the trailing axes.
+
+    `begin` and `end` are zeros put around each axis before the windows are cut; `counted` says, for each axis, how far
+    the entries reach that a mean is divided by: with padding counted all of them, otherwise only the real ones. A
+    window's divisor is the product over the axes, so `divisors` holds one vector for each axis.
+    """
+
+    kernel: Shape
+    stride: Shape
+    begin: Shape
+    end: Shape
+    divisors: tuple[tuple[int, ...], ...]
+
+    def __call__(self, x: Tensor) -> Tensor:
+        rank = len(self.kernel)
+        pads = [side for pair in zip(reversed(self.begin), reversed(self.end), strict=True) for side in pair]
+        total = functional.pad(x, pads)
+        for place, (size, step, divisor) in enumerate(
+            zip(self.kernel, self.stride, self.divisors, strict=True)
+        ):
+            total = total.unfold(x.dim() - rank + place, size, step).sum(dim=-1)
+            counts = torch.tensor(divisor, dtype=x.dtype, device=x.device)
+            total = total / counts.reshape(-1, *(1,) * (rank - 1 - place))
+        return total

@@ -1,0 +1,199 @@
+"""The tables: which rule lowers which module, function, method or ONNX operator. A new operator is a line here.
+
+`ONNX` is for the operators that reach us as `OnnxOperator` (see operators.py), by ONNX's name; `MODULES` for torch's modules and
+onnx2torch's; `FUNCTIONS` and `METHODS` for what torch.fx traces in a torch.nn.Module.
+"""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from verify.loading import lower_activations as act
+from verify.loading import lower_affine as aff
+from verify.loading import lower_onnx as onnx_rules
+from verify.loading import lower_windows as win
+from verify.loading.calls import Rule
+
+ONNX: dict[str, Rule] = {
+    "AveragePool": onnx_rules.average_pool,
+    "BatchNormalization": onnx_rules.batch_norm,
+    "Clip": onnx_rules.clip,
+    "Conv": onnx_rules.convolution,
+    "ConvTranspose": onnx_rules.deconvolution,
+    "Flatten": aff.reindex,
+    "Gemm": onnx_rules.gemm,
+    "GlobalAveragePool": aff.global_average_pool,
+    "GlobalMaxPool": onnx_rules.global_max_pool,
+    "MaxPool": onnx_rules.max_pool,
+    "Pad": onnx_rules.pad,
+    "ReduceL1": onnx_rules.reduce,
+    "ReduceMax": onnx_rules.reduce,
+    "ReduceMean": onnx_rules.reduce,
+    "ReduceMin": onnx_rules.reduce,
+    "ReduceSum": onnx_rules.reduce,
+    "ReduceSumSquare": onnx_rules.reduce,
+    "Resize": onnx_rules.resize,
+    "Slice": aff.reindex,
+    "Split": aff.reindex,
+    "Upsample": onnx_rules.resize,
+}
+
+MODULES: dict[type, Rule] = {
+    nn.AdaptiveAvgPool1d: win.adaptive_average_pool(1),
+    nn.AdaptiveAvgPool2d: win.adaptive_average_pool(2),
+    nn.AdaptiveAvgPool3d: win.adaptive_average_pool(3),
+    nn.AvgPool1d: win.torch_average_pool(1),
+    nn.AvgPool2d: win.torch_average_pool(2),
+    nn.AvgPool3d: win.torch_average_pool(3),
+    nn.BatchNorm1d: aff.batch_norm_module,
+    nn.BatchNorm2d: aff.batch_norm_module,
+    nn.BatchNorm3d: aff.batch_norm_module,
+    nn.ConstantPad1d: aff.torch_pad,
+    nn.ConstantPad2d: aff.torch_pad,
+    nn.ConstantPad3d: aff.torch_pad,
+    nn.Conv1d: win.convolution_module,
+    nn.Conv2d: win.convolution_module,
+    nn.Conv3d: win.convolution_module,
+    nn.ConvTranspose1d: win.convolution_module,
+    nn.ConvTranspose2d: win.convolution_module,
+    nn.ConvTranspose3d: win.convolution_module,
+    nn.Dropout: aff.identity,
+    nn.Dropout1d: aff.identity,
+    nn.Dropout2d: aff.identity,
+    nn.Dropout3d: aff.identity,
+    nn.Flatten: aff.reindex,
+    nn.Hardsigmoid: act.hard_sigmoid,
+    nn.Hardtanh: act.hardtanh,
+    nn.Identity: aff.identity,
+    nn.LeakyReLU: act.leaky_relu,
+    nn.Linear: aff.linear,
+    nn.MaxPool1d: win.torch_max_pool(1),
+    nn.MaxPool2d: win.torch_max_pool(2),
+    nn.MaxPool3d: win.torch_max_pool(3),
+    nn.PReLU: act.prelu,
+    nn.PixelShuffle: aff.reindex,
+    nn.ReLU: act.relu,
+    nn.ReLU6: act.relu6,
+    nn.ReflectionPad1d: aff.torch_pad,
+    nn.ReflectionPad2d: aff.torch_pad,
+    nn.ReplicationPad1d: aff.torch_pad,
+    nn.ReplicationPad2d: aff.torch_pad,
+    nn.Sigmoid: act.sigmoid,
+    nn.Tanh: act.tanh,
+    nn.Unflatten: aff.reindex,
+    nn.ZeroPad2d: aff.torch_pad,
+}
+
+# Modules of onnx2torch by class name: it is not imported for a torch.nn.Module.
+ONNX2TORCH: dict[str, Rule] = {
+    "OnnxBinaryMathOperation": aff.binary,
+    "OnnxCast": aff.cast,
+    "OnnxConcat": aff.onnx_concatenate,
+    "OnnxCopyIdentity": aff.identity,
+    "OnnxDepthToSpace": aff.reindex,
+    "OnnxDropoutDynamic": aff.identity,
+    "OnnxExpand": aff.reindex,
+    "OnnxFunction": onnx_rules.function,
+    "OnnxGather": aff.reindex,
+    "OnnxGatherElements": aff.reindex,
+    "OnnxGatherND": aff.reindex,
+    "OnnxHardSigmoid": act.onnx_hard_sigmoid,
+    "OnnxMatMul": aff.matmul,
+    "OnnxMean": aff.onnx_mean,
+    "OnnxMinMax": act.onnx_min_max,
+    "OnnxNeg": aff.negate,
+    "OnnxPReLU": act.onnx_prelu,
+    "OnnxPow": aff.pow_,
+    "OnnxReciprocal": aff.reciprocal,
+    "OnnxReshape": aff.reindex,
+    "OnnxShape": onnx_rules.shape,
+    "OnnxSqueezeDynamicAxes": aff.reindex,
+    "OnnxSqueezeStaticAxes": aff.reindex,
+    "OnnxSum": aff.onnx_sum,
+    "OnnxTile": aff.reindex,
+    "OnnxTranspose": aff.reindex,
+    "OnnxUnsqueezeDynamicAxes": aff.reindex,
+    "OnnxUnsqueezeStaticAxes": aff.reindex,
+    "OnnxWhere": aff.where,
+}
+
+_REINDEX_FUNCTIONS = (
+    torch.chunk, torch.flatten, torch.flip, torch.index_select, torch.movedim, torch.narrow, torch.permute,
+    torch.pixel_shuffle, torch.reshape, torch.roll, torch.select, torch.split, torch.squeeze, torch.swapaxes, torch.t,
+    torch.tile, torch.transpose, torch.unbind, torch.unflatten, torch.unsqueeze,
+)  # fmt: skip
+_REINDEX_METHODS = (
+    "chunk expand expand_as flatten flip index_select movedim narrow permute repeat reshape roll select split squeeze "
+    "swapaxes t tile transpose unbind unflatten unsqueeze view"
+).split()
+
+FUNCTIONS: dict[Callable[..., Any], Rule] = {
+    **dict.fromkeys(_REINDEX_FUNCTIONS, aff.reindex),
+    **dict.fromkeys((torch.abs, operator.abs), act.absolute),
+    **dict.fromkeys((torch.add, operator.add, operator.iadd), aff.torch_add),
+    **dict.fromkeys((torch.sub, operator.sub, operator.isub), aff.torch_subtract),
+    **dict.fromkeys((torch.mul, operator.mul, operator.imul), aff.torch_multiply),
+    **dict.fromkeys((torch.div, torch.true_divide, operator.truediv, operator.itruediv), aff.torch_divide),
+    **dict.fromkeys((torch.neg, operator.neg), aff.negate),
+    **dict.fromkeys((torch.matmul, torch.mm, torch.bmm, operator.matmul), aff.matmul),
+    **dict.fromkeys((torch.pow, operator.pow), aff.pow_),
+    **dict.fromkeys((torch.cat, torch.concat), aff.concatenate),
+    **dict.fromkeys((torch.relu, F.relu, F.relu_, torch.relu_), act.relu),
+    **dict.fromkeys((torch.sigmoid, F.sigmoid), act.sigmoid),
+    **dict.fromkeys((torch.tanh, F.tanh), act.tanh),
+    **dict.fromkeys((torch.clamp, torch.clip), act.clamp),
+    **dict.fromkeys((F.dropout, F.dropout2d, torch.clone), aff.identity),
+    **dict.fromkeys((F.avg_pool1d, torch.avg_pool1d), win.torch_average_pool(1)),
+    **dict.fromkeys((F.max_pool1d, torch.max_pool1d), win.torch_max_pool(1)),
+    **dict.fromkeys((F.max_pool2d, torch.max_pool2d), win.torch_max_pool(2)),
+    **dict.fromkeys((F.conv1d, F.conv2d, F.conv3d), win.convolution_function),
+    **dict.fromkeys((F.conv_transpose1d, F.conv_transpose2d, F.conv_transpose3d), win.deconvolution_function),
+    F.adaptive_avg_pool2d: win.adaptive_average_pool(2),
+    F.avg_pool2d: win.torch_average_pool(2),
+    F.hardtanh: act.hardtanh,
+    F.leaky_relu: act.leaky_relu,
+    F.linear: aff.linear,
+    F.pad: aff.torch_pad,
+    F.relu6: act.relu6,
+    operator.getitem: aff.pick,
+    torch.amax: act.torch_amax,
+    torch.amin: act.torch_amin,
+    torch.maximum: act.torch_maximum,
+    torch.mean: aff.torch_mean,
+    torch.minimum: act.torch_minimum,
+    torch.reciprocal: aff.reciprocal,
+    torch.square: aff.square,
+    torch.stack: aff.stack,
+    torch.sum: aff.torch_sum,
+    torch.where: aff.where,
+}
+
+METHODS: dict[str, Rule] = {
+    **dict.fromkeys(_REINDEX_METHODS, aff.reindex),
+    **dict.fromkeys(("clone", "contiguous", "detach", "float", "double"), aff.identity),
+    **dict.fromkeys(("clamp", "clip", "clamp_"), act.clamp),
+    **dict.fromkeys(("relu", "relu_"), act.relu),
+    **dict.fromkeys(("add", "add_"), aff.torch_add),
+    **dict.fromkeys(("sub", "sub_"), aff.torch_subtract),
+    **dict.fromkeys(("mul", "mul_"), aff.torch_multiply),
+    **dict.fromkeys(("div", "div_"), aff.torch_divide),
+    **dict.fromkeys(("matmul", "mm", "bmm"), aff.matmul),
+    "abs": act.absolute,
+    "amax": act.torch_amax,
+    "amin": act.torch_amin,
+    "mean": aff.torch_mean,
+    "neg": aff.negate,
+    "pow": aff.pow_,
+    "reciprocal": aff.reciprocal,
+    "sigmoid": act.sigmoid,
+    "square": aff.square,
+    "sum": aff.torch_sum,
+    "tanh": act.tanh,
+    "to": aff.cast,
+}
