@@ -22,20 +22,22 @@ def load(
     model: str | Path | bytes | onnx.ModelProto | nn.Module,
     example_input: Tensor | None = None,
     box: tuple[NDArray[Any], NDArray[Any]] | None = None,
+    fold: bool = True,
 ) -> LoadedModel:
     """Loads a model and compares the result with the model's own runtime.
 
     model: a path or bytes of an ONNX file (gzipped or not), a parsed ONNX model, or a torch.nn.Module.
     example_input: needed for a torch.nn.Module: a tensor of the shape it takes, its batch axis of 1 included.
     box: lower and upper bounds of the inputs; the comparison then samples there.
+    fold: merge consecutive affine maps; off, every map keeps the file's own weights (see fold.py).
     Raises ModelError (UnsupportedOperatorError for an operator without a rule).
     """
     from verify.loading.comparison import check_agreement
     from verify.loading.pipeline import from_module, from_onnx
 
     if isinstance(model, str | Path | bytes) or hasattr(model, "SerializeToString"):
-        loaded = from_onnx(model)  # type: ignore[arg-type]
+        loaded = from_onnx(model, fold)  # type: ignore[arg-type]
     else:
-        loaded = from_module(model, example_input)
+        loaded = from_module(model, example_input, fold)
     check_agreement(loaded, box)
     return loaded

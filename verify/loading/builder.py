@@ -54,20 +54,8 @@ class Builder:
         return Value(0, self.nodes[0].shape)
 
     def network(self, output: Value) -> Network:
-        """The network that ends in `output`: nodes it does not need are dropped, and it is the last node."""
-        needed = {output.node}
-        for index in range(output.node, 0, -1):
-            if index in needed:
-                needed.update(self.nodes[index].operands)
-        kept = sorted(needed | {0})
-        place = {index: new for new, index in enumerate(kept)}
-        renumbered = (
-            replace(
-                self.nodes[index], operands=tuple(place[operand] for operand in self.nodes[index].operands)
-            )
-            for index in kept
-        )
-        return Network(tuple(renumbered))
+        """The network that ends in `output`."""
+        return prune(self.nodes, output.node)
 
     def rename(self, value: Value, name: str, since: int) -> None:
         """Gives `value` its ONNX name, if it was made by the node at hand (`since`: the first node of that)."""
@@ -200,6 +188,20 @@ class Builder:
             larger = self.maximum(self.slice(x, 0, 0, half), self.slice(x, 0, half, 2 * half))
             x = self.concatenate([larger, self.slice(x, 0, 2 * half, 2 * half + 1)], 0) if odd else larger
         return self.reshape(x, x.shape[1:])
+
+
+def prune(nodes: Sequence[Node], output: int) -> Network:
+    """The network that ends in node `output`: the nodes that it does not need are dropped."""
+    needed = {0, output}
+    for index in range(output, 0, -1):
+        if index in needed:
+            needed.update(nodes[index].operands)
+    place = {old: new for new, old in enumerate(sorted(needed))}
+    return Network(
+        tuple(
+            replace(nodes[index], operands=tuple(place[operand] for operand in nodes[index].operands)) for index in place
+        )
+    )
 
 
 def _strides(shape: Shape) -> Shape:

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, fx, nn
 
 from verify.errors import ModelError, UnsupportedOperatorError
-from verify.loading.fold import fold
+from verify.loading.fold import fold as folded
 from verify.loading.loaded import LoadedModel
 from verify.loading.lowering import Origin, lower
 from verify.loading.onnx2torch_import import import_onnx2torch
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 ELEMENT_TYPES = {torch.float32: "float32", torch.float64: "float64"}
 
 
-def from_onnx(source: str | Path | bytes | onnx.ModelProto) -> LoadedModel:
+def from_onnx(source: str | Path | bytes | onnx.ModelProto, fold: bool) -> LoadedModel:
     """Loads an ONNX model."""
     from verify.loading.onnx_model import read
 
@@ -33,16 +33,15 @@ def from_onnx(source: str | Path | bytes | onnx.ModelProto) -> LoadedModel:
     runner = OnnxRunner(model.original, model.input_name, model.input_shape, model.element_type)
     graph_module = _converted(model)
     origins = _Origins(graph_module, model)
-    network = fold(
-        lower(graph_module, model.input_shape, model.input_name, origins, origins.place_of_output())
-    )
+    network = lower(graph_module, model.input_shape, model.input_name, origins, origins.place_of_output())
+    network = folded(network) if fold else network
     return LoadedModel(
         network, runner, model.input_name, model.output_name, model.input_shape, network.nodes[-1].shape,
         model.element_type, model.operators, model.opset,
     )  # fmt: skip
 
 
-def from_module(module: nn.Module, example_input: Tensor | None) -> LoadedModel:
+def from_module(module: nn.Module, example_input: Tensor | None, fold: bool) -> LoadedModel:
     """Loads a torch.nn.Module by tracing it with torch.fx."""
     if example_input is None:
         raise ModelError(
@@ -65,7 +64,8 @@ def from_module(module: nn.Module, example_input: Tensor | None) -> LoadedModel:
     except Exception as error:  # the module's own code runs here and may raise anything
         raise ModelError(f"torch.fx cannot trace the module ({error}); export it to ONNX instead") from error
     shape = tuple(example_input.shape)
-    network = fold(lower(graph_module, shape, "input", _module_origin))
+    network = lower(graph_module, shape, "input", _module_origin)
+    network = folded(network) if fold else network
     runner = ModuleRunner(original, shape, ELEMENT_TYPES[kind])
     return LoadedModel(
         network,
