@@ -73,10 +73,15 @@ class Problem:
             most = max(most, int((upper > lower).sum(1).max()))
         return most
 
+    @cached_property
+    def rows(self) -> int:
+        """The most rows that a clause has."""
+        return max((len(clause.thresholds) for clause in self.property.clauses), default=1)
+
     def objective(self, clauses: Sequence[int]) -> Objective:
         """The clauses' rows, [len, 1, rows, ..], in float64; shorter conjunctions repeat their first row."""
         chosen = [self.property.clauses[clause] for clause in clauses]
-        rows = max((len(clause.thresholds) for clause in chosen), default=1)
+        rows = self.rows
         mentions = any(clause.input_coefficients is not None for clause in chosen)
         spec = self.property
         coefficients = np.zeros((len(chosen), 1, rows, spec.outputs))

@@ -6,7 +6,7 @@ One sign convention: a clause is refuted on a region when its `lower_bound` ther
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from typing import TypeVar
 
 import torch
@@ -110,6 +110,16 @@ class Cuts(Struct):
             bounds.lower.scatter_reduce(1, index, low, "amax"), bounds.upper.scatter_reduce(1, index, high, "amin")
         )
 
+    def padded(self, depth: int) -> Cuts:
+        """The same cuts in `depth` columns."""
+        missing = depth - self.variable.shape[1]
+        if missing <= 0:
+            return self
+        pad = torch.nn.functional.pad
+        return Cuts(
+            pad(self.variable, (0, missing), value=-1), pad(self.value, (0, missing)), pad(self.side, (0, missing))
+        )
+
     def extend(self, variable: Tensor, value: Tensor, side: Tensor) -> Cuts:
         """One more cut on each row."""
         return Cuts(
@@ -117,3 +127,46 @@ class Cuts(Struct):
             torch.cat([self.value, value[:, None].to(self.value.dtype)], 1),
             torch.cat([self.side, side[:, None]], 1),
         )
+
+
+@dataclass(frozen=True)
+class Subproblems(Struct):
+    """Regions still to be decided: a clause, the cuts that lead there, the best bound so far and its dual point."""
+
+    clause: Int[Tensor, " batch"]
+    lower_bound: Float[Tensor, " batch"]
+    cut_variable: Int[Tensor, "batch depth"]
+    cut_value: Float[Tensor, "batch depth"]
+    cut_side: Int[Tensor, "batch depth"]
+    cut_multipliers: Float[Tensor, "batch depth"]
+    row_weights: Float[Tensor, "batch rows"]
+    parameters: Float[Tensor, "batch parameters"]
+
+    @property
+    def cuts(self) -> Cuts:
+        return Cuts(self.cut_variable, self.cut_value, self.cut_side)
+
+    @property
+    def state(self) -> DualState:
+        """The dual point, as one objective for each region."""
+        return DualState(self.parameters[:, None], self.row_weights[:, None], self.cut_multipliers[:, None])
+
+    def with_state(self, bound: Tensor, state: DualState) -> Subproblems:
+        """The same regions with another dual point (of one objective each) and its bound."""
+        return replace(
+            self, lower_bound=bound, parameters=state.parameters[:, 0], row_weights=state.row_weights[:, 0],
+            cut_multipliers=state.cut_multipliers[:, 0],
+        )  # fmt: skip
+
+    def split(self, variable: Tensor, value: Tensor) -> Subproblems:
+        """Both children of every region cut at `variable` = `value`: all upper sides first, then all lower sides."""
+        parts = []
+        for side in (1, -1):
+            cuts = self.cuts.extend(variable, value, torch.full_like(variable, side))
+            parts.append(
+                replace(
+                    self, cut_variable=cuts.variable, cut_value=cuts.value, cut_side=cuts.side,
+                    cut_multipliers=torch.nn.functional.pad(self.cut_multipliers, (0, 1)),
+                )  # fmt: skip
+            )
+        return Subproblems.concatenate(parts)

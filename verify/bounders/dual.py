@@ -20,13 +20,22 @@ from dataclasses import dataclass
 from functools import cached_property
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from verify.network.activations import Activation, Hull, Line
 from verify.network.affine import Affine
 from verify.network.graph import Layer, Network
-from verify.state import Bounds, Cuts, DualState, Objective
+from verify.state import Bounds, Cuts, DualState, Objective, Struct
+
+
+@dataclass(frozen=True)
+class Probes(Struct):
+    """One hypothetical cut for each objective, to see what it would gain without making the child."""
+
+    variable: Int[Tensor, "batch objectives"]
+    value: Float[Tensor, "batch objectives"]
+    side: Int[Tensor, "batch objectives"]
 
 
 @dataclass(frozen=True)
@@ -144,8 +153,33 @@ class DualProblem:
             rho = rho.scatter_add(2, index.expand(-1, rho.shape[1], -1), beta)
         return rho
 
-    def evaluate(self, state: DualState, magnitudes: dict[int, Tensor] | None = None) -> Sweep:
-        """q at `state` (which `clamp` has made valid); with `magnitudes`, less the rounding errors of this very sweep."""
+    def _probed(
+        self, layer: Layer, t: Tensor, line: Line, rho: Tensor, state: DualState, probes: Probes
+    ) -> tuple[Tensor, Tensor]:
+        """`rho` as each objective's probe would have it, and what the probe adds to the bound directly."""
+        own = (probes.variable >= layer.variables.start) & (probes.variable < layer.variables.stop)
+        place = torch.where(own, probes.variable - layer.variables.start, 0)
+        column = place + layer.variables.start
+        lower, upper = self.bounds.lower.gather(1, column), self.bounds.upper.gather(1, column)
+        lower = torch.where(own & (probes.side > 0), torch.maximum(lower, probes.value), lower)
+        upper = torch.where(own & (probes.side < 0), torch.minimum(upper, probes.value), upper)
+        hull = layer.activation.hull(lower, torch.maximum(lower, upper))
+        copies = range(layer.activation.parameters_per_neuron)
+        slopes = state.parameters[:, 0, layer.parameters]
+        slopes = torch.cat([slopes.gather(1, place + copy * layer.size) for copy in copies], 1)
+        here = place[..., None]
+        t_here, old = t.gather(2, here)[..., 0], line.intercept.expand_as(t).gather(2, here)[..., 0]
+        new = hull.line(t_here, hull.clamp(slopes))
+        changed = torch.where(own, new.slope * t_here, rho.gather(2, here)[..., 0])
+        return rho.scatter(2, here, changed[..., None]), torch.where(own, t_here * (new.intercept - old), 0.0)
+
+    def evaluate(
+        self, state: DualState, magnitudes: dict[int, Tensor] | None = None, probes: Probes | None = None
+    ) -> Sweep:
+        """q at `state` (which `clamp` has made valid); with `magnitudes`, less the rounding errors of this very sweep.
+
+        With `probes` (elementwise activations only) every objective is bounded as if its probe's cut had been made.
+        """
         flat = self.batch * self.objectives
         weights = state.row_weights[..., None]
         start = (weights * self.objective.coefficients).sum(2)
@@ -172,6 +206,9 @@ class DualProblem:
             t = cotangent.reshape(self.batch, self.objectives, -1)
             line = self.hulls[index].line(t, state.parameters[..., layer.parameters])
             rho = self._multiplied(layer, t, line, state.cut_multipliers)
+            if probes is not None:
+                rho, gain = self._probed(layer, t, line, rho, state, probes)
+                bound += gain
             bound += (t * line.intercept).sum(2) + rho @ self.network.offsets[layer.pre_node]
             if magnitudes is not None:
                 error += t.abs() @ magnitudes[index] + spread(t.abs(), layer.size) @ spread(

@@ -246,9 +246,14 @@ def _cheapest_gather(builder: Builder, x: Value, index: Tensor) -> Value:
 def _permuted(builder: Builder, x: Value, shape: Shape, steps: Shape) -> Value:
     """A strided bijection: cut the input into axes of falling stride, permute them."""
     axes = sorted((axis for axis, size in enumerate(shape) if size > 1), key=lambda axis: -steps[axis])
-    cut = builder.reshape(x, tuple(shape[axis] for axis in axes))
-    order = tuple(axes.index(axis) for axis, size in enumerate(shape) if size > 1)
-    return builder.reshape(builder.permute(cut, order), shape)
+    cut = tuple(shape[axis] for axis in axes)
+    order = [axes.index(axis) for axis, size in enumerate(shape) if size > 1]
+    real = [axis for axis, size in enumerate(x.shape) if size > 1]
+    if len(shape) == len(x.shape) and cut == tuple(x.shape[axis] for axis in real):  # no axis is cut: keep those of length 1
+        ones = iter(axis for axis, size in enumerate(x.shape) if size == 1)
+        moved = iter(order)
+        return builder.permute(x, tuple(real[next(moved)] if size > 1 else next(ones) for size in shape))
+    return builder.reshape(builder.permute(builder.reshape(x, cut), tuple(order)), shape)
 
 
 def _slice_bounds(

@@ -18,7 +18,7 @@ from __future__ import annotations
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 from functools import cached_property
 
 import torch
@@ -52,10 +52,15 @@ class Affine(ABC):
     def to(self, device: torch.device, dtype: torch.dtype) -> Affine:
         """The map with its tensors on `device`, as `dtype`."""
         changes = {
-            name: value.to(device, dtype) for name, value in vars(self).items()
-            if isinstance(value, Tensor) and value.is_floating_point()
+            name: value.to(device, dtype) for name, value in tensors(self).items() if value.is_floating_point()
         }  # fmt: skip
         return replace(self, **changes) if changes else self  # type: ignore[type-var]
+
+
+def tensors(operator: Affine) -> dict[str, Tensor]:
+    """The tensors an affine map is made of (without what it caches)."""
+    values = {f.name: getattr(operator, f.name) for f in fields(operator)}  # type: ignore[arg-type]
+    return {name: value for name, value in values.items() if isinstance(value, Tensor)}
 
 
 @dataclass(frozen=True)
@@ -135,9 +140,40 @@ class Convolution(Affine):
         merged = self._merged(cotangent)
         if self.transposed:
             out = self._conv(merged, None)
+        elif self._phases is not None:
+            out = self._sub_pixel(merged, self._phases)
         else:
             out = self._deconv(merged, None, self._undo_padding(merged))
         return (out.reshape(cotangent.shape[0], *self.input_shape),)
+
+    @cached_property
+    def _phases(self) -> Tensor | None:
+        """The kernel of the sub-pixel form, [channels * stride^2, outputs, taps, taps], where that form is worth it.
+
+        Row `s q + r - p` of the adjoint's result gathers the kernel's rows `r, r + s, ..` from rows `q, q - 1, ..` of the
+        cotangent: one dense convolution for all phases r, interleaved by a pixel shuffle. On the CPU it is several times
+        faster than a transposed convolution for strided layers with few channels.
+        """
+        simple = self._rank == 2 and self.groups == 1 and set(self.dilation) == {1} and len(set(self.stride)) == 1
+        few = self.weight.shape[1] <= 8
+        if not simple or not few or self.stride[0] == 1 or self.weight.device.type != "cpu":
+            return None
+        stride = self.stride[0]
+        outputs, channels, *kernel = self.weight.shape
+        taps = [-(-size // stride) for size in kernel]
+        fill = functional.pad(self.weight, (0, taps[1] * stride - kernel[1], 0, taps[0] * stride - kernel[0]))
+        split = fill.reshape(outputs, channels, taps[0], stride, taps[1], stride)
+        phases = split.permute(1, 3, 5, 0, 2, 4).flip(4, 5)
+        return phases.reshape(channels * stride * stride, outputs, *taps).contiguous()
+
+    def _sub_pixel(self, cotangent: Tensor, phases: Tensor) -> Tensor:
+        taps = phases.shape[2:]
+        full = functional.conv2d(cotangent, phases, padding=(taps[0] - 1, taps[1] - 1))
+        image = functional.pixel_shuffle(full, self.stride[0])
+        (height, width), (top, left) = self.input_shape[-2:], self.padding
+        return functional.pad(
+            image, (-left, width + left - image.shape[3], -top, height + top - image.shape[2])
+        )
 
     def absolute(self) -> Convolution:
         return replace(self, weight=self.weight.abs(), bias=None)

@@ -17,7 +17,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from verify.network.activations.base import Activation
-from verify.network.affine import Affine, Shape
+from verify.network.affine import Affine, Shape, tensors
 
 
 @dataclass(frozen=True)
@@ -107,7 +107,7 @@ class Network:
         """Numbers stored in affine maps."""
         return sum(
             value.numel() for node in self.nodes if isinstance(node.operator, Affine)
-            for value in vars(node.operator).values() if isinstance(value, Tensor)
+            for value in tensors(node.operator).values()
         )  # fmt: skip
 
     @cached_property
@@ -125,21 +125,20 @@ class Network:
 
     @cached_property
     def offsets(self) -> dict[int, Float[Tensor, " size"]]:
-        """The value of every affine node, flattened, when the input and all activations' outputs are zero."""
+        """The value of every node, flattened, when the input and all activations' outputs are zero."""
         zeros: list[Tensor] = []
         for node in self.nodes:
             if isinstance(node.operator, Affine):
                 zeros.append(node.operator.forward(*(zeros[operand] for operand in node.operands)))
             else:
                 zeros.append(torch.zeros(1, *node.shape, dtype=self.dtype, device=self.device))
-        return {i: zeros[i].flatten() for i in self.absolute}
+        return {i: zero.flatten() for i, zero in enumerate(zeros)}
 
     @cached_property
     def _sample(self) -> Tensor:
-        tensors = (
-            value for node in self.nodes if isinstance(node.operator, Affine) for value in vars(node.operator).values()
-        )  # fmt: skip
-        return next((v for v in tensors if isinstance(v, Tensor) and v.is_floating_point()), torch.zeros(0).double())
+        operators = (node.operator for node in self.nodes if isinstance(node.operator, Affine))
+        values = (value for operator in operators for value in tensors(operator).values())
+        return next((value for value in values if value.is_floating_point()), torch.zeros(0).double())
 
     @property
     def dtype(self) -> torch.dtype:

@@ -84,12 +84,18 @@ class Activation(ABC):
     def split_point(self, lower: Float[Tensor, "*batch pre"], upper: Float[Tensor, "*batch pre"]) -> Tensor:
         """Where to cut each variable so that both sides relax better; NaN where a cut gains nothing."""
 
+    def relaxation_loss(
+        self, t: Tensor, line: Line, z: Tensor, lower: Tensor, upper: Tensor
+    ) -> Float[Tensor, "*batch pre"]:
+        """What each variable's line loses against sigma at the primal point `z`; -inf where no cut helps."""
+        gap = t * (self.forward(z) - line.slope * z - line.intercept)
+        return torch.where(self.split_point(lower, upper).isnan(), -torch.inf, gap.clamp(min=0))
+
     def split_scores(
         self, t: Tensor, line: Line, z: Tensor, bias: Tensor, lower: Tensor, upper: Tensor
     ) -> Float[Tensor, "*batch pre"]:
-        """An estimate of what cutting each variable gains: here the line's distance from sigma at the primal point `z`."""
-        gap = t * (self.forward(z) - line.slope * z - line.intercept)
-        return torch.where(self.split_point(lower, upper).isnan(), -torch.inf, gap.clamp(min=0))
+        """An estimate of what cutting each variable gains, in the bound's units; -inf where no cut helps."""
+        return self.relaxation_loss(t, line, z, lower, upper)
 
 
 class ElementwiseHull(Hull):

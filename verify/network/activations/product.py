@@ -97,11 +97,8 @@ class Product(Activation):
         bilinear = (width_a > 1e-6) & (width_b > 1e-6)
         return torch.where(torch.cat([bilinear, bilinear], dim=-1), (lower + upper) / 2, torch.nan)
 
-    def split_scores(
-        self, t: Tensor, line: Line, z: Tensor, bias: Tensor, lower: Tensor, upper: Tensor
-    ) -> Tensor:
+    def relaxation_loss(self, t: Tensor, line: Line, z: Tensor, lower: Tensor, upper: Tensor) -> Tensor:
         slope_a, slope_b = _halves(line.slope)
         a, b = _halves(z)
         gap = (t * (a * b - slope_a * a - slope_b * b - line.intercept)).clamp(min=0)
-        scores = torch.cat([gap, gap], dim=-1)
-        return torch.where(self.split_point(lower, upper).isnan(), -torch.inf, scores)
+        return torch.where(self.split_point(lower, upper).isnan(), -torch.inf, torch.cat([gap, gap], dim=-1))

@@ -1,0 +1,41 @@
+"""verify: decides properties of neural networks by Lagrangian decomposition and branch and bound.
+
+    import verify
+    result = verify.verify("model.onnx", "property.vnnlib", timeout=60)
+
+Everything heavy is imported on first use.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+__version__ = "0.1.0"
+
+_PLACES = {
+    "verify": "verify.api", "bounds": "verify.api", "Result": "verify.api", "ClauseBounds": "verify.api",
+    "load": "verify.loading", "LoadedModel": "verify.loading", "Problem": "verify.problem", "Witness": "verify.problem",
+    "LinfBall": "verify.specification", "Specification": "verify.specification", "Row": "verify.specification",
+    "VerifyError": "verify.errors", "InputError": "verify.errors", "ResourceError": "verify.errors",
+}  # fmt: skip
+
+if TYPE_CHECKING:
+    from verify.api import ClauseBounds, Result, bounds, verify
+    from verify.errors import InputError, ResourceError, VerifyError
+    from verify.loading import LoadedModel, load
+    from verify.problem import Problem, Witness
+    from verify.specification import LinfBall, Row, Specification
+
+__all__ = [
+    "ClauseBounds", "InputError", "LinfBall", "LoadedModel", "Problem", "ResourceError", "Result", "Row",
+    "Specification", "VerifyError", "Witness", "bounds", "load", "verify",
+]  # fmt: skip
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _PLACES:
+        raise AttributeError(f"module 'verify' has no attribute {name!r}")
+    value = getattr(import_module(_PLACES[name]), name)
+    globals()[name] = value
+    return value

@@ -1,0 +1,193 @@
+"""The command line. Verdicts and data go to stdout, everything else to stderr; heavy imports wait for the commands."""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+import traceback
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NoReturn
+
+import click
+
+from verify import __version__
+from verify.errors import BAD_INPUT, DECIDED, INTERNAL, RESOURCES, UNDECIDED, VerifyError
+
+if TYPE_CHECKING:
+    from verify.api import Result
+    from verify.problem import Problem
+
+_STARTED = time.monotonic()
+_EXIT_CODES = """
+\b
+Exit codes:
+  0   decided (sat or unsat)
+  1   undecided (unknown or timeout)
+  2   bad input or usage
+  3   resources (memory)
+  70  internal error
+"""
+_MODEL = click.argument("model", type=click.Path(path_type=Path))
+_PROPERTY = click.argument("property_", metavar="PROPERTY", type=click.Path(path_type=Path))
+_DEVICE = click.option("--device", default="auto", show_default=True, help="auto, cpu or cuda.")
+_FORMAT = click.option("--format", "form", type=click.Choice(["text", "json"]), default="text", show_default=True)
+
+
+@click.group(epilog=_EXIT_CODES, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(__version__, prog_name="verify")
+def cli() -> None:
+    """Decides whether a neural network (ONNX) has a property (VNN-LIB): unsat - it holds; sat - here is a counterexample."""
+
+
+@cli.command(epilog=_EXIT_CODES)
+@_MODEL
+@_PROPERTY
+@click.option("--timeout", type=click.FloatRange(min=0, min_open=True), help="Seconds, loading included.")
+@_DEVICE
+@click.option("--preset", type=click.Choice(["fast", "default", "thorough"]), default="default", show_default=True)
+@click.option("--seed", type=int, default=0, show_default=True, help="Of the attacks' random starts.")
+@_FORMAT
+@click.option("--quiet", is_flag=True, help="Nothing on stderr but errors.")
+def run(
+    model: Path, property_: Path, timeout: float | None, device: str, preset: str, seed: int, form: str, quiet: bool
+) -> int:
+    """Decide PROPERTY for MODEL.
+
+    The first word on stdout is the verdict: sat, unsat, unknown or timeout. For sat the counterexample follows, as each
+    tensor's name, type and shape and then one value a line, as ONNX Runtime reproduced it.
+    """
+    from verify.api import decide, prepare
+    from verify.deadline import Deadline
+    from verify.reports.terminal import terminal
+
+    deadline = Deadline() if timeout is None else Deadline(_STARTED + timeout)
+    with terminal(quiet) as reporter:
+        problem = prepare(model, property_)
+        result = decide(problem, deadline, _STARTED, device, preset, seed, reporter)
+    if form == "json":
+        click.echo(json.dumps(_as_json(problem, result)))
+    else:
+        click.echo(result.verdict)
+        if result.witness is not None:
+            click.echo(_assignment(problem, result), nl=False)
+    if not quiet:
+        _explain(result)
+    return DECIDED if result.verdict in ("sat", "unsat") else UNDECIDED
+
+
+def _assignment(problem: Problem, result: Result) -> str:
+    from verify.formats.witness import format_assignment
+
+    assert result.witness is not None
+    return format_assignment({"X": result.witness.inputs, "Y": result.witness.outputs})
+
+
+def _explain(result: Result) -> None:
+    counts = result.statistics
+    click.echo(
+        f"{result.verdict}: {result.reason} ({result.seconds:.2f} s, {counts['clauses']} clauses, "
+        f"{counts['subproblems']} subproblems, depth {counts['depth']})",
+        err=True,
+    )
+    if result.witness is not None and result.witness.snapped:
+        click.echo(
+            f"note: {result.witness.snapped} inputs lie in intervals that hold no value of the network's element type "
+            "(a point such as 0.1); the nearest value stands for them",
+            err=True,
+        )
+
+
+def _as_json(problem: Problem, result: Result) -> dict[str, Any]:
+    record: dict[str, Any] = {
+        "verdict": result.verdict, "reason": result.reason, "seconds": round(result.seconds, 4),
+        "statistics": result.statistics, "witness": None,
+    }  # fmt: skip
+    if result.witness is not None:
+        tensors = {"X": result.witness.inputs, "Y": result.witness.outputs}
+        record["witness"] = {
+            name: {"type": values.dtype.name, "shape": list(values.shape), "values": values.ravel().tolist()}
+            for name, values in tensors.items()
+        }
+        record["witness"]["snapped"] = result.witness.snapped
+    return record
+
+
+@cli.command(epilog=_EXIT_CODES)
+@_MODEL
+@_PROPERTY
+@click.option(
+    "--method", type=click.Choice(["interval", "crown", "restricted"]), default="restricted", show_default=True
+)
+@click.option("--iterations", type=click.IntRange(min=0), default=100, show_default=True)
+@click.option("--layers", is_flag=True, help="Also the intermediate bounds of the first clause.")
+@_DEVICE
+@_FORMAT
+def bounds(
+    model: Path, property_: Path, method: str, iterations: int, layers: bool, device: str, form: str
+) -> int:
+    """Bound every clause of PROPERTY at the root: above 0 the clause is refuted."""
+    from verify import api
+
+    found = api.bounds(model, property_, method=method, iterations=iterations, device=device)
+    if form == "json":
+        record: dict[str, Any] = {
+            "method": found.method, "iterations": found.iterations, "seconds": found.seconds,
+            "intermediate_seconds": found.intermediate_seconds,
+            "clauses": [{"index": i, "bound": bound} for i, bound in enumerate(found.bounds)],
+        }  # fmt: skip
+        if layers:
+            record["layers"] = found.layers
+        click.echo(json.dumps(record))
+        return DECIDED
+    for index, bound in enumerate(found.bounds):
+        click.echo(f"clause {index}: {bound:.9g}{'  refuted' if bound > 0 else ''}")
+    if layers:
+        for row in found.layers:
+            low, high = min(row["lower"]), max(row["upper"])
+            click.echo(
+                f"{row['name']} ({row['operator']}): {row['neurons']} neurons, {row['unstable']} unstable, in [{low:.6g}, {high:.6g}]"
+            )
+    click.echo(f"bounds: {found.seconds:.3f} s, intermediate bounds: {found.intermediate_seconds:.3f} s", err=True)
+    return DECIDED
+
+
+@cli.command(epilog=_EXIT_CODES)
+@_MODEL
+@click.argument("property_", metavar="[PROPERTY]", required=False, type=click.Path(path_type=Path))
+@_FORMAT
+def info(model: Path, property_: Path | None, form: str) -> int:
+    """Show what MODEL is made of, and what PROPERTY asks."""
+    from verify.reports.description import describe, render
+
+    record = describe(model, property_)
+    click.echo(json.dumps(record) if form == "json" else render(record))
+    return DECIDED
+
+
+def _fail(code: int, message: str) -> NoReturn:
+    click.echo(f"verify: {message}", err=True)
+    sys.exit(code)
+
+
+def main() -> NoReturn:
+    """Runs the command line and exits with the documented code; a verdict never follows an error."""
+    try:
+        code = cli(standalone_mode=False)
+    except click.ClickException as error:
+        error.show()
+        sys.exit(BAD_INPUT)
+    except click.exceptions.Exit as stop:
+        sys.exit(stop.exit_code)
+    except (click.Abort, KeyboardInterrupt):
+        _fail(UNDECIDED, "interrupted")
+    except VerifyError as error:
+        _fail(error.exit_code, str(error))
+    except MemoryError:
+        _fail(RESOURCES, "out of memory; try a smaller model, another machine, or --preset fast")
+    except Exception as error:
+        if "out of memory" in str(error).lower() or "can't allocate memory" in str(error).lower():
+            _fail(RESOURCES, "out of memory; try a smaller model, another machine, or --device cpu")
+        traceback.print_exc()
+        _fail(INTERNAL, "internal error, no verdict; please report the text above with the model and the property")
+    sys.exit(code or 0)

@@ -1,0 +1,54 @@
+"""A live line on a terminal: time, phase, subproblems open and closed, worst bound, rate. Silent elsewhere."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from verify.search.branch_and_bound import Progress, Reporter
+
+
+class _Silent:
+    def update(self, progress: Progress) -> None:
+        """Says nothing."""
+
+
+class _Live:
+    """Rewrites one line of stderr, a few times a second."""
+
+    def __init__(self) -> None:
+        from rich.console import Console
+
+        self._status = Console(stderr=True).status("loading")
+        self._started = self._shown = time.monotonic()
+
+    def __enter__(self) -> _Live:
+        self._status.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._status.stop()
+
+    def update(self, progress: Progress) -> None:
+        """Shows the progress, unless it was shown just now."""
+        now = time.monotonic()
+        if now - self._shown < 0.2:
+            return
+        self._shown, seconds = now, now - self._started
+        worst = f"worst {progress.worst:.4g}  " if progress.waiting else ""
+        self._status.update(
+            f"{seconds:.1f} s  {progress.phase}  open {progress.waiting}  closed {progress.closed}  {worst}"
+            f"depth {progress.depth}  {progress.opened / seconds:.0f}/s"
+        )
+
+
+@contextmanager
+def terminal(quiet: bool) -> Iterator[Reporter]:
+    """The reporter that suits stderr."""
+    if quiet or not sys.stderr.isatty():
+        yield _Silent()
+    else:
+        with _Live() as live:
+            yield live

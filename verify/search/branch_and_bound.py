@@ -1,0 +1,156 @@
+"""Branch and bound: attack, bound the roots, then split and bound in batches until nothing is open.
+
+The loop knows neither networks nor duals: a `Strategy` bounds and splits regions, a `Frontier` stores them, an `Attack` and
+the bounds' own minimisers look for witnesses, a `Reporter` is told. It ends with a verdict and a reason in words: `unsat` when
+every region of every clause is refuted, `sat` with a replayed witness, else `unknown` or `timeout` saying why.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from verify.attack import Attack, replay_best, violation
+from verify.deadline import Deadline, OutOfTimeError
+from verify.errors import ResourceError
+from verify.network.graph import Network
+from verify.problem import Problem, Witness
+from verify.search.frontier import Frontier
+from verify.search.regions import Bounded, Strategy
+
+
+@dataclass
+class Progress:
+    """Counters of a running search."""
+
+    phase: str = "start"
+    closed: int = 0
+    opened: int = 0
+    waiting: int = 0
+    worst: float = float("-inf")
+    depth: int = 0
+
+
+class Reporter(Protocol):
+    """Is told how the search goes."""
+
+    def update(self, progress: Progress) -> None:
+        """Called after every step."""
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How a search ended."""
+
+    verdict: str  # sat | unsat | unknown | timeout
+    reason: str
+    witness: Witness | None = None
+    progress: Progress = field(default_factory=Progress)
+
+
+@dataclass
+class BranchAndBound:
+    """One search. `batch` regions are split at a time, `root_batch` clauses bounded at a time."""
+
+    problem: Problem
+    network: Network
+    strategy: Strategy
+    first_attack: Attack
+    second_attack: Attack
+    reporter: Reporter
+    generator: torch.Generator
+    batch: int
+    frontier: Frontier = field(default_factory=Frontier)
+    progress: Progress = field(default_factory=Progress)
+    stuck: int = 0
+
+    def run(self, deadline: Deadline) -> Outcome:
+        """Decides the problem, or says why not."""
+        try:
+            witness = self._search(deadline)
+        except OutOfTimeError:
+            return self._outcome("timeout", f"time ran out with {len(self.frontier)} subproblems waiting")
+        except ResourceError as problem:
+            return self._outcome("unknown", f"memory: {problem}")
+        if witness is not None:
+            return self._outcome("sat", "a counterexample was found and replayed in ONNX Runtime", witness)
+        if self.stuck:
+            return self._outcome(
+                "unknown", f"numerical floor: {self.stuck} regions can be split no further and are not refuted"
+            )
+        return self._outcome("unsat", f"every region of all {self.problem.clauses} clauses is refuted")
+
+    def _outcome(self, verdict: str, reason: str, witness: Witness | None = None) -> Outcome:
+        return Outcome(verdict, reason, witness, self.progress)
+
+    def _search(self, deadline: Deadline) -> Witness | None:
+        clauses = list(range(self.problem.clauses))
+        self._report("attack")
+        witness = self.first_attack.run(self.problem, self.network, clauses, self.generator, deadline)
+        if witness is not None:
+            return witness
+        deadline.check()
+        self._report("root")
+        witness = self._roots(clauses, deadline)
+        if witness is not None or not len(self.frontier):
+            return witness
+        left = sorted(set(self._open_clauses()))
+        self._report("attack")
+        witness = self.second_attack.run(self.problem, self.network, left, self.generator, deadline)
+        while witness is None and len(self.frontier):
+            deadline.check()
+            witness = self._step(deadline)
+        return witness
+
+    def _open_clauses(self) -> list[int]:
+        regions = self.frontier.pop(len(self.frontier), torch.device("cpu"), torch.float32)
+        self.frontier.push(regions)
+        return [int(clause) for clause in regions.clause]
+
+    def _roots(self, clauses: list[int], deadline: Deadline) -> Witness | None:
+        """Bounds every clause's whole box, few at first, more at a time when that is many clauses."""
+        order = sorted(clauses, key=lambda clause: int(self.problem.box_of[clause]))
+        for start in range(0, len(order), self.batch):
+            deadline.check()
+            witness = self._keep(self.strategy.roots(order[start : start + self.batch], deadline))
+            if witness is not None:
+                return witness
+        return None
+
+    def _step(self, deadline: Deadline) -> Witness | None:
+        device, dtype = self.network.device, self.network.dtype
+        regions = self.frontier.pop(self.batch, device, dtype)
+        split = self.strategy.choose(regions)
+        cut = split.variable >= 0
+        self.stuck += int((~cut).sum())
+        regions = regions.select(cut)
+        if not len(regions):
+            return None
+        children = regions.split(split.variable[cut], split.value[cut])
+        self.progress.opened += len(children)
+        self.progress.depth = max(self.progress.depth, children.cut_variable.shape[1])
+        return self._keep(self.strategy.bound(children, deadline))
+
+    def _keep(self, bounded: Bounded) -> Witness | None:
+        """Closes what is refuted, tries the others' minimisers, and lets them wait."""
+        left = ~bounded.refuted
+        regions = bounded.regions.select(left)
+        witness = self._try(regions.clause, bounded.minimiser[left]) if len(regions) else None
+        self.frontier.push(regions)
+        self.progress.closed += int(bounded.refuted.sum())
+        self._report("branch and bound")
+        return witness
+
+    @torch.no_grad()
+    def _try(self, clauses: Tensor, points: Tensor) -> Witness | None:
+        numbers = clauses.tolist()
+        x = points.to(self.network.device, self.network.dtype)
+        objective = self.problem.objective(numbers).to(self.network.device, self.network.dtype)
+        return replay_best(self.problem, numbers, x, violation(self.network, objective, x))
+
+    def _report(self, phase: str) -> None:
+        self.progress.phase, self.progress.waiting, self.progress.worst = phase, len(self.frontier), self.frontier.worst
+        self.reporter.update(self.progress)

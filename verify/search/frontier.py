@@ -1,0 +1,97 @@
+"""The open subproblems: a pool of slots with a priority each, worst bound first.
+
+Every field of `Subproblems` is one growing tensor; a pop gathers the rows of the lowest bounds and frees their slots, a push
+fills free slots, so neither ever copies the rest. Slopes wait in half precision: any value of them is sound.
+Beyond `capacity_bytes` the order turns round, best bound first, which finishes subtrees instead of opening them.
+"""
+
+from __future__ import annotations
+
+from dataclasses import fields
+
+import torch
+from torch import Tensor
+
+from verify.errors import ResourceError
+from verify.state import Subproblems
+
+
+class Frontier:
+    """A priority store of subproblems."""
+
+    def __init__(self, capacity_bytes: int = 2**30) -> None:
+        self._capacity_bytes = capacity_bytes
+        self._columns: dict[str, Tensor] = {}
+        self._priority = torch.zeros(0)
+        self._count = 0
+
+    def __len__(self) -> int:
+        return self._count
+
+    @property
+    def worst(self) -> float:
+        """The lowest bound waiting; infinity when nothing is."""
+        return float(self._priority.min()) if self._count else float("inf")
+
+    @property
+    def bytes(self) -> int:
+        """What the pool holds."""
+        return sum(column.numel() * column.element_size() for column in self._columns.values())
+
+    def push(self, batch: Subproblems) -> None:
+        """Adds subproblems."""
+        if not len(batch):
+            return
+        self._make_room(batch)
+        slots = self._priority.isposinf().nonzero()[: len(batch), 0]
+        for field in fields(Subproblems):
+            value = getattr(batch, field.name)
+            column = self._columns[field.name]
+            if value.dim() == 2 and value.shape[1] < column.shape[1]:
+                fill = -1 if field.name == "cut_variable" else 0
+                value = torch.nn.functional.pad(value, (0, column.shape[1] - value.shape[1]), value=fill)
+            column[slots] = value.to(column)
+        self._priority[slots] = batch.lower_bound.to("cpu", torch.float32).nan_to_num(nan=-1e30, neginf=-1e30)
+        self._count += len(batch)
+
+    def pop(self, count: int, device: torch.device, dtype: torch.dtype) -> Subproblems:
+        """Removes and returns up to `count` subproblems."""
+        count = min(count, self._count)
+        crowded = self.bytes > self._capacity_bytes
+        if crowded and self.bytes > 3 * self._capacity_bytes:
+            raise ResourceError(f"{self._count} open subproblems fill {self.bytes >> 20} MiB of memory")
+        keys = torch.where(self._priority.isposinf(), -torch.inf, self._priority) if crowded else self._priority
+        slots = keys.topk(count, largest=crowded).indices
+        self._priority[slots] = torch.inf
+        self._count -= count
+        values = {name: column[slots] for name, column in self._columns.items()}
+        used = int((values["cut_variable"] >= 0).sum(1).max()) if count else 0
+        for name in ("cut_variable", "cut_value", "cut_side", "cut_multipliers"):
+            values[name] = values[name][:, :used]
+        half = {"cut_multipliers", "row_weights", "parameters"}
+        return Subproblems(**{k: v.to(device, dtype if k in half else v.dtype) for k, v in values.items()})
+
+    def _make_room(self, batch: Subproblems) -> None:
+        free = self._priority.shape[0] - self._count
+        rows = self._priority.shape[0]
+        if free < len(batch):
+            rows = max(2 * rows, rows + len(batch), 256)
+        for field in fields(Subproblems):
+            value = getattr(batch, field.name)
+            old = self._columns.get(field.name)
+            width = value.shape[1] if value.dim() == 2 else 0
+            if old is not None and old.shape[0] == rows and (value.dim() == 1 or old.shape[1] >= width):
+                continue
+            shape: tuple[int, ...] = (rows,)
+            if value.dim() == 2:
+                known = old.shape[1] if old is not None else 0
+                shape = (rows, max(width + 8, known) if field.name.startswith("cut") and width > known else max(width, known))
+            dtype = torch.float16 if field.name == "parameters" else value.dtype
+            fill = -1 if field.name == "cut_variable" else 0
+            new = torch.full(shape, fill, dtype=dtype)
+            if old is not None:
+                new[tuple(slice(0, n) for n in old.shape)] = old
+            self._columns[field.name] = new
+        grown = torch.full((rows,), torch.inf)
+        grown[: self._priority.shape[0]] = self._priority
+        self._priority = grown

@@ -1,0 +1,243 @@
+"""How regions are bounded and split: two strategies behind one interface.
+
+`SplitActivations` keeps the root's intermediate bounds and cuts pre-activations; children inherit their parent's dual point
+and climb from it in float32. `SplitInputs` halves the input box and computes all intermediate bounds afresh in float64. In
+both a region is *refuted* only by a float64 sweep that charges its own rounding errors; a float32 bound is a proposal.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Protocol
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+from verify.bounders.backward import IntermediateBounds
+from verify.bounders.dual import DualProblem
+from verify.bounders.interval import magnitudes
+from verify.bounders.restricted import Restricted
+from verify.branchers.fsb import FilteredSmartBranching, Split
+from verify.branchers.inputs import widest_effect
+from verify.deadline import Deadline
+from verify.network.graph import Network
+from verify.problem import Problem
+from verify.state import Bounds, DualState, Objective, Subproblems
+
+
+@dataclass(frozen=True)
+class Bounded:
+    """Regions with their new bounds, which of them are refuted for certain, and an input to try for the others."""
+
+    regions: Subproblems
+    refuted: Bool[Tensor, " batch"]
+    minimiser: Float[Tensor, "batch inputs"]
+
+
+class Strategy(Protocol):
+    """Bounds regions and splits those left open."""
+
+    def roots(self, clauses: Sequence[int], deadline: Deadline) -> Bounded:
+        """The clauses' whole boxes, bounded."""
+
+    def bound(self, regions: Subproblems, deadline: Deadline) -> Bounded:
+        """Bounds the regions, each no looser than what it inherited."""
+
+    def choose(self, regions: Subproblems) -> Split:
+        """Where to cut each region; variable -1 where nothing is left to cut."""
+
+
+def _fresh(problem: Problem, clauses: Sequence[int], parameters: int, device: torch.device) -> Subproblems:
+    count = len(clauses)
+    none = torch.zeros(count, 0, dtype=torch.int64, device=device)
+    return Subproblems(
+        torch.tensor(list(clauses), dtype=torch.int64, device=device), torch.full((count,), -torch.inf, device=device),
+        none, none.double(), none, none.to(torch.float32),
+        torch.full((count, problem.rows), 1 / problem.rows, device=device),
+        torch.zeros(count, parameters, device=device),
+    )  # fmt: skip
+
+
+class _Objectives:
+    """The clauses' objectives, built once each and gathered by clause number."""
+
+    def __init__(self, problem: Problem, device: torch.device) -> None:
+        self._problem, self._device = problem, device
+        self._known: dict[int, int] = {}
+        self._table: list[Objective] = []
+
+    def prepare(self, clauses: Sequence[int]) -> None:
+        """Makes the given clauses known."""
+        new = [clause for clause in clauses if clause not in self._known]
+        if new:
+            start = len(self._known)
+            self._known.update({clause: start + i for i, clause in enumerate(new)})
+            self._table = [Objective.concatenate([*self._table, self._problem.objective(new).to(self._device, torch.float64)])]
+
+    def of(self, clauses: Tensor, dtype: torch.dtype) -> Objective:
+        """The objectives of the given clause numbers."""
+        rows = torch.tensor([self._known[int(clause)] for clause in clauses.tolist()], device=self._device)
+        return self._table[0].select(rows).to(self._device, dtype)
+
+
+class SplitActivations:
+    """Root bounds for good, cuts of pre-activations, inherited dual points."""
+
+    def __init__(
+        self, problem: Problem, network: Network, intermediate: IntermediateBounds, root: Restricted, child: Restricted,
+        brancher: FilteredSmartBranching, fast: torch.dtype = torch.float32,
+    ) -> None:  # fmt: skip
+        self.problem, self.network, self.intermediate = problem, network, intermediate
+        self.root, self.child, self.brancher = root, child, brancher
+        self.fast_network = network.to(network.device, fast)
+        self._objectives = _Objectives(problem, network.device)
+        self._box_row: dict[int, int] = {}
+        self._boxes: Bounds | None = None
+        self._sizes: dict[int, Tensor] = {}
+
+    def roots(self, clauses: Sequence[int], deadline: Deadline) -> Bounded:
+        self._objectives.prepare(clauses)
+        self._bound_boxes(clauses, deadline)
+        regions = _fresh(self.problem, clauses, self.network.parameters, self.network.device)
+        initial = self._dual(regions, self.network)
+        state = initial.initial()
+        regions = regions.with_state(initial.evaluate(state, self._sizes).bound[:, 0].float(), state.to(
+            self.network.device, torch.float32))  # fmt: skip
+        refuted = regions.lower_bound > 0
+        minimiser = regions.parameters.new_zeros(len(regions), self.network.inputs)
+        left = (~refuted).nonzero()[:, 0]
+        if len(left):
+            better = self._climb(regions.select(left), self.root, deadline)
+            minimiser[left] = better.minimiser
+            refuted[left] = better.refuted
+            for name, value in vars(better.regions).items():
+                getattr(regions, name)[left] = value
+        return Bounded(regions, refuted, minimiser)
+
+    def _bound_boxes(self, clauses: Sequence[int], deadline: Deadline) -> None:
+        new = {int(self.problem.box_of[clause]): clause for clause in clauses}
+        new = {box: clause for box, clause in new.items() if box not in self._box_row}
+        if not new:
+            return
+        lower, upper = (end.to(self.network.device) for end in self.problem.boxes(list(new.values())))
+        unknown = lower.new_full((len(new), self.network.variables - self.network.inputs), torch.inf)
+        bounds = Bounds(torch.cat([lower, -unknown], 1), torch.cat([upper, unknown], 1))
+        bounds = self.intermediate.tighten(self.network, bounds, deadline)
+        start = len(self._box_row)
+        self._box_row.update({box: start + i for i, box in enumerate(new)})
+        self._boxes = bounds if self._boxes is None else Bounds.concatenate([self._boxes, bounds])
+        self._sizes = magnitudes(self.network, self._boxes)
+
+    def root_bounds(self, clause: int) -> Bounds:
+        """The root's bounds of a clause's box."""
+        assert self._boxes is not None
+        return self._boxes.select(torch.tensor([self._box_row[int(self.problem.box_of[clause])]]))
+
+    def _dual(self, regions: Subproblems, network: Network) -> DualProblem:
+        assert self._boxes is not None
+        rows = torch.tensor([self._box_row[int(box)] for box in self.problem.box_of[regions.clause.cpu().numpy()]])
+        bounds = regions.cuts.apply(self._boxes.select(rows.to(self.network.device)))
+        bounds = bounds.rounded(network.device, network.dtype)
+        return DualProblem(network, bounds, self._objectives.of(regions.clause, network.dtype), regions.cuts)
+
+    def bound(self, regions: Subproblems, deadline: Deadline) -> Bounded:
+        return self._climb(regions, self.child, deadline)
+
+    def _climb(self, regions: Subproblems, method: Restricted, deadline: Deadline) -> Bounded:
+        problem = self._dual(regions, self.fast_network)
+        empty = problem.bounds.empty
+        climbed = method.ascend(problem, regions.state.to(self.network.device, self.fast_network.dtype), 0.0, deadline)
+        inherited = regions.lower_bound
+        regions = regions.with_state(torch.maximum(climbed.bound[:, 0], inherited), climbed.state)
+        refuted = self._certified(regions, (climbed.bound[:, 0] > 0) | empty)
+        regions = replace(regions, lower_bound=torch.where(refuted, regions.lower_bound, regions.lower_bound.clamp(max=0)))
+        return Bounded(regions, refuted, climbed.minimiser[:, 0])
+
+    def _certified(self, regions: Subproblems, proposed: Bool[Tensor, " batch"]) -> Bool[Tensor, " batch"]:
+        """Which of the proposed refutations hold over the reals."""
+        refuted = torch.zeros_like(proposed)
+        rows = proposed.nonzero()[:, 0]
+        if len(rows):
+            chosen = regions.select(rows)
+            problem = self._dual(chosen, self.network)
+            state = problem.clamp(chosen.state.to(self.network.device, torch.float64))
+            bound = problem.evaluate(state, self._sizes).bound[:, 0]
+            refuted[rows] = ((bound > 0) & bound.isfinite()) | problem.bounds.empty
+        return refuted
+
+    def choose(self, regions: Subproblems) -> Split:
+        problem = self._dual(regions, self.fast_network)
+        state = problem.clamp(regions.state.to(self.network.device, self.fast_network.dtype))
+        split = self.brancher.choose(problem, state)
+        stuck = split.variable < 0
+        if bool(stuck.any()):
+            inputs = slice(0, self.network.inputs)
+            cotangent = problem.evaluate(state).input_cotangent[:, 0]
+            halves = widest_effect(cotangent, problem.bounds.lower[:, inputs], problem.bounds.upper[:, inputs])
+            split = Split(
+                torch.where(stuck, halves.variable, split.variable), torch.where(stuck, halves.value, split.value)
+            )
+        return split
+
+
+class SplitInputs:
+    """Halved input boxes, everything recomputed in float64; nothing is inherited but the box."""
+
+    def __init__(
+        self, problem: Problem, network: Network, intermediate: IntermediateBounds, joint: Restricted
+    ) -> None:
+        self.problem, self.network, self.intermediate, self.joint = problem, network, intermediate, joint
+        self._objectives = _Objectives(problem, network.device)
+        self._cotangents: dict[int, Tensor] = {}
+
+    def roots(self, clauses: Sequence[int], deadline: Deadline) -> Bounded:
+        self._objectives.prepare(clauses)
+        regions = _fresh(self.problem, clauses, self.network.inputs, self.network.device)
+        return self.bound(regions, deadline)
+
+    def _input_boxes(self, regions: Subproblems) -> Bounds:
+        lower, upper = (end.to(self.network.device) for end in self.problem.boxes(regions.clause.tolist()))
+        return regions.cuts.apply(Bounds(lower, upper))
+
+    def bound(self, regions: Subproblems, deadline: Deadline) -> Bounded:
+        box = self._input_boxes(regions)
+        unknown = box.lower.new_full((len(regions), self.network.variables - self.network.inputs), torch.inf)
+        bounds = Bounds(torch.cat([box.lower, -unknown], 1), torch.cat([box.upper, unknown], 1))
+        bounds = self.intermediate.tighten(self.network, bounds, deadline)
+        sizes = magnitudes(self.network, bounds)
+        bound, cotangent, minimiser = self._each_row(regions, bounds, sizes)
+        refuted = (bound > 0) & bound.isfinite() | bounds.empty
+        left = (~refuted).nonzero()[:, 0]
+        if len(left) and self.joint.iterations:
+            problem = DualProblem(self.network, bounds.select(left), self._objectives.of(regions.clause[left], torch.float64))
+            climbed = self.joint.ascend(problem, problem.initial(), 0.0, deadline)
+            state = problem.clamp(climbed.state)
+            sweep = problem.evaluate(state, sizes)
+            bound[left] = torch.maximum(bound[left], sweep.bound[:, 0])
+            refuted = (bound > 0) & bound.isfinite() | bounds.empty
+            cotangent[left], minimiser[left] = sweep.input_cotangent[:, 0], climbed.minimiser[:, 0]
+        lower_bound = torch.where(refuted, bound, bound.clamp(max=0)).float()
+        scale = cotangent.abs().amax(1, keepdim=True).clamp(min=1e-300)
+        return Bounded(
+            replace(regions, lower_bound=lower_bound, parameters=(cotangent / scale).float()), refuted, minimiser
+        )
+
+    def _each_row(self, regions: Subproblems, bounds: Bounds, sizes: dict[int, Tensor]) -> tuple[Tensor, Tensor, Tensor]:
+        """The best single row's CROWN bound, with its input coefficients and minimiser."""
+        joint = self._objectives.of(regions.clause, torch.float64)
+        rows = Objective(
+            joint.coefficients.transpose(1, 2), joint.thresholds.transpose(1, 2), joint.input_coefficients.transpose(1, 2)
+        )
+        problem = DualProblem(self.network, bounds, rows)
+        sweep = problem.evaluate(problem.initial(), sizes)
+        bound, row = sweep.bound.nan_to_num(nan=-torch.inf).max(1)
+        cotangent = sweep.input_cotangent.gather(1, row[:, None, None].expand(-1, 1, self.network.inputs))[:, 0]
+        inputs = slice(0, self.network.inputs)
+        minimiser = torch.where(cotangent > 0, bounds.lower[:, inputs], bounds.upper[:, inputs])
+        return bound, cotangent.nan_to_num(nan=0.0), minimiser
+
+    def choose(self, regions: Subproblems) -> Split:
+        box = self._input_boxes(regions)
+        return widest_effect(regions.parameters.double(), box.lower, box.upper)

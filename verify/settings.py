@@ -1,0 +1,80 @@
+"""Presets and the one place where objects are built from them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import torch
+
+from verify.attack import Attack
+from verify.bounders.backward import IntermediateBounds
+from verify.bounders.restricted import Restricted
+from verify.branchers.fsb import FilteredSmartBranching
+from verify.errors import InputError
+from verify.problem import Problem
+from verify.search.branch_and_bound import BranchAndBound, Reporter
+from verify.search.regions import SplitActivations, SplitInputs, Strategy
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How much effort goes where. The defaults are the preset `default`."""
+
+    first_attack: Attack = Attack(restarts=4, steps=20, seconds=1.0)
+    second_attack: Attack = Attack(restarts=16, steps=40, seconds=3.0)
+    intermediate: IntermediateBounds = IntermediateBounds()
+    root: Restricted = Restricted(iterations=40)
+    child: Restricted = Restricted(iterations=12, step=0.3, decay=0.9)
+    joint: Restricted = Restricted(iterations=0)
+    brancher: FilteredSmartBranching = FilteredSmartBranching()
+    splittable_inputs: int = 16  # at most so many free inputs: split inputs, else activations
+    batch_elements: int = 400_000  # variables in one batch of subproblems
+
+
+_DEFAULT = Settings()
+PRESETS = {
+    "fast": replace(
+        _DEFAULT, second_attack=Attack(8, 20, 1.0), root=Restricted(iterations=20),
+        child=Restricted(iterations=8, step=0.3, decay=0.9),
+    ),
+    "default": _DEFAULT,
+    "thorough": replace(
+        _DEFAULT, second_attack=Attack(64, 100, 15.0), root=Restricted(iterations=100),
+        child=Restricted(iterations=20, step=0.3, decay=0.9), brancher=FilteredSmartBranching(candidates=6),
+    ),
+}  # fmt: skip
+
+
+def choose_device(name: str) -> torch.device:
+    """`auto` takes the GPU where there is one. Raises InputError where `cuda` is asked for in vain."""
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    if name.startswith("cuda") and not torch.cuda.is_available():
+        raise InputError("--device cuda: torch sees no CUDA device; use --device cpu or auto")
+    return torch.device(name)
+
+
+def preset(name: str) -> Settings:
+    """The settings of that name; InputError if there are none."""
+    if name not in PRESETS:
+        raise InputError(f"preset {name!r} is not known; there are {', '.join(PRESETS)}")
+    return PRESETS[name]
+
+
+def build_search(
+    problem: Problem, settings: Settings, device: torch.device, seed: int, reporter: Reporter
+) -> BranchAndBound:
+    """The search for one problem."""
+    network = problem.model.network.to(device, torch.float64)
+    strategy: Strategy
+    if problem.free_inputs <= settings.splittable_inputs:
+        strategy = SplitInputs(problem, network, settings.intermediate, settings.joint)
+    else:
+        strategy = SplitActivations(
+            problem, network, settings.intermediate, settings.root, settings.child, settings.brancher
+        )
+    batch = max(16, min(2048, settings.batch_elements // network.variables))
+    return BranchAndBound(
+        problem, network.to(device, torch.float32), strategy, settings.first_attack, settings.second_attack, reporter,
+        torch.Generator().manual_seed(seed), batch,
+    )  # fmt: skip
