@@ -25,8 +25,8 @@ from verify.network.affine import (
     Permute,
     Reshape,
     Scale,
+    Shape,
 )
-from verify.network.affine import Shape
 from verify.network.graph import Network, Node
 
 
@@ -41,17 +41,19 @@ class Value:
     def size(self) -> int:
         return math.prod(self.shape)
 
+    @property
+    def stored(self) -> Shape:
+        """The sample shape of the node: a scalar is stored with one axis, for every value of the IR has one."""
+        return self.shape or (1,)
+
 
 class Builder:
     """Appends nodes; `label` names the ones added next."""
 
     def __init__(self, input_shape: Shape, name: str) -> None:
-        self.nodes: list[Node] = [Node(None, (), input_shape, name)]
+        self.input = Value(0, input_shape)
+        self.nodes: list[Node] = [Node(None, (), self.input.stored, name)]
         self.label = name
-
-    @property
-    def input(self) -> Value:
-        return Value(0, self.nodes[0].shape)
 
     def network(self, output: Value) -> Network:
         """The network that ends in `output`."""
@@ -65,7 +67,7 @@ class Builder:
     def affine(self, operator: Affine, *operands: Value, shape: Shape | None = None) -> Value:
         """Appends an affine map; `shape` is found by trying unless given."""
         if shape is None:
-            zeros = [torch.zeros(1, *operand.shape, dtype=torch.float64) for operand in operands]
+            zeros = [torch.zeros(1, *operand.stored, dtype=torch.float64) for operand in operands]
             shape = tuple(operator.forward(*zeros).shape[1:])
         return self._append(operator, operands, shape)
 
@@ -75,17 +77,21 @@ class Builder:
 
     def _append(self, operator: Affine | Activation, operands: Sequence[Value], shape: Shape) -> Value:
         indices = tuple(operand.node for operand in operands)
-        self.nodes.append(Node(operator, indices, shape, f"{self.label}#{len(self.nodes)}"))
+        self.nodes.append(Node(operator, indices, shape or (1,), f"{self.label}#{len(self.nodes)}"))
         return Value(len(self.nodes) - 1, shape)
 
     def constant(self, value: Tensor) -> Value:
         """A value that does not depend on the input."""
-        return self.affine(Constant(value.double(), self.input.shape), self.input, shape=tuple(value.shape))
+        shape = tuple(value.shape)
+        stored = value.double().reshape(shape or (1,))
+        return self.affine(Constant(stored, self.input.stored), self.input, shape=shape)
 
     # reindexings
 
     def reshape(self, x: Value, shape: Shape) -> Value:
-        return x if x.shape == shape else self.affine(Reshape(x.shape, shape), x, shape=shape)
+        if x.stored == (shape or (1,)):
+            return replace(x, shape=shape)
+        return self.affine(Reshape(x.stored, shape or (1,)), x, shape=shape)
 
     def permute(self, x: Value, axes: Shape) -> Value:
         if axes == tuple(range(len(axes))):
@@ -98,7 +104,7 @@ class Builder:
         if x.size == math.prod(shape):
             return self.reshape(x, shape)
         copies = math.prod(shape) // x.size
-        return self.affine(NonNegative(reindex.Expand(shape), (x.shape,), copies, "expand"), x, shape=shape)
+        return self.affine(NonNegative(reindex.Expand(shape), (x.stored,), copies, "expand"), x, shape=shape)
 
     def broadcast(self, *values: Value) -> list[Value]:
         """All values expanded to their common shape."""
@@ -111,7 +117,7 @@ class Builder:
         shape = list(values[0].shape)
         shape[axis] = sum(value.shape[axis] for value in values)
         operator = NonNegative(
-            reindex.Concatenate(axis % len(shape)), tuple(value.shape for value in values), 1, "concatenate"
+            reindex.Concatenate(axis % len(shape)), tuple(value.stored for value in values), 1, "concatenate"
         )
         return self.affine(operator, *values, shape=tuple(shape))
 
@@ -119,7 +125,7 @@ class Builder:
         """The entries `start:stop` along an axis."""
         bounds = [(0, size, 1) for size in x.shape]
         bounds[axis] = (start, stop, 1)
-        return self.affine(NonNegative(reindex.Slice(tuple(bounds)), (x.shape,), 1, "slice"), x)
+        return self.affine(NonNegative(reindex.Slice(tuple(bounds)), (x.stored,), 1, "slice"), x)
 
     def sum(self, x: Value, axes: Shape, keepdim: bool, mean: bool = False) -> Value:
         """The sum or mean over axes (>= 0)."""
@@ -127,7 +133,7 @@ class Builder:
         count = x.size // math.prod(kept)
         total = x
         if count > 1:
-            operator = NonNegative(reindex.Sum(axes, mean), (x.shape,), count, "mean" if mean else "sum")
+            operator = NonNegative(reindex.Sum(axes, mean), (x.stored,), count, "mean" if mean else "sum")
             total = self.affine(operator, x, shape=kept)
         return self.reshape(
             total, kept if keepdim else tuple(n for i, n in enumerate(x.shape) if i not in axes)
@@ -150,9 +156,9 @@ class Builder:
             return x
         return self.affine(Scale(factor, shift), x, shape=shape)
 
-    def scale_by_one(self, x: Value) -> Value:
-        """A node that changes nothing, for a network whose output is its input."""
-        return self.affine(Reshape(x.shape, x.shape), x, shape=x.shape)
+    def output(self, x: Value) -> Value:
+        """The last node: an operator, so not the input itself."""
+        return x if x.node else self.affine(Reshape(x.stored, x.stored), x, shape=x.shape)
 
     def combine(self, signs: tuple[int, ...], *values: Value) -> Value:
         """`sum_i signs_i values_i` with broadcasting."""
@@ -199,7 +205,8 @@ def prune(nodes: Sequence[Node], output: int) -> Network:
     place = {old: new for new, old in enumerate(sorted(needed))}
     return Network(
         tuple(
-            replace(nodes[index], operands=tuple(place[operand] for operand in nodes[index].operands)) for index in place
+            replace(nodes[index], operands=tuple(place[operand] for operand in nodes[index].operands))
+            for index in place
         )
     )
 
@@ -236,11 +243,11 @@ def _cheapest_gather(builder: Builder, x: Value, index: Tensor) -> Value:
             return _permuted(builder, x, shape, steps)
         bounds = _slice_bounds(x.shape, index, steps, offset)
         if bounds is not None:
-            operator = NonNegative(reindex.Slice(bounds), (x.shape,), 1, "slice")
+            operator = NonNegative(reindex.Slice(bounds), (x.stored,), 1, "slice")
             return builder.reshape(builder.affine(operator, x), shape)
     real = index[index >= 0]
     copies = int(torch.bincount(real.flatten()).max()) if real.numel() else 1
-    return builder.affine(NonNegative(reindex.Gather(index), (x.shape,), copies, "gather"), x, shape=shape)
+    return builder.affine(NonNegative(reindex.Gather(index), (x.stored,), copies, "gather"), x, shape=shape)
 
 
 def _permuted(builder: Builder, x: Value, shape: Shape, steps: Shape) -> Value:
@@ -249,7 +256,9 @@ def _permuted(builder: Builder, x: Value, shape: Shape, steps: Shape) -> Value:
     cut = tuple(shape[axis] for axis in axes)
     order = [axes.index(axis) for axis, size in enumerate(shape) if size > 1]
     real = [axis for axis, size in enumerate(x.shape) if size > 1]
-    if len(shape) == len(x.shape) and cut == tuple(x.shape[axis] for axis in real):  # no axis is cut: keep those of length 1
+    if len(shape) == len(x.shape) and cut == tuple(
+        x.shape[axis] for axis in real
+    ):  # no axis is cut: keep those of length 1
         ones = iter(axis for axis, size in enumerate(x.shape) if size == 1)
         moved = iter(order)
         return builder.permute(x, tuple(real[next(moved)] if size > 1 else next(ones) for size in shape))

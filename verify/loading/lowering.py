@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, fx, nn
@@ -35,10 +35,17 @@ class Origin:
     opset: int | None = None
 
 
+class Lowered(NamedTuple):
+    """A network and the shape of the model's output (the network's own has at least one axis)."""
+
+    network: Network
+    output_shape: Shape
+
+
 def lower(
     graph_module: fx.GraphModule, input_shape: Shape, input_name: str, origin_of: Callable[[fx.Node], Origin],
     output: int = 0,
-) -> Network:  # fmt: skip
+) -> Lowered:  # fmt: skip
     """The network of a graph (its floating-point parameters must be float64). `output`: which of several results."""
     builder = Builder(input_shape, input_name)
     values: dict[fx.Node, Any] = {}
@@ -47,9 +54,8 @@ def lower(
             if node.op == "placeholder":
                 values[node] = builder.input
             elif node.op == "output":
-                return builder.network(
-                    _result(builder, fx.node.map_arg(node.args[0], values.__getitem__), output)
-                )
+                result = _result(builder, fx.node.map_arg(node.args[0], values.__getitem__), output)
+                return Lowered(builder.network(builder.output(result)), result.shape)
             else:
                 values[node] = _lower_node(builder, graph_module, node, values, origin_of(node))
     raise ModelError("the graph has no output")
@@ -62,8 +68,7 @@ def _result(builder: Builder, result: Any, place: int) -> Value:
         result = builder.constant(result)
     if not isinstance(result, Value):
         raise ModelError(f"the model's result is a {type(result).__name__}, not a tensor")
-    # the output must be the last node and an operator
-    return result if result.node else builder.scale_by_one(result)
+    return result
 
 
 def _lower_node(

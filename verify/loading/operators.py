@@ -123,12 +123,25 @@ def prepare(model: onnx.ModelProto, opset: int) -> None:
     """Changes the model in place so that onnx2torch converts every node of it, see the head of this file."""
     moved = False
     for node in model.graph.node:
+        _write_out_defaults(node, opset)
         if node.domain == "" and _is_known(node.op_type, opset):
             continue
         node.domain, moved = DOMAIN, True
         _register(node.op_type, opset)
     if moved:
         model.opset_import.append(helper.make_opsetid(DOMAIN, opset))
+
+
+def _write_out_defaults(node: onnx.NodeProto, opset: int) -> None:
+    """Adds omitted float attributes. ONNX's defaults are float32: 0.01 there is not Python's 0.01."""
+    try:
+        schema = onnx.defs.get_schema(node.op_type, opset, node.domain)
+    except onnx.defs.SchemaError:
+        return
+    given = {attribute.name for attribute in node.attribute}
+    for name, attribute in schema.attributes.items():
+        if name not in given and attribute.default_value.type == onnx.AttributeProto.FLOAT:
+            node.attribute.append(attribute.default_value)
 
 
 def _is_known(operator: str, opset: int) -> bool:

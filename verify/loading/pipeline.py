@@ -33,10 +33,12 @@ def from_onnx(source: str | Path | bytes | onnx.ModelProto, fold: bool) -> Loade
     runner = OnnxRunner(model.original, model.input_name, model.input_shape, model.element_type)
     graph_module = _converted(model)
     origins = _Origins(graph_module, model)
-    network = lower(graph_module, model.input_shape, model.input_name, origins, origins.place_of_output())
+    network, output_shape = lower(
+        graph_module, model.input_shape, model.input_name, origins, origins.place_of_output()
+    )
     network = folded(network) if fold else network
     return LoadedModel(
-        network, runner, model.input_name, model.output_name, model.input_shape, network.nodes[-1].shape,
+        network, runner, model.input_name, model.output_name, model.input_shape, output_shape,
         model.element_type, model.operators, model.opset,
     )  # fmt: skip
 
@@ -64,7 +66,7 @@ def from_module(module: nn.Module, example_input: Tensor | None, fold: bool) -> 
     except Exception as error:  # the module's own code runs here and may raise anything
         raise ModelError(f"torch.fx cannot trace the module ({error}); export it to ONNX instead") from error
     shape = tuple(example_input.shape)
-    network = lower(graph_module, shape, "input", _module_origin)
+    network, output_shape = lower(graph_module, shape, "input", _module_origin)
     network = folded(network) if fold else network
     runner = ModuleRunner(original, shape, ELEMENT_TYPES[kind])
     return LoadedModel(
@@ -73,7 +75,7 @@ def from_module(module: nn.Module, example_input: Tensor | None, fold: bool) -> 
         "input",
         "output",
         shape,
-        network.nodes[-1].shape,
+        output_shape,
         ELEMENT_TYPES[kind],
         Counter(),
         None,
