@@ -1,0 +1,257 @@
+"""Tiny ONNX models for the tests of loading: one operator each."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+import numpy as np
+import onnx
+from numpy.typing import NDArray
+from onnx import TensorProto, helper, numpy_helper
+
+X: Final = "x"  # the model's input, among the operands of a case
+_RANDOM = np.random.default_rng(7)
+
+
+def weights(*shape: int) -> NDArray[np.float32]:
+    """Random float32 weights."""
+    return _RANDOM.standard_normal(shape).astype(np.float32)
+
+
+def ints(*numbers: int) -> NDArray[np.int64]:
+    """An int64 vector."""
+    return np.array(numbers, dtype=np.int64)
+
+
+def floats(*numbers: float) -> NDArray[np.float32]:
+    """A float32 vector."""
+    return np.array(numbers, dtype=np.float32)
+
+
+def scalar(number: float) -> NDArray[np.float32]:
+    """A float32 scalar."""
+    return np.array(number, dtype=np.float32)
+
+
+@dataclass(frozen=True)
+class Case:
+    """One operator: operands are the input (`X`), constants, or None for an omitted one."""
+
+    operator: str
+    operands: Sequence[Any]
+    shape: Sequence[int]
+    attributes: dict[str, Any] = field(default_factory=dict)
+    opset: int = 13
+    results: int = 1
+    taken: int = 0  # which result is the output
+    note: str = ""
+
+    def __str__(self) -> str:
+        return "-".join(part for part in (self.operator, str(self.opset), self.note) if part)
+
+    def model(self) -> onnx.ModelProto:
+        """The model."""
+        names, constants = [], {}
+        for place, operand in enumerate(self.operands):
+            if operand is None or isinstance(operand, str):
+                names.append(operand or "")
+            else:
+                names.append(f"c{place}")
+                constants[f"c{place}"] = operand
+        results = [f"y{number}" for number in range(self.results)]
+        node = helper.make_node(self.operator, names, results, name="the_node", **self.attributes)
+        return model_of([node], self.shape, constants, f"y{self.taken}", self.opset)
+
+
+def case(operator: str, operands: Sequence[Any], shape: Sequence[int], note: str = "", **rest: Any) -> Case:
+    """A case; attributes of the operator are keyword arguments."""
+    own = {name: rest.pop(name) for name in ("opset", "results", "taken") if name in rest}
+    return Case(operator, operands, shape, rest, note=note, **own)
+
+
+def model_of(
+    nodes: Sequence[onnx.NodeProto], shape: Sequence[Any], constants: dict[str, Any], output: str, opset: int = 13,
+    element_type: int = TensorProto.FLOAT,
+) -> onnx.ModelProto:  # fmt: skip
+    """A model of the given nodes from "x" of a shape."""
+    graph = helper.make_graph(
+        list(nodes),
+        "test",
+        [helper.make_tensor_value_info("x", element_type, list(shape))],
+        [helper.make_tensor_value_info(output, element_type, None)],
+        [numpy_helper.from_array(np.asarray(value), name) for name, value in constants.items()],
+    )
+    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", opset)], ir_version=8)
+
+
+_BN = [weights(3), weights(3), weights(3), np.abs(weights(3)) + floats(0.1)]
+_PATCH = (1, 3, 6, 5)
+
+AFFINE: list[Case] = [
+    case("MatMul", [X, weights(4, 3)], (1, 4)),
+    case("MatMul", [X, weights(4, 3)], (1, 2, 4), "rank 3"),
+    case("MatMul", [X, weights(4)], (1, 4), "vector"),
+    case("MatMul", [X, weights(4, 3)], (4,), "of a vector"),
+    case("MatMul", [weights(3, 4), X], (4, 2), "constant left"),
+    case("MatMul", [weights(3, 4), X], (4,), "constant left of a vector"),
+    case("MatMul", [weights(4), X], (4, 2), "constant vector left"),
+    case("MatMul", [weights(1, 3, 4), X], (1, 4, 2), "constant left, rank 3"),
+    case("MatMul", [X, weights(1, 1, 4, 3)], (2, 4), "constant with axes of length 1"),
+    case("MatMul", [X, weights(2, 4, 3)], (1, 5, 4), "batched constant"),
+    case("MatMul", [X, weights(2, 4, 3)], (4,), "batched constant, vector"),
+    case("Gemm", [X, weights(4, 3), weights(3)], (1, 4)),
+    case("Gemm", [X, weights(3, 4), weights(3)], (1, 4), "transB", transB=1, alpha=0.5, beta=2.0),
+    case("Gemm", [X, weights(4, 3)], (4, 2), "transA without C", transA=1),
+    case("Gemm", [X, weights(4, 3), weights(2, 3)], (2, 4), "C a matrix"),
+    case("Gemm", [X, weights(4, 3), scalar(0.7)], (2, 4), "C a scalar"),
+    case("Gemm", [weights(3, 4), X, weights(3, 1)], (4, 2), "constant left", alpha=0.3),
+    case("Conv", [X, weights(4, 3, 3, 2), weights(4)], _PATCH, strides=[2, 1], pads=[1, 0, 1, 0]),
+    case("Conv", [X, weights(4, 3, 3, 3)], _PATCH, "uneven pads", pads=[0, 1, 2, 0], dilations=[2, 1]),
+    case("Conv", [X, weights(6, 1, 2, 2), weights(6)], _PATCH, "groups", group=3, strides=[2, 2]),
+    case("Conv", [X, weights(2, 3, 3, 3)], _PATCH, "same upper", auto_pad="SAME_UPPER", strides=[2, 2]),
+    case("Conv", [X, weights(2, 3, 2, 2)], _PATCH, "same lower", auto_pad="SAME_LOWER"),
+    case("Conv", [X, weights(2, 3, 2, 2)], _PATCH, "valid", auto_pad="VALID"),
+    case("Conv", [X, weights(2, 3, 3), weights(2)], (1, 3, 7), "1d", pads=[1, 1], strides=[2]),
+    case("Conv", [X, weights(2, 2, 2, 2, 2)], (1, 2, 3, 4, 3), "3d"),
+    case("Conv", [X, weights(2, 3, 2, 2)], (2, 3, 4, 4), "two samples"),
+    case("Conv", [X, weights(2, 3, 2, 2)], _PATCH, "newest", opset=22),
+    case("ConvTranspose", [X, weights(3, 2, 3, 3), weights(2)], _PATCH, strides=[2, 2], pads=[1, 1, 1, 1]),
+    case("ConvTranspose", [X, weights(3, 2, 3, 3)], _PATCH, "output_padding", strides=[2, 2], output_padding=[1, 1]),
+    case("ConvTranspose", [X, weights(3, 2, 3, 3)], _PATCH, "uneven pads", strides=[2, 2], pads=[0, 1, 1, 2]),
+    case(
+        "ConvTranspose", [X, weights(3, 2, 3, 3)], _PATCH, "uneven pads and output_padding",
+        strides=[2, 2], pads=[0, 1, 1, 0], output_padding=[1, 1],
+    ),
+    case("ConvTranspose", [X, weights(4, 2, 2, 2)], (1, 4, 3, 3), "groups", group=2, dilations=[2, 1]),
+    case("ConvTranspose", [X, weights(3, 2, 3, 3)], _PATCH, "same", strides=[2, 2], auto_pad="SAME_UPPER"),
+    case("ConvTranspose", [X, weights(3, 2, 3)], (1, 3, 4), "output_shape", strides=[2], output_shape=[8]),
+    case("BatchNormalization", [X, *_BN], _PATCH),
+    case("BatchNormalization", [X, *_BN], (1, 3), "flat", epsilon=0.01),
+    case("BatchNormalization", [X, *_BN], (1, 3, 4), "opset 9", opset=9),
+    case("AveragePool", [X], _PATCH, kernel_shape=[2, 2]),
+    case("AveragePool", [X], _PATCH, "padding not counted", kernel_shape=[3, 3], pads=[1, 1, 1, 1], strides=[2, 2]),
+    case("AveragePool", [X], _PATCH, "padding counted", kernel_shape=[3, 3], pads=[1, 0, 1, 2], count_include_pad=1),
+    case("AveragePool", [X], _PATCH, "uneven pads", kernel_shape=[2, 3], pads=[0, 1, 1, 0]),
+    case("AveragePool", [X], _PATCH, "same", kernel_shape=[3, 2], auto_pad="SAME_UPPER", strides=[2, 2]),
+    case("AveragePool", [X], (1, 2, 7), "1d, ceil", kernel_shape=[3], strides=[3], ceil_mode=1),
+    case("AveragePool", [X], (1, 2, 4, 4, 4), "3d, newest", kernel_shape=[2, 2, 2], opset=19),
+    case("GlobalAveragePool", [X], _PATCH),
+    case("Add", [X, weights(3, 1, 1)], _PATCH),
+    case("Add", [weights(2, 4), X], (4,), "grows"),
+    case("Sub", [X, weights(1, 4)], (1, 4)),
+    case("Sub", [weights(4), X], (1, 4), "constant left"),
+    case("Mul", [X, weights(3, 4)], (1, 4)),
+    case("Mul", [scalar(2.5), X], (1, 4), "constant left"),
+    case("Div", [X, floats(0.5, 3.0, -7.0, 1.0)], (1, 4)),
+    case("Neg", [X], (1, 4)),
+    case("Sum", [X, weights(4), X, scalar(1.5)], (1, 4)),
+    case("Mean", [X, weights(4), X], (1, 4)),
+    case("Reshape", [X, ints(0, -1, 2)], (1, 3, 4)),
+    case("Reshape", [X, ints(2, 6)], (1, 3, 4), "newest", opset=21),
+    case("Flatten", [X], (1, 3, 4)),
+    case("Flatten", [X], (2, 3, 4), "axis 2", axis=2),
+    case("Flatten", [X], (2, 3, 4), "axis 0, old", axis=0, opset=7),
+    case("Flatten", [X], (2, 3, 4), "axis -1", axis=-1),
+    case("Transpose", [X], (2, 3, 4), perm=[2, 0, 1]),
+    case("Transpose", [X], (1, 3, 4), "keeps an axis of length 1", perm=[0, 2, 1]),
+    case("Transpose", [X], (2, 3), "reversed"),
+    case("Squeeze", [X, ints(0)], (1, 3, 1)),
+    case("Squeeze", [X], (1, 3, 1), "all"),
+    case("Squeeze", [X], (1, 3, 1), "old", axes=[2], opset=11),
+    case("Unsqueeze", [X, ints(0, 2)], (1, 3)),
+    case("Unsqueeze", [X], (1, 3), "old", axes=[1], opset=11),
+    case("Slice", [X, ints(1), ints(3), ints(1)], (1, 4)),
+    case("Slice", [X, ints(1, 0), ints(9, -1), ints(2, 1), ints(2, 1)], (1, 4, 6), "steps"),
+    case("Slice", [X, ints(-1), ints(-100), ints(1), ints(-1)], (1, 4), "backwards"),
+    case("Slice", [X, ints(4), ints(0), ints(1), ints(-2)], (1, 6), "backwards by twos"),
+    case("Slice", [X, ints(-3), ints(2**62), ints(-1)], (1, 4), "to the end"),
+    case("Slice", [X], (1, 4, 5), "old", starts=[1, 1], ends=[3, 9], axes=[1, 2], opset=9),
+    case("Split", [X, ints(1, 3)], (1, 4), axis=1, results=2, taken=1),
+    case("Split", [X], (1, 4), "equal", axis=1, results=2),
+    case("Split", [X], (1, 5), "old", axis=1, split=[2, 3], results=2, taken=1, opset=11),
+    case("Split", [X], (1, 5), "uneven, new", axis=-1, num_outputs=2, results=2, taken=1, opset=18),
+    case("Concat", [X, X], (1, 4), axis=1),
+    case("Concat", [weights(1, 2), X, weights(1, 1)], (1, 4), "constants", axis=-1),
+    case("Pad", [X, ints(0, 1, 2, 0)], (1, 4)),
+    case("Pad", [X, ints(0, 1, 1, 2), scalar(1.5)], (1, 4), "value"),
+    case("Pad", [X, ints(0, -1, 0, 2)], (1, 4), "negative"),
+    case("Pad", [X, ints(0, 0, 1, 2, 0, 0, 2, 0)], (1, 1, 4, 4), "reflect", mode="reflect"),
+    case("Pad", [X, ints(0, 0, 1, 2, 0, 0, 2, 0)], (1, 1, 4, 4), "edge", mode="edge"),
+    case("Pad", [X, ints(1, 2), None, ints(1)], (1, 4), "axes", opset=18),
+    case("Pad", [X], (1, 4), "old", pads=[0, 1, 0, 1], value=0.5, opset=9),
+    case("Gather", [X, ints(2, 0, 2)], (1, 4), axis=1),
+    case("Gather", [X, np.array(1)], (2, 4), "scalar", axis=-1),
+    case("Gather", [X, np.array([[0, -1], [1, 1]])], (1, 4, 3), "matrix", axis=1),
+    case("Expand", [X, ints(3, 1, 4)], (2, 1)),
+    case("Tile", [X, ints(2, 3)], (1, 2)),
+    case("ReduceSum", [X, ints(1)], (1, 3, 4)),
+    case("ReduceSum", [X], (1, 3, 4), "all", keepdims=0),
+    case("ReduceSum", [X, ints(-1)], (1, 3, 4), "last", keepdims=0),
+    case("ReduceSum", [X], (1, 3, 4), "old", axes=[1, 2], opset=11),
+    case("ReduceMean", [X], (1, 3, 4), axes=[2], keepdims=0),
+    case("ReduceMean", [X, ints(1, 2)], (1, 3, 4), "new", opset=18),
+    case("Identity", [X], (1, 4)),
+    case("Identity", [X], (1, 4), "new", opset=21),
+    case("Dropout", [X], (1, 4)),
+    case("Dropout", [X], (1, 4), "old", opset=7),
+    case("Upsample", [X, floats(1, 1, 2, 3)], (1, 2, 3, 3), opset=9),
+    case(
+        "Resize", [X, None, floats(1, 1, 2, 2)], (1, 2, 3, 3), "floor",
+        coordinate_transformation_mode="asymmetric", nearest_mode="floor",
+    ),
+    case("Resize", [X, None, floats(1, 1, 1.5, 0.7)], (1, 1, 4, 5), "half pixel"),
+    case("Resize", [X, None, None, ints(1, 1, 7, 3)], (1, 1, 4, 5), "sizes", nearest_mode="ceil"),
+    case(
+        "Resize", [X, None, None, ints(1, 1, 7, 3)], (1, 1, 4, 5), "corners",
+        coordinate_transformation_mode="align_corners", nearest_mode="round_prefer_ceil",
+    ),
+    case("DepthToSpace", [X], (1, 4, 2, 2), blocksize=2, mode="CRD"),
+    case("Where", [np.array([True, False, True, False]), X, weights(4)], (1, 4)),
+]  # fmt: skip
+
+ACTIVATIONS: list[Case] = [
+    *(case(name, [X], (1, 5)) for name in ("Relu", "Abs", "Sigmoid", "Tanh")),
+    case("Relu", [X], (1, 5), "old", opset=9),
+    case("LeakyRelu", [X], (1, 5), alpha=0.2),
+    case("HardSigmoid", [X], (1, 5), alpha=0.3, beta=0.4),
+    case("Clip", [X, scalar(-0.5), scalar(0.7)], (1, 5)),
+    case("Clip", [X, None, scalar(0.7)], (1, 5), "upper only"),
+    case("Clip", [X, scalar(0.0)], (1, 5), "relu"),
+    case("Clip", [X, scalar(0.0), scalar(6.0)], (1, 5), "relu6"),
+    case("Clip", [X], (1, 5), "none"),
+    case("Clip", [X], (1, 5), "old", min=-0.5, max=0.5, opset=9),
+    case("Clip", [X, scalar(-np.inf), scalar(np.inf)], (1, 5), "infinite"),
+    case("PRelu", [X, floats(0.2)], (1, 5)),
+    case("PRelu", [X, floats(0.2, 0.4, -0.1).reshape(3, 1, 1)], (1, 3, 2, 2), "of channels"),
+    case("MaxPool", [X], (1, 2, 4, 4), kernel_shape=[2, 2], strides=[2, 2]),
+    case("MaxPool", [X], (1, 2, 5, 5), "overlap and padding", kernel_shape=[3, 3], strides=[2, 2], pads=[1, 1, 1, 1]),
+    case("MaxPool", [X], (1, 1, 5, 6), "ceil", kernel_shape=[2, 2], strides=[2, 2], ceil_mode=1),
+    case("MaxPool", [X], (1, 1, 5, 5), "uneven pads", kernel_shape=[2, 3], pads=[0, 1, 1, 0]),
+    case("MaxPool", [X], (1, 1, 5, 5), "same", kernel_shape=[2, 2], auto_pad="SAME_UPPER", strides=[2, 2]),
+    case("MaxPool", [X], (1, 2, 7), "1d, dilated", kernel_shape=[3], dilations=[2]),
+    case("GlobalMaxPool", [X], (1, 2, 3, 2)),
+    case("Max", [X, weights(1, 4)], (1, 4)),
+    case("Min", [X, weights(1, 4), scalar(0.3)], (1, 4)),
+    case("ReduceMax", [X], (1, 3, 4), axes=[1], keepdims=0),
+    case("ReduceMin", [X], (1, 3, 4), axes=[1, 2]),
+    case("ReduceL1", [X], (1, 3, 4), axes=[1]),
+    case("ReduceSumSquare", [X], (1, 3, 4), axes=[2]),
+    case("Pow", [X, scalar(2.0)], (1, 4)),
+    case("Pow", [X, scalar(3.0)], (1, 4), "cube"),
+    case("Pow", [X, floats(5.0, 5.0)], (1, 3, 1), "fifth"),
+    case("Mul", [X, X], (1, 4), "square"),
+    case("MatMul", [X, X], (3, 3), "square"),
+]  # fmt: skip
+
+UNSUPPORTED: list[Case] = [
+    *(
+        case(name, [X], (1, 4))
+        for name in ("Softmax", "Sin", "Cos", "Floor", "Exp", "Erf", "Sqrt", "Softplus")
+    ),
+    case("Pow", [X, scalar(0.5)], (1, 4)),
+    case("ArgMax", [X], (1, 4)),
+    case("LSTM", [X, weights(1, 8, 2), weights(1, 8, 2)], (1, 1, 2), hidden_size=2),
+    case("Resize", [X, None, floats(1, 1, 2, 2)], (1, 1, 2, 2), mode="linear"),
+]
