@@ -1,0 +1,1 @@
+"""Problems of the project's own: networks it trained, properties it wrote, verdicts an exact solver found."""
