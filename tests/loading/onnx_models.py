@@ -72,8 +72,8 @@ def case(operator: str, operands: Sequence[Any], shape: Sequence[int], note: str
 
 
 def model_of(
-    nodes: Sequence[onnx.NodeProto], shape: Sequence[Any], constants: dict[str, Any], output: str, opset: int = 13,
-    element_type: int = TensorProto.FLOAT,
+    nodes: Sequence[onnx.NodeProto], shape: Sequence[Any], constants: dict[str, Any], output: str,
+    opset: int = 13, element_type: int = TensorProto.FLOAT,
 ) -> onnx.ModelProto:  # fmt: skip
     """A model of the given nodes from "x" of a shape."""
     graph = helper.make_graph(
@@ -118,7 +118,7 @@ AFFINE: list[Case] = [
     case("Conv", [X, weights(2, 3, 2, 2)], (2, 3, 4, 4), "two samples"),
     case("Conv", [X, weights(2, 3, 2, 2)], _PATCH, "newest", opset=22),
     case("ConvTranspose", [X, weights(3, 2, 3, 3), weights(2)], _PATCH, strides=[2, 2], pads=[1, 1, 1, 1]),
-    case("ConvTranspose", [X, weights(3, 2, 3, 3)], _PATCH, "output_padding", strides=[2, 2], output_padding=[1, 1]),
+    case("ConvTranspose", [X, weights(3, 2, 3, 3)], _PATCH, "longer", strides=[2, 2], output_padding=[1, 1]),
     case("ConvTranspose", [X, weights(3, 2, 3, 3)], _PATCH, "uneven pads", strides=[2, 2], pads=[0, 1, 1, 2]),
     case(
         "ConvTranspose", [X, weights(3, 2, 3, 3)], _PATCH, "uneven pads and output_padding",
@@ -131,8 +131,8 @@ AFFINE: list[Case] = [
     case("BatchNormalization", [X, *_BN], (1, 3), "flat", epsilon=0.01),
     case("BatchNormalization", [X, *_BN], (1, 3, 4), "opset 9", opset=9),
     case("AveragePool", [X], _PATCH, kernel_shape=[2, 2]),
-    case("AveragePool", [X], _PATCH, "padding not counted", kernel_shape=[3, 3], pads=[1, 1, 1, 1], strides=[2, 2]),
-    case("AveragePool", [X], _PATCH, "padding counted", kernel_shape=[3, 3], pads=[1, 0, 1, 2], count_include_pad=1),
+    case("AveragePool", [X], _PATCH, "uncounted", kernel_shape=[3, 3], pads=[1, 1, 1, 1], strides=[2, 2]),
+    case("AveragePool", [X], _PATCH, "counted", kernel_shape=[3, 3], pads=[1, 0, 1, 2], count_include_pad=1),
     case("AveragePool", [X], _PATCH, "uneven pads", kernel_shape=[2, 3], pads=[0, 1, 1, 0]),
     case("AveragePool", [X], _PATCH, "same", kernel_shape=[3, 2], auto_pad="SAME_UPPER", strides=[2, 2]),
     case("AveragePool", [X], (1, 2, 7), "1d, ceil", kernel_shape=[3], strides=[3], ceil_mode=1),
@@ -226,7 +226,7 @@ ACTIVATIONS: list[Case] = [
     case("PRelu", [X, floats(0.2)], (1, 5)),
     case("PRelu", [X, floats(0.2, 0.4, -0.1).reshape(3, 1, 1)], (1, 3, 2, 2), "of channels"),
     case("MaxPool", [X], (1, 2, 4, 4), kernel_shape=[2, 2], strides=[2, 2]),
-    case("MaxPool", [X], (1, 2, 5, 5), "overlap and padding", kernel_shape=[3, 3], strides=[2, 2], pads=[1, 1, 1, 1]),
+    case("MaxPool", [X], (1, 2, 5, 5), "overlap", kernel_shape=[3, 3], strides=[2, 2], pads=[1, 1, 1, 1]),
     case("MaxPool", [X], (1, 1, 5, 6), "ceil", kernel_shape=[2, 2], strides=[2, 2], ceil_mode=1),
     case("MaxPool", [X], (1, 1, 5, 5), "uneven pads", kernel_shape=[2, 3], pads=[0, 1, 1, 0]),
     case("MaxPool", [X], (1, 1, 5, 5), "same", kernel_shape=[2, 2], auto_pad="SAME_UPPER", strides=[2, 2]),

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import onnx
 import pytest
@@ -23,7 +25,7 @@ def kinds(model: onnx.ModelProto, fold: bool = True) -> list[str]:
     return [type(node.operator).__name__ for node in load(model, fold=fold).network.nodes[1:]]
 
 
-def node(operator: str, operands: str, result: str, **attributes: object) -> onnx.NodeProto:
+def node(operator: str, operands: str, result: str, **attributes: Any) -> onnx.NodeProto:
     return helper.make_node(operator, operands.split(), [result], **attributes)
 
 
@@ -41,7 +43,10 @@ CHAINS = {
         (1, 2, 4, 4), {"w": weights(2, 2, 3, 3), **_BN}, ["Convolution"],
     ),
     "normalised input": (
-        [node("Sub", "x m", "a"), node("Div", "a s", "b"), node("Flatten", "b", "c"), node("Gemm", "c w", "y")],
+        [
+            node("Sub", "x m", "a"), node("Div", "a s", "b"),
+            node("Flatten", "b", "c"), node("Gemm", "c w", "y"),
+        ],
         (1, 2, 2, 2), {"m": weights(2, 1, 1), "s": floats(0.5, 3).reshape(2, 1, 1), "w": weights(8, 3)},
         ["Reshape", "Dense"],
     ),
@@ -102,8 +107,9 @@ def test_batch_normalisation_is_folded_in_double_precision() -> None:
     network = load(model_of(nodes, shape, constants, "y")).network
     scale, _, _, variance = (constants[f"n{i}"].astype(np.float64) for i in range(4))
     factor = scale / np.sqrt(variance + np.float64(np.float32(1e-5)))
-    expected = constants["w"].astype(np.float64) * factor[:, None, None, None]
-    np.testing.assert_allclose(network.nodes[1].operator.weight.numpy(), expected, rtol=1e-15)  # type: ignore[union-attr]
+    expected: Any = constants["w"].astype(np.float64) * factor[:, None, None, None]
+    operator: Any = network.nodes[1].operator
+    np.testing.assert_allclose(operator.weight.numpy(), expected, rtol=1e-15)
 
 
 def test_relu_between_keeps_matrices_apart() -> None:

@@ -1,4 +1,5 @@
-"""One public network of each family, where they are at hand: it loads (load compares it with ONNX Runtime), or says why not."""
+"""One public network of each family, where they are at hand: it loads (load compares it with ONNX Runtime),
+or says why not."""
 
 from __future__ import annotations
 
@@ -69,5 +70,5 @@ def test_unsupported_public_network(name: str) -> None:
 
 
 def test_integer_outputs() -> None:
-    with pytest.raises(ModelError, match="out_num.*INT64"):
+    with pytest.raises(ModelError, match=r"out_num.*INT64"):
         load(path_of("carvana_unet/onnx/unet_simp_small"))

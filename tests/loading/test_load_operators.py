@@ -1,4 +1,5 @@
-"""Every operator that loads: the network against ONNX Runtime, and the adjoint identity of every affine map in it."""
+"""Every operator that loads: the network against ONNX Runtime, and the adjoint identity of every affine map
+in it."""
 
 from __future__ import annotations
 
@@ -13,7 +14,9 @@ from onnx_models import ACTIVATIONS, AFFINE, UNSUPPORTED, Case, X, model_of, sca
 
 from verify.errors import ModelError, UnsupportedOperatorError
 from verify.loading import LoadedModel, load
-from verify.network.activations import Product, Reciprocal, Relu
+from verify.network.activations.product import Product
+from verify.network.activations.reciprocal import Reciprocal
+from verify.network.activations.relu import Relu
 from verify.network.affine import Affine
 
 

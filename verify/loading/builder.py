@@ -1,7 +1,8 @@
 """Builds the network IR value by value: the primitives that all lowering rules are written in.
 
-A `Value` names a node of the network under construction and knows its sample shape. Every primitive drops no-ops, so
-a chain of reshapes to the same shape leaves nothing behind. Constants are float64 tensors on the CPU.
+A `Value` names a node of the network under construction and knows its sample shape. Every primitive drops
+no-ops, so a chain of reshapes to the same shape leaves nothing behind. Constants are float64 tensors on the
+CPU.
 """
 
 from __future__ import annotations
@@ -14,7 +15,9 @@ import torch
 from torch import Tensor
 
 from verify.loading import reindex
-from verify.network.activations import Activation, Product, Relu
+from verify.network.activations.base import Activation
+from verify.network.activations.product import Product
+from verify.network.activations.relu import Relu
 from verify.network.affine import (
     Affine,
     Combine,
@@ -43,8 +46,13 @@ class Value:
 
     @property
     def stored(self) -> Shape:
-        """The sample shape of the node: a scalar is stored with one axis, for every value of the IR has one."""
+        """The sample shape of the node: every value of the IR has an axis, so a scalar gets one."""
         return self.shape or (1,)
+
+
+def broadcast_shape(*shapes: Sequence[int]) -> Shape:
+    """The common shape of numpy's broadcasting."""
+    return tuple(torch.broadcast_shapes(*shapes))  # type: ignore[no-untyped-call]
 
 
 class Builder:
@@ -60,7 +68,7 @@ class Builder:
         return prune(self.nodes, output.node)
 
     def rename(self, value: Value, name: str, since: int) -> None:
-        """Gives `value` its ONNX name, if it was made by the node at hand (`since`: the first node of that)."""
+        """Gives `value` its ONNX name, if the operation at hand made it (`since`: its first node)."""
         if value.node >= since:
             self.nodes[value.node] = replace(self.nodes[value.node], name=name)
 
@@ -108,7 +116,7 @@ class Builder:
 
     def broadcast(self, *values: Value) -> list[Value]:
         """All values expanded to their common shape."""
-        shape = tuple(torch.broadcast_shapes(*(value.shape for value in values)))
+        shape = broadcast_shape(*(value.shape for value in values))
         return [self.expand(value, shape) for value in values]
 
     def concatenate(self, values: Sequence[Value], axis: int) -> Value:
@@ -140,7 +148,7 @@ class Builder:
         )
 
     def gather(self, x: Value, index: Tensor) -> Value:
-        """Entries of the flattened `x`, in the shape of `index`; -1 stands for a zero. The cheapest map that does it."""
+        """Entries of the flattened `x` in the shape of `index` (-1: zero), by the cheapest map for it."""
         return _cheapest_gather(self, x, index)
 
     # arithmetic
@@ -150,7 +158,7 @@ class Builder:
         factor = torch.ones((), dtype=torch.float64) if factor is None else factor.double()
         shift = None if shift is None else shift.double()
         shapes = [x.shape, tuple(factor.shape), () if shift is None else tuple(shift.shape)]
-        shape = tuple(torch.broadcast_shapes(*shapes))
+        shape = broadcast_shape(*shapes)
         x = self.expand(x, shape)
         if bool((factor == 1).all()) and (shift is None or bool((shift == 0).all())):
             return x
@@ -177,7 +185,7 @@ class Builder:
         return self.affine(operator, x, shape=shape)
 
     def product(self, a: Value, b: Value) -> Value:
-        """The elementwise product of two variables: both factors side by side in one vector (see product.py)."""
+        """The product of two variables: both factors side by side in one vector (see product.py)."""
         a, b = self.broadcast(a, b)
         flat = [self.reshape(value, (value.size,)) for value in (a, b)]
         return self.activation(Product(), self.concatenate(flat, 0), shape=a.shape)

@@ -1,7 +1,8 @@
 """One operation of a `torch.fx` graph as a lowering rule sees it.
 
-Arguments are already evaluated: each is a `Value` (depends on the network's input) or a plain constant (tensor, number,
-tuple, None). A rule turns a call into new nodes of the builder and returns the `Value` they end in.
+Arguments are already evaluated: each is a `Value` (depends on the network's input) or a plain constant
+(tensor, number, tuple, None). A rule turns a call into new nodes of the builder and returns the `Value` they
+end in.
 """
 
 from __future__ import annotations

@@ -1,8 +1,10 @@
-"""Every load is compared with the model itself on a few inputs: two readings that disagree must not verify anything.
+"""Every load is compared with the model itself on a few inputs: two readings that disagree must not verify
+anything.
 
-The runner computes in the model's own type (float32 mostly), the network in float64, so they differ by rounding. Errors of
-float32 evaluation grow with the magnitudes inside the network, not only with the output's, hence the tolerance is
-`TOLERANCE * (1 + largest magnitude of any value of the network at that input)`.
+The runner computes in the model's own type (float32 mostly), the network in float64, so they differ by
+rounding. Errors of float32 evaluation grow with the magnitudes inside the network, not only with the
+output's, hence the tolerance is `TOLERANCE * (1 + largest magnitude of any value of the network at that
+input)`.
 """
 
 from __future__ import annotations
@@ -54,8 +56,10 @@ def _compare(loaded: LoadedModel, sample: NDArray[Any]) -> None:
         return  # an overflow of the model's own type says nothing about the network
     magnitude = max(float(value.abs().max()) for value in values if value.numel())
     difference = float(np.abs(found - expected).max(initial=0.0))
-    if not difference <= TOLERANCE * (1 + magnitude):
+    allowed = TOLERANCE * (1 + magnitude)
+    if not difference <= allowed:
+        place = int(np.abs(found - expected).argmax())
         raise ModelError(
-            f"the model was read wrongly: its output {int(np.abs(found - expected).argmax())} differs by {difference:.3g} "
-            f"from the model's own runtime (allowed: {TOLERANCE * (1 + magnitude):.3g}); please report this model"
+            f"the model was read wrongly: its output {place} differs by {difference:.3g} "
+            f"from the model's own runtime (allowed: {allowed:.3g}); please report this model"
         )

@@ -1,12 +1,15 @@
-"""Peephole folding: consecutive affine maps become one, where that costs nothing and no other node sees the value between.
+"""Peephole folding: consecutive affine maps become one, where that costs nothing and no other node sees the
+value between.
 
-Folding computes new weights in float64, which rounds at 1e-16 of their size (unless a factor is 1, as for a bias added
-behind a matrix product: that is exact). So it is a step of its own, `load(fold=False)` leaves it out, and it is
-conservative: no fold increases the number of weights, and only these pairs fold (first, then second):
+Folding computes new weights in float64, which rounds at 1e-16 of their size (unless a factor is 1, as for a
+bias added behind a matrix product: that is exact). So it is a step of its own, `load(fold=False)` leaves it
+out, and it is conservative: no fold increases the number of weights, and only these pairs fold (first, then
+second):
 
 * Dense or Convolution, then Scale: batch normalisation, added biases;
 * Scale, then Dense or an unpadded Convolution: normalisation of the inputs;
-* Scale, then Scale; Dense, then Dense (if that has no more weights); Reshape, then Reshape; Permute, then Permute;
+* Scale, then Scale; Dense, then Dense (if that has no more weights); Reshape, then Reshape; Permute, then
+  Permute;
 * Scale, then Reshape: exchanged, so that the scale meets the next matrix.
 """
 

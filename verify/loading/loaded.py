@@ -1,4 +1,5 @@
-"""What loading gives: the network IR, the model's own names and types, and the ground truth to replay against."""
+"""What loading gives: the network IR, the model's own names and types, and the ground truth to replay
+against."""
 
 from __future__ import annotations
 

@@ -8,7 +8,11 @@ import torch
 
 from verify.loading.builder import Builder, Value
 from verify.loading.calls import Call, Rule, Unsupported, axes_of, tensor
-from verify.network.activations import Abs, Activation, Clip, LeakyRelu, Relu, Sigmoid, Square, Tanh
+from verify.network.activations.base import Activation
+from verify.network.activations.piecewise import Abs, Clip, LeakyRelu
+from verify.network.activations.relu import Relu
+from verify.network.activations.s_shaped import Sigmoid, Tanh
+from verify.network.activations.square import Square
 
 
 def plain(activation: Activation) -> Rule:
@@ -72,7 +76,7 @@ def leaky_relu(call: Call) -> Value:
 
 
 def prelu(call: Call) -> Value:
-    """PReLU: one slope for all is LeakyReLU, else `s x + (1 - s) relu(x)`. A slope for each channel sits on axis 1."""
+    """PReLU: one slope for all is LeakyReLU, else `s x + (1 - s) relu(x)`; a channel's slope is on axis 1."""
     slope = tensor(
         call.constant(1, "slope", "weight") if call.module is None else call.module.weight.detach()
     )

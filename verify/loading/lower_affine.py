@@ -1,22 +1,24 @@
 """Lowering rules for affine operations but windows: matrices, arithmetic with constants, reindexings, sums.
 
-A reindexing (reshape, transpose, slice, split, gather, expand, zero padding, ...) is not described here at all: the
-operation itself is run once on the numbers 1 .. n in the operand's shape, and the numbers that come out say which entry
-goes where (0: a padded zero). The builder then finds the cheapest map that does it. So one rule covers some forty
-spellings of torch and ONNX, and what is lowered is what onnx2torch would compute.
+A reindexing (reshape, transpose, slice, split, gather, expand, zero padding, ...) is not described here at
+all: the operation itself is run once on the numbers 1 .. n in the operand's shape, and the numbers that come
+out say which entry goes where (0: a padded zero). The builder then finds the cheapest map that does it. So
+one rule covers some forty spellings of torch and ONNX, and what is lowered is what onnx2torch would compute.
 """
 
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from verify.loading.builder import Builder, Value
+from verify.loading.builder import Builder, Value, broadcast_shape
 from verify.loading.calls import Call, Unsupported, axes_of, tensor
-from verify.network.activations import Reciprocal, Square
+from verify.network.activations.reciprocal import Reciprocal
+from verify.network.activations.square import Square
 
 Result = Value | tuple[Value, ...]
 MOST_BATCHED_MATRICES = 256  # of a constant operand of MatMul, each lowered by itself
@@ -26,6 +28,13 @@ MOST_BATCHED_MATRICES = 256  # of a constant operand of MatMul, each lowered by 
 
 def identity(call: Call) -> Value:
     """Operations that change nothing in the real-number function: dropout, casts between floats, clones."""
+    return call.x
+
+
+def dropout(call: Call) -> Value:
+    """torch.nn.functional.dropout, which drops in evaluation mode too unless told otherwise."""
+    if call.constant(2, "training", default=True):
+        raise Unsupported("it drops values at random; give it training=self.training")
     return call.x
 
 
@@ -166,7 +175,7 @@ def pow_(call: Call) -> Value:
     exponent = float(exponents.flatten()[0])
     if bool((exponents != exponent).any()) or exponent != int(exponent) or exponent == 0:
         raise Unsupported("only one constant integer exponent other than 0 is supported yet")
-    shape = tuple(torch.broadcast_shapes(call.x.shape, tuple(exponents.shape)))
+    shape = broadcast_shape(call.x.shape, exponents.shape)
     result = power(call.builder, call.builder.expand(call.x, shape), abs(int(exponent)))
     return result if exponent > 0 else call.builder.activation(Reciprocal(), result)
 
@@ -353,7 +362,7 @@ def _times_batched(builder: Builder, x: Value, matrices: Tensor) -> Value:
     if len(x.shape) == 1:
         rows = _times_batched(builder, builder.reshape(x, (1, *x.shape)), matrices)
         return builder.reshape(rows, (*rows.shape[:-2], rows.shape[-1]))
-    lead = tuple(torch.broadcast_shapes(x.shape[:-2], matrices.shape[:-2]))
+    lead = broadcast_shape(x.shape[:-2], matrices.shape[:-2])
     count = math.prod(lead)
     if count > MOST_BATCHED_MATRICES:
         raise Unsupported(f"a product with {count} constant matrices at once")
@@ -406,12 +415,10 @@ def gemm(builder: Builder, attributes: dict[str, Any], a: Any, b: Any, c: Any) -
 # normalisation
 
 
-def batch_norm(
-    builder: Builder, x: Value, weight: Any, bias: Any, mean: Any, variance: Any, epsilon: float
-) -> Value:
-    """Batch normalisation of axis 1 in evaluation mode, in float64."""
-    factor = (tensor(variance) + epsilon).rsqrt()
-    factor = factor if weight is None else tensor(weight) / (tensor(variance) + epsilon).sqrt()
+def batch_norm(builder: Builder, x: Value, parts: Sequence[Any], epsilon: float) -> Value:
+    """Batch normalisation of axis 1 in evaluation mode; `parts`: weight, bias, mean, variance."""
+    weight, bias, mean, variance = parts
+    factor = (1.0 if weight is None else tensor(weight)) / (tensor(variance) + epsilon).sqrt()
     shift = -tensor(mean) * factor if bias is None else tensor(bias) - tensor(mean) * factor
     shape = (-1, *(1,) * (len(x.shape) - 2)) if len(x.shape) > 1 else (-1,)
     return builder.scale(x, factor.detach().reshape(shape), shift.detach().reshape(shape))
@@ -423,9 +430,4 @@ def batch_norm_module(call: Call) -> Value:
     if module.running_mean is None:
         raise Unsupported("batch normalisation without running statistics depends on the batch")
     parts = (module.weight, module.bias, module.running_mean, module.running_var)
-    return batch_norm(call.builder, call.x, *parts, module.eps)
-
-
-def onnx_batch_norm(call: Call) -> Value:
-    """ONNX BatchNormalization whose statistics are not initializers."""
-    return batch_norm(call.builder, call.x, *(call.constant(i) for i in range(1, 5)), call.module.epsilon)
+    return batch_norm(call.builder, call.x, parts, module.eps)

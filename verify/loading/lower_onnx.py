@@ -6,6 +6,7 @@ Each hands over to the rule it shares with torch; what is here is only ONNX's ow
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -17,7 +18,8 @@ from verify.loading import lower_affine as aff
 from verify.loading import lower_windows as win
 from verify.loading.builder import Value
 from verify.loading.calls import Call, Unsupported, integers
-from verify.network.activations import Abs, Tanh
+from verify.network.activations.piecewise import Abs
+from verify.network.activations.s_shaped import Tanh
 
 
 def convolution(call: Call) -> Value:
@@ -56,7 +58,7 @@ def batch_norm(call: Call) -> Value:
     if call.module.attributes.get("training_mode", 0) or call.module.results > 1:
         raise Unsupported("training mode")
     epsilon = call.module.attributes.get("epsilon", 1e-5)
-    return aff.batch_norm(call.builder, call.x, *_constants(call, "b", "c", "d", "e"), epsilon)
+    return aff.batch_norm(call.builder, call.x, _constants(call, "b", "c", "d", "e"), epsilon)
 
 
 def gemm(call: Call) -> Value:
@@ -188,9 +190,8 @@ def _nearest(size: int, out: int, scale: float, transform: str, rounding: str) -
         source = torch.zeros_like(places)
     else:
         raise Unsupported(f"coordinate transformation {transform!r}")
-    roundings = {
+    roundings: dict[str, Callable[[Tensor], Tensor]] = {
         "floor": torch.floor, "ceil": torch.ceil, "round_prefer_floor": lambda x: torch.ceil(x - 0.5),
         "round_prefer_ceil": lambda x: torch.floor(x + 0.5),
     }  # fmt: skip
-    chosen: Tensor = roundings[rounding](source)
-    return chosen.long().clamp(0, size - 1)
+    return roundings[rounding](source).long().clamp(0, size - 1)

@@ -1,11 +1,12 @@
 """Lowering rules for what slides a window: convolutions, their adjoints, average and maximum pools.
 
-ONNX pads each side by its own width and may leave the widths to be worked out (`auto_pad`); `Window` holds them
-explicitly. A convolution of the IR pads both sides alike, so anything else is padded beforehand or cropped afterwards.
+ONNX pads each side by its own width and may leave the widths to be worked out (`auto_pad`); `Window` holds
+them explicitly. A convolution of the IR pads both sides alike, so anything else is padded beforehand or
+cropped afterwards.
 
-A maximum pool becomes ReLUs: the entries of each window are brought side by side by one gather and reduced by a balanced
-tree of max(a, b) = b + relu(a - b). A padded entry (-inf) never is the maximum, so it is replaced by a real entry of
-the same window, which changes nothing and keeps every number finite.
+A maximum pool becomes ReLUs: the entries of each window are brought side by side by one gather and reduced by
+a balanced tree of max(a, b) = b + relu(a - b). A padded entry (-inf) never is the maximum, so it is replaced
+by a real entry of the same window, which changes nothing and keeps every number finite.
 """
 
 from __future__ import annotations
@@ -107,6 +108,10 @@ def _pad(builder: Builder, x: Value, begin: Shape, end: Shape) -> Value:
 # convolutions
 
 
+def _double(bias: Tensor | None) -> Tensor | None:
+    return None if bias is None else bias.double()
+
+
 def convolve(
     builder: Builder, x: Value, weight: Tensor, bias: Tensor | None, window: Window, groups: int
 ) -> Value:
@@ -115,8 +120,7 @@ def convolve(
     if window.begin != window.end:
         x, padding = _pad(builder, x, window.begin, window.end), (0,) * window.rank
     operator = Convolution(
-        weight.double(), None if bias is None else bias.double(), window.stride, padding, window.dilation, groups,
-        x.shape,
+        weight.double(), _double(bias), window.stride, padding, window.dilation, groups, x.shape,
     )  # fmt: skip
     return builder.convolution(x, operator)
 
@@ -124,13 +128,13 @@ def convolve(
 def deconvolve(
     builder: Builder, x: Value, weight: Tensor, bias: Tensor | None, window: Window, groups: int, extra: Shape
 ) -> Value:
-    """The adjoint of a convolution; `extra` is added at the far ends. Uneven pads are cropped from a wider one."""
+    """The adjoint of a convolution, `extra` added at the far ends; uneven pads are cropped off."""
     symmetrical = window.begin == window.end
     padding = window.begin if symmetrical else (0,) * window.rank
     added = extra if symmetrical else tuple(max(o - e, 0) for o, e in zip(extra, window.end, strict=True))
     operator = Convolution(
-        weight.double(), None if bias is None else bias.double(), window.stride, padding, window.dilation, groups,
-        x.shape, transposed=True, output_padding=added,
+        weight.double(), _double(bias), window.stride, padding, window.dilation, groups, x.shape,
+        transposed=True, output_padding=added,
     )  # fmt: skip
     full = builder.convolution(x, operator)
     if symmetrical:
@@ -213,7 +217,7 @@ def deconvolution_function(call: Call) -> Value:
 
 
 def average(builder: Builder, x: Value, window: Window, count_padding: bool) -> Value:
-    """An average pool; a mean is divided by the number of entries in its window (padded ones only if counted)."""
+    """An average pool: sums divided by the number of entries in the window (padded ones only if counted)."""
     if any(d != 1 for d in window.dilation):
         raise Unsupported("an average pool with dilation")
     sizes = x.shape[-window.rank :]
@@ -315,6 +319,8 @@ def torch_max_pool(rank: int) -> Any:
 
     def rule(call: Call) -> Value:
         source = call.module
+        if call.kwargs.get("return_indices") or getattr(source, "return_indices", False):
+            raise Unsupported("its indices are a result")
         dilation = call.constant(4, "dilation", default=1) if source is None else source.dilation
         ceil = call.constant(5, "ceil_mode", default=False) if source is None else source.ceil_mode
         return maximum(call.builder, call.x, _pool_window(call, rank, dilation, ceil))

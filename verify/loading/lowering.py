@@ -1,9 +1,9 @@
 """From a `torch.fx` graph to the network IR: one walk.
 
-Every value of the graph is either a constant (tensor, number, tuple) or a `Value`, a node of the network under
-construction. A call whose operands are all constants is executed on the spot, in float64 where it is floating-point: so
-shape arithmetic, reshaped weights and the like vanish. Any other call goes to its rule in rules.py. The same walk serves
-onnx2torch's graphs and traced `torch.nn.Module`s.
+Every value of the graph is either a constant (tensor, number, tuple) or a `Value`, a node of the network
+under construction. A call whose operands are all constants is executed on the spot, in float64 where it is
+floating-point: so shape arithmetic, reshaped weights and the like vanish. Any other call goes to its rule in
+rules.py. The same walk serves onnx2torch's graphs and traced `torch.nn.Module`s.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ def lower(
     graph_module: fx.GraphModule, input_shape: Shape, input_name: str, origin_of: Callable[[fx.Node], Origin],
     output: int = 0,
 ) -> Lowered:  # fmt: skip
-    """The network of a graph (its floating-point parameters must be float64). `output`: which of several results."""
+    """The network of a graph with float64 parameters. `output`: which of several results it ends in."""
     builder = Builder(input_shape, input_name)
     values: dict[fx.Node, Any] = {}
     with torch.no_grad():
@@ -74,7 +74,8 @@ def _result(builder: Builder, result: Any, place: int) -> Value:
 def _lower_node(
     builder: Builder, owner: nn.Module, node: fx.Node, values: dict[fx.Node, Any], origin: Origin
 ) -> Any:
-    args, kwargs = (fx.node.map_arg(part, values.__getitem__) for part in (node.args, node.kwargs))
+    args: Any = fx.node.map_arg(node.args, values.__getitem__)
+    kwargs: Any = fx.node.map_arg(node.kwargs, values.__getitem__)
     if node.op == "get_attr":
         return _attribute(owner, str(node.target))
     module = owner.get_submodule(str(node.target)) if node.op == "call_module" else None
@@ -89,8 +90,8 @@ def _lower_node(
         result = _rule_of(node, module)(call)
     except UnsupportedOperatorError:
         raise
-    except Unsupported as reason:
-        raise UnsupportedOperatorError(origin.node, origin.operator, origin.opset, str(reason)) from None
+    except Unsupported as refusal:
+        raise UnsupportedOperatorError(origin.node, origin.operator, origin.opset, str(refusal)) from None
     except (RuntimeError, ValueError, TypeError, IndexError, KeyError, AttributeError) as error:
         reason = f"it could not be lowered ({type(error).__name__}: {error})"
         raise UnsupportedOperatorError(origin.node, origin.operator, origin.opset, reason) from error
@@ -146,11 +147,12 @@ def _shape_query(node: fx.Node, args: Any) -> Any:
 
 
 def _rule_of(node: fx.Node, module: nn.Module | None) -> Rule:
+    rule: Rule | None
     if module is None:
         table: Any = METHODS if node.op == "call_method" else FUNCTIONS
         rule = table.get(node.target)
     elif type(module).__name__ == "OnnxOperator":
-        rule = ONNX.get(module.operator)  # type: ignore[arg-type]
+        rule = ONNX.get(str(module.operator))
     else:
         rule = MODULES.get(type(module)) or ONNX2TORCH.get(type(module).__name__)
     if rule is None:

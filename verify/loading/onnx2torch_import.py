@@ -1,9 +1,10 @@
 """Imports onnx2torch without torchvision.
 
-onnx2torch imports torchvision at import, for two operators of object detection (NonMaxSuppression, RoiAlign) that have no rule
-here; that costs 2 s of CPU time, as much as a tiny network takes from start to end. So stand-ins for torchvision are in place
-while onnx2torch is imported, and gone afterwards: their functions import the real one when they are called.
-(`importlib.util.LazyLoader` is no help: onnx2torch says `from torchvision.ops import roi_align`, which loads it.)
+onnx2torch imports torchvision at import, for two operators of object detection (NonMaxSuppression, RoiAlign)
+that have no rule here; that costs 2 s of CPU time, as much as a tiny network takes from start to end. So
+stand-ins for torchvision are in place while onnx2torch is imported, and gone afterwards: their functions
+import the real one when they are called. (`importlib.util.LazyLoader` is no help: onnx2torch says `from
+torchvision.ops import roi_align`, which loads it.)
 """
 
 from __future__ import annotations
@@ -32,7 +33,7 @@ def import_onnx2torch() -> ModuleType:
     if "onnx2torch" in sys.modules or "torchvision" in sys.modules:
         return importlib.import_module("onnx2torch")
     package, ops = _StandIn("torchvision"), _StandIn("torchvision.ops")
-    package.ops = ops
+    vars(package)["ops"] = ops
     stand_ins = {module.__name__: module for module in (package, ops)}
     sys.modules.update(stand_ins)
     try:

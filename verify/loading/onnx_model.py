@@ -1,9 +1,10 @@
 """Reads an ONNX file and checks that its meaning is one that can be proved about.
 
-What is proved is about the real-number function that the file's own weights define, so nothing here computes with them:
-constants are only moved (Constant nodes become initializers, for onnx2torch's sake), never folded in float32. That is why
-onnxslim is not used: its constant folding and its fusions round to float32, and the rest of it (dead shape arithmetic) the lowering
-does anyway by evaluating constants on the way, in float64 and at no start-up cost.
+What is proved is about the real-number function that the file's own weights define, so nothing here computes
+with them: constants are only moved (Constant nodes become initializers, for onnx2torch's sake), never folded
+in float32. That is why onnxslim is not used: its constant folding and its fusions round to float32, and the
+rest of it (dead shape arithmetic) the lowering does anyway by evaluating constants on the way, in float64 and
+at no start-up cost.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ from onnx import external_data_helper, numpy_helper
 from verify.errors import ModelError
 
 GZIP_MAGIC = b"\x1f\x8b"
-ELEMENT_TYPES = {onnx.TensorProto.FLOAT: "float32", onnx.TensorProto.DOUBLE: "float64"}
+ELEMENT_TYPES: dict[int, str] = {onnx.TensorProto.FLOAT: "float32", onnx.TensorProto.DOUBLE: "float64"}
 MOST_BYTES = 2**31 - 1  # of one protobuf message
 ONNX_DOMAINS = ("", "ai.onnx")
 
@@ -109,7 +110,7 @@ def _opset(proto: onnx.ModelProto, name: str) -> int:
         if proto.graph.node and proto.ir_version >= 3:
             raise ModelError(f"{name}: it imports no version of ONNX's operators")
         versions = [1]
-    version = max(versions)
+    version = int(max(versions))
     newest = onnx.defs.onnx_opset_version()
     if version > newest:
         raise ModelError(f"{name}: opset {version} is newer than the installed onnx package knows ({newest})")
@@ -159,7 +160,8 @@ def _only_input(graph: onnx.GraphProto, name: str) -> onnx.ValueInfoProto:
     only = _only(given, "input", name)
     del graph.input[:]
     graph.input.append(only)
-    return graph.input[0]
+    kept: onnx.ValueInfoProto = graph.input[0]  # the copy that the list holds
+    return kept
 
 
 def _only(values: object, kind: str, name: str) -> onnx.ValueInfoProto:

@@ -1,18 +1,21 @@
 """What onnx2torch does not convert, or does not convert exactly enough, and how it gets past it.
 
-onnx2torch looks converters up by (domain, operator, version). Three things are done about its gaps, all through its own
-`add_converter`:
+onnx2torch looks converters up by (domain, operator, version). Three things are done about its gaps, all
+through its own `add_converter`:
 
-* a newer or older version of an operator that differs in element types only is registered as the version it knows;
-* an operator in `OWN` (it rounds constants in float32, refuses uneven padding, wants weights as initializers, ...) or one
-  that it does not know at all is moved to the domain `DOMAIN`, where every operator becomes an `OnnxOperator`: a module
-  that only carries the attributes, for the lowering rules to read;
-* constants never reach a lowering rule, so an `OnnxOperator` can also be executed: by the functions of `EXECUTED`, or by
-  ONNX's own reference implementation.
+* a newer or older version of an operator that differs in element types only is registered as the version it
+  knows;
+* an operator in `OWN` (it rounds constants in float32, refuses uneven padding, wants weights as
+  initializers, ...) or one that it does not know at all is moved to the domain `DOMAIN`, where every
+  operator becomes an `OnnxOperator`: a module that only carries the attributes, for the lowering rules to
+  read;
+* constants never reach a lowering rule, so an `OnnxOperator` can also be executed: by the functions of
+  `EXECUTED`, or by ONNX's own reference implementation.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -31,14 +34,15 @@ from verify.loading.calls import integers
 DOMAIN = "verify"
 
 OWN = frozenset(
-    "AveragePool BatchNormalization Clip Conv ConvTranspose Flatten Gemm GlobalAveragePool GlobalMaxPool MaxPool Pad "
-    "ReduceL1 ReduceMax ReduceMean ReduceMin ReduceSum ReduceSumSquare Resize Slice Split Upsample".split()
+    "AveragePool BatchNormalization Clip Conv ConvTranspose Flatten Gemm GlobalAveragePool GlobalMaxPool "
+    "MaxPool Pad ReduceL1 ReduceMax ReduceMean ReduceMin ReduceSum ReduceSumSquare Resize Slice Split "
+    "Upsample".split()
 )
 
 # Operators whose versions differ in element types and devices only, with a version that onnx2torch registers.
 ALIKE = {
-    "Cast": 13, "Constant": 13, "ConstantOfShape": 9, "Dropout": 10, "Equal": 13, "HardSigmoid": 6, "Identity": 16,
-    "Reshape": 14, "Shape": 15, "Squeeze": 13, "Transpose": 13, "Unsqueeze": 13,
+    "Cast": 13, "Constant": 13, "ConstantOfShape": 9, "Dropout": 10, "Equal": 13, "HardSigmoid": 6,
+    "Identity": 16, "Reshape": 14, "Shape": 15, "Squeeze": 13, "Transpose": 13, "Unsqueeze": 13,
 }  # fmt: skip
 
 
@@ -56,7 +60,7 @@ class OnnxOperator(nn.Module):
     def forward(
         self, a: Any = None, b: Any = None, c: Any = None, d: Any = None, e: Any = None, f: Any = None
     ) -> Any:
-        """Executes the operator; the arguments have names because onnx2torch passes optional operands by name."""
+        """Executes the operator. The arguments have names: onnx2torch passes optional operands by name."""
         operands = [a, b, c, d, e, f]
         if self.operator in EXECUTED:
             return EXECUTED[self.operator](self, *operands)
@@ -100,14 +104,14 @@ def _slice(module: OnnxOperator, x: Tensor, starts: Any, ends: Any, axes: Any, s
     return x
 
 
-def _split(module: OnnxOperator, x: Tensor, split: Any, *_: Any) -> tuple[Tensor, ...]:
-    """Split of all versions: sizes as an attribute, as an operand, or as many equal parts as there are results."""
+def _split(module: OnnxOperator, x: Tensor, split: Any, *_: Any) -> Tensor | tuple[Tensor, ...]:
+    """Split of all versions: sizes as an attribute or operand, or equal parts, one for each result."""
     axis = module.attributes.get("axis", 0)
     sizes = module.attributes.get("split") if split is None else integers(split)
     if sizes is None:
         sizes = -(-x.shape[axis] // module.results)
     parts = torch.split(x, sizes if isinstance(sizes, int) else list(sizes), dim=axis)
-    return parts if module.results > 1 else parts[0]  # type: ignore[return-value]
+    return parts if module.results > 1 else parts[0]
 
 
 def _flatten(module: OnnxOperator, x: Tensor, *_: Any) -> Tensor:
@@ -116,7 +120,7 @@ def _flatten(module: OnnxOperator, x: Tensor, *_: Any) -> Tensor:
     return x.reshape(int(np.prod(x.shape[:axis])), -1)
 
 
-EXECUTED = {"Slice": _slice, "Split": _split, "Flatten": _flatten}
+EXECUTED: dict[str, Callable[..., Any]] = {"Slice": _slice, "Split": _split, "Flatten": _flatten}
 
 
 def prepare(model: onnx.ModelProto, opset: int) -> None:

@@ -47,7 +47,8 @@ def from_module(module: nn.Module, example_input: Tensor | None, fold: bool) -> 
     """Loads a torch.nn.Module by tracing it with torch.fx."""
     if example_input is None:
         raise ModelError(
-            "a torch.nn.Module needs an example_input: a tensor of the shape it takes, batch axis of 1 included"
+            "a torch.nn.Module needs an example_input: a tensor of the shape it takes, its batch axis of 1 "
+            "included"
         )
     original = copy.deepcopy(module).cpu().eval()
     types = {

@@ -1,7 +1,8 @@
-"""Torch functions of batch-first tensors for `NonNegative`: slices, gathers, padding, concatenation, sums and pools.
+"""Torch functions of batch-first tensors for `NonNegative`: slices, gathers, padding, concatenation, sums and
+pools.
 
-They are frozen dataclasses rather than closures so that a network can be pickled (checkpoints, other processes), and
-each takes the batch axis in front as given: axes named here are sample axes.
+They are frozen dataclasses rather than closures so that a network can be pickled (checkpoints, other
+processes), and each takes the batch axis in front as given: axes named here are sample axes.
 """
 
 from __future__ import annotations
@@ -95,9 +96,8 @@ class Sum:
 class AveragePool:
     """Means over windows of the trailing axes.
 
-    `begin` and `end` are zeros put around each axis before the windows are cut; `counted` says, for each axis, how far
-    the entries reach that a mean is divided by: with padding counted all of them, otherwise only the real ones. A
-    window's divisor is the product over the axes, so `divisors` holds one vector for each axis.
+    `begin` and `end` are zeros put around each axis before the windows are cut. `divisors` holds, for each
+    axis, how many entries of each window count; a sum is divided by their product over the axes.
     """
 
     kernel: Shape

@@ -1,7 +1,8 @@
-"""The tables: which rule lowers which module, function, method or ONNX operator. A new operator is a line here.
+"""The tables: which rule lowers which module, function, method or ONNX operator. A new operator is a line
+here.
 
-`ONNX` is for the operators that reach us as `OnnxOperator` (see operators.py), by ONNX's name; `MODULES` for torch's modules and
-onnx2torch's; `FUNCTIONS` and `METHODS` for what torch.fx traces in a torch.nn.Module.
+`ONNX` is for the operators that reach us as `OnnxOperator` (see operators.py), by ONNX's name; `MODULES` for
+torch's modules and onnx2torch's; `FUNCTIONS` and `METHODS` for what torch.fx traces in a torch.nn.Module.
 """
 
 from __future__ import annotations
@@ -125,12 +126,12 @@ ONNX2TORCH: dict[str, Rule] = {
 
 _REINDEX_FUNCTIONS = (
     torch.chunk, torch.flatten, torch.flip, torch.index_select, torch.movedim, torch.narrow, torch.permute,
-    torch.pixel_shuffle, torch.reshape, torch.roll, torch.select, torch.split, torch.squeeze, torch.swapaxes, torch.t,
-    torch.tile, torch.transpose, torch.unbind, torch.unflatten, torch.unsqueeze,
+    torch.pixel_shuffle, torch.reshape, torch.roll, torch.select, torch.split, torch.squeeze, torch.swapaxes,
+    torch.t, torch.tile, torch.transpose, torch.unbind, torch.unflatten, torch.unsqueeze,
 )  # fmt: skip
 _REINDEX_METHODS = (
-    "chunk expand expand_as flatten flip index_select movedim narrow permute repeat reshape roll select split squeeze "
-    "swapaxes t tile transpose unbind unflatten unsqueeze view"
+    "chunk expand flatten flip index_select movedim narrow permute repeat reshape roll select split "
+    "squeeze swapaxes t tile transpose unbind unflatten unsqueeze view"
 ).split()
 
 FUNCTIONS: dict[Callable[..., Any], Rule] = {
@@ -148,7 +149,8 @@ FUNCTIONS: dict[Callable[..., Any], Rule] = {
     **dict.fromkeys((torch.sigmoid, F.sigmoid), act.sigmoid),
     **dict.fromkeys((torch.tanh, F.tanh), act.tanh),
     **dict.fromkeys((torch.clamp, torch.clip), act.clamp),
-    **dict.fromkeys((F.dropout, F.dropout2d, torch.clone), aff.identity),
+    **dict.fromkeys((F.dropout, F.dropout2d), aff.dropout),
+    torch.clone: aff.identity,
     **dict.fromkeys((F.avg_pool1d, torch.avg_pool1d), win.torch_average_pool(1)),
     **dict.fromkeys((F.max_pool1d, torch.max_pool1d), win.torch_max_pool(1)),
     **dict.fromkeys((F.max_pool2d, torch.max_pool2d), win.torch_max_pool(2)),

@@ -1,4 +1,4 @@
-"""The ground truth: runs a model as its users do. Counterexamples are replayed here, and every load is compared with it."""
+"""The ground truth, a model run as its users do: for replaying counterexamples and checking every load."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ class Runner(Protocol):
 
 
 class OnnxRunner:
-    """ONNX Runtime on the CPU on the unmodified file, with its default graph optimisations: what is deployed."""
+    """ONNX Runtime on the CPU on the unmodified file, graph optimisations as by default: what is deployed."""
 
     def __init__(self, model: bytes, input_name: str, shape: tuple[int, ...], element_type: str) -> None:
         import onnxruntime  # a third of a second; not needed for a torch module
