@@ -72,6 +72,23 @@ def gathered(line: Line, z: Tensor, post_size: int) -> Tensor:
     return scaled + line.intercept
 
 
+class _Charge:
+    """The rounding errors of a sweep, gathered as `sum |cotangent| |magnitude|` by Cauchy and Schwarz.
+
+    A pass through an affine map W turns the cotangent c, taken as exact, into W^T c with an error of at most
+    gamma |W|^T |c|; against values of magnitude m that moves the bound by at most gamma |c| . (|W| m). (Higham 2002, section 3.5.)
+    """
+
+    def __init__(self, magnitudes: dict[int, float], batch: int, objectives: int) -> None:
+        self.magnitudes, self.shape = magnitudes, (batch, objectives)
+        self.total: Tensor | float = 0.0
+
+    def add(self, cotangent: Tensor, node: int) -> None:
+        """Charges one cotangent against its node's magnitude."""
+        norm = torch.linalg.vector_norm(cotangent.reshape(*self.shape, -1), dim=2)
+        self.total = self.total + norm * self.magnitudes[node]
+
+
 class DualProblem:
     """q for a batch of boxes (subproblems) and, on each, one or several objectives on the values of one node.
 
@@ -168,28 +185,26 @@ class DualProblem:
         slopes = state.parameters[:, 0, layer.parameters]
         slopes = torch.cat([slopes.gather(1, place + copy * layer.size) for copy in copies], 1)
         here = place[..., None]
-        t_here, old = t.gather(2, here)[..., 0], line.intercept.expand_as(t).gather(2, here)[..., 0]
+        t_here, old = t.gather(2, here)[..., 0], line.intercept.gather(2, here)[..., 0]
         new = hull.line(t_here, hull.clamp(slopes))
         changed = torch.where(own, new.slope * t_here, rho.gather(2, here)[..., 0])
         return rho.scatter(2, here, changed[..., None]), torch.where(own, t_here * (new.intercept - old), 0.0)
 
     def evaluate(
-        self, state: DualState, magnitudes: dict[int, Tensor] | None = None, probes: Probes | None = None
+        self, state: DualState, magnitudes: dict[int, float] | None = None, probes: Probes | None = None
     ) -> Sweep:
         """q at `state` (which `clamp` has made valid); with `magnitudes`, less the rounding errors of this very sweep.
 
         With `probes` (elementwise activations only) every objective is bounded as if its probe's cut had been made.
         """
+        charge = None if magnitudes is None else _Charge(magnitudes, self.batch, self.objectives)
         flat = self.batch * self.objectives
-        weights = state.row_weights[..., None]
-        start = (weights * self.objective.coefficients).sum(2)
+        start, straight = self._start(state)
         bound = start @ self.network.offsets[self.node] - (state.row_weights * self.objective.thresholds).sum(2)
-        error = torch.zeros_like(bound)
         cotangents: dict[int, Tensor] = {}
         lines: dict[int, Line] = {}
         pending = {self.node: start.reshape(flat, *self.network.nodes[self.node].shape)}
-        if self.objective.input_coefficients.shape[3]:
-            straight = (weights * self.objective.input_coefficients).sum(2)
+        if straight is not None:
             pending[0] = straight.reshape(flat, *self.network.nodes[0].shape)
         for index in range(self.node, 0, -1):
             cotangent = pending.pop(index, None)
@@ -197,8 +212,8 @@ class DualProblem:
                 continue
             node = self.network.nodes[index]
             if isinstance(node.operator, Affine):
-                if magnitudes is not None:
-                    error += (cotangent.reshape(self.batch, self.objectives, -1).abs() @ magnitudes[index])
+                if charge is not None and node.operator.terms > 1:
+                    charge.add(cotangent, index)
                 for operand, part in zip(node.operands, node.operator.transpose(cotangent), strict=True):
                     pending[operand] = pending[operand] + part if operand in pending else part
                 continue
@@ -209,24 +224,31 @@ class DualProblem:
             if probes is not None:
                 rho, gain = self._probed(layer, t, line, rho, state, probes)
                 bound += gain
-            bound += (t * line.intercept).sum(2) + rho @ self.network.offsets[layer.pre_node]
-            if magnitudes is not None:
-                error += t.abs() @ magnitudes[index] + spread(t.abs(), layer.size) @ spread(
-                    magnitudes[index], layer.size
-                ) + rho.abs() @ magnitudes[layer.pre_node]
+            bound += self.hulls[index].value(t, line) + rho @ self.network.offsets[layer.pre_node]
+            if charge is not None:
+                charge.add(t, index)
+                charge.add(rho, layer.pre_node)
             cotangents[index], lines[index] = t, line
             rho = rho.reshape(flat, *self.network.nodes[layer.pre_node].shape)
             pending[layer.pre_node] = pending[layer.pre_node] + rho if layer.pre_node in pending else rho
         bound -= self._cut_cost(state)
         t0 = pending.get(0)
-        if t0 is None:
-            t0 = bound.new_zeros(flat, self.network.inputs)
+        t0 = bound.new_zeros(self.batch, self.objectives, self.network.inputs) if t0 is None else t0
         t0 = t0.reshape(self.batch, self.objectives, -1)
         bound += self._input_minimum(t0)
-        if magnitudes is not None:
-            error += t0.abs() @ magnitudes[0] + self._cut_cost(state).abs() + self._objective_error(state, magnitudes)
-            bound = bound - 4 * self.network.gamma * error
+        if charge is not None:
+            charge.add(t0, 0)
+            self._charge_objective(charge, state)
+            bound = bound - 8 * self.network.gamma * charge.total
         return Sweep(bound, t0, cotangents, lines)
+
+    def _start(self, state: DualState) -> tuple[Tensor, Tensor | None]:
+        """The weighted objective: its coefficients on the node's values, and on the input where there are any."""
+        coefficients, inputs = self.objective.coefficients, self.objective.input_coefficients
+        if self.rows == 1:
+            return coefficients[:, :, 0], inputs[:, :, 0] if inputs.shape[3] else None
+        weights = state.row_weights[..., None]
+        return (weights * coefficients).sum(2), (weights * inputs).sum(2) if inputs.shape[3] else None
 
     def _input_box(self) -> tuple[Tensor, Tensor]:
         inputs = slice(0, self.network.inputs)
@@ -234,14 +256,17 @@ class DualProblem:
 
     def _input_minimum(self, t0: Tensor) -> Tensor:
         lower, upper = self._input_box()
-        return torch.minimum(t0 * lower, t0 * upper).sum(2)
+        centre, radius = (lower + upper) / 2, (upper - lower) / 2
+        return (t0 @ centre.mT - t0.abs() @ radius.mT)[..., 0]
 
-    def _objective_error(self, state: DualState, magnitudes: dict[int, Tensor]) -> Tensor:
-        weights = state.row_weights[..., None]
-        error = (weights * self.objective.coefficients.abs()).sum(2) @ magnitudes[self.node]
+    def _charge_objective(self, charge: _Charge, state: DualState) -> None:
+        """The rounding of the weighted objective itself, of its thresholds and of the cuts' costs."""
+        norms = torch.linalg.vector_norm(self.objective.coefficients, dim=3)
+        charge.total += (state.row_weights * norms).sum(2) * charge.magnitudes[self.node]
         if self.objective.input_coefficients.shape[3]:
-            error = error + (weights * self.objective.input_coefficients.abs()).sum(2) @ magnitudes[0]
-        return error + (state.row_weights * self.objective.thresholds.abs()).sum(2)
+            norms = torch.linalg.vector_norm(self.objective.input_coefficients, dim=3)
+            charge.total += (state.row_weights * norms).sum(2) * charge.magnitudes[0]
+        charge.total += (state.row_weights * self.objective.thresholds.abs()).sum(2) + self._cut_cost(state).abs()
 
     def _cut_cost(self, state: DualState) -> Tensor:
         lower, upper = self._cut_bounds

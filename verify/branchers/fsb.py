@@ -14,6 +14,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from verify.network.activations import Line
 from verify.bounders.dual import DualProblem, Probes, Supergradient, Sweep
 from verify.state import DualState
 
@@ -70,7 +71,7 @@ def _scores(problem: DualProblem, sweep: Sweep, gradient: Supergradient) -> tupl
         low, high = lower[:, columns], upper[:, columns]
         line, t = sweep.lines[layer.node], sweep.cotangents[layer.node][:, 0]
         touch = line.touch[:, 0] if isinstance(line.touch, Tensor) else line.touch
-        own = type(line)(line.slope[:, 0], line.intercept.expand_as(t[:, None])[:, 0], touch)
+        own = Line(line.slope[:, 0], line.intercept[:, 0], touch)
         z = gradient.pre_activations[layer.node][:, 0]
         bias = problem.network.offsets[layer.pre_node]
         scores[:, columns] = layer.activation.split_scores(t, own, z, bias, low, high)

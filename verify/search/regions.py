@@ -95,7 +95,7 @@ class SplitActivations:
         self._objectives = _Objectives(problem, network.device)
         self._box_row: dict[int, int] = {}
         self._boxes: Bounds | None = None
-        self._sizes: dict[int, Tensor] = {}
+        self._sizes: dict[int, float] = {}
 
     def roots(self, clauses: Sequence[int], deadline: Deadline) -> Bounded:
         self._objectives.prepare(clauses)
@@ -190,8 +190,7 @@ class SplitInputs:
     ) -> None:
         self.problem, self.network, self.intermediate, self.joint = problem, network, intermediate, joint
         self._objectives = _Objectives(problem, network.device)
-        self._cotangents: dict[int, Tensor] = {}
-
+        
     def roots(self, clauses: Sequence[int], deadline: Deadline) -> Bounded:
         self._objectives.prepare(clauses)
         regions = _fresh(self.problem, clauses, self.network.inputs, self.network.device)
@@ -224,7 +223,7 @@ class SplitInputs:
             replace(regions, lower_bound=lower_bound, parameters=(cotangent / scale).float()), refuted, minimiser
         )
 
-    def _each_row(self, regions: Subproblems, bounds: Bounds, sizes: dict[int, Tensor]) -> tuple[Tensor, Tensor, Tensor]:
+    def _each_row(self, regions: Subproblems, bounds: Bounds, sizes: dict[int, float]) -> tuple[Tensor, Tensor, Tensor]:
         """The best single row's CROWN bound, with its input coefficients and minimiser."""
         joint = self._objectives.of(regions.clause, torch.float64)
         rows = Objective(

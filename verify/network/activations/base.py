@@ -14,19 +14,28 @@ Everything here works on the last, flattened axis; leading axes broadcast (subpr
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from typing import ClassVar, NamedTuple
+from collections.abc import Callable
+from typing import ClassVar
 
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
 
-class Line(NamedTuple):
-    """Supporting lines `slope * z + intercept`, and where they touch the activation."""
+class Line:
+    """Supporting lines `slope * z + intercept`, and where they touch the activation.
 
-    slope: Float[Tensor, "*batch pre"]
-    intercept: Float[Tensor, "*batch post"]
-    touch: Float[Tensor, "*batch pre"] | float
+    slope, touch: [*batch, pre] (touch may be one number); intercept: [*batch, post], worked out when first asked for.
+    """
+
+    def __init__(self, slope: Tensor, intercept: Tensor | Callable[[], Tensor], touch: Tensor | float) -> None:
+        self.slope, self._intercept, self.touch = slope, intercept, touch
+
+    @property
+    def intercept(self) -> Tensor:
+        if not isinstance(self._intercept, Tensor):
+            self._intercept = self._intercept()
+        return self._intercept
 
 
 class Hull(ABC):
@@ -46,6 +55,10 @@ class Hull(ABC):
     @abstractmethod
     def line(self, t: Float[Tensor, "*batch post"], parameters: Float[Tensor, "*batch parameters"]) -> Line:
         """The supporting line that matters for the sign of `t`: `t sigma(z) >= t (slope z + intercept)` on the box."""
+
+    def value(self, t: Float[Tensor, "*batch post"], line: Line) -> Float[Tensor, "*batch"]:
+        """`sum t * intercept` over the layer."""
+        return (t * line.intercept).sum(-1)
 
     @abstractmethod
     def gradient(

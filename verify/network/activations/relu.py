@@ -36,7 +36,11 @@ class ReluHull(Hull):
 
     def line(self, t: Tensor, parameters: Tensor) -> Line:
         falling = t < 0
-        return Line(torch.where(falling, self.chord, parameters), self.intercept * falling, 0.0)
+        slope = torch.where(falling, self.chord, parameters)
+        return Line(slope, lambda: torch.where(falling, self.intercept, 0.0), 0.0)
+
+    def value(self, t: Tensor, line: Line) -> Tensor:
+        return (t.clamp(max=0) @ self.intercept.mT)[..., 0]
 
     def gradient(self, t: Tensor, gap: Tensor) -> Tensor:
         return t.clamp(min=0).mul_(gap)

@@ -1,0 +1,213 @@
+"""The result of reading: a property and its clauses, which are made one by one on access."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from fractions import Fraction
+from functools import cached_property
+from typing import Any, overload
+
+import numpy as np
+from numpy.typing import DTypeLike, NDArray
+
+from verify.formats.vnnlib.boxes import Boxes
+from verify.formats.vnnlib.formula import (
+    Alternative,
+    AnyOf,
+    Formula,
+    Number,
+    Range,
+    alternatives,
+    count,
+    joined,
+    point,
+    split,
+)
+from verify.formats.vnnlib.literals import Booleans, Floats, Integers
+from verify.formats.vnnlib.rows import Rows
+
+
+@dataclass(frozen=True, eq=False)
+class Clause:
+    """One conjunction: unsafe where lower <= x <= upper and C y + E x <= d.
+
+    `lower`, `upper`: float64 [inputs], rounded outward (read-only, shared among clauses with the same box).
+    `output_coefficients`: C, float64 [rows, outputs], exact.  `input_coefficients`: E, float64 [rows,
+    inputs], exact, or None when no row mentions an input.  `thresholds`: d, float64 [rows], rounded up.
+    `strict`: bool [rows], true where the file says `<` (the row is nevertheless to be read as `<=` in
+    proofs).
+    """
+
+    lower: Floats
+    upper: Floats
+    output_coefficients: Floats
+    input_coefficients: Floats | None
+    thresholds: Floats
+    strict: Booleans
+
+
+@dataclass(frozen=True)
+class _Factor:
+    """One disjunction at the top: its alternatives, and for each the number of its box among `boxes`.
+
+    Alternatives with the same input bounds have the same box; `boxes` holds one alternative for each.
+    """
+
+    alternatives: list[Alternative]
+    box_of: Integers
+    boxes: list[Alternative]
+
+
+def _factor(node: AnyOf, formula: Formula) -> _Factor:
+    choices = alternatives(node)
+    packed = np.stack([formula.left, formula.right, formula.operator.astype(np.int32)], axis=1)
+    known: dict[bytes, int] = {}
+    boxes: list[Alternative] = []
+    box_of = np.zeros(len(choices), dtype=np.int64)
+    for k, choice in enumerate(choices):
+        key = b"".join(packed[a:b][formula.bounding[a:b]].tobytes() for a, b in choice)
+        box_of[k] = number = known.setdefault(key, len(boxes))
+        if number == len(boxes):
+            boxes.append(choice)
+    return _Factor(choices, box_of, boxes)
+
+
+class Clauses(Sequence[Clause]):
+    """The clauses of a formula, made on access.
+
+    Asserts at the top are intersected into one base; every disjunction there is a *factor*, and a clause
+    chooses one alternative of each. A choice is a mixed-radix number, and those whose box is exactly empty
+    are left out.  `box_ids`: int64 [clauses], the number of each clause's box in `boxes`.
+    """
+
+    def __init__(self, formula: Formula, inputs: int, outputs: int) -> None:
+        self.formula, self._inputs, self._outputs = formula, inputs, outputs
+        base, disjunctions = split(formula.tree)
+        if not count(formula.tree):
+            disjunctions = [AnyOf(())]
+        self._base = joined(base)
+        self._factors = [_factor(node, formula) for node in disjunctions]
+        self.boxes = Boxes(formula, inputs, self._base, [factor.boxes for factor in self._factors])
+        candidates = np.zeros(1, dtype=np.int64)
+        for factor in self._factors:
+            candidates = (candidates[:, None] * len(factor.boxes) + factor.box_of).ravel()
+        box_ids = self.boxes.number[candidates]
+        self._choices = np.flatnonzero(box_ids >= 0)
+        self.box_ids: Integers = box_ids[self._choices]
+
+    @cached_property
+    def _rows(self) -> Rows:
+        return Rows(self.formula)
+
+    @cached_property
+    def _base_rows(self) -> list[Range]:
+        return self._rows_of(self._base)
+
+    def _rows_of(self, ranges: Alternative) -> list[Range]:
+        """Ranges of rows that belong to ranges of atoms, empty ones left out."""
+        at = self._rows.first.item
+        return [(at(a), at(b)) for a, b in ranges if at(a) < at(b)]
+
+    @cached_property
+    def most_rows(self) -> int:
+        """The most rows of any clause, 0 without clauses."""
+        counts = np.array([sum(b - a for a, b in self._base_rows)])
+        for factor in self._factors:
+            sizes = [sum(b - a for a, b in self._rows_of(choice)) for choice in factor.alternatives]
+            counts = (counts[:, None] + np.array(sizes, dtype=np.int64)).ravel()
+        return int(counts[self._choices].max(initial=0))
+
+    def __len__(self) -> int:
+        return len(self._choices)
+
+    @overload
+    def __getitem__(self, index: int) -> Clause: ...
+    @overload
+    def __getitem__(self, index: slice) -> list[Clause]: ...
+    def __getitem__(self, index: int | slice) -> Clause | list[Clause]:
+        if isinstance(index, slice):
+            return [self[k] for k in range(len(self))[index]]
+        lower, upper = self.boxes.shared(int(self.box_ids[index]))
+        ranges = self._clause_rows(int(self._choices[index])) or [(0, 0)]
+        rows = self._rows
+        mentioned = rows.inputs.mentioned(ranges)
+        return Clause(
+            lower,
+            upper,
+            rows.outputs.dense(ranges, self._outputs),
+            rows.inputs.dense(ranges, self._inputs) if mentioned else None,
+            np.concatenate([rows.thresholds[a:b] for a, b in ranges]),
+            np.concatenate([rows.strict[a:b] for a, b in ranges]),
+        )
+
+    def _clause_rows(self, choice: int) -> list[Range]:
+        """Ranges of rows of a choice, in the order of the file's factors."""
+        picked: list[Range] = []
+        for factor in reversed(self._factors):
+            choice, digit = divmod(choice, len(factor.alternatives))
+            picked[:0] = self._rows_of(factor.alternatives[digit])
+        return self._base_rows + picked
+
+
+@dataclass(frozen=True, eq=False)
+class Property:
+    """What a specification says: the network is unsafe where any clause holds.
+
+    `clauses` is a sequence that makes each `Clause` on access (iterate rather than copy); neighbouring
+    clauses with the same box share its arrays, and `box_ids[k]` tells which ones do.  `source` is the file
+    it was read from.
+    """
+
+    inputs: int
+    outputs: int
+    clauses: Clauses
+    source: str | None
+
+    @property
+    def empty_box(self) -> bool:
+        """Whether the bounds outside all disjunctions contradict one another: then there are no clauses, and
+        the property holds trivially."""
+        return self.clauses.boxes.base_empty
+
+    @property
+    def rows(self) -> int:
+        """The most rows that any clause has; 0 when there are no clauses. Makes no clause, and is cached."""
+        return self.clauses.most_rows
+
+    @property
+    def box_ids(self) -> Integers:
+        """int64 [clauses]: equal numbers mean equal boxes."""
+        return self.clauses.box_ids
+
+    def violated(self, x: Sequence[Number] | NDArray[Any], y: Sequence[Number] | NDArray[Any]) -> bool:
+        """Whether the file's formula, strictness included, holds at inputs x and outputs y, decided exactly.
+
+        x: [inputs] and y: [outputs], flat, floats (taken at their exact binary value) or Fractions; arrays of
+        any shape are read in row-major order.  A point with an infinite or undefined coordinate never counts.
+        Raises ValueError when a length is wrong.
+        """
+        inputs, outputs = point(x), point(y)
+        given = len(inputs[0]), len(outputs[0])
+        if given != (self.inputs, self.outputs):
+            raise ValueError(
+                f"expected {self.inputs} inputs and {self.outputs} outputs, got {given[0]} and {given[1]}"
+            )
+        return self.clauses.formula.holds(inputs, outputs)
+
+    def bounds(self, clauses: Sequence[int]) -> tuple[Floats, Floats]:
+        """The boxes of several clauses, rounded outward: two float64 arrays [len(clauses), inputs]."""
+        return self.clauses.boxes.outer(self.box_ids[np.asarray(clauses, dtype=np.int64)])
+
+    def exact_bounds(self, clause: int) -> tuple[list[Fraction], list[Fraction]]:
+        """The decimal box of a clause, exactly: (lower [inputs], upper [inputs]); IndexError past the end."""
+        return self.clauses.boxes.exact(int(self.box_ids[clause]))
+
+    def inner_bounds(self, clause: int, dtype: DTypeLike) -> tuple[NDArray[Any], NDArray[Any]]:
+        """The largest box of `dtype` values (float16, float32 or float64) within a clause's decimal box.
+
+        Returns (lower [inputs], upper [inputs]) of that dtype: clamping a witness to them puts it inside the
+        decimal box exactly (strict bounds included).  Where no such value exists (a point such as 0.1), both
+        are the value nearest to the middle.  Raises IndexError past the end.
+        """
+        return self.clauses.boxes.inner(int(self.box_ids[clause]), dtype)

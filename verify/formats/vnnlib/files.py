@@ -1,0 +1,75 @@
+"""From a file or a text to a property, with every way in which that can fail named."""
+
+from __future__ import annotations
+
+import gzip
+import zlib
+from pathlib import Path
+from typing import NoReturn
+
+from verify.errors import SpecificationError, UnboundedInputError
+from verify.formats.vnnlib.clauses import Clauses, Property
+from verify.formats.vnnlib.formula import count
+from verify.formats.vnnlib.reader import Reader
+
+MAXIMUM_CLAUSES = 1_000_000
+
+
+def parse(text: str, source: str = "<text>") -> Property:
+    """Read a property from VNN-LIB 1.0 text.
+
+    Raises SpecificationError, with the place, the finding and the remedy, for text that is malformed,
+    nonlinear, too extreme to be kept exact, or of version 2.0; UnboundedInputError for an input without both
+    bounds.
+    """
+    if not text.strip():
+        _fail(source, "the file is empty", "give a VNN-LIB 1.0 file")
+    if "\0" in text:
+        _binary(source)
+    reader = Reader(text, source)
+    inputs, outputs, formula = reader.read()
+    number = count(formula.tree)
+    if number > MAXIMUM_CLAUSES:
+        reason = f"the disjunctions multiply to {number} clauses, more than {MAXIMUM_CLAUSES}"
+        _fail(source, reason, "split the property into several files")
+    clauses = Clauses(formula, inputs, outputs)
+    if clauses.boxes.unbounded is not None:
+        name = f"X_{clauses.boxes.unbounded}"
+        reason = f"the input {name} lacks a lower or an upper bound in some clause"
+        remedy = f"add (assert (>= {name} ...)) and (assert (<= {name} ...))"
+        line, column = reader.position(reader.declaration(name))
+        raise UnboundedInputError(source, line, column, name, reason, remedy)
+    return Property(inputs, outputs, clauses, source)
+
+
+def read(path: str | Path) -> Property:
+    """Read a property from a VNN-LIB 1.0 file, plain or gzip (told apart by content, not by name).
+
+    Raises SpecificationError for a missing, unreadable, damaged or binary file, and whatever `parse` raises.
+    """
+    source = str(path)
+    try:
+        data = Path(path).read_bytes()
+        if data[:2] == b"\x1f\x8b":
+            data = gzip.decompress(data)
+        text = data.decode("utf-8-sig")
+    except FileNotFoundError:
+        _fail(source, "there is no such file", "check the path")
+    except (gzip.BadGzipFile, EOFError, zlib.error) as error:
+        _fail(source, f"damaged gzip file ({error})", "compress it again")
+    except OSError as error:
+        reason = f"cannot be read ({error.strerror or error})"
+        _fail(source, reason, "check the path and its permissions")
+    except UnicodeDecodeError:
+        _binary(source)
+    del data
+    return parse(text, source)
+
+
+def _fail(source: str, reason: str, remedy: str) -> NoReturn:
+    """Raise an error about the file as a whole, which hides the exception that led here."""
+    raise SpecificationError(source, None, None, reason, remedy) from None
+
+
+def _binary(source: str) -> NoReturn:
+    _fail(source, "this is a binary file, not text", "give a VNN-LIB file, plain or gzip")

@@ -1,0 +1,397 @@
+"""The grammar of VNN-LIB 1.0: text in, atoms and a tree over them out.
+
+Nearly all text consists of long runs of one shape (`(assert (<= X_0 0.5))`, or such atoms within `and`). One
+compiled regular expression checks a whole run; then splitting at white space and dictionary lookups do the
+rest in C. Whatever does not fit goes through a small recursive reader, which also writes the error messages:
+if a run holds an undeclared name, the run is taken back and read slowly up to the exact place.
+"""
+
+from __future__ import annotations
+
+import re
+from array import array
+from fractions import Fraction
+from operator import eq as same
+from typing import NoReturn
+
+import numpy as np
+
+from verify.errors import SpecificationError
+from verify.formats.vnnlib.formula import EQ, GE, GT, LE, LT, All, AnyOf, Atoms, Formula, Node, compare
+from verify.formats.vnnlib.literals import (
+    MAXIMUM_DIGITS,
+    MAXIMUM_EXPONENT,
+    MAXIMUM_MAGNITUDE,
+    Literals,
+    RightSides,
+    TooExtreme,
+    check_extent,
+    is_number,
+)
+from verify.formats.vnnlib.terms import Linear, representable, scaled, total
+
+MAXIMUM_DEPTH = 200
+
+_OPERATORS = {"<=": LE, "<": LT, ">=": GE, ">": GT, "=": EQ, "==": EQ}
+_MIRRORED = (GE, GT, LE, LT, EQ)
+_IGNORED = frozenset({"set-logic", "set-info", "set-option", "check-sat", "get-model"})
+
+_ATOM = r"\(\s*[<>=]+\s+[^\s()]+\s+[^\s()]+\s*\)\s*"
+_ATOM_RUN = re.compile(rf"(?:{_ATOM}){{1,20000}}", re.ASCII)
+_CONJUNCTION = re.compile(rf"\(\s*and\s*(?:{_ATOM}){{1,20000}}\)\s*", re.ASCII)
+_ASSERT_RUN = re.compile(rf"(?:\(\s*assert\s*{_ATOM}\)\s*){{1,20000}}", re.ASCII)
+_DECLARE_RUN = re.compile(r"(?:\(\s*declare-const\s+[XY]_\d+\s+Real\s*\)\s*){1,20000}", re.ASCII)
+_NO_WORD, _AND_WORD, _ASSERT_WORDS = slice(0, 0), slice(0, 1), slice(0, None, 4)
+_SPACE = re.compile(r"\s*", re.ASCII)
+_WORD = re.compile(r"[^\s()]+", re.ASCII)
+_STATEMENT = re.compile(r"\(\s*(?:assert|declare-const)(?![^\s()])", re.ASCII)
+_COMMENT = re.compile(r";[^\n]*")
+_is_variable = re.compile(r"[XY]_(?:0|[1-9]\d{0,8})\Z", re.ASCII).match
+
+
+def _tokens(text: str) -> list[str]:
+    """The words of a checked run, parentheses left out."""
+    return text.replace("(", " ").replace(")", " ").split()
+
+
+class Reader:
+    """One pass over the text; `at` is the position of the next unread character, and before
+    `slow_until` no runs are tried.
+
+    Comments are blanked beforehand by spaces of the same length, so every position is one of the original
+    text.
+    """
+
+    def __init__(self, text: str, source: str) -> None:
+        self.source = source
+        self.text = _COMMENT.sub(lambda m: " " * len(m.group()), text) if ";" in text else text
+        self.at = self.slow_until = 0
+        self.names: dict[str, int] = {}
+        self.right_sides = RightSides()
+        self.operator, self.left, self.right = array("b"), array("i"), array("i")
+        self.rows: list[Linear] = []
+        self.parts: list[Node] = []
+
+    def read(self) -> tuple[int, int, Formula]:
+        """Read all statements: numbers of inputs and of outputs, and the formula."""
+        while self._peek():
+            if self._declare_run():
+                continue
+            node = self._run(_ASSERT_RUN, _ASSERT_WORDS)
+            if node:
+                self.parts.append(node)
+            else:
+                self._statement()
+        inputs, outputs = self._declared("X", "inputs"), self._declared("Y", "outputs")
+        literals = Literals(self.right_sides.literals)
+        right = np.array(self.right, dtype=np.int32)
+        right = np.where(right < 0, right, literals.rank[np.maximum(right, 0)].astype(np.int32))
+        operator, left = np.array(self.operator, dtype=np.int8), np.array(self.left, dtype=np.int32)
+        return inputs, outputs, Formula(operator, left, right, self.rows, literals, All(tuple(self.parts)))
+
+    # -- errors and characters
+
+    def _fail(self, place: int, reason: str, remedy: str) -> NoReturn:
+        line, column = self.position(place)
+        raise SpecificationError(self.source, line, column, reason, remedy)
+
+    def position(self, place: int) -> tuple[int, int]:
+        """Line and column, from 1, of a position."""
+        return self.text.count("\n", 0, place) + 1, place - self.text.rfind("\n", 0, place)
+
+    def declaration(self, name: str) -> int:
+        """Position of a variable's name in its declaration."""
+        match = re.search(rf"\(\s*declare-const\s+({name})\s", self.text)
+        return match.start(1) if match else 0
+
+    def _peek(self) -> str:
+        """The next character that is no white space, or an empty string; `at` moves there."""
+        match = _SPACE.match(self.text, self.at)
+        self.at = match.end() if match else self.at
+        return self.text[self.at : self.at + 1]
+
+    def _word(self, wanted: str) -> str:
+        """The next word; fails if there is a parenthesis or nothing."""
+        self._peek()
+        match = _WORD.match(self.text, self.at)
+        if match is None:
+            self._fail(self.at, f"found {self._found()}, expected {wanted}", f"write {wanted}")
+        self.at = match.end()
+        return match.group()
+
+    def _found(self) -> str:
+        """What comes next, for messages."""
+        if not self._peek():
+            return "the end of the file"
+        match = _WORD.match(self.text, self.at)
+        return repr(match.group()[:60] if match else self.text[self.at])
+
+    def _inside(self, opened: int) -> None:
+        """Fail if the text ends here, or the next statement begins, though a parenthesis is open."""
+        if not self._peek() or _STATEMENT.match(self.text, self.at):
+            line, column = self.position(self.at)
+            reason = f"this parenthesis is not closed before {self._found()} at line {line}, column {column}"
+            self._fail(opened, reason, "write the missing ')'")
+
+    def _more(self, opened: int) -> bool:
+        """Whether something stands before the closing parenthesis, which is read otherwise."""
+        self._inside(opened)
+        if self.text[self.at] != ")":
+            return True
+        self.at += 1
+        return False
+
+    def _close(self, opened: int, after: str) -> None:
+        if self._more(opened):
+            self._fail(self.at, f"found {self._found()} after {after}", f"write ')' after {after}")
+
+    # -- statements
+
+    def _declare_run(self) -> bool:
+        match = _DECLARE_RUN.match(self.text, self.at)
+        if match is None:
+            return False
+        names = _tokens(match.group())[1::3]
+        fresh = set(names)
+        repeated = len(fresh) != len(names) or not fresh.isdisjoint(self.names)
+        if repeated or not all(map(_is_variable, names)):
+            return False
+        for name in names:
+            self._declare(name)
+        self.at = match.end()
+        return True
+
+    def _declare(self, name: str) -> None:
+        code = 2 * int(name[2:]) + (name[0] == "Y")
+        self.names[name] = code
+        self.right_sides[name] = -1 - code
+
+    def _run(self, pattern: re.Pattern[str], others: slice) -> Atoms | None:
+        """Read a run of atoms that a pattern checks, `others` being its words that belong to no atom.
+
+        Returns None, with nothing read, where there is none or `_add` declines; runs are not tried again
+        before the end of one that was declined, which would take quadratic time.
+        """
+        match = pattern.match(self.text, self.at) if self.at >= self.slow_until else None
+        if match is None:
+            return None
+        tokens = _tokens(match.group())
+        del tokens[others]
+        node = self._add(tokens)
+        if node is None:
+            self.slow_until = match.end()
+        else:
+            self.at = match.end()
+        return node
+
+    def _add(self, tokens: list[str]) -> Atoms | None:
+        """Add atoms given as operator, variable, right side, ...; None, with nothing kept, if that fails."""
+        start = len(self.left)
+        if any(map(same, tokens[1::3], tokens[2::3])):
+            return None  # a variable compared with itself is a constant: the slow way evaluates it
+        try:
+            self.left.extend(map(self.names.__getitem__, tokens[1::3]))
+            self.right.extend(map(self.right_sides.__getitem__, tokens[2::3]))
+            self.operator.extend(map(_OPERATORS.__getitem__, tokens[0::3]))
+        except (KeyError, TooExtreme):
+            del self.left[start:], self.right[start:], self.operator[start:]
+            return None
+        return Atoms(start, len(self.left))
+
+    def _statement(self) -> None:
+        opened = self.at
+        if self.text[opened] == ")":
+            self._fail(opened, "this closing parenthesis has no opening one", "remove it")
+        if self.text[opened] != "(":
+            reason = f"found {self._found()}, expected '('"
+            self._fail(opened, reason, "write (declare-const ...) or (assert ...)")
+        place, head = self._head(opened, "'declare-const' or 'assert'")
+        if head == "declare-const":
+            self._declare_statement(opened)
+        elif head == "assert":
+            self._inside(opened)
+            self.parts.append(self._formula(0))
+            self._close(opened, "the formula of assert")
+        elif head in _IGNORED:
+            self._ignore(opened)
+        elif head in ("vnnlib-version", "declare-network"):
+            reason = f"this is a VNN-LIB 2.0 file ({head}), which is not supported yet"
+            self._fail(place, reason, "give the property as VNN-LIB 1.0 text")
+        else:
+            self._fail(place, f"unknown statement {head!r}", "use declare-const and assert only")
+
+    def _head(self, opened: int, wanted: str) -> tuple[int, str]:
+        """Position and text of the word after an opening parenthesis."""
+        self.at = opened + 1
+        self._inside(opened)
+        place = self.at
+        return place, self._word(wanted)
+
+    def _ignore(self, opened: int) -> None:
+        depth = 1
+        while depth:
+            self._inside(opened)
+            if self.text[self.at] in "()":
+                depth += 1 if self.text[self.at] == "(" else -1
+                self.at += 1
+            else:
+                self._word("a word")
+
+    def _declare_statement(self, opened: int) -> None:
+        self._inside(opened)
+        place = self.at
+        name = self._word("a variable")
+        if not _is_variable(name):
+            remedy = "name inputs X_0, X_1, ... and outputs Y_0, ..."
+            self._fail(place, f"{name!r} is no variable of VNN-LIB 1.0", remedy)
+        if name in self.names:
+            self._fail(place, f"{name} is declared twice", "remove one of the declarations")
+        self._inside(opened)
+        place = self.at
+        sort = self._word("Real")
+        if sort != "Real":
+            self._fail(place, f"unknown type {sort!r} of {name}", "declare it as Real")
+        self._declare(name)
+        self._close(opened, "the declaration")
+
+    def _declared(self, letter: str, kind: str) -> int:
+        """How many inputs or outputs there are; fails when there are none or the numbering has a gap."""
+        numbers = sorted(code // 2 for code in self.names.values() if code % 2 == (letter == "Y"))
+        if not numbers:
+            remedy = f"add (declare-const {letter}_0 Real)"
+            raise SpecificationError(self.source, None, None, f"no {kind} are declared", remedy)
+        gap = next((k for k, number in enumerate(numbers) if k != number), None)
+        if gap is not None:
+            name = f"{letter}_{numbers[gap]}"
+            reason = f"{name} is declared but {letter}_{gap} is not"
+            self._fail(self.declaration(name), reason, f"declare {letter}_0, {letter}_1, ... without gaps")
+        return len(numbers)
+
+    # -- formulas
+
+    def _formula(self, depth: int) -> Node:
+        first = self._peek()
+        opened = self.at
+        if depth > MAXIMUM_DEPTH:
+            self._fail(opened, f"formula nested deeper than {MAXIMUM_DEPTH}", "flatten it")
+        if first != "(":
+            reason = f"found {self._found()}, expected a formula"
+            self._fail(opened, reason, "write (<= ...), (and ...) or (or ...)")
+        node = self._run(_CONJUNCTION, _AND_WORD)
+        if node:
+            return node
+        place, head = self._head(opened, "an operator")
+        if head in ("and", "or"):
+            return self._connective(head, opened, depth)
+        if head not in _OPERATORS:
+            self._unknown_operator(place, head)
+        return self._comparison(head, opened)
+
+    def _unknown_operator(self, place: int, head: str) -> NoReturn:
+        remedy = "use and, or, <=, >=, <, >, = (and +, -, * within terms)"
+        self._fail(place, f"unknown operator {head!r}", remedy)
+
+    def _connective(self, head: str, opened: int, depth: int) -> Node:
+        parts: list[Node] = []
+        while self._more(opened):
+            node = self._run(_ATOM_RUN, _NO_WORD)
+            if node and head == "or":
+                parts.extend(Atoms(k, k + 1) for k in range(node.start, node.stop))
+            else:
+                parts.append(node or self._formula(depth + 1))
+        return All(tuple(parts)) if head == "and" else AnyOf(tuple(parts))
+
+    def _comparison(self, head: str, opened: int) -> Node:
+        sides: list[Linear] = []
+        while self._more(opened):
+            if len(sides) == 2:
+                remedy = "compare two terms, or close the parenthesis"
+                self._fail(self.at, f"{head!r} has more than two arguments", remedy)
+            sides.append(self._term(0))
+        if len(sides) < 2:
+            self._fail(opened, f"{head!r} has {len(sides)} of its two arguments", "compare two terms")
+        try:
+            return self._relate(_OPERATORS[head], sides[0], sides[1])
+        except TooExtreme:
+            reason = "this comparison has a coefficient that no float64 can hold"
+            self._fail(opened, reason, "scale it or round it")
+
+    def _relate(self, operator: int, left: Linear, right: Linear) -> Node:
+        """The atom `left operator right`, in the simplest form that says the same."""
+        coefficients, constant = total([left, scaled(right, Fraction(-1))])
+        if not coefficients:
+            return All(()) if compare(operator, constant, Fraction(0)) else AnyOf(())
+        if len(coefficients) == 1:
+            ((variable, factor),) = coefficients.items()
+            code = operator if factor > 0 else _MIRRORED[operator]
+            return self._append(code, variable, self.right_sides.add(-constant / factor))
+        self.rows.append(representable((coefficients, -constant)))
+        return self._append(operator, -len(self.rows), 0)
+
+    def _append(self, operator: int, left: int, right: int) -> Atoms:
+        self.operator.append(operator)
+        self.left.append(left)
+        self.right.append(right)
+        return Atoms(len(self.left) - 1, len(self.left))
+
+    # -- terms
+
+    def _term(self, depth: int) -> Linear:
+        first = self._peek()
+        place = self.at
+        if depth > MAXIMUM_DEPTH:
+            self._fail(place, f"term nested deeper than {MAXIMUM_DEPTH}", "flatten it")
+        if first == "(":
+            return self._operation(depth)
+        text = self._word("a number or a variable")
+        if text in self.names:
+            return {self.names[text]: Fraction(1)}, Fraction(0)
+        if is_number(text):
+            return {}, self._number(text, place)
+        if _is_variable(text):
+            remedy = f"add (declare-const {text} Real) before its first use"
+            self._fail(place, f"{text} is not declared", remedy)
+        if text[0] in "+-.0123456789":
+            self._fail(place, f"{text[:60]!r} is no number", "write a decimal such as -1.5 or 2e-3")
+        self._fail(place, f"unknown symbol {text[:60]!r}", "use declared variables X_i, Y_j and decimals")
+
+    def _number(self, text: str, place: int) -> Fraction:
+        try:
+            check_extent(text)
+        except TooExtreme:
+            limits = f"{MAXIMUM_MAGNITUDE:g}, {MAXIMUM_DIGITS} digits, exponent {MAXIMUM_EXPONENT}"
+            self._fail(place, f"the number {text[:60]} is too extreme", f"stay within {limits}")
+        return Fraction(text)
+
+    def _operation(self, depth: int) -> Linear:
+        opened = self.at
+        place, head = self._head(opened, "+, - or *")
+        if head in _OPERATORS or head in ("and", "or"):
+            reason = f"{head!r} stands where a number or a term is expected"
+            self._fail(place, reason, "compare terms, not formulas")
+        if head not in ("+", "-", "*", "/"):
+            self._unknown_operator(place, head)
+        arguments: list[Linear] = []
+        while self._more(opened):
+            arguments.append(self._term(depth + 1))
+        if not arguments:
+            self._fail(opened, f"{head!r} has no arguments", "give it at least one")
+        return self._apply(head, arguments, opened)
+
+    def _apply(self, head: str, arguments: list[Linear], opened: int) -> Linear:
+        first, rest = arguments[0], arguments[1:]
+        if head == "+" or (head == "-" and rest):
+            return total([first, *(scaled(other, Fraction(1 if head == "+" else -1)) for other in rest)])
+        if head == "-":
+            return scaled(first, Fraction(-1))
+        for other in rest:
+            if head == "/":
+                if other[0] or not other[1]:
+                    reason = "division by something other than a non-zero constant"
+                    self._fail(opened, reason, "divide by constants only")
+                first = scaled(first, 1 / other[1])
+            elif first[0] and other[0]:
+                self._fail(opened, "a product of two variables is not linear", "multiply by constants only")
+            else:
+                first = scaled(first, other[1]) if first[0] else scaled(other, first[1])
+        return first
