@@ -15,8 +15,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from verify.errors import SpecificationError, UnboundedInputError
-from verify.formats import vnnlib
-from verify.formats.vnnlib import Clause, Property, parse, read
+from verify.formats.vnnlib import Clause, Property, boxes, parse, read
+from verify.formats.vnnlib.reader import Reader
 
 INSTANCES = Path(__file__).resolve().parents[3] / "shared" / "instances"
 BOX = "(assert (>= X_0 -8)) (assert (<= X_0 8)) (assert (>= X_1 -8)) (assert (<= X_1 8))\n"
@@ -280,6 +280,53 @@ def test_products_of_disjunctions_share_boxes() -> None:
         prop.clauses[6]
 
 
+def test_most_rows_of_the_clauses_that_are_left() -> None:
+    rows = "(assert (<= Y_1 5))(assert (or (<= Y_0 0) (and (= Y_0 1) (<= Y_1 Y_0) (<= X_0 1))))"
+    assert simple(rows).rows == 4 == max(len(c.thresholds) for c in simple(rows).clauses)
+    assert simple(rows.replace("X_0 1", "X_0 -9")).rows == 2
+    assert simple("").rows == 0 and len(simple("").clauses) == 1
+    assert simple(rows + "(assert (< 2 1))").rows == 0
+
+
+def test_an_empty_disjunction_ends_any_product() -> None:
+    prop = simple("(assert (or (<= Y_0 1) (<= Y_1 1)))" * 60 + "(assert (or (< Y_0 Y_0)))")
+    assert len(prop.clauses) == 0 and not prop.empty_box
+
+
+def test_boxes_beyond_those_kept_are_made_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    body = "(assert (or " + " ".join(f"(and (<= X_0 {k}.1) (>= X_1 0.{k}))" for k in range(9)) + "))"
+    kept = simple(body)
+    monkeypatch.setattr(boxes, "KEPT_BOUNDS", 6)
+    monkeypatch.setattr(boxes, "_CHUNK", 4)
+    again = simple(body)
+    some = [8, 0, 3, 8]
+    assert all(map(np.array_equal, kept.bounds(some), again.bounds(some)))
+    assert [kept.exact_bounds(k) for k in some] == [again.exact_bounds(k) for k in some]
+    for a, b in zip(kept.clauses, again.clauses, strict=True):
+        assert np.array_equal(a.lower, b.lower) and np.array_equal(a.upper, b.upper)
+    assert kept.clauses[0].lower is kept.clauses[0].lower and not kept.clauses[0].lower.flags.writeable
+    assert kept.clauses[0].upper.tolist() == [0.1, 8]
+
+
+def test_declined_runs_take_linear_time() -> None:
+    start = time.process_time()
+    prop = simple("(assert (>= 5 X_0))" * 10_000 + "(assert (and " + "(>= 4 X_0)" * 10_000 + "))")
+    assert prop.clauses[0].upper.tolist() == [4, 8]
+    assert time.process_time() - start < 5
+
+
+def test_clauses_are_made_fast_in_any_order() -> None:
+    prop = simple(
+        "(assert (or " + " ".join(f"(and (<= X_0 0.{k}) (<= Y_0 0.{k}))" for k in range(9000)) + "))"
+    )
+    order = [k * 7919 % 9000 for k in range(500)]
+    prop.clauses[0]
+    start = time.process_time()
+    for k in order:
+        prop.clauses[k]
+    assert time.process_time() - start < 500 * 200e-6
+
+
 def test_empty_boxes_are_dropped() -> None:
     prop = simple("(assert (or (and (>= X_0 9)) (and (>= X_0 7) (<= Y_0 1)) (and (> X_0 1) (<= X_0 1.00))))")
     assert len(prop.clauses) == 1 and prop.clauses[0].lower.tolist() == [7, -8] and not prop.empty_box
@@ -412,7 +459,7 @@ def test_whole_file_errors(tmp_path: Path) -> None:
 def test_fast_and_slow_ways_agree(monkeypatch: pytest.MonkeyPatch) -> None:
     body = "(assert (or (and (<= X_0 0.3) (> Y_0 0.1)) (<= Y_0 Y_1) (and (or (= Y_0 1)) (<= X_1 Y_0))))"
     fast = simple(body)
-    monkeypatch.setattr(vnnlib._Reader, "_add", lambda self, tokens: None)
+    monkeypatch.setattr(Reader, "_add", lambda self, tokens: None)
     slow = simple(body)
     assert len(fast.clauses) == len(slow.clauses) == 3
     for a, b in zip(fast.clauses, slow.clauses, strict=True):
