@@ -136,6 +136,17 @@ class DualProblem:
         return places
 
     @cached_property
+    def _effective(self) -> Tensor:
+        """Which cuts are of a layer here: only these are in `rho`, so only their multipliers may cost or gain anything.
+
+        (Padding, cuts of inputs, and cuts of layers that the objective does not depend on are not.)
+        """
+        none = torch.zeros_like(self.cuts.variable, dtype=torch.bool)[:, None, :]
+        for _, own in self._cut_places.values():
+            none = none | own
+        return none
+
+    @cached_property
     def _cut_bounds(self) -> tuple[Tensor, Tensor]:
         index = self.cuts.variable.clamp(min=0)
         return self.bounds.lower.gather(1, index)[:, None], self.bounds.upper.gather(1, index)[:, None]
@@ -271,7 +282,7 @@ class DualProblem:
     def _cut_cost(self, state: DualState) -> Tensor:
         lower, upper = self._cut_bounds
         worst = torch.maximum(state.cut_multipliers * lower, state.cut_multipliers * upper)
-        return torch.where(state.cut_multipliers != 0, worst, 0.0).sum(2)
+        return torch.where((state.cut_multipliers != 0) & self._effective, worst, 0.0).sum(2)
 
     def supergradient(self, state: DualState, sweep: Sweep) -> Supergradient:
         """The forward sweep: from the input's minimiser through the lines, in network order."""
@@ -307,4 +318,5 @@ class DualProblem:
         weights = (self.objective.coefficients * output).sum(3) - self.objective.thresholds
         if self.objective.input_coefficients.shape[3]:
             weights = weights + (self.objective.input_coefficients * minimiser[:, :, None, :]).sum(3)
-        return Supergradient(DualState(gradient, weights, cut_gradient - at_minimum), minimiser, pre_activations)
+        multipliers = torch.where(self._effective, cut_gradient - at_minimum, 0.0)
+        return Supergradient(DualState(gradient, weights, multipliers), minimiser, pre_activations)
