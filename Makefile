@@ -1,0 +1,45 @@
+# Everything starts from a checkout and Python 3.10 or newer; the virtual environment is made on the way.
+#   make demo    decide every shipped problem
+#   make test    run the tests
+#   make lint    formatting, lint rules and types
+#   make clean   remove the environment and caches
+# Options: PYTHON=python3.12, VENV=/elsewhere/venv, PYTEST_ARGS="-k vnnlib".
+
+PYTHON ?= python3
+VENV ?= .venv
+PIP = $(VENV)/bin/python -m pip --disable-pip-version-check
+PYTEST_ARGS ?=
+# Two workers with one thread each are faster than one with two: the networks of the tests are small.
+WORKERS ?= 2
+
+.PHONY: demo test lint format clean
+.DELETE_ON_ERROR:
+
+demo: $(VENV)/.stamp-core
+	$(VENV)/bin/python -m benchmarks.demo
+
+test: $(VENV)/.stamp-dev
+	OMP_NUM_THREADS=1 $(VENV)/bin/python -m pytest -n $(WORKERS) --dist worksteal $(PYTEST_ARGS)
+
+lint: $(VENV)/.stamp-dev
+	$(VENV)/bin/ruff format --check verify properties benchmarks tests
+	$(VENV)/bin/ruff check verify properties benchmarks tests
+	$(VENV)/bin/mypy
+
+format: $(VENV)/.stamp-dev
+	$(VENV)/bin/ruff format verify properties benchmarks tests
+	$(VENV)/bin/ruff check --fix verify properties benchmarks tests
+
+clean:
+	rm -rf $(VENV) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache
+
+$(VENV)/bin/python:
+	$(PYTHON) -m venv $(VENV)
+
+$(VENV)/.stamp-core: pyproject.toml | $(VENV)/bin/python
+	$(PIP) install --quiet --editable .
+	touch $@
+
+$(VENV)/.stamp-dev: pyproject.toml | $(VENV)/bin/python
+	$(PIP) install --quiet --editable '.[dev]'
+	touch $@ $(VENV)/.stamp-core
