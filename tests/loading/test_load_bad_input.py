@@ -123,6 +123,18 @@ def test_disagreement_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     refused(GOOD, "differs by")
 
 
+def test_outputs_that_cannot_be_compared() -> None:
+    """1 / relu(x - 100) is infinite near 0; in a box where it is finite the model loads."""
+    nodes = [
+        helper.make_node("Sub", [X, "limit"], ["d"]),
+        helper.make_node("Relu", ["d"], ["r"]),
+        helper.make_node("Reciprocal", ["r"], ["y"]),
+    ]
+    model = model_of(nodes, (1, 1), {"limit": np.array([100.0], dtype=np.float32)}, "y")
+    refused(model, "box")
+    assert len(load(model, box=(np.array([101.0]), np.array([102.0]))).network.layers) == 2
+
+
 def test_start_up_is_light() -> None:
     """Importing the package imports no torch, loading a model no torchvision."""
     program = "\n".join(

@@ -175,7 +175,7 @@ class Builder:
 
     def dense(self, x: Value, weight: Tensor, bias: Tensor | None = None) -> Value:
         """`x W^T + b` over the last axis."""
-        operator = Dense(weight.double().contiguous(), None if bias is None else bias.double())
+        operator = Dense(weight.double(), None if bias is None else bias.double())
         return self.affine(operator, x, shape=(*x.shape[:-1], weight.shape[0]))
 
     def convolution(self, x: Value, operator: Convolution) -> Value:

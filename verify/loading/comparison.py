@@ -26,8 +26,11 @@ Box = tuple[NDArray[Any], NDArray[Any]]
 
 def check_agreement(loaded: LoadedModel, box: Box | None = None) -> None:
     """Raises ModelError where the network and the model's own runtime disagree."""
-    for sample in _samples(loaded, box):
-        _compare(loaded, sample)
+    if not sum(_compare(loaded, sample) for sample in _samples(loaded, box)):
+        raise ModelError(
+            "the model gives infinity or NaN at every input tried, so its reading cannot be checked; "
+            "give the box of inputs that it is for"
+        )
 
 
 def _samples(loaded: LoadedModel, box: Box | None) -> list[NDArray[Any]]:
@@ -43,7 +46,8 @@ def _samples(loaded: LoadedModel, box: Box | None) -> list[NDArray[Any]]:
     return [sample.astype(loaded.element_type) for sample in samples]
 
 
-def _compare(loaded: LoadedModel, sample: NDArray[Any]) -> None:
+def _compare(loaded: LoadedModel, sample: NDArray[Any]) -> bool:
+    """Whether the outputs could be compared; raises ModelError if they could and differ."""
     import torch
 
     expected = loaded.evaluate(sample).astype(np.float64)
@@ -53,13 +57,14 @@ def _compare(loaded: LoadedModel, sample: NDArray[Any]) -> None:
     if found.shape != expected.shape:
         raise ModelError(f"the model has {expected.size} outputs, the network read from it {found.size}")
     if not np.isfinite(expected).all():
-        return  # an overflow of the model's own type says nothing about the network
+        return False  # an overflow of the model's own type says nothing about the network
     magnitude = max(float(value.abs().max()) for value in values if value.numel())
     difference = float(np.abs(found - expected).max(initial=0.0))
     allowed = TOLERANCE * (1 + magnitude)
-    if not difference <= allowed:
+    if not (difference <= allowed and np.isfinite(allowed)):
         place = int(np.abs(found - expected).argmax())
         raise ModelError(
             f"the model was read wrongly: its output {place} differs by {difference:.3g} "
             f"from the model's own runtime (allowed: {allowed:.3g}); please report this model"
         )
+    return True

@@ -15,6 +15,7 @@ from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import onnx
 from google.protobuf.message import DecodeError
 from onnx import external_data_helper, numpy_helper
@@ -44,7 +45,9 @@ class OnnxModel:
 def read(source: str | Path | bytes | onnx.ModelProto) -> OnnxModel:
     """The model behind a path, bytes (gzipped or not) or a parsed model."""
     if isinstance(source, onnx.ModelProto):
-        return _checked(source, source.SerializeToString(), "the model")
+        copy = onnx.ModelProto()  # what follows changes it
+        copy.CopyFrom(source)
+        return _checked(copy, source.SerializeToString(), "the model")
     if isinstance(source, bytes):
         name, data, folder = "the model", source, Path()
     else:
@@ -87,20 +90,18 @@ def _parsed(data: bytes, name: str, folder: Path) -> tuple[onnx.ModelProto, byte
 
 
 def _checked(proto: onnx.ModelProto, original: bytes, name: str) -> OnnxModel:
-    copy = onnx.ModelProto()
-    copy.CopyFrom(proto)
-    opset = _opset(copy, name)
-    operators = Counter(node.op_type for node in copy.graph.node)
-    for node in copy.graph.node:
+    opset = _opset(proto, name)
+    operators = Counter(node.op_type for node in proto.graph.node)
+    for node in proto.graph.node:
         node.domain = "" if node.domain in ONNX_DOMAINS else node.domain
-    _constants_to_initializers(copy.graph)
-    _check_weights(copy.graph, name)
-    given = _only_input(copy.graph, name)
-    output = _only(copy.graph.output, "output", name)
+    _constants_to_initializers(proto.graph)
+    _check_weights(proto.graph, name)
+    given = _only_input(proto.graph, name)
+    output = _only(proto.graph.output, "output", name)
     element_type = _element_type(given, name)
     _element_type(output, name)
     return OnnxModel(
-        original, copy, given.name, output.name, _fixed_shape(given, name), element_type, opset, operators
+        original, proto, given.name, output.name, _fixed_shape(given, name), element_type, opset, operators
     )
 
 
@@ -149,7 +150,7 @@ def _check_weights(graph: onnx.GraphProto, name: str) -> None:
                 f"{name}: initializer {initializer.name!r} is {values.dtype}; use float32 or float64"
             )
         is_limit = initializer.name in limits and initializer.name not in others
-        if bool((values != values).any()) or (not is_limit and bool((abs(values) == float("inf")).any())):
+        if np.isnan(values).any() if is_limit else not np.isfinite(values).all():
             raise ModelError(f"{name}: initializer {initializer.name!r} holds NaN or infinity")
 
 
