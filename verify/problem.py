@@ -73,10 +73,10 @@ class Problem:
             most = max(most, int((upper > lower).sum(1).max()))
         return most
 
-    @cached_property
+    @property
     def rows(self) -> int:
-        """The most rows that a clause has."""
-        return max((len(clause.thresholds) for clause in self.property.clauses), default=1)
+        """The most rows that a clause has, at least 1."""
+        return max(1, self.property.rows)
 
     def objective(self, clauses: Sequence[int]) -> Objective:
         """The clauses' rows, [len, 1, rows, ..], in float64; shorter conjunctions repeat their first row."""
@@ -88,6 +88,8 @@ class Problem:
         inputs = np.zeros((len(chosen), 1, rows, spec.inputs if mentions else 0))
         thresholds = np.zeros((len(chosen), 1, rows))
         for index, clause in enumerate(chosen):
+            if not len(clause.thresholds):
+                continue  # unsafe on its whole box: 0 <= 0
             source = np.minimum(np.arange(rows), np.where(np.arange(rows) < len(clause.thresholds), rows, 0))
             coefficients[index, 0] = clause.output_coefficients[source]
             thresholds[index, 0] = clause.thresholds[source]

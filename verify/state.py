@@ -27,6 +27,13 @@ class Struct:
         """The given rows (indices or a mask)."""
         return type(self)(**{f.name: getattr(self, f.name)[rows] for f in fields(self)})
 
+    def updated(self: T, rows: Tensor, other: T) -> T:
+        """The same struct with the given rows replaced by those of `other`."""
+        values = {f.name: getattr(self, f.name).clone() for f in fields(self)}
+        for name, value in values.items():
+            value[rows] = getattr(other, name)
+        return type(self)(**values)
+
     def to(self: T, device: torch.device, dtype: torch.dtype) -> T:
         """All floating-point fields as `dtype`, everything on `device`."""
         values = {f.name: getattr(self, f.name) for f in fields(self)}

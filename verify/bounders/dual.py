@@ -206,7 +206,8 @@ class DualProblem:
     ) -> Sweep:
         """q at `state` (which `clamp` has made valid); with `magnitudes`, less the rounding errors of this very sweep.
 
-        With `probes` (elementwise activations only) every objective is bounded as if its probe's cut had been made.
+        With `probes` every objective is bounded as if its probe's cut had been made; probes of activations that join
+        several variables are passed over.
         """
         charge = None if magnitudes is None else _Charge(magnitudes, self.batch, self.objectives)
         flat = self.batch * self.objectives
@@ -232,7 +233,7 @@ class DualProblem:
             t = cotangent.reshape(self.batch, self.objectives, -1)
             line = self.hulls[index].line(t, state.parameters[..., layer.parameters])
             rho = self._multiplied(layer, t, line, state.cut_multipliers)
-            if probes is not None:
+            if probes is not None and t.shape[2] == layer.size:
                 rho, gain = self._probed(layer, t, line, rho, state, probes)
                 bound += gain
             bound += self.hulls[index].value(t, line) + rho @ self.network.offsets[layer.pre_node]

@@ -7,19 +7,23 @@ every region of every clause is refuted, `sat` with a replayed witness, else `un
 
 from __future__ import annotations
 
+import time
 from dataclasses import dataclass, field
 from typing import Protocol
 
 import torch
 from torch import Tensor
 
-from verify.attack import Attack, replay_best, violation
+from verify.attack import Attack, replay_best, rows
 from verify.deadline import Deadline, OutOfTimeError
 from verify.errors import ResourceError
 from verify.network.graph import Network
 from verify.problem import Problem, Witness
 from verify.search.frontier import Frontier
 from verify.search.regions import Bounded, Strategy
+
+
+_ATTACK_SHARE = 0.1  # of the time, for descents from open regions' minimisers
 
 
 @dataclass
@@ -66,9 +70,12 @@ class BranchAndBound:
     frontier: Frontier = field(default_factory=Frontier)
     progress: Progress = field(default_factory=Progress)
     stuck: int = 0
+    _began: float = 0.0
+    _descending: float = 0.0
 
     def run(self, deadline: Deadline) -> Outcome:
         """Decides the problem, or says why not."""
+        self._began = time.monotonic()
         try:
             witness = self._search(deadline)
         except OutOfTimeError:
@@ -115,7 +122,7 @@ class BranchAndBound:
         order = sorted(clauses, key=lambda clause: int(self.problem.box_of[clause]))
         for start in range(0, len(order), self.batch):
             deadline.check()
-            witness = self._keep(self.strategy.roots(order[start : start + self.batch], deadline))
+            witness = self._keep(self.strategy.roots(order[start : start + self.batch], deadline), deadline)
             if witness is not None:
                 return witness
         return None
@@ -132,16 +139,30 @@ class BranchAndBound:
         children = regions.split(split.variable[cut], split.value[cut])
         self.progress.opened += len(children)
         self.progress.depth = max(self.progress.depth, children.cut_variable.shape[1])
-        return self._keep(self.strategy.bound(children, deadline))
+        return self._keep(self.strategy.bound(children, deadline), deadline)
 
-    def _keep(self, bounded: Bounded) -> Witness | None:
+    def _keep(self, bounded: Bounded, deadline: Deadline) -> Witness | None:
         """Closes what is refuted, tries the others' minimisers, and lets them wait."""
         left = ~bounded.refuted
         regions = bounded.regions.select(left)
         witness = self._try(regions.clause, bounded.minimiser[left]) if len(regions) else None
+        if witness is None and len(regions):
+            witness = self._descend(regions.clause, bounded.minimiser[left], deadline)
         self.frontier.push(regions)
         self.progress.closed += int(bounded.refuted.sum())
         self._report("branch and bound")
+        return witness
+
+    def _descend(self, clauses: Tensor, points: Tensor, deadline: Deadline) -> Witness | None:
+        """Now and then gradient descent from the minimisers too, for a tenth of the time at most."""
+        now = time.monotonic()
+        if self._descending > _ATTACK_SHARE * (now - self._began):
+            return None
+        chosen = torch.randperm(len(clauses), generator=self.generator)[:64]
+        witness = self.second_attack.descend(
+            self.problem, self.network, clauses[chosen].tolist(), points[chosen], deadline.within(2.0)
+        )
+        self._descending += time.monotonic() - now
         return witness
 
     @torch.no_grad()
@@ -149,7 +170,7 @@ class BranchAndBound:
         numbers = clauses.tolist()
         x = points.to(self.network.device, self.network.dtype)
         objective = self.problem.objective(numbers).to(self.network.device, self.network.dtype)
-        return replay_best(self.problem, numbers, x, violation(self.network, objective, x))
+        return replay_best(self.problem, numbers, x, rows(self.network, objective, x).amax(1))
 
     def _report(self, phase: str) -> None:
         self.progress.phase, self.progress.waiting, self.progress.worst = phase, len(self.frontier), self.frontier.worst

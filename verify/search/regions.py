@@ -17,14 +17,14 @@ from torch import Tensor
 
 from verify.bounders.backward import IntermediateBounds
 from verify.bounders.dual import DualProblem
-from verify.bounders.interval import magnitudes
+from verify.bounders.interval import interval, magnitudes
 from verify.bounders.restricted import Restricted
 from verify.branchers.fsb import FilteredSmartBranching, Split
 from verify.branchers.inputs import widest_effect
 from verify.deadline import Deadline
 from verify.network.graph import Network
 from verify.problem import Problem
-from verify.state import Bounds, DualState, Objective, Subproblems
+from verify.state import Bounds, Objective, Struct, Subproblems
 
 
 @dataclass(frozen=True)
@@ -98,23 +98,27 @@ class SplitActivations:
         self._sizes: dict[int, float] = {}
 
     def roots(self, clauses: Sequence[int], deadline: Deadline) -> Bounded:
+        """CROWN on interval bounds first; only clauses still open get intermediate bounds and an ascent."""
         self._objectives.prepare(clauses)
-        self._bound_boxes(clauses, deadline)
         regions = _fresh(self.problem, clauses, self.network.parameters, self.network.device)
-        initial = self._dual(regions, self.network)
-        state = initial.initial()
-        regions = regions.with_state(initial.evaluate(state, self._sizes).bound[:, 0].float(), state.to(
-            self.network.device, torch.float32))  # fmt: skip
-        refuted = regions.lower_bound > 0
+        refuted = self._quickly_refuted(regions)
         minimiser = regions.parameters.new_zeros(len(regions), self.network.inputs)
         left = (~refuted).nonzero()[:, 0]
         if len(left):
-            better = self._climb(regions.select(left), self.root, deadline)
-            minimiser[left] = better.minimiser
-            refuted[left] = better.refuted
-            for name, value in vars(better.regions).items():
-                getattr(regions, name)[left] = value
+            chosen = regions.select(left)
+            self._bound_boxes(chosen.clause.tolist(), deadline)
+            initial = self._dual(chosen, self.fast_network).initial()
+            climbed = self._climb(chosen.with_state(chosen.lower_bound, initial), self.root, deadline)
+            minimiser[left], refuted[left] = climbed.minimiser, climbed.refuted
+            regions = regions.updated(left, climbed.regions)
         return Bounded(regions, refuted, minimiser)
+
+    def _quickly_refuted(self, regions: Subproblems) -> Bool[Tensor, " batch"]:
+        lower, upper = (end.to(self.network.device) for end in self.problem.boxes(regions.clause.tolist()))
+        bounds, _ = interval(self.network, lower, upper)
+        problem = DualProblem(self.network, bounds, self._objectives.of(regions.clause, torch.float64))
+        bound = problem.evaluate(problem.initial(), magnitudes(self.network, bounds)).bound[:, 0]
+        return (bound > 0) & bound.isfinite()
 
     def _bound_boxes(self, clauses: Sequence[int], deadline: Deadline) -> None:
         new = {int(self.problem.box_of[clause]): clause for clause in clauses}
@@ -122,8 +126,7 @@ class SplitActivations:
         if not new:
             return
         lower, upper = (end.to(self.network.device) for end in self.problem.boxes(list(new.values())))
-        unknown = lower.new_full((len(new), self.network.variables - self.network.inputs), torch.inf)
-        bounds = Bounds(torch.cat([lower, -unknown], 1), torch.cat([upper, unknown], 1))
+        bounds, _ = interval(self.network, lower, upper)
         bounds = self.intermediate.tighten(self.network, bounds, deadline)
         start = len(self._box_row)
         self._box_row.update({box: start + i for i, box in enumerate(new)})
@@ -182,6 +185,16 @@ class SplitActivations:
         return split
 
 
+@dataclass(frozen=True)
+class _Found(Struct):
+    """What bounding a box afresh gives."""
+
+    bound: Float[Tensor, " batch"]
+    refuted: Bool[Tensor, " batch"]
+    cotangent: Float[Tensor, "batch inputs"]
+    minimiser: Float[Tensor, "batch inputs"]
+
+
 class SplitInputs:
     """Halved input boxes, everything recomputed in float64; nothing is inherited but the box."""
 
@@ -201,41 +214,48 @@ class SplitInputs:
         return regions.cuts.apply(Bounds(lower, upper))
 
     def bound(self, regions: Subproblems, deadline: Deadline) -> Bounded:
+        """CROWN on interval bounds first; what that leaves open gets intermediate bounds, then a joint ascent."""
         box = self._input_boxes(regions)
-        unknown = box.lower.new_full((len(regions), self.network.variables - self.network.inputs), torch.inf)
-        bounds = Bounds(torch.cat([box.lower, -unknown], 1), torch.cat([box.upper, unknown], 1))
-        bounds = self.intermediate.tighten(self.network, bounds, deadline)
-        sizes = magnitudes(self.network, bounds)
-        bound, cotangent, minimiser = self._each_row(regions, bounds, sizes)
-        refuted = (bound > 0) & bound.isfinite() | bounds.empty
-        left = (~refuted).nonzero()[:, 0]
-        if len(left) and self.joint.iterations:
-            problem = DualProblem(self.network, bounds.select(left), self._objectives.of(regions.clause[left], torch.float64))
-            climbed = self.joint.ascend(problem, problem.initial(), 0.0, deadline)
-            state = problem.clamp(climbed.state)
-            sweep = problem.evaluate(state, sizes)
-            bound[left] = torch.maximum(bound[left], sweep.bound[:, 0])
-            refuted = (bound > 0) & bound.isfinite() | bounds.empty
-            cotangent[left], minimiser[left] = sweep.input_cotangent[:, 0], climbed.minimiser[:, 0]
-        lower_bound = torch.where(refuted, bound, bound.clamp(max=0)).float()
-        scale = cotangent.abs().amax(1, keepdim=True).clamp(min=1e-300)
-        return Bounded(
-            replace(regions, lower_bound=lower_bound, parameters=(cotangent / scale).float()), refuted, minimiser
-        )
+        bounds, _ = interval(self.network, box.lower, box.upper)
+        found = self._each_row(regions, bounds)
+        left = (~found.refuted).nonzero()[:, 0]
+        if len(left):
+            deadline.check()
+            chosen = regions.select(left)
+            tight = self.intermediate.tighten(self.network, bounds.select(left), deadline)
+            found = found.updated(left, self._each_row(chosen, tight))
+            if self.joint.iterations:
+                found = found.updated(left, self._jointly(chosen, tight, found.select(left), deadline))
+        scale = found.cotangent.abs().amax(1, keepdim=True).clamp(min=1e-300)
+        lower_bound = torch.where(found.refuted, found.bound, found.bound.clamp(max=0)).float()
+        regions = replace(regions, lower_bound=lower_bound, parameters=(found.cotangent / scale).float())
+        return Bounded(regions, found.refuted, found.minimiser)
 
-    def _each_row(self, regions: Subproblems, bounds: Bounds, sizes: dict[int, float]) -> tuple[Tensor, Tensor, Tensor]:
+    def _each_row(self, regions: Subproblems, bounds: Bounds) -> _Found:
         """The best single row's CROWN bound, with its input coefficients and minimiser."""
         joint = self._objectives.of(regions.clause, torch.float64)
         rows = Objective(
-            joint.coefficients.transpose(1, 2), joint.thresholds.transpose(1, 2), joint.input_coefficients.transpose(1, 2)
-        )
+            joint.coefficients.transpose(1, 2), joint.thresholds.transpose(1, 2),
+            joint.input_coefficients.transpose(1, 2),
+        )  # fmt: skip
         problem = DualProblem(self.network, bounds, rows)
-        sweep = problem.evaluate(problem.initial(), sizes)
+        sweep = problem.evaluate(problem.initial(), magnitudes(self.network, bounds))
         bound, row = sweep.bound.nan_to_num(nan=-torch.inf).max(1)
         cotangent = sweep.input_cotangent.gather(1, row[:, None, None].expand(-1, 1, self.network.inputs))[:, 0]
+        return self._found(bounds, bound, cotangent)
+
+    def _jointly(self, regions: Subproblems, bounds: Bounds, before: _Found, deadline: Deadline) -> _Found:
+        """All rows of each conjunction at once, their weights and all slopes optimised."""
+        problem = DualProblem(self.network, bounds, self._objectives.of(regions.clause, torch.float64))
+        state = problem.clamp(self.joint.ascend(problem, problem.initial(), 0.0, deadline).state)
+        sweep = problem.evaluate(state, magnitudes(self.network, bounds))
+        return self._found(bounds, torch.maximum(before.bound, sweep.bound[:, 0]), sweep.input_cotangent[:, 0])
+
+    def _found(self, bounds: Bounds, bound: Tensor, cotangent: Tensor) -> _Found:
         inputs = slice(0, self.network.inputs)
+        cotangent = cotangent.nan_to_num(nan=0.0)
         minimiser = torch.where(cotangent > 0, bounds.lower[:, inputs], bounds.upper[:, inputs])
-        return bound, cotangent.nan_to_num(nan=0.0), minimiser
+        return _Found(bound, ((bound > 0) & bound.isfinite()) | bounds.empty, cotangent, minimiser)
 
     def choose(self, regions: Subproblems) -> Split:
         box = self._input_boxes(regions)
