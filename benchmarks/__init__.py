@@ -1,0 +1,1 @@
+"""What measures `verify`, and what shows it at work."""
