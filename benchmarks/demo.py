@@ -73,19 +73,15 @@ def decide(instance: Instance, timeout: float | None) -> Decided:
 
 def show(one: Decided) -> None:
     """The line of an instance."""
-    result, expected = one.result, one.instance.expected
+    result, instance = one.result, one.instance
     verdict = result.verdict + (" (WRONG)" if one.wrong else "")
-    click.echo(
-        LINE.format(
-            one.instance.family,
-            one.instance.specification.stem,
-            verdict,
-            expected,
-            f"{one.root_bound:.4f}",
-            f"{result.seconds:.2f} s",
-            result.statistics["subproblems"],
-        )  # fmt: skip
+    bound, seconds, count = (
+        f"{one.root_bound:.4f}",
+        f"{result.seconds:.2f} s",
+        result.statistics["subproblems"],
     )
+    name = instance.specification.stem
+    click.echo(LINE.format(instance.family, name, verdict, instance.expected, bound, seconds, count))
 
 
 def show_witness(one: Decided) -> None:

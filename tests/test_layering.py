@@ -21,7 +21,7 @@ import verify
 
 ROOT = Path(verify.__file__).parent
 MATHS = {"torch", "jaxtyping"}
-FILES = {"numpy", "torch", "onnx", "onnx2torch", "onnxruntime", "onnxslim", "torchvision", "google"}
+FILES = {"numpy", "torch", "onnx", "onnx2torch", "onnxruntime", "torchvision", "google"}
 
 # From the bottom to the top: what may be imported of other people's libraries, by component. Components of one layer do
 # not know one another.
