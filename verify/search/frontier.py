@@ -66,8 +66,10 @@ class Frontier:
         self._count -= count
         values = {name: column[slots] for name, column in self._columns.items()}
         used = int((values["cut_variable"] >= 0).sum(1).max()) if count else 0
+        # a child's last cut stands behind the padding of its batch: bring each row's cuts to the front before trimming
+        order = (values["cut_variable"] < 0).to(torch.int8).argsort(dim=1, stable=True)[:, :used]
         for name in ("cut_variable", "cut_value", "cut_side", "cut_multipliers"):
-            values[name] = values[name][:, :used]
+            values[name] = values[name].gather(1, order)
         half = {"cut_multipliers", "row_weights", "parameters"}
         return Subproblems(**{k: v.to(device, dtype if k in half else v.dtype) for k, v in values.items()})
 

@@ -1,0 +1,143 @@
+"""The frontier against a sorted list: what goes in comes out, worst bound first, through growth and crowding."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from verify.errors import ResourceError
+from verify.search.frontier import Frontier
+from verify.state import Subproblems
+
+CPU = torch.device("cpu")
+
+
+def regions(bounds: list[float], depth: int, first: int = 0) -> Subproblems:
+    """Regions whose every field tells which one it is; `clause` is its number."""
+    count = len(bounds)
+    number = torch.arange(first, first + count)
+    level = torch.arange(depth)[None]
+    return Subproblems(
+        clause=number, lower_bound=torch.tensor(bounds, dtype=torch.float32),
+        cut_variable=number[:, None] * 100 + level, cut_value=number[:, None].double() + level.double() / 7 + 1 / 3,
+        cut_side=(number[:, None] + level) % 2 * 2 - 1, cut_multipliers=(number[:, None] + level).float() / 3,
+        row_weights=torch.stack([number, number + 1], 1).float() / 3, parameters=number[:, None].float() % 8 / 8,
+    )  # fmt: skip
+
+
+def assert_whole(popped: Subproblems, depths: dict[int, int]) -> None:
+    """Every popped region is what was pushed; deeper columns are padding that cuts nothing."""
+    for row in range(len(popped)):
+        one = popped.select(torch.tensor([row]))
+        number = int(one.clause)
+        depth = depths[number]
+        want = regions([float(one.lower_bound)], depth, number)
+        for name in ("cut_variable", "cut_value", "cut_side", "cut_multipliers"):
+            assert torch.equal(getattr(one, name)[:, :depth], getattr(want, name)), name
+        assert bool((one.cut_variable[:, depth:] == -1).all())
+        assert bool((one.cut_multipliers[:, depth:] == 0).all())
+        assert torch.equal(one.row_weights, want.row_weights)
+        assert torch.equal(one.parameters, want.parameters)
+
+
+def popped(frontier: Frontier, count: int) -> Subproblems:
+    """On the CPU in float32."""
+    return frontier.pop(count, CPU, torch.float32)
+
+
+def test_pops_worst_first() -> None:
+    frontier = Frontier()
+    frontier.push(regions([0.5, -3.0, -1.0, -2.0, 0.0], 2))
+    assert frontier.worst == -3.0
+    assert popped(frontier, 2).lower_bound.tolist() == [-3.0, -2.0]
+    assert frontier.worst == -1.0
+    assert sorted(popped(frontier, 9).lower_bound.tolist()) == [-1.0, 0.0, 0.5]
+    assert len(frontier) == 0
+    assert frontier.worst == float("inf")
+    assert len(popped(frontier, 3)) == 0
+
+
+def test_survives_growth() -> None:
+    """Thousands of regions of growing depth, in many pushes, all come back whole."""
+    frontier, depths, first = Frontier(), {}, 0
+    for depth in range(0, 40, 3):
+        frontier.push(regions([-float(first + i) for i in range(150)], depth, first))
+        depths.update(dict.fromkeys(range(first, first + 150), depth))
+        first += 150
+    everything = popped(frontier, first)
+    assert everything.clause.tolist() == list(range(first))[::-1]
+    assert_whole(everything.select(torch.arange(0, first, 37)), depths)
+
+
+@given(st.lists(st.one_of(
+    st.tuples(st.just("push"), st.lists(st.integers(-50, 50), max_size=40), st.integers(0, 12)),
+    st.tuples(st.just("pop"), st.integers(0, 60), st.just(0)),
+), max_size=25))  # fmt: skip
+def test_random_traces_against_a_sorted_list(trace: list[tuple[str, list[int] | int, int]]) -> None:
+    frontier, model, depths = Frontier(), [(0.0, 0)], {0: 1}
+    frontier.push(regions([0.0], 1))
+    number = 1
+    for action, argument, depth in trace:
+        if action == "push":
+            assert isinstance(argument, list)
+            frontier.push(regions([value / 4 for value in argument], depth, number))
+            for value in argument:
+                model.append((value / 4, number))
+                depths[number] = depth
+                number += 1
+        else:
+            assert isinstance(argument, int)
+            got = popped(frontier, argument)
+            model.sort()
+            assert sorted(got.lower_bound.tolist()) == [bound for bound, _ in model[:argument]]
+            assert_whole(got, depths)
+            known = dict((n, bound) for bound, n in model)
+            taken = {int(clause): float(bound) for clause, bound in zip(got.clause, got.lower_bound, strict=True)}
+            assert len(taken) == len(got)
+            assert all(known[clause] == bound for clause, bound in taken.items())
+            model = [(bound, n) for bound, n in model if n not in taken]
+        assert len(frontier) == len(model)
+        assert frontier.worst == min((bound for bound, _ in model), default=float("inf"))
+
+
+def test_order_turns_round_when_crowded() -> None:
+    """Best bound first, which ends subtrees; and far beyond the capacity a clear error instead of a full machine."""
+    probe = Frontier()
+    probe.push(regions([-1.0], 2))
+    frontier = Frontier(capacity_bytes=probe.bytes // 2)
+    frontier.push(regions([-3.0, -1.0, -2.0], 2))
+    assert popped(frontier, 2).lower_bound.tolist() == [-1.0, -2.0]
+    assert popped(frontier, 9).lower_bound.tolist() == [-3.0]
+    tiny = Frontier(capacity_bytes=probe.bytes // 4)
+    tiny.push(regions([-1.0], 2))
+    with pytest.raises(ResourceError, match="open subproblems"):
+        popped(tiny, 1)
+
+
+@pytest.mark.parametrize("bound", [float("nan"), float("-inf")])
+def test_undefined_bounds_are_worst(bound: float) -> None:
+    frontier = Frontier()
+    frontier.push(regions([-5.0, bound, -7.0], 1))
+    assert popped(frontier, 1).clause.tolist() == [1]
+    assert popped(frontier, 2).clause.tolist() == [2, 0]
+
+
+def test_cuts_behind_padding_are_kept() -> None:
+    """A shallow region split beside deep ones has its new cut behind padding; popped alone it must still have it."""
+    frontier = Frontier()
+    frontier.push(regions([-1.0], 6, 0))
+    frontier.push(regions([-2.0], 1, 1))
+    both = popped(frontier, 2)
+    assert both.cut_variable.shape[1] == 6
+    children = both.split(torch.tensor([7, 8]), torch.tensor([0.25, 0.5], dtype=torch.float64))
+    frontier.push(children)
+    shallow = [one for one in (popped(frontier, 1) for _ in range(4)) if int(one.clause) == 1]
+    assert len(shallow) == 2
+    for one in shallow:
+        used = one.cut_variable[0] >= 0
+        assert one.cut_variable[0, used].tolist() == [100, 7]
+        assert one.cut_value[0, used].tolist() == [1 + 1 / 3, 0.25]
+        assert one.cut_variable.shape[1] == 2
+    assert sorted(int(one.cut_side[0, 1]) for one in shallow) == [-1, 1]
