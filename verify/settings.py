@@ -21,7 +21,7 @@ class Settings:
     """How much effort goes where. The defaults are the preset `default`."""
 
     first_attack: Attack = Attack(restarts=4, steps=20, seconds=1.0)
-    second_attack: Attack = Attack(restarts=16, steps=40, seconds=3.0, rounds=10)
+    second_attack: Attack = Attack(restarts=16, steps=40, seconds=1.0, rounds=10)
     intermediate: IntermediateBounds = IntermediateBounds()
     root: Restricted = Restricted(iterations=40)
     child: Restricted = Restricted(iterations=12, step=0.3, decay=0.9)

@@ -25,6 +25,12 @@ class Slice:
     def __call__(self, x: Tensor) -> Tensor:
         return x[(slice(None), *(slice(*bound) for bound in self.bounds))]
 
+    def transpose(self, cotangent: Tensor, input_shapes: tuple[Shape, ...]) -> tuple[Tensor, ...]:
+        """Zeros with the cotangent in the slice's place."""
+        whole = cotangent.new_zeros(cotangent.shape[0], *input_shapes[0])
+        self(whole).copy_(cotangent)
+        return (whole,)
+
 
 @dataclass(frozen=True)
 class Gather:
@@ -78,6 +84,10 @@ class Concatenate:
 
     def __call__(self, *operands: Tensor) -> Tensor:
         return torch.cat(operands, dim=self.axis + 1)
+
+    def transpose(self, cotangent: Tensor, input_shapes: tuple[Shape, ...]) -> tuple[Tensor, ...]:
+        """The cotangent cut where the operands meet."""
+        return cotangent.split([shape[self.axis] for shape in input_shapes], dim=self.axis + 1)
 
 
 @dataclass(frozen=True)

@@ -276,7 +276,8 @@ class NonNegative(Affine):
     """Any linear map with coefficients >= 0, given by a torch function of batch-first tensors.
 
     Slices, permutations, padding with zeros, concatenation, gathers, sums, means and pools all fit. The function must
-    be linear, without bias, and treat the batch axis elementwise; the adjoint is its vector-Jacobian product.
+    be linear, without bias, and treat the batch axis elementwise; the adjoint is its vector-Jacobian product, or what
+    the function's own `transpose(cotangent, input_shapes)` gives where it has one (for speed).
     `input_shapes`: the operands' sample shapes; `summed`: how many entries one sum adds, in either direction.
     """
 
@@ -289,9 +290,13 @@ class NonNegative(Affine):
         return self.function(*operands)
 
     def transpose(self, cotangent: Tensor) -> tuple[Tensor, ...]:
-        zeros = [cotangent.new_zeros(cotangent.shape[0], *shape) for shape in self.input_shapes]
-        _, pull = torch.func.vjp(self.function, *zeros)
-        return tuple(pull(cotangent))
+        own = getattr(self.function, "transpose", None)
+        if own is not None:
+            return tuple(own(cotangent, self.input_shapes))
+        batch = cotangent.shape[0]
+        with torch.enable_grad():
+            zeros = [cotangent.new_zeros(batch, *shape).requires_grad_() for shape in self.input_shapes]
+            return torch.autograd.grad(self.function(*zeros), zeros, cotangent)
 
     def absolute(self) -> NonNegative:
         return self

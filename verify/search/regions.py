@@ -7,6 +7,7 @@ both a region is *refuted* only by a float64 sweep that charges its own rounding
 
 from __future__ import annotations
 
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Protocol
@@ -74,7 +75,11 @@ class _Objectives:
         if new:
             start = len(self._known)
             self._known.update({clause: start + i for i, clause in enumerate(new)})
-            self._table = [Objective.concatenate([*self._table, self._problem.objective(new).to(self._device, torch.float64)])]
+            self._table = [
+                Objective.concatenate(
+                    [*self._table, self._problem.objective(new).to(self._device, torch.float64)]
+                )
+            ]
 
     def of(self, clauses: Tensor, dtype: torch.dtype) -> Objective:
         """The objectives of the given clause numbers."""
@@ -140,7 +145,9 @@ class SplitActivations:
 
     def _dual(self, regions: Subproblems, network: Network) -> DualProblem:
         assert self._boxes is not None
-        rows = torch.tensor([self._box_row[int(box)] for box in self.problem.box_of[regions.clause.cpu().numpy()]])
+        rows = torch.tensor(
+            [self._box_row[int(box)] for box in self.problem.box_of[regions.clause.cpu().numpy()]]
+        )
         bounds = regions.cuts.apply(self._boxes.select(rows.to(self.network.device)))
         bounds = bounds.rounded(network.device, network.dtype)
         return DualProblem(network, bounds, self._objectives.of(regions.clause, network.dtype), regions.cuts)
@@ -151,11 +158,15 @@ class SplitActivations:
     def _climb(self, regions: Subproblems, method: Restricted, deadline: Deadline) -> Bounded:
         problem = self._dual(regions, self.fast_network)
         empty = problem.bounds.empty
-        climbed = method.ascend(problem, regions.state.to(self.network.device, self.fast_network.dtype), 0.0, deadline)
+        climbed = method.ascend(
+            problem, regions.state.to(self.network.device, self.fast_network.dtype), 0.0, deadline
+        )
         inherited = regions.lower_bound
         regions = regions.with_state(torch.maximum(climbed.bound[:, 0], inherited), climbed.state)
         refuted = self._certified(regions, (climbed.bound[:, 0] > 0) | empty)
-        regions = replace(regions, lower_bound=torch.where(refuted, regions.lower_bound, regions.lower_bound.clamp(max=0)))
+        regions = replace(
+            regions, lower_bound=torch.where(refuted, regions.lower_bound, regions.lower_bound.clamp(max=0))
+        )
         return Bounded(regions, refuted, climbed.minimiser[:, 0])
 
     def _certified(self, regions: Subproblems, proposed: Bool[Tensor, " batch"]) -> Bool[Tensor, " batch"]:
@@ -178,21 +189,55 @@ class SplitActivations:
         if bool(stuck.any()):
             inputs = slice(0, self.network.inputs)
             cotangent = problem.evaluate(state).input_cotangent[:, 0]
-            halves = widest_effect(cotangent, problem.bounds.lower[:, inputs], problem.bounds.upper[:, inputs])
+            halves = widest_effect(
+                cotangent, problem.bounds.lower[:, inputs], problem.bounds.upper[:, inputs]
+            )
             split = Split(
-                torch.where(stuck, halves.variable, split.variable), torch.where(stuck, halves.value, split.value)
+                torch.where(stuck, halves.variable, split.variable),
+                torch.where(stuck, halves.value, split.value),
             )
         return split
 
 
 @dataclass(frozen=True)
-class _Found(Struct):
+class Found(Struct):
     """What bounding a box afresh gives."""
 
     bound: Float[Tensor, " batch"]
     refuted: Bool[Tensor, " batch"]
     cotangent: Float[Tensor, "batch inputs"]
     minimiser: Float[Tensor, "batch inputs"]
+
+
+@dataclass
+class Effort:
+    """Whether intermediate bounds are worth their price, found out by paying it now and then.
+
+    They are when they close many more boxes than the quick bound does, or, where neither closes any, when they more
+    than halve what is missing: a further split would do as much for the price of two quick bounds.
+    """
+
+    period: int = 8
+    _since: int = 0
+    _pays: bool = True
+
+    def worth_it(self) -> bool:
+        """Whether to pay this time."""
+        self._since += 1
+        return self._pays or self._since >= self.period
+
+    def learn(
+        self, quick: Found, tight: Found, total: int, quick_seconds: float, tight_seconds: float
+    ) -> None:
+        """Compares both bounds on the boxes that the quick one left open, of `total`."""
+        self._since = 0
+        closed_quickly, closed = total - len(quick.refuted), total - int((~tight.refuted).sum())
+        dear = tight_seconds > 3 * quick_seconds
+        if closed:
+            enough = closed_quickly >= 0.4 * closed
+        else:
+            enough = bool((tight.bound < 0.5 * quick.bound).float().mean() > 0.5)
+        self._pays = not (dear and enough)
 
 
 class SplitInputs:
@@ -203,7 +248,8 @@ class SplitInputs:
     ) -> None:
         self.problem, self.network, self.intermediate, self.joint = problem, network, intermediate, joint
         self._objectives = _Objectives(problem, network.device)
-        
+        self._effort = Effort()
+
     def roots(self, clauses: Sequence[int], deadline: Deadline) -> Bounded:
         self._objectives.prepare(clauses)
         regions = _fresh(self.problem, clauses, self.network.inputs, self.network.device)
@@ -214,24 +260,32 @@ class SplitInputs:
         return regions.cuts.apply(Bounds(lower, upper))
 
     def bound(self, regions: Subproblems, deadline: Deadline) -> Bounded:
-        """CROWN on interval bounds first; what that leaves open gets intermediate bounds, then a joint ascent."""
+        """CROWN on interval bounds first; what that leaves open gets intermediate bounds where they pay."""
+        began = time.monotonic()
         box = self._input_boxes(regions)
         bounds, _ = interval(self.network, box.lower, box.upper)
         found = self._each_row(regions, bounds)
         left = (~found.refuted).nonzero()[:, 0]
-        if len(left):
+        middle = time.monotonic()
+        if len(left) and self._effort.worth_it():
             deadline.check()
-            chosen = regions.select(left)
-            tight = self.intermediate.tighten(self.network, bounds.select(left), deadline)
-            found = found.updated(left, self._each_row(chosen, tight))
-            if self.joint.iterations:
-                found = found.updated(left, self._jointly(chosen, tight, found.select(left), deadline))
+            quick = found.select(left)
+            tight = self._tightened(regions.select(left), bounds.select(left), quick, deadline)
+            found = found.updated(left, tight)
+            self._effort.learn(quick, tight, len(regions), middle - began, time.monotonic() - middle)
         scale = found.cotangent.abs().amax(1, keepdim=True).clamp(min=1e-300)
         lower_bound = torch.where(found.refuted, found.bound, found.bound.clamp(max=0)).float()
         regions = replace(regions, lower_bound=lower_bound, parameters=(found.cotangent / scale).float())
         return Bounded(regions, found.refuted, found.minimiser)
 
-    def _each_row(self, regions: Subproblems, bounds: Bounds) -> _Found:
+    def _tightened(self, regions: Subproblems, bounds: Bounds, quick: Found, deadline: Deadline) -> Found:
+        tight = self.intermediate.tighten(self.network, bounds, deadline)
+        found = self._each_row(regions, tight)
+        better = quick.bound > found.bound
+        found = replace(found, bound=torch.where(better, quick.bound, found.bound))
+        return self._jointly(regions, tight, found, deadline) if self.joint.iterations else found
+
+    def _each_row(self, regions: Subproblems, bounds: Bounds) -> Found:
         """The best single row's CROWN bound, with its input coefficients and minimiser."""
         joint = self._objectives.of(regions.clause, torch.float64)
         rows = Objective(
@@ -241,21 +295,25 @@ class SplitInputs:
         problem = DualProblem(self.network, bounds, rows)
         sweep = problem.evaluate(problem.initial(), magnitudes(self.network, bounds))
         bound, row = sweep.bound.nan_to_num(nan=-torch.inf).max(1)
-        cotangent = sweep.input_cotangent.gather(1, row[:, None, None].expand(-1, 1, self.network.inputs))[:, 0]
+        cotangent = sweep.input_cotangent.gather(1, row[:, None, None].expand(-1, 1, self.network.inputs))[
+            :, 0
+        ]
         return self._found(bounds, bound, cotangent)
 
-    def _jointly(self, regions: Subproblems, bounds: Bounds, before: _Found, deadline: Deadline) -> _Found:
+    def _jointly(self, regions: Subproblems, bounds: Bounds, before: Found, deadline: Deadline) -> Found:
         """All rows of each conjunction at once, their weights and all slopes optimised."""
         problem = DualProblem(self.network, bounds, self._objectives.of(regions.clause, torch.float64))
         state = problem.clamp(self.joint.ascend(problem, problem.initial(), 0.0, deadline).state)
         sweep = problem.evaluate(state, magnitudes(self.network, bounds))
-        return self._found(bounds, torch.maximum(before.bound, sweep.bound[:, 0]), sweep.input_cotangent[:, 0])
+        return self._found(
+            bounds, torch.maximum(before.bound, sweep.bound[:, 0]), sweep.input_cotangent[:, 0]
+        )
 
-    def _found(self, bounds: Bounds, bound: Tensor, cotangent: Tensor) -> _Found:
+    def _found(self, bounds: Bounds, bound: Tensor, cotangent: Tensor) -> Found:
         inputs = slice(0, self.network.inputs)
         cotangent = cotangent.nan_to_num(nan=0.0)
         minimiser = torch.where(cotangent > 0, bounds.lower[:, inputs], bounds.upper[:, inputs])
-        return _Found(bound, ((bound > 0) & bound.isfinite()) | bounds.empty, cotangent, minimiser)
+        return Found(bound, ((bound > 0) & bound.isfinite()) | bounds.empty, cotangent, minimiser)
 
     def choose(self, regions: Subproblems) -> Split:
         box = self._input_boxes(regions)

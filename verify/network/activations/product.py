@@ -1,8 +1,8 @@
 """The product of two variables, z = (a, b): bilinear, so `t a b - rho . z` has its minimum at a corner of the box.
 
 The first half of the last axis holds the factors a, the second half the factors b. McCormick's planes are the lines: for t > 0
-`(p b_l + (1 - p) b_u) a + (p a_l + (1 - p) a_u) b + ..`, for t < 0 the same with the b's ends exchanged; the mixing
-weight p in [0, 1] is the free parameter of each sign. With one factor constant the planes are exact.
+a mixture of `b_l a + a_l b - a_l b_l` and `b_u a + a_u b - a_u b_u`, for t < 0 the same with the b's ends exchanged; the
+mixing weight p in [0, 1] is the free parameter of each sign. With one factor constant the planes are exact.
 """
 
 from __future__ import annotations
@@ -25,6 +25,7 @@ class ProductHull(Hull):
         self.lower, self.upper = lower, upper
         self.a_lower, self.b_lower = _halves(lower)
         self.a_upper, self.b_upper = _halves(upper)
+        self.middle = (lower + upper) / 2  # where the planes of both signs change with their weight as if they touched
 
     def initial(self) -> Tensor:
         return torch.full_like(self.lower, 0.5)
@@ -36,13 +37,11 @@ class ProductHull(Hull):
         positive, negative = _halves(parameters)
         falling = t < 0
         weight = torch.where(falling, negative, positive)
-        near, far = torch.where(falling, self.b_upper, self.b_lower), torch.where(falling, self.b_lower, self.b_upper)
-        slope_a = far + weight * (near - far)
-        slope_b = self.a_upper + weight * (self.a_lower - self.a_upper)
-        sign = torch.where(falling, -1.0, 1.0).to(t.dtype)
-        touch = Product().minimise(sign, sign_of(sign, slope_a, slope_b), self.lower, self.upper)
-        a, b = _halves(touch)
-        return Line(torch.cat([slope_a, slope_b], dim=-1), a * b - slope_a * a - slope_b * b, touch)
+        near = torch.where(falling, self.b_upper, self.b_lower)
+        far = torch.where(falling, self.b_lower, self.b_upper)
+        slope_a, slope_b = far + weight * (near - far), self.a_upper + weight * (self.a_lower - self.a_upper)
+        intercept = (weight - 1) * (self.a_upper * far) - weight * (self.a_lower * near)
+        return Line(torch.cat([slope_a, slope_b], dim=-1), intercept, self.middle)
 
     def gradient(self, t: Tensor, gap: Tensor) -> Tensor:
         gap_a, gap_b = _halves(gap)
@@ -50,11 +49,6 @@ class ProductHull(Hull):
         rising = t.clamp(min=0) * (along + gap_a * (self.b_lower - self.b_upper))
         falling = t.clamp(max=0) * (along + gap_a * (self.b_upper - self.b_lower))
         return torch.cat([rising, falling], dim=-1)
-
-
-def sign_of(sign: Tensor, slope_a: Tensor, slope_b: Tensor) -> Tensor:
-    """The multipliers `rho` of both factors for `t = sign`."""
-    return torch.cat([sign * slope_a, sign * slope_b], dim=-1)
 
 
 class Product(Activation):
