@@ -31,7 +31,7 @@ class IntermediateBounds:
     ascent: Restricted | None = None
 
     def tighten(
-        self, network: Network, bounds: Bounds, deadline: Deadline, sizes: dict[int, float] | None = None
+        self, network: Network, bounds: Bounds, deadline: Deadline, sizes: dict[int, Tensor] | None = None
     ) -> Bounds:
         """Bounds of all variables, no looser than those given (whose input columns are the boxes).
 
@@ -52,7 +52,7 @@ class IntermediateBounds:
 
     def _tighten_layer(
         self, network: Network, layer: Layer, bounds: Bounds, open_neurons: Bool[Tensor, "batch size"],
-        sizes: dict[int, float], deadline: Deadline,
+        sizes: dict[int, Tensor], deadline: Deadline,
     ) -> Bounds:  # fmt: skip
         lower, upper = bounds.lower.clone(), bounds.upper.clone()
         for rows, neurons, used in _chunks(network, layer, open_neurons):
@@ -67,7 +67,7 @@ class IntermediateBounds:
 
     def _bound_neurons(
         self, network: Network, layer: Layer, bounds: Bounds, neurons: Int[Tensor, "batch count"],
-        sizes: dict[int, float], deadline: Deadline,
+        sizes: dict[int, Tensor], deadline: Deadline,
     ) -> tuple[Tensor, Tensor]:  # fmt: skip
         batch, count = neurons.shape
         rows = bounds.lower.new_zeros(batch, 2, count, layer.size)

@@ -73,20 +73,19 @@ def gathered(line: Line, z: Tensor, post_size: int) -> Tensor:
 
 
 class _Charge:
-    """The rounding errors of a sweep, gathered as `sum |cotangent| |magnitude|` by Cauchy and Schwarz.
+    """The rounding errors of a sweep, gathered as `sum |cotangent| magnitude`.
 
     A pass through an affine map W turns the cotangent c, taken as exact, into W^T c with an error of at most
     gamma |W|^T |c|; against values of magnitude m that moves the bound by at most gamma |c| . (|W| m). (Higham 2002, section 3.5.)
     """
 
-    def __init__(self, magnitudes: dict[int, float], batch: int, objectives: int) -> None:
+    def __init__(self, magnitudes: dict[int, Tensor], batch: int, objectives: int) -> None:
         self.magnitudes, self.shape = magnitudes, (batch, objectives)
         self.total: Tensor | float = 0.0
 
     def add(self, cotangent: Tensor, node: int) -> None:
         """Charges one cotangent against its node's magnitude."""
-        norm = torch.linalg.vector_norm(cotangent.reshape(*self.shape, -1), dim=2)
-        self.total = self.total + norm * self.magnitudes[node]
+        self.total = self.total + cotangent.reshape(*self.shape, -1).abs() @ self.magnitudes[node]
 
 
 class DualProblem:
@@ -123,6 +122,18 @@ class DualProblem:
             )
             for layer in self.layers
         }
+
+    @cached_property
+    def spans(self) -> Float[Tensor, "batch 1 parameters"] | None:
+        """The unit of each slope parameter's steps; None where it is 1 throughout."""
+        known = [(layer, self.hulls[layer.node].span) for layer in self.layers]
+        if all(span is None for _, span in known):
+            return None
+        spans = self.bounds.lower.new_ones(self.batch, 1, self.network.parameters)
+        for layer, span in known:
+            if span is not None:
+                spans[..., layer.parameters] = span
+        return spans
 
     @cached_property
     def _cut_places(self) -> dict[int, tuple[Tensor, Tensor]]:
@@ -202,7 +213,7 @@ class DualProblem:
         return rho.scatter(2, here, changed[..., None]), torch.where(own, t_here * (new.intercept - old), 0.0)
 
     def evaluate(
-        self, state: DualState, magnitudes: dict[int, float] | None = None, probes: Probes | None = None
+        self, state: DualState, magnitudes: dict[int, Tensor] | None = None, probes: Probes | None = None
     ) -> Sweep:
         """q at `state` (which `clamp` has made valid); with `magnitudes`, less the rounding errors of this very sweep.
 
@@ -273,11 +284,14 @@ class DualProblem:
 
     def _charge_objective(self, charge: _Charge, state: DualState) -> None:
         """The rounding of the weighted objective itself, of its thresholds and of the cuts' costs."""
-        norms = torch.linalg.vector_norm(self.objective.coefficients, dim=3)
-        charge.total += (state.row_weights * norms).sum(2) * charge.magnitudes[self.node]
+        if self.rows == 1:
+            charge.add(self.objective.coefficients[:, :, 0], self.node)
+        else:
+            sizes = self.objective.coefficients.abs() @ charge.magnitudes[self.node]
+            charge.total += (state.row_weights * sizes).sum(2)
         if self.objective.input_coefficients.shape[3]:
-            norms = torch.linalg.vector_norm(self.objective.input_coefficients, dim=3)
-            charge.total += (state.row_weights * norms).sum(2) * charge.magnitudes[0]
+            sizes = self.objective.input_coefficients.abs() @ charge.magnitudes[0]
+            charge.total += (state.row_weights * sizes).sum(2)
         charge.total += (state.row_weights * self.objective.thresholds.abs()).sum(2) + self._cut_cost(state).abs()
 
     def _cut_cost(self, state: DualState) -> Tensor:

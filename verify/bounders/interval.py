@@ -60,8 +60,8 @@ def interval(
     return Bounds(torch.cat(lowers, 1), torch.cat(uppers, 1)), (last[0].flatten(1), last[1].flatten(1))
 
 
-def magnitudes(network: Network, bounds: Bounds) -> dict[int, float]:
-    """For every node the 2-norm of an upper bound on the absolute values of the terms that its entries are sums of.
+def magnitudes(network: Network, bounds: Bounds) -> dict[int, Float[Tensor, " size"]]:
+    """For every node an upper bound on the sum of absolute values of the terms that each of its entries is made of.
 
     Over all the boxes given, and so over every box inside them.
     """
@@ -78,4 +78,4 @@ def magnitudes(network: Network, bounds: Bounds) -> dict[int, float]:
         else:
             size = network.absolute[index].forward(*(found[operand] for operand in node.operands))
             found.append((size + network.offsets[index].abs().reshape(1, *node.shape)) * (1 + 2 * network.gamma))
-    return {index: float(torch.linalg.vector_norm(value)) * (1 + 1e-9) for index, value in enumerate(found)}
+    return {index: value.flatten() for index, value in enumerate(found)}

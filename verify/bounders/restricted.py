@@ -128,7 +128,10 @@ class _Run:
         """One step of all free variables."""
         state = self.state
         size = self.method.step * self.method.decay ** (count - 1)
-        parameters = state.parameters + self.slopes.step(direction.parameters, count).mul_(size)
+        step = self.slopes.step(direction.parameters, count).mul_(size)
+        if self.problem.spans is not None:
+            step.mul_(self.problem.spans)
+        parameters = step.add_(state.parameters)
         multipliers, weights = state.cut_multipliers, state.row_weights
         if multipliers.shape[2]:
             multipliers = multipliers + self.multipliers.step(direction.cut_multipliers, count) * size

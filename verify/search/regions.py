@@ -100,7 +100,9 @@ class SplitActivations:
         self._objectives = _Objectives(problem, network.device)
         self._box_row: dict[int, int] = {}
         self._boxes: Bounds | None = None
-        self._sizes: dict[int, float] = {}
+        self._sizes: dict[int, Tensor] = {}
+        # A cut of one factor says much of the factors and quotients behind it: there intervals are worth redoing.
+        self._propagates = any(layer.activation.post_size(layer.size) != layer.size for layer in network.layers)
 
     def roots(self, clauses: Sequence[int], deadline: Deadline) -> Bounded:
         """CROWN on interval bounds first; only clauses still open get intermediate bounds and an ascent."""
@@ -149,6 +151,9 @@ class SplitActivations:
             [self._box_row[int(box)] for box in self.problem.box_of[regions.clause.cpu().numpy()]]
         )
         bounds = regions.cuts.apply(self._boxes.select(rows.to(self.network.device)))
+        if self._propagates and regions.cut_variable.shape[1]:
+            inputs = slice(0, self.network.inputs)
+            bounds, _ = interval(self.network, bounds.lower[:, inputs], bounds.upper[:, inputs], bounds)
         bounds = bounds.rounded(network.device, network.dtype)
         return DualProblem(network, bounds, self._objectives.of(regions.clause, network.dtype), regions.cuts)
 

@@ -44,6 +44,11 @@ class Hull(ABC):
     lower: Float[Tensor, "*batch pre"]
     upper: Float[Tensor, "*batch pre"]
 
+    @property
+    def span(self) -> Float[Tensor, "*batch parameters"] | None:
+        """How far each parameter ranges, the unit of its steps; None where all range over [0, 1]."""
+        return None
+
     @abstractmethod
     def initial(self) -> Float[Tensor, "*batch parameters"]:
         """CROWN's slopes: those of the lines closest to the activation in the middle of the box."""
@@ -120,6 +125,13 @@ class ElementwiseHull(Hull):
 
     def __init__(self, activation: Elementwise, lower: Tensor, upper: Tensor) -> None:
         self.activation, self.lower, self.upper = activation, lower, upper
+        self.candidates = activation.slopes(lower, upper)
+        low, high = self.candidates.amin(dim=0), self.candidates.amax(dim=0)
+        self.lowest, self.highest = torch.cat([low, low], dim=-1), torch.cat([high, high], dim=-1)
+
+    @property
+    def span(self) -> Tensor:
+        return self.highest - self.lowest
 
     def _split(self, parameters: Tensor) -> tuple[Tensor, Tensor]:
         first, second = parameters.chunk(2, dim=-1)
@@ -130,9 +142,8 @@ class ElementwiseHull(Hull):
         return self.activation.forward(touch) - slope * touch, touch
 
     def initial(self) -> Tensor:
-        slopes = self.activation.slopes(self.lower, self.upper)
+        slopes, best = self.candidates, []
         middle = (self.lower + self.upper) / 2
-        best = []
         for sign in (1.0, -1.0):
             signs = torch.full_like(slopes, sign)
             intercept, _ = self._intercept(signs, slopes)
@@ -141,9 +152,7 @@ class ElementwiseHull(Hull):
         return torch.cat(best, dim=-1)
 
     def clamp(self, parameters: Tensor) -> Tensor:
-        slopes = self.activation.slopes(self.lower, self.upper)
-        low, high = slopes.amin(dim=0), slopes.amax(dim=0)
-        return parameters.clamp(torch.cat([low, low], dim=-1), torch.cat([high, high], dim=-1))
+        return parameters.clamp(self.lowest, self.highest)
 
     def line(self, t: Tensor, parameters: Tensor) -> Line:
         positive, negative = self._split(parameters)
@@ -176,3 +185,8 @@ def chord(left: Tensor, right: Tensor, at_left: Tensor, at_right: Tensor) -> Ten
 def strictly_inside(point: Tensor | float, lower: Tensor, upper: Tensor) -> Bool[Tensor, "*batch pre"]:
     """Whether `lower < point < upper`."""
     return (lower < point) & (upper > point)
+
+
+def wide(lower: Tensor, upper: Tensor) -> Bool[Tensor, "*batch pre"]:
+    """Whether an interval is wide enough, beside its numbers, for a cut in the middle to mean anything."""
+    return upper - lower > 1e-7 * torch.maximum(lower.abs(), upper.abs())

@@ -10,7 +10,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from verify.network.activations.base import Activation, Hull, Line
+from verify.network.activations.base import Activation, Hull, Line, wide
 
 
 def _halves(tensor: Tensor) -> tuple[Tensor, Tensor]:
@@ -87,8 +87,8 @@ class Product(Activation):
 
     def split_point(self, lower: Tensor, upper: Tensor) -> Tensor:
         """The middle of both factors' intervals, unless either is constant (then the product is linear)."""
-        width_a, width_b = _halves(upper - lower)
-        bilinear = (width_a > 1e-6) & (width_b > 1e-6)
+        wide_a, wide_b = _halves(wide(lower, upper))
+        bilinear = wide_a & wide_b
         return torch.where(torch.cat([bilinear, bilinear], dim=-1), (lower + upper) / 2, torch.nan)
 
     def relaxation_loss(self, t: Tensor, line: Line, z: Tensor, lower: Tensor, upper: Tensor) -> Tensor:

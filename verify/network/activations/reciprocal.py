@@ -9,7 +9,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from verify.network.activations.base import Elementwise, chord
+from verify.network.activations.base import Elementwise, chord, wide
 
 
 class Reciprocal(Elementwise):
@@ -44,4 +44,4 @@ class Reciprocal(Elementwise):
         return torch.stack([chord(lower, upper, lower.reciprocal(), upper.reciprocal()), *tangents])
 
     def split_point(self, lower: Tensor, upper: Tensor) -> Tensor:
-        return torch.where(upper - lower > 1e-6, (lower + upper) / 2, torch.nan)
+        return torch.where(wide(lower, upper), (lower + upper) / 2, torch.nan)

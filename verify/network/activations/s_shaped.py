@@ -12,7 +12,7 @@ from abc import abstractmethod
 import torch
 from torch import Tensor
 
-from verify.network.activations.base import Elementwise, chord
+from verify.network.activations.base import Elementwise, chord, wide
 
 _CANDIDATES = 9  # tangents considered for the first line; optimisation refines it
 
@@ -46,7 +46,7 @@ class SShaped(Elementwise):
         return torch.stack([chord(lower, upper, self.forward(lower), self.forward(upper)), *tangents])
 
     def split_point(self, lower: Tensor, upper: Tensor) -> Tensor:
-        return torch.where(upper - lower > 1e-6, (lower + upper) / 2, torch.nan)
+        return torch.where(wide(lower, upper), (lower + upper) / 2, torch.nan)
 
 
 class Sigmoid(SShaped):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from verify.network.activations.base import Elementwise
+from verify.network.activations.base import Elementwise, wide
 
 
 class Square(Elementwise):
@@ -34,4 +34,4 @@ class Square(Elementwise):
         return torch.stack([lower + upper, 2 * lower, 2 * upper])
 
     def split_point(self, lower: Tensor, upper: Tensor) -> Tensor:
-        return torch.where(upper - lower > 1e-6, (lower + upper) / 2, torch.nan)
+        return torch.where(wide(lower, upper), (lower + upper) / 2, torch.nan)
