@@ -34,3 +34,8 @@ class Deadline:
     def within(self, seconds: float) -> Deadline:
         """The earlier of this deadline and `seconds` from now."""
         return Deadline(min(self.at, time.monotonic() + seconds))
+
+    def share(self, fraction: float, unlimited: float = 60.0) -> Deadline:
+        """A share of the time that is left; of `unlimited` seconds where there is no limit."""
+        left = min(self.remaining, unlimited) if self.at == float("inf") else self.remaining
+        return self.within(fraction * left)

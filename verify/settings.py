@@ -23,6 +23,7 @@ class Settings:
     first_attack: Attack = Attack(restarts=4, steps=20, seconds=1.0)
     second_attack: Attack = Attack(restarts=16, steps=40, seconds=1.0, rounds=10)
     intermediate: IntermediateBounds = IntermediateBounds()
+    optimised: IntermediateBounds = IntermediateBounds(Restricted(iterations=5))
     root: Restricted = Restricted(iterations=40)
     child: Restricted = Restricted(iterations=12, step=0.3, decay=0.9)
     joint: Restricted = Restricted(iterations=0)
@@ -51,7 +52,10 @@ def choose_device(name: str) -> torch.device:
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     if name.startswith("cuda") and not torch.cuda.is_available():
         raise InputError("--device cuda: torch sees no CUDA device; use --device cpu or auto")
-    return torch.device(name)
+    try:
+        return torch.device(name)
+    except RuntimeError:
+        raise InputError(f"--device {name}: no such kind of device; use auto, cpu or cuda") from None
 
 
 def preset(name: str) -> Settings:
@@ -71,7 +75,7 @@ def build_search(
         strategy = SplitInputs(problem, network, settings.intermediate, settings.joint)
     else:
         strategy = SplitActivations(
-            problem, network, settings.intermediate, settings.root, settings.child, settings.brancher
+            problem, network, settings.intermediate, settings.optimised, settings.root, settings.child, settings.brancher
         )
     batch = max(16, min(2048, settings.batch_elements // network.variables))
     return BranchAndBound(

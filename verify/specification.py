@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from decimal import Decimal
 from typing import Any
 
 import numpy as np
@@ -35,7 +36,7 @@ class Row:
 
     def text(self) -> str:
         """The row in VNN-LIB."""
-        terms = [f"(* {float(c)!r} Y_{i})" for i, c in enumerate(self.coefficients) if c]
+        terms = [f"(* {Decimal(float(c)):f} Y_{i})" for i, c in enumerate(self.coefficients) if c]
         return f"(<= (+ {' '.join(terms)} 0.0) {float(self.threshold)!r})"
 
 

@@ -26,16 +26,21 @@ _CHUNK_BYTES = 8 * 2**20  # of one live tensor; a pass holds a handful
 
 @dataclass(frozen=True)
 class IntermediateBounds:
-    """Tightens all pre-activations' bounds on a batch of boxes; with `ascent`, slopes are optimised for each neuron."""
+    """Tightens all pre-activations' bounds on a batch of boxes.
+
+    With `ascent`, every neuron's slopes are first optimised, on a `fast` copy of the network in lower precision; the bound
+    that counts is still a sweep of the network itself.
+    """
 
     ascent: Restricted | None = None
 
     def tighten(
-        self, network: Network, bounds: Bounds, deadline: Deadline, sizes: dict[int, Tensor] | None = None
-    ) -> Bounds:
+        self, network: Network, bounds: Bounds, deadline: Deadline, fast: Network | None = None,
+        enough: Deadline | None = None,
+    ) -> Bounds:  # fmt: skip
         """Bounds of all variables, no looser than those given (whose input columns are the boxes).
 
-        `sizes`: magnitudes that hold on all boxes, where they are known. Raises OutOfTimeError.
+        Once `enough` has passed the remaining neurons keep what they have. Raises OutOfTimeError.
         """
         inputs = slice(0, network.inputs)
         bounds, _ = interval(network, bounds.lower[:, inputs], bounds.upper[:, inputs], bounds)
@@ -43,21 +48,23 @@ class IntermediateBounds:
             if position == 0 and not _worth_a_pass(network, layer):
                 continue
             open_neurons = _open(layer, bounds)
-            if not bool(open_neurons.any()):
+            if not bool(open_neurons.any()) or (enough is not None and enough.remaining <= 0):
                 continue
-            charged = magnitudes(network, bounds) if sizes is None else sizes
-            bounds = self._tighten_layer(network, layer, bounds, open_neurons, charged, deadline)
+            bounds = self._tighten_layer(network, layer, bounds, open_neurons, deadline, fast or network, enough)
             bounds, _ = interval(network, bounds.lower[:, inputs], bounds.upper[:, inputs], bounds)
         return bounds
 
     def _tighten_layer(
         self, network: Network, layer: Layer, bounds: Bounds, open_neurons: Bool[Tensor, "batch size"],
-        sizes: dict[int, Tensor], deadline: Deadline,
+        deadline: Deadline, fast: Network, enough: Deadline | None,
     ) -> Bounds:  # fmt: skip
         lower, upper = bounds.lower.clone(), bounds.upper.clone()
+        sizes = magnitudes(network, bounds)
         for rows, neurons, used in _chunks(network, layer, open_neurons):
             deadline.check()
-            low, high = self._bound_neurons(network, layer, bounds.select(rows), neurons, sizes, deadline)
+            if enough is not None and enough.remaining <= 0:
+                break
+            low, high = self._bound_neurons(network, layer, bounds.select(rows), neurons, sizes, deadline, fast)
             columns = neurons + layer.variables.start
             low = torch.where(used, low, -torch.inf)
             high = torch.where(used, high, torch.inf)
@@ -67,22 +74,32 @@ class IntermediateBounds:
 
     def _bound_neurons(
         self, network: Network, layer: Layer, bounds: Bounds, neurons: Int[Tensor, "batch count"],
-        sizes: dict[int, Tensor], deadline: Deadline,
+        sizes: dict[int, Tensor], deadline: Deadline, fast: Network,
     ) -> tuple[Tensor, Tensor]:  # fmt: skip
-        batch, count = neurons.shape
-        rows = bounds.lower.new_zeros(batch, 2, count, layer.size)
-        rows[:, 0].scatter_(2, neurons[..., None], 1.0)
-        rows[:, 1].scatter_(2, neurons[..., None], -1.0)
-        objective = Objective(
-            rows.reshape(batch, 2 * count, 1, layer.size), rows.new_zeros(batch, 2 * count, 1),
-            rows.new_zeros(batch, 2 * count, 1, 0),
-        )  # fmt: skip
+        objective = _both_ends(bounds, layer, neurons)
         problem = DualProblem(network, bounds, objective, node=layer.pre_node)
         state = problem.initial()
         if self.ascent is not None and len(problem.layers):
-            state = self.ascent.ascend(problem, state, deadline=deadline).state
+            quick = DualProblem(
+                fast, bounds.rounded(fast.device, fast.dtype), objective.to(fast.device, fast.dtype), node=layer.pre_node
+            )
+            climbed = self.ascent.ascend(quick, state.to(fast.device, fast.dtype), deadline=deadline).state
+            state = problem.clamp(climbed.to(network.device, network.dtype))
         found = problem.evaluate(state, sizes).bound.nan_to_num(nan=-torch.inf)
-        return found[:, :count], -found[:, count:]
+        low, high = found.chunk(2, dim=1)
+        return low, -high
+
+
+def _both_ends(bounds: Bounds, layer: Layer, neurons: Int[Tensor, "batch count"]) -> Objective:
+    """The objectives `+z_i` and `-z_i` of the given neurons."""
+    batch, count = neurons.shape
+    rows = bounds.lower.new_zeros(batch, 2, count, layer.size)
+    rows[:, 0].scatter_(2, neurons[..., None], 1.0)
+    rows[:, 1].scatter_(2, neurons[..., None], -1.0)
+    return Objective(
+        rows.reshape(batch, 2 * count, 1, layer.size), rows.new_zeros(batch, 2 * count, 1),
+        rows.new_zeros(batch, 2 * count, 1, 0),
+    )  # fmt: skip
 
 
 def _worth_a_pass(network: Network, layer: Layer) -> bool:

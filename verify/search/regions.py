@@ -28,6 +28,9 @@ from verify.problem import Problem
 from verify.state import Bounds, Objective, Struct, Subproblems
 
 
+_ROOT_SHARE = 0.15  # of the time left, for optimised intermediate bounds
+
+
 @dataclass(frozen=True)
 class Bounded:
     """Regions with their new bounds, which of them are refuted for certain, and an input to try for the others."""
@@ -91,10 +94,10 @@ class SplitActivations:
     """Root bounds for good, cuts of pre-activations, inherited dual points."""
 
     def __init__(
-        self, problem: Problem, network: Network, intermediate: IntermediateBounds, root: Restricted, child: Restricted,
-        brancher: FilteredSmartBranching, fast: torch.dtype = torch.float32,
+        self, problem: Problem, network: Network, intermediate: IntermediateBounds, optimised: IntermediateBounds,
+        root: Restricted, child: Restricted, brancher: FilteredSmartBranching, fast: torch.dtype = torch.float32,
     ) -> None:  # fmt: skip
-        self.problem, self.network, self.intermediate = problem, network, intermediate
+        self.problem, self.network, self.intermediate, self.optimised = problem, network, intermediate, optimised
         self.root, self.child, self.brancher = root, child, brancher
         self.fast_network = network.to(network.device, fast)
         self._objectives = _Objectives(problem, network.device)
@@ -111,13 +114,16 @@ class SplitActivations:
         refuted = self._quickly_refuted(regions)
         minimiser = regions.parameters.new_zeros(len(regions), self.network.inputs)
         left = (~refuted).nonzero()[:, 0]
-        if len(left):
+        for intermediate in (self.intermediate, self.optimised):
+            if not len(left):
+                break
+            self._bound_boxes(regions.clause[left].tolist(), intermediate, deadline)
             chosen = regions.select(left)
-            self._bound_boxes(chosen.clause.tolist(), deadline)
-            initial = self._dual(chosen, self.fast_network).initial()
-            climbed = self._climb(chosen.with_state(chosen.lower_bound, initial), self.root, deadline)
+            chosen = chosen.with_state(chosen.lower_bound, self._dual(chosen, self.fast_network).initial())
+            climbed = self._climb(chosen, self.root, deadline)
             minimiser[left], refuted[left] = climbed.minimiser, climbed.refuted
             regions = regions.updated(left, climbed.regions)
+            left = (~refuted).nonzero()[:, 0]
         return Bounded(regions, refuted, minimiser)
 
     def _quickly_refuted(self, regions: Subproblems) -> Bool[Tensor, " batch"]:
@@ -127,17 +133,21 @@ class SplitActivations:
         bound = problem.evaluate(problem.initial(), magnitudes(self.network, bounds)).bound[:, 0]
         return (bound > 0) & bound.isfinite()
 
-    def _bound_boxes(self, clauses: Sequence[int], deadline: Deadline) -> None:
-        new = {int(self.problem.box_of[clause]): clause for clause in clauses}
-        new = {box: clause for box, clause in new.items() if box not in self._box_row}
-        if not new:
-            return
-        lower, upper = (end.to(self.network.device) for end in self.problem.boxes(list(new.values())))
-        bounds, _ = interval(self.network, lower, upper)
-        bounds = self.intermediate.tighten(self.network, bounds, deadline)
-        start = len(self._box_row)
-        self._box_row.update({box: start + i for i, box in enumerate(new)})
-        self._boxes = bounds if self._boxes is None else Bounds.concatenate([self._boxes, bounds])
+    def _bound_boxes(self, clauses: Sequence[int], method: IntermediateBounds, deadline: Deadline) -> None:
+        """Makes or tightens the table's rows of the clauses' boxes."""
+        boxes = {int(self.problem.box_of[clause]): clause for clause in clauses}
+        new = {box: clause for box, clause in boxes.items() if box not in self._box_row}
+        if new:
+            lower, upper = (end.to(self.network.device) for end in self.problem.boxes(list(new.values())))
+            bounds, _ = interval(self.network, lower, upper)
+            start = len(self._box_row)
+            self._box_row.update({box: start + i for i, box in enumerate(new)})
+            self._boxes = bounds if self._boxes is None else Bounds.concatenate([self._boxes, bounds])
+        assert self._boxes is not None
+        rows = torch.tensor([self._box_row[box] for box in boxes], device=self.network.device)
+        enough = None if method.ascent is None else deadline.share(_ROOT_SHARE)
+        tight = method.tighten(self.network, self._boxes.select(rows), deadline, self.fast_network, enough)
+        self._boxes = self._boxes.updated(rows, tight)
         self._sizes = magnitudes(self.network, self._boxes)
 
     def root_bounds(self, clause: int) -> Bounds:
@@ -280,6 +290,7 @@ class SplitInputs:
             self._effort.learn(quick, tight, len(regions), middle - began, time.monotonic() - middle)
         scale = found.cotangent.abs().amax(1, keepdim=True).clamp(min=1e-300)
         lower_bound = torch.where(found.refuted, found.bound, found.bound.clamp(max=0)).float()
+        lower_bound = torch.maximum(lower_bound, regions.lower_bound)
         regions = replace(regions, lower_bound=lower_bound, parameters=(found.cotangent / scale).float())
         return Bounded(regions, found.refuted, found.minimiser)
 
