@@ -22,7 +22,7 @@ from onnx import helper, numpy_helper
 from torch import Tensor
 
 from verify.loading import LoadedModel
-from verify.network.activations import ACTIVATIONS, Abs, Activation, Clip, LeakyRelu, Product, Reciprocal
+from verify.network.activations import ACTIVATIONS, Activation, Clip, LeakyRelu, Product, Reciprocal
 from verify.network.affine import Affine, Combine, Convolution, Dense, NonNegative, Reshape, Scale, Shape
 from verify.network.graph import Network, Node
 from verify.state import Bounds, Cuts, DualState, Objective
@@ -270,7 +270,9 @@ def random_state(like: DualState, seed: int) -> DualState:
     return DualState(like.parameters + noise[0], noise[1].exp(), 2 * noise[2])
 
 
-activation_lists: st.SearchStrategy[list[Activation]] = st.lists(st.sampled_from(EXAMPLES), min_size=1, max_size=3)
+activation_lists: st.SearchStrategy[list[Activation]] = st.lists(
+    st.sampled_from(EXAMPLES), min_size=1, max_size=3
+)
 seeds: st.SearchStrategy[int] = st.integers(0, 10**6)
 
 
@@ -289,14 +291,24 @@ class NetworkRunner:
     def __call__(self, sample: NDArray[np.floating]) -> NDArray[np.floating]:
         """The outputs at one input."""
         with torch.no_grad():
-            found: NDArray[np.floating] = self.network.forward(torch.tensor(sample, dtype=DOUBLE)[None])[0].numpy()
+            found: NDArray[np.floating] = self.network.forward(torch.tensor(sample, dtype=DOUBLE)[None])[
+                0
+            ].numpy()
         return found
 
 
 def loaded(network: Network) -> LoadedModel:
     """The network as if it had been loaded, its own ground truth in float64."""
     return LoadedModel(
-        network, NetworkRunner(network), "X", "Y", network.nodes[0].shape, (network.outputs,), "float64", Counter(), None
+        network,
+        NetworkRunner(network),
+        "X",
+        "Y",
+        network.nodes[0].shape,
+        (network.outputs,),
+        "float64",
+        Counter(),
+        None,
     )
 
 
@@ -313,7 +325,9 @@ def relu_model(layers: Layers, name: str = "net") -> onnx.ModelProto:
             numpy_helper.from_array(weight, f"W{i}"), numpy_helper.from_array(bias.astype(dtype), f"b{i}"),
         ]  # fmt: skip
         last = i == len(layers) - 1
-        nodes.append(helper.make_node("Gemm", [value, f"W{i}", f"b{i}"], ["Y" if last else f"z{i}"], transB=1))
+        nodes.append(
+            helper.make_node("Gemm", [value, f"W{i}", f"b{i}"], ["Y" if last else f"z{i}"], transB=1)
+        )
         if not last:
             nodes.append(helper.make_node("Relu", [f"z{i}"], [f"h{i}"]))
         value = f"h{i}"

@@ -38,7 +38,9 @@ def _image(operator: Affine, shapes: Sequence[tuple[int, ...]], operands: Sequen
     """An affine map of affine forms: its linear part on every column, its bias on the constants."""
     columns = operands[0].matrix.shape[1]
     batches = [
-        torch.from_numpy(np.concatenate([form.matrix.T, form.constant[None], 0 * form.constant[None]])).reshape(-1, *shape)
+        torch.from_numpy(
+            np.concatenate([form.matrix.T, form.constant[None], 0 * form.constant[None]])
+        ).reshape(-1, *shape)
         for form, shape in zip(operands, shapes, strict=True)
     ]
     image = operator.forward(*batches).flatten(1).numpy()
@@ -108,7 +110,11 @@ class Planet:
 
 
 def exact_minimum(
-    model: onnx.ModelProto, lower: Sequence[float], upper: Sequence[float], coefficients: Array, thresholds: Array
+    model: onnx.ModelProto,
+    lower: Sequence[float],
+    upper: Sequence[float],
+    coefficients: Array,
+    thresholds: Array,
 ) -> float:
     """min over the box of max_j (C_j y - d_j) of a ReLU model, by a mixed-integer program."""
     with tempfile.TemporaryDirectory() as folder:

@@ -54,10 +54,14 @@ def weighted(objective: Objective, state: DualState, row: int, x: Tensor, y: Ten
     return (state.row_weights[row][..., None] * values).sum(1)
 
 
-def assert_below(problem: DualProblem, state: DualState, bound: Tensor, network: Network, slack: float) -> None:
+def assert_below(
+    problem: DualProblem, state: DualState, bound: Tensor, network: Network, slack: float
+) -> None:
     """`bound` [batch, objectives] is at most every sample that keeps the problem's cuts."""
     inputs = network.inputs
-    points = samples(problem.bounds.lower[:, :inputs].double(), problem.bounds.upper[:, :inputs].double(), SAMPLES)
+    points = samples(
+        problem.bounds.lower[:, :inputs].double(), problem.bounds.upper[:, :inputs].double(), SAMPLES
+    )
     objective = problem.objective.to(torch.device("cpu"), DOUBLE)
     for row in range(problem.batch):
         x = points[row]
@@ -77,12 +81,17 @@ def dual_problem(network: Network, box: Bounds, seed: int, depth: int) -> tuple[
     return DualProblem(network, cuts.apply(bounds), objective, cuts), keeper
 
 
-def assert_keepers_above(problem: DualProblem, state: DualState, bound: Tensor, keeper: Tensor, slack: float) -> None:
+def assert_keepers_above(
+    problem: DualProblem, state: DualState, bound: Tensor, keeper: Tensor, slack: float
+) -> None:
     """The points that are known to keep the cuts lie above the bound."""
     y = problem.network.forward(keeper)
     for row in range(problem.batch):
         value = weighted(problem.objective, state, row, keeper[row : row + 1], y[row : row + 1])[:, 0]
-        assert bool((bound[row] <= value + slack * (1 + value.abs())).all()), (row, (bound[row] - value).tolist())
+        assert bool((bound[row] <= value + slack * (1 + value.abs())).all()), (
+            row,
+            (bound[row] - value).tolist(),
+        )
 
 
 @given(networks(), seeds, st.integers(0, 4))
@@ -94,7 +103,12 @@ def test_any_dual_point_bounds_from_below(network: Network, seed: int, depth: in
         state = problem.clamp(state)
         plain, certified = problem.evaluate(state).bound, problem.evaluate(state, sizes).bound
         assert bool((certified <= plain).all())
-        assert bool((certified >= plain - 1e-6 * (1 + plain.abs()) - 1e-5 * (1 + state.cut_multipliers.abs().sum(2))).all())
+        assert bool(
+            (
+                certified
+                >= plain - 1e-6 * (1 + plain.abs()) - 1e-5 * (1 + state.cut_multipliers.abs().sum(2))
+            ).all()
+        )
         assert_below(problem, state, certified, network, 1e-12)
         assert_keepers_above(problem, state, certified, keeper, 1e-12)
 
@@ -128,7 +142,10 @@ def test_single_precision_bounds_up_to_rounding(network: Network, seed: int, dep
     problem, _ = dual_problem(network, random_box(network, 2, seed, 0.4), seed, depth)
     cpu, single = torch.device("cpu"), torch.float32
     narrow = DualProblem(
-        network.to(cpu, single), problem.bounds.rounded(cpu, single), problem.objective.to(cpu, single), problem.cuts
+        network.to(cpu, single),
+        problem.bounds.rounded(cpu, single),
+        problem.objective.to(cpu, single),
+        problem.cuts,
     )
     state = narrow.clamp(random_state(problem.initial(), seed).to(cpu, single))
     bound = narrow.evaluate(state).bound
@@ -203,7 +220,9 @@ def test_degenerate_layers(width: int, scale: float, shift: float) -> None:
     network = relu_network([(first, bias), (last, torch.zeros(1, dtype=DOUBLE))])
     bounds = tightened(network, random_box(network, 1, 3))
     objective = Objective(
-        torch.ones(1, 1, 1, 1, dtype=DOUBLE), torch.zeros(1, 1, 1, dtype=DOUBLE), torch.zeros(1, 1, 1, 0, dtype=DOUBLE)
+        torch.ones(1, 1, 1, 1, dtype=DOUBLE),
+        torch.zeros(1, 1, 1, dtype=DOUBLE),
+        torch.zeros(1, 1, 1, 0, dtype=DOUBLE),
     )
     problem = DualProblem(network, bounds, objective)
     bound = Restricted(30).ascend(problem, problem.initial()).bound
@@ -257,7 +276,9 @@ def test_certified_bounds_hold_over_the_reals(power: int) -> None:
         for x in samples(bounds.lower[:, :2], bounds.upper[:, :2], 12, seed)[0].tolist():
             z, (y,) = exactly(layers, [Fraction(value) for value in x])
             lower, upper = bounds.lower[0, 2:].tolist(), bounds.upper[0, 2:].tolist()
-            assert all(Fraction(a) <= value <= Fraction(b) for a, value, b in zip(lower, z, upper, strict=True))
+            assert all(
+                Fraction(a) <= value <= Fraction(b) for a, value, b in zip(lower, z, upper, strict=True)
+            )
             assert Fraction(low) <= y <= -Fraction(high)
 
 
@@ -270,14 +291,18 @@ def test_multipliers_without_a_layer_gain_nothing(variable: int, far: float) -> 
     box = Bounds(box.lower + far, box.upper + far)
     bounds = tightened(network, box)
     cuts = Cuts(
-        torch.tensor([[variable]]), torch.tensor([[far - 100.0]], dtype=DOUBLE), torch.ones(1, 1, dtype=torch.int64)
+        torch.tensor([[variable]]),
+        torch.tensor([[far - 100.0]], dtype=DOUBLE),
+        torch.ones(1, 1, dtype=torch.int64),
     )
     objective = random_objective(network, 1, 1, 1, 2)
     with_cut, without = DualProblem(network, bounds, objective, cuts), DualProblem(network, bounds, objective)
     expected = without.evaluate(without.initial()).bound
     state = with_cut.initial()
     for multiplier in (-5.0, 0.0, 5.0):
-        shifted = DualState(state.parameters, state.row_weights, torch.full_like(state.cut_multipliers, multiplier))
+        shifted = DualState(
+            state.parameters, state.row_weights, torch.full_like(state.cut_multipliers, multiplier)
+        )
         assert bool((with_cut.evaluate(shifted).bound <= expected + 1e-9).all())
     climbed = Restricted(40).ascend(with_cut, with_cut.initial()).bound
     alone = Restricted(40).ascend(without, without.initial()).bound

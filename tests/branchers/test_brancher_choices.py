@@ -55,7 +55,9 @@ def assert_real_cuts(problem: DualProblem, candidates: int, seed: int) -> None:
 
 
 @given(networks(), seeds, st.integers(0, 3), st.sampled_from([0, 1, 3]))
-def test_filtered_smart_branching_cuts_what_is_open(network: Network, seed: int, depth: int, candidates: int) -> None:
+def test_filtered_smart_branching_cuts_what_is_open(
+    network: Network, seed: int, depth: int, candidates: int
+) -> None:
     if any(isinstance(layer.activation, Product) for layer in network.layers):
         candidates = 0  # probes are for elementwise activations
     assert_real_cuts(problem_of(network, seed, depth, 1 + seed % 2), candidates, seed)
@@ -74,7 +76,9 @@ def test_children_cover_their_parent() -> None:
     problem = problem_of(network, 2, 0)
     split = FilteredSmartBranching().choose(problem, problem.clamp(problem.initial()))
     sides = [
-        problem.cuts.extend(split.variable, split.value.double(), torch.full_like(split.variable, side)).apply(problem.bounds)
+        problem.cuts.extend(
+            split.variable, split.value.double(), torch.full_like(split.variable, side)
+        ).apply(problem.bounds)
         for side in (1, -1)
     ]
     column = split.variable[:, None]

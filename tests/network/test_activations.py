@@ -17,7 +17,9 @@ every_activation = pytest.mark.parametrize("activation", EXAMPLES, ids=label)
 every_dtype = pytest.mark.parametrize("dtype", DTYPES, ids=str)
 
 
-def boxes(activation: Activation, count: int, seed: int, dtype: torch.dtype = DOUBLE) -> tuple[Tensor, Tensor]:
+def boxes(
+    activation: Activation, count: int, seed: int, dtype: torch.dtype = DOUBLE
+) -> tuple[Tensor, Tensor]:
     """Boxes [count, pre] of all sizes: points, slivers, wide ones, ones that end at 0."""
     generator = torch.Generator().manual_seed(seed)
     pre = 2 if isinstance(activation, Product) else 1
@@ -42,7 +44,9 @@ def grid(lower: Tensor, upper: Tensor) -> Tensor:
     steps = torch.linspace(0, 1, GRID if lower.shape[-1] == 1 else 21, dtype=lower.dtype)
     shares = torch.cartesian_prod(*([steps] * lower.shape[-1])).reshape(-1, 1, lower.shape[-1])
     points = lower + (upper - lower) * shares
-    extra = torch.tensor([0.0, -0.5, 0.8, 6.0, 0.3, 0.25], dtype=lower.dtype)[:, None, None].expand(-1, *lower.shape)
+    extra = torch.tensor([0.0, -0.5, 0.8, 6.0, 0.3, 0.25], dtype=lower.dtype)[:, None, None].expand(
+        -1, *lower.shape
+    )
     points = torch.cat([points, extra])
     return torch.minimum(torch.maximum(points, lower), upper)
 
@@ -84,7 +88,9 @@ def test_lines_support_the_activation(activation: Activation, dtype: torch.dtype
         product = (line.slope * points).sum(-1, keepdim=True)
         value = activation.forward(points)
         excess = torch.sign(t) * (value - product - line.intercept)
-        allowed = tolerance(dtype, value, (line.slope * points).abs().sum(-1, keepdim=True), line.intercept[None])
+        allowed = tolerance(
+            dtype, value, (line.slope * points).abs().sum(-1, keepdim=True), line.intercept[None]
+        )
         worst = (excess + allowed).amin()
         assert worst >= 0, (trial, float(worst))
 
@@ -98,7 +104,9 @@ def test_lines_touch_the_activation(activation: Activation) -> None:
         t = torch.full((len(lower), 1), sign, dtype=DOUBLE)
         line = hull.line(t, hull.initial())
         points = grid(lower, upper)
-        gap = sign * (activation.forward(points) - (line.slope * points).sum(-1, keepdim=True) - line.intercept)
+        gap = sign * (
+            activation.forward(points) - (line.slope * points).sum(-1, keepdim=True) - line.intercept
+        )
         width = (upper - lower).amax(1, keepdim=True)
         assert bool((gap.amin(0) <= 1e-9 + 0.02 * width * (1 + line.slope.abs().amax(1, keepdim=True))).all())
 
@@ -109,7 +117,9 @@ def test_value_is_the_weighted_intercept(activation: Activation) -> None:
     lower, upper = boxes(activation, 60, 3)
     lower, upper = lower.T.reshape(1, 1, -1), upper.T.reshape(1, 1, -1)
     hull = activation.hull(lower, upper)
-    t = torch.randn(1, 3, activation.post_size(lower.shape[-1]), dtype=DOUBLE, generator=torch.Generator().manual_seed(0))
+    t = torch.randn(
+        1, 3, activation.post_size(lower.shape[-1]), dtype=DOUBLE, generator=torch.Generator().manual_seed(0)
+    )
     line = hull.line(t, hull.initial())
     torch.testing.assert_close(hull.value(t, line), (t * line.intercept).sum(-1))
 

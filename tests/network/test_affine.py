@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Iterator
+from itertools import pairwise
 
 import pytest
 import torch
@@ -56,10 +57,21 @@ def convolutions() -> Iterator[Case]:
     yield Convolution(normal(2, 2, 3, 3), None, (2, 2), (2, 2), (2, 2), 1, (1, 2, 7, 8)), ((1, 2, 7, 8),)
     yield Convolution(normal(2, 3, 3, 3), normal(2), (2, 2), (1, 1), (1, 1), 1, (3, 6, 5)), ((3, 6, 5),)
     yield Convolution(normal(2, 3, 4), normal(2), (2,), (1,), (1,), 1, (1, 3, 9)), ((1, 3, 9),)
-    yield Convolution(normal(2, 3, 2, 2, 2), None, (2, 1, 1), (1, 0, 1), (1, 1, 1), 1, (1, 3, 4, 4, 3)), ((1, 3, 4, 4, 3),)
+    yield (
+        Convolution(normal(2, 3, 2, 2, 2), None, (2, 1, 1), (1, 0, 1), (1, 1, 1), 1, (1, 3, 4, 4, 3)),
+        ((1, 3, 4, 4, 3),),
+    )
     for padding, extra in (((0, 0), (0, 0)), ((1, 1), (1, 1)), ((0, 1), (0, 1))):
         deconvolution = Convolution(
-            normal(3, 2, 3, 3), normal(2), (2, 2), padding, (1, 1), 1, (1, 3, 4, 5), transposed=True, output_padding=extra
+            normal(3, 2, 3, 3),
+            normal(2),
+            (2, 2),
+            padding,
+            (1, 1),
+            1,
+            (1, 3, 4, 5),
+            transposed=True,
+            output_padding=extra,
         )
         yield deconvolution, ((1, 3, 4, 5),)
 
@@ -83,7 +95,9 @@ def cases() -> Iterator[Case]:
 
 
 CASES = list(cases())
-every_map = pytest.mark.parametrize("case", CASES, ids=[f"{type(m).__name__}-{i}" for i, (m, _) in enumerate(CASES)])
+every_map = pytest.mark.parametrize(
+    "case", CASES, ids=[f"{type(m).__name__}-{i}" for i, (m, _) in enumerate(CASES)]
+)
 
 
 def dot(left: Tensor, right: Tensor) -> Tensor:
@@ -97,7 +111,9 @@ def linear(operator: Affine, operands: list[Tensor]) -> Tensor:
 
 
 def test_every_class_has_a_case() -> None:
-    classes = {c for _, c in inspect.getmembers(affine, inspect.isclass) if issubclass(c, Affine) and c is not Affine}
+    classes = {
+        c for _, c in inspect.getmembers(affine, inspect.isclass) if issubclass(c, Affine) and c is not Affine
+    }
     assert classes == {type(operator) for operator, _ in CASES}
 
 
@@ -136,7 +152,9 @@ def test_absolute_is_no_larger_than_it_must_be(case: Case) -> None:
     sizes = [int(torch.tensor(shape).prod()) for shape in shapes]
     basis = torch.eye(sum(sizes), dtype=DOUBLE).split(sizes, 1)
     operands = [part.reshape(-1, *shape) for part, shape in zip(basis, shapes, strict=True)]
-    torch.testing.assert_close(absolute.forward(*operands), linear(operator, operands).abs(), rtol=1e-11, atol=1e-11)
+    torch.testing.assert_close(
+        absolute.forward(*operands), linear(operator, operands).abs(), rtol=1e-11, atol=1e-11
+    )
 
 
 @every_map
@@ -149,7 +167,7 @@ def test_terms_count_the_products(case: Case) -> None:
     matrix = linear(operator, operands).flatten(1) != 0
     assert int(matrix.sum(0).max()) <= operator.terms
     offsets = torch.tensor([0, *sizes]).cumsum(0)
-    for start, stop in zip(offsets[:-1], offsets[1:], strict=True):
+    for start, stop in pairwise(offsets.tolist()):
         assert int(matrix[start:stop].sum(1).max()) <= operator.terms
 
 

@@ -93,8 +93,10 @@ def test_random_traces_against_a_sorted_list(trace: list[tuple[str, list[int] | 
             model.sort()
             assert sorted(got.lower_bound.tolist()) == [bound for bound, _ in model[:argument]]
             assert_whole(got, depths)
-            known = dict((n, bound) for bound, n in model)
-            taken = {int(clause): float(bound) for clause, bound in zip(got.clause, got.lower_bound, strict=True)}
+            known = {n: bound for bound, n in model}
+            taken = {
+                int(clause): float(bound) for clause, bound in zip(got.clause, got.lower_bound, strict=True)
+            }
             assert len(taken) == len(got)
             assert all(known[clause] == bound for clause, bound in taken.items())
             model = [(bound, n) for bound, n in model if n not in taken]

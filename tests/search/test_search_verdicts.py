@@ -1,0 +1,296 @@
+"""Verdicts against exact minima, and a planted counterexample that no step of a search may ever lose."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+
+import numpy as np
+import pytest
+import torch
+from nets import (
+    DOUBLE,
+    EXAMPLES,
+    FAMILIES,
+    label,
+    loaded,
+    property_text,
+    random_box,
+    random_layers,
+    random_network,
+    relu_model,
+    row_text,
+    samples,
+    variables,
+)
+from oracles import exact_minimum
+from torch import Tensor
+
+from verify.api import Silent, prepare
+from verify.attack import Attack
+from verify.deadline import Deadline, OutOfTimeError
+from verify.formats.vnnlib import parse
+from verify.network.activations import Activation, Relu
+from verify.network.graph import Network
+from verify.problem import Problem, Witness
+from verify.search.branch_and_bound import BranchAndBound, Outcome
+from verify.search.regions import Bounded, Split, SplitActivations, SplitInputs, Strategy
+from verify.settings import Settings, build_search, preset
+from verify.state import Subproblems
+
+MARGIN = 1e-3
+CPU = torch.device("cpu")
+BOTH = {"inputs": 10**6, "activations": 0}
+NO_ATTACK = Attack(restarts=1, steps=0, seconds=0.0)
+both_strategies = pytest.mark.parametrize("splits", BOTH)
+
+
+def search_for(problem: Problem, splits: str, settings: Settings | None = None) -> BranchAndBound:
+    """A search that splits what it is told to."""
+    settings = replace(settings or preset("default"), splittable_inputs=BOTH[splits])
+    search = build_search(problem, settings, CPU, 0, Silent())
+    assert isinstance(search.strategy, SplitInputs if splits == "inputs" else SplitActivations)
+    return search
+
+
+@dataclass(frozen=True)
+class Case:
+    """A random ReLU model, a box, and a conjunction of rows."""
+
+    seed: int
+    rows: int
+
+    def parts(self) -> tuple[object, list[float], list[float], np.ndarray, np.ndarray]:
+        """Model, box, coefficients, thresholds."""
+        random = np.random.default_rng(self.seed)
+        sizes = [1 + self.seed % 3, *(int(random.integers(2, 8)) for _ in range(1 + self.seed % 2)), 3]
+        centre = np.round(random.standard_normal(sizes[0]) * 2, 2)
+        radius = np.round(0.2 + random.random(sizes[0]), 2)
+        coefficients = np.round(random.standard_normal((self.rows, 3)), 2)
+        thresholds = np.round(random.standard_normal(self.rows) * 0.3, 2)
+        model = relu_model(random_layers(self.seed, sizes))
+        return model, [*(centre - radius)], [*(centre + radius)], coefficients, thresholds
+
+
+def conjunction(coefficients: np.ndarray, thresholds: np.ndarray) -> str:
+    """All rows at once."""
+    return "(and " + " ".join(row_text(c, d) for c, d in zip(coefficients, thresholds, strict=True)) + ")"
+
+
+@both_strategies
+@pytest.mark.parametrize(
+    "case", [Case(seed, 1 + (seed % 5 == 0) + (seed % 7 == 0)) for seed in range(20)], ids=str
+)
+def test_verdicts_on_both_sides_of_the_optimum(case: Case, splits: str) -> None:
+    """Just below the exact optimum the clause is refuted, just above it has a witness, which is a real one.
+
+    Conjunctions with activations split may take long (their leaves are left to the ascent): there a timeout passes.
+    """
+    slow = case.rows > 1 and splits == "activations"
+    model, lower, upper, coefficients, thresholds = case.parts()
+    optimum = exact_minimum(model, lower, upper, coefficients, thresholds)  # type: ignore[arg-type]
+    for shift, expected in ((-MARGIN, "unsat"), (MARGIN, "sat")):
+        text = property_text(lower, upper, 3, conjunction(coefficients, thresholds + optimum + shift))
+        problem = prepare(model, text)  # type: ignore[arg-type]
+        outcome = search_for(problem, splits).run(Deadline.after(5 if slow else 20))
+        assert outcome.verdict in ({expected, "timeout"} if slow else {expected}), (
+            outcome.reason,
+            optimum,
+            shift,
+        )
+        if outcome.witness is not None:
+            x = outcome.witness.inputs.ravel()
+            again = problem.model.evaluate(x)
+            assert problem.property.violated(x, again)
+            assert np.array_equal(again.ravel(), outcome.witness.outputs.ravel())
+
+
+@both_strategies
+def test_searches_without_attacks_agree(splits: str) -> None:
+    """The search alone decides too: nothing is unsat because an attack failed."""
+    settings = replace(preset("default"), first_attack=NO_ATTACK, second_attack=NO_ATTACK)
+    for seed in range(20, 23):
+        model, lower, upper, coefficients, thresholds = Case(seed, 1).parts()
+        optimum = exact_minimum(model, lower, upper, coefficients, thresholds)  # type: ignore[arg-type]
+        for shift, expected in ((-MARGIN, "unsat"), (MARGIN, "sat")):
+            text = property_text(lower, upper, 3, conjunction(coefficients, thresholds + optimum + shift))
+            outcome = search_for(prepare(model, text), splits, settings).run(Deadline.after(20))  # type: ignore[arg-type]
+            assert outcome.verdict == expected, (seed, shift, outcome.reason)
+
+
+@both_strategies
+@pytest.mark.parametrize("seed", range(6))
+def test_disjunctions_are_as_bad_as_their_worst_clause(seed: int, splits: str) -> None:
+    """Five clauses, one of them just violated or just not; over one box and over several."""
+    model, lower, upper, _, _ = Case(seed, 1).parts()
+    random = np.random.default_rng(seed)
+    rows = np.round(random.standard_normal((5, 3)), 2)
+    optima = [exact_minimum(model, lower, upper, row[None], np.zeros(1)) for row in rows]  # type: ignore[arg-type]
+    worst = int(random.integers(5))
+    for shift, expected in ((-MARGIN, "unsat"), (MARGIN, "sat")):
+        limits = [optimum - 0.05 * (1 + i) for i, optimum in enumerate(optima)]
+        limits[worst] = optima[worst] + shift
+        clauses = [f"(and {row_text(row, limit)})" for row, limit in zip(rows, limits, strict=True)]
+        text = property_text(lower, upper, 3, f"(or {' '.join(clauses)})")
+        outcome = search_for(prepare(model, text), splits).run(Deadline.after(20))  # type: ignore[arg-type]
+        assert outcome.verdict == expected, (worst, outcome.reason)
+
+
+class Blind(Problem):
+    """A problem whose witnesses are never recognised, so that a search must go on around them."""
+
+    def replay(self, clause: int, x: Tensor) -> Witness | None:
+        """Nothing."""
+        return None
+
+
+@dataclass
+class Watched:
+    """A strategy under observation: no region that holds the planted input may be refuted, and one such always waits."""
+
+    strategy: Strategy
+    network: Network
+    x: Tensor
+    steps: int
+    seen: int = 0
+    alive: int = 0
+    log: list[str] = field(default_factory=list)
+
+    def _holds(self, regions: Subproblems) -> Tensor:
+        """Which regions contain the planted input."""
+        values = variables(self.network, self.x[None])[0]
+        index = regions.cut_variable.clamp(min=0)
+        keeps = (values[index] - regions.cut_value) * regions.cut_side >= 0
+        return (keeps | (regions.cut_variable < 0)).all(1)
+
+    def _checked(self, bounded: Bounded) -> Bounded:
+        holds = self._holds(bounded.regions)
+        assert not bool((holds & bounded.refuted).any()), "a region with the counterexample was refuted"
+        assert not bool((holds & (bounded.regions.lower_bound > 0)).any()), "its bound is above 0"
+        self.alive += int(holds.sum())
+        assert self.alive >= 1, "no region with the counterexample is left"
+        return bounded
+
+    def roots(self, clauses: Sequence[int], deadline: Deadline) -> Bounded:
+        """As the strategy does."""
+        return self._checked(self.strategy.roots(clauses, deadline))
+
+    def bound(self, regions: Subproblems, deadline: Deadline) -> Bounded:
+        """As the strategy does, a limited number of times."""
+        self.seen += 1
+        if self.seen > self.steps:
+            raise OutOfTimeError
+        return self._checked(self.strategy.bound(regions, deadline))
+
+    def choose(self, regions: Subproblems) -> Split:
+        """As the strategy does; the chosen regions leave the frontier, their children come back."""
+        split = self.strategy.choose(regions)
+        self.alive -= int((self._holds(regions) & (split.variable >= 0)).sum())
+        return split
+
+
+def planted(network: Network, seed: int, slack: float) -> tuple[Problem, Tensor]:
+    """A problem over a random box that the best of many samples violates by just `slack`."""
+    box = random_box(network, 1, seed, 0.6)
+    lower, upper = box.lower[:, : network.inputs], box.upper[:, : network.inputs]
+    x = samples(lower, upper, 3000, seed)[0]
+    row = torch.randn(network.outputs, generator=torch.Generator().manual_seed(seed), dtype=DOUBLE).round(
+        decimals=2
+    )
+    value, best = (network.forward(x) @ row).min(0)
+    text = property_text(
+        lower[0].tolist(),
+        upper[0].tolist(),
+        network.outputs,
+        row_text(row.tolist(), round(float(value) + slack, 7)),
+    )
+    return Blind(loaded(network), parse(text)), x[best]
+
+
+def watched(problem: Problem, network: Network, x: Tensor, splits: str, steps: int = 8) -> Outcome:
+    """The outcome of a search under observation."""
+    settings = replace(preset("default"), first_attack=NO_ATTACK, second_attack=NO_ATTACK)
+    search = search_for(problem, splits, settings)
+    search.strategy = Watched(search.strategy, network, x, steps)
+    search.batch = 16
+    return search.run(Deadline.after(20))
+
+
+@both_strategies
+@pytest.mark.parametrize("activation", EXAMPLES, ids=label)
+def test_planted_counterexample_survives(activation: Activation, splits: str) -> None:
+    """Chains and tangles with every activation; the margin of the planted input is tiny, so all else is nearly refuted."""
+    for seed, family in enumerate(("chain", "tangle", "residual")):
+        network = random_network(seed, family, [activation, Relu()])
+        problem, x = planted(network, seed, 1e-5)
+        outcome = watched(problem, network, x, splits)
+        assert outcome.verdict in ("timeout", "unknown"), outcome.reason
+
+
+@both_strategies
+@pytest.mark.parametrize("family", FAMILIES)
+def test_planted_counterexample_survives_in_relu_networks(family: str, splits: str) -> None:
+    for seed in range(5, 7):
+        network = random_network(seed, family, [Relu(), Relu(), Relu()])
+        problem, x = planted(network, seed, 1e-6)
+        outcome = watched(problem, network, x, splits, 15)
+        assert outcome.verdict in ("timeout", "unknown"), outcome.reason
+
+
+@both_strategies
+@pytest.mark.parametrize("activation", EXAMPLES, ids=label)
+def test_clear_properties_of_every_activation(activation: Activation, splits: str) -> None:
+    """Well below all samples the answer is unsat, well above the least it is sat."""
+    for seed in range(2):
+        network = random_network(seed, "chain", [activation])
+        for slack, expected in ((-0.5, "unsat"), (0.05, "sat")):
+            blind, _ = planted(network, seed, slack)
+            problem = Problem(blind.model, blind.property)
+            outcome = search_for(problem, splits).run(Deadline.after(10))
+            assert outcome.verdict == expected, (seed, slack, outcome.reason)
+
+
+@both_strategies
+def test_children_are_no_looser_than_their_parents(splits: str) -> None:
+    """As far as a region that stays open tells: its bound is at least what it inherited, up to 0."""
+    network = random_network(4, "chain", [Relu(), Relu(), Relu()])
+    problem, _ = planted(network, 4, 0.02)
+    strategy = search_for(problem, splits).strategy
+    level = strategy.roots([0], Deadline()).regions
+    for _ in range(5):
+        split = strategy.choose(level)
+        cut = split.variable >= 0
+        parents = level.select(cut).split(split.variable[cut], split.value[cut])
+        bounded = strategy.bound(parents, Deadline())
+        if splits == "activations":
+            assert bool((bounded.regions.lower_bound >= parents.lower_bound.clamp(max=0) - 1e-6).all())
+        else:
+            assert float(bounded.regions.lower_bound.min()) >= float(parents.lower_bound.min()) - 1e-6
+        level = bounded.regions.select(~bounded.refuted)
+        if not len(level):
+            return
+
+
+def test_time_runs_out_politely() -> None:
+    """A deadline in the past ends in `timeout`, never in a verdict."""
+    network = random_network(6, "chain", [Relu(), Relu()])
+    problem, _ = planted(network, 6, -1e-4)
+    for splits in BOTH:
+        assert search_for(problem, splits).run(Deadline.after(-1)).verdict == "timeout"
+
+
+@both_strategies
+def test_undefined_values_are_never_a_proof(splits: str) -> None:
+    """1/z across 0: bounds are infinite or undefined on the way, and nothing may be concluded from them."""
+    from verify.network.activations import Reciprocal
+    from verify.network.affine import Dense
+    from verify.network.graph import Node
+
+    eye = torch.ones(1, 1, dtype=DOUBLE)
+    nodes = [Node(None, (), (1,)), Node(Dense(eye), (0,), (1,)), Node(Reciprocal(), (1,), (1,))]
+    nodes += [Node(Dense(eye, -eye[0]), (2,), (1,)), Node(Relu(), (3,), (1,)), Node(Dense(eye), (4,), (1,))]
+    network = Network(tuple(nodes))
+    problem = Problem(loaded(network), parse(property_text([-1.0], [1.0], 1, "(>= Y_0 1000.0)")))
+    settings = replace(preset("default"), first_attack=NO_ATTACK, second_attack=NO_ATTACK)
+    outcome = search_for(problem, splits, settings).run(Deadline.after(3))
+    assert outcome.verdict != "unsat"

@@ -1,0 +1,165 @@
+"""The Python interface, and the shipped problems end to end against their recorded verdicts."""
+
+from __future__ import annotations
+
+import csv
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+import torch
+from nets import property_text, random_layers, relu_model
+from torch import nn
+
+import verify
+
+ROOT = Path(__file__).resolve().parents[1] / "properties"
+LAYERS = random_layers(5, (3, 8, 8, 2))
+CENTRE = np.array([0.5, 0.5, 0.5])
+
+
+def module() -> nn.Module:
+    """The model of `LAYERS` in torch."""
+    parts: list[nn.Module] = []
+    for weight, bias in LAYERS:
+        linear = nn.Linear(weight.shape[1], weight.shape[0])
+        with torch.no_grad():
+            linear.weight.copy_(torch.from_numpy(weight))
+            linear.bias.copy_(torch.from_numpy(bias))
+        parts += [linear, nn.ReLU()]
+    return nn.Sequential(*parts[:-1]).eval()
+
+
+def outputs(x: np.ndarray) -> np.ndarray:
+    """The model's outputs."""
+    with torch.no_grad():
+        found: np.ndarray = module()(torch.from_numpy(x.astype(np.float32))[None])[0].numpy()
+    return found
+
+
+LABEL = int(outputs(CENTRE).argmax())
+EXAMPLE = torch.zeros(1, 3)
+
+
+def both_specifications() -> dict[str, tuple[object, str]]:
+    """Specifications with their verdicts: clearly true ones and clearly false ones."""
+    low, high = float(outputs(CENTRE).min()) - 100.0, float(outputs(CENTRE).min()) + 1.0
+    box = (CENTRE - 0.01, CENTRE + 0.01)
+    lowest = int(outputs(CENTRE).argmin())
+    row = [float(i == lowest) for i in range(2)]
+    return {
+        "ball": (verify.LinfBall(CENTRE, 1e-4, LABEL), "unsat"),
+        "wrong label": (verify.LinfBall(CENTRE, 1e-4, 1 - LABEL), "sat"),
+        "rows": (verify.Specification(box, [[verify.Row(row, low)]]), "unsat"),
+        "pairs": (verify.Specification(box, [[(row, low)], [(row, high)]]), "sat"),
+        "text": (property_text([0.4] * 3, [0.6] * 3, 2, "(<= Y_0 -1000.0)"), "unsat"),
+    }
+
+
+@pytest.mark.parametrize("kind", ["path", "string", "bytes", "proto", "module", "loaded"])
+def test_every_form_of_model(kind: str, tmp_path: Path) -> None:
+    proto = relu_model(LAYERS)
+    path = tmp_path / "net.onnx"
+    onnx.save(proto, path)
+    forms = {
+        "path": path, "string": str(path), "bytes": proto.SerializeToString(), "proto": proto, "module": module(),
+        "loaded": verify.load(proto),
+    }  # fmt: skip
+    example = EXAMPLE if kind == "module" else None
+    for specification, verdict in both_specifications().values():
+        result = verify.verify(forms[kind], specification, timeout=20, device="cpu", example_input=example)
+        assert result.verdict == verdict, result.reason
+        assert (result.witness is not None) == (verdict == "sat")
+
+
+def test_witness_is_of_the_model(tmp_path: Path) -> None:
+    result = verify.verify(relu_model(LAYERS), verify.LinfBall(CENTRE, 0.1, 1 - LABEL), device="cpu")
+    assert result.witness is not None
+    x = result.witness.inputs
+    assert x.shape == (1, 3)
+    assert x.dtype == np.float32
+    assert float(np.abs(x - CENTRE).max()) <= 0.1 + 1e-7
+    np.testing.assert_allclose(outputs(x[0])[None], result.witness.outputs, rtol=1e-5, atol=1e-6)
+    assert outputs(x[0]).argmax() == LABEL
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_specifications_take_any_floats(seed: int) -> None:
+    """Rows of arbitrary float64 numbers are what callers have; they must be taken as they are."""
+    random = np.random.default_rng(seed)
+    row = random.standard_normal(2)
+    value = float(row @ outputs(CENTRE))
+    box = (CENTRE - 1e-5 * random.random(3), CENTRE + 1e-5 * random.random(3))
+    for threshold, verdict in ((value - 0.1, "unsat"), (value + 0.1, "sat")):
+        specification = verify.Specification(box, [[(row.tolist(), threshold)]])
+        assert verify.verify(relu_model(LAYERS), specification, timeout=20, device="cpu").verdict == verdict
+
+
+def test_bounds_enclose_and_are_ordered() -> None:
+    box = (CENTRE - 0.2, CENTRE + 0.2)
+    specification = verify.Specification(
+        box, [[verify.Row([1.0, 0.0], 0.0)], [verify.Row([0.5, -1.0], 0.25)]]
+    )
+    found = {
+        method: verify.bounds(relu_model(LAYERS), specification, method=method, iterations=40, device="cpu")
+        for method in ("interval", "crown", "restricted")
+    }
+    x = np.random.default_rng(0).uniform(*box, (500, 3))
+    y = np.array([outputs(point) for point in x])
+    margins = [(y @ [1.0, 0.0]).min(), (y @ [0.5, -1.0]).min() - 0.25]
+    for clause, margin in enumerate(margins):
+        bounds = [found[method].bounds[clause] for method in ("interval", "crown", "restricted")]
+        assert bounds[1] <= bounds[2] <= margin + 1e-5
+        assert bounds[0] <= margin + 1e-5
+    assert [layer["neurons"] for layer in found["crown"].layers] == [8, 8]
+
+
+def test_results_do_not_depend_on_the_run() -> None:
+    specification = verify.LinfBall(CENTRE, 0.1, 1 - LABEL)
+    first, second = (verify.verify(relu_model(LAYERS), specification, device="cpu", seed=3) for _ in range(2))
+    assert first.verdict == second.verdict == "sat"
+    assert first.witness is not None
+    assert second.witness is not None
+    assert np.array_equal(first.witness.inputs, second.witness.inputs)
+
+
+def test_bad_arguments() -> None:
+    model = relu_model(LAYERS)
+    good = verify.LinfBall(CENTRE, 0.1, 0)
+    with pytest.raises(verify.InputError, match="preset"):
+        verify.verify(model, good, preset_name="heroic", device="cpu")
+    with pytest.raises(verify.InputError, match="method"):
+        verify.bounds(model, good, method="guess", device="cpu")
+    with pytest.raises(verify.InputError, match="label"):
+        verify.verify(model, verify.LinfBall(CENTRE, 0.1, 7), device="cpu")
+    with pytest.raises(verify.InputError, match=r"2 inputs.*has 3"):
+        verify.verify(model, verify.LinfBall(CENTRE[:2], 0.1, 0), device="cpu")
+    with pytest.raises(verify.InputError):
+        verify.verify(module(), good, device="cpu")
+    with pytest.raises(verify.InputError, match="equal shapes"):
+        verify.Specification((CENTRE, CENTRE[:2]), [[verify.Row([1.0, 0.0], 0.0)]]).text()
+
+
+def instances() -> list[tuple[str, str, str, str]]:
+    """The shipped problems: family, model, property, recorded verdict."""
+    rows = []
+    for table in sorted(ROOT.glob("*/instances.csv")):
+        with table.open(newline="") as file:
+            rows += [(table.parent.name, r["onnx"], r["vnnlib"], r["expected"]) for r in csv.DictReader(file)]
+    return rows
+
+
+@pytest.mark.parametrize(
+    ("family", "model", "property_", "expected"), instances(), ids=lambda part: Path(part).stem
+)
+def test_shipped_problems(family: str, model: str, property_: str, expected: str) -> None:
+    """The recorded verdict, which comes from mixed-integer programs, within the time that there is; never the other one."""
+    result = verify.verify(ROOT / family / model, ROOT / family / property_, timeout=20, device="cpu")
+    assert result.verdict == expected, result.reason
+
+
+@pytest.mark.gpu
+def test_gpu_and_cpu_agree() -> None:
+    for specification, verdict in both_specifications().values():
+        assert verify.verify(relu_model(LAYERS), specification, timeout=60, device="cuda").verdict == verdict

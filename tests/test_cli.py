@@ -1,0 +1,281 @@
+"""The command line: verdict first, witnesses that replay, documented exit codes, and errors that say what to do.
+
+Most runs are in this process (a start costs seconds); a few are real ones.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import onnx
+import onnxruntime
+import pytest
+from nets import property_text, random_layers, relu_model
+
+from verify import cli
+from verify.formats.vnnlib import read
+from verify.formats.witness import parse_assignment
+
+ROOT = Path(__file__).resolve().parents[1]
+FC = ROOT / "properties" / "digits_fc"
+MODEL = FC / "onnx" / "digits_fc.onnx"
+UNSAT, SAT = FC / "vnnlib" / "image_1401_radius_0.06.vnnlib", FC / "vnnlib" / "image_1401_radius_0.14.vnnlib"
+
+
+@dataclass(frozen=True)
+class Ran:
+    """What a run left behind."""
+
+    code: int
+    out: str
+    err: str
+
+
+class Command:
+    """`verify` in this process."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> None:
+        self.monkeypatch, self.capfd = monkeypatch, capfd
+
+    def __call__(self, *arguments: object) -> Ran:
+        """Runs the command line with these arguments."""
+        self.monkeypatch.setattr(sys, "argv", ["verify", *map(str, arguments)])
+        self.monkeypatch.setattr(cli, "_STARTED", time.monotonic())
+        self.capfd.readouterr()
+        with pytest.raises(SystemExit) as stop:
+            cli.main()
+        out, err = self.capfd.readouterr()
+        return Ran(int(stop.value.code or 0), out, err)
+
+
+@pytest.fixture
+def command(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> Command:
+    """`verify` in this process, its output captured."""
+    return Command(monkeypatch, capfd)
+
+
+def process(*arguments: object) -> tuple[Ran, float]:
+    """`python -m verify` and how long it took."""
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
+    began = time.monotonic()
+    ran = subprocess.run(
+        [sys.executable, "-m", "verify", *map(str, arguments)],
+        capture_output=True,
+        text=True,
+        env=environment,
+        timeout=120,
+    )
+    return Ran(ran.returncode, ran.stdout, ran.stderr), time.monotonic() - began
+
+
+def assert_witness(model: Path, property_: Path, inputs: np.ndarray, outputs: np.ndarray) -> None:
+    """The point violates the property with the outputs that ONNX Runtime gives here and now."""
+    session = onnxruntime.InferenceSession(model, providers=["CPUExecutionProvider"])
+    again = session.run(None, {session.get_inputs()[0].name: inputs})[0]
+    np.testing.assert_allclose(again, outputs, rtol=1e-5, atol=1e-6)
+    assert read(property_).violated(inputs.ravel(), outputs.ravel())
+
+
+def test_unsat(command: Command) -> None:
+    ran = command("run", MODEL, UNSAT, "--device", "cpu")
+    assert (ran.code, ran.out) == (0, "unsat\n")
+    assert ran.err.startswith("unsat:")
+
+
+def test_sat_prints_a_witness_that_replays(command: Command) -> None:
+    ran = command("run", MODEL, SAT, "--device", "cpu", "--quiet")
+    assert (ran.code, ran.err) == (0, "")
+    verdict, _, assignment = ran.out.partition("\n")
+    assert verdict == "sat"
+    found = parse_assignment(assignment)
+    assert list(found) == ["X", "Y"]
+    assert found["X"].dtype == np.float32
+    assert_witness(MODEL, SAT, found["X"], found["Y"])
+
+
+@pytest.mark.parametrize(("property_", "verdict"), [(SAT, "sat"), (UNSAT, "unsat")], ids=["sat", "unsat"])
+def test_json_is_one_object(command: Command, property_: Path, verdict: str) -> None:
+    ran = command("run", MODEL, property_, "--device", "cpu", "--format", "json", "--quiet")
+    record = json.loads(ran.out)
+    assert (ran.code, ran.err, record["verdict"]) == (0, "", verdict)
+    assert record["statistics"]["clauses"] == 9
+    assert (record["witness"] is not None) == (verdict == "sat")
+    if record["witness"] is not None:
+        x, y = (np.array(record["witness"][n]["values"], np.float32) for n in ("X", "Y"))
+        shapes = [record["witness"][n]["shape"] for n in ("X", "Y")]
+        assert_witness(MODEL, property_, x.reshape(shapes[0]), y.reshape(shapes[1]))
+
+
+def hard(folder: Path) -> tuple[Path, Path]:
+    """A wide random network and a threshold that no attack reaches and no bound at the root."""
+    layers = random_layers(0, (40, 120, 120, 120, 1))
+    model, text = folder / "hard.onnx", folder / "hard.vnnlib"
+    onnx.save(relu_model(layers), model)
+    x = np.random.default_rng(0).uniform(-1, 1, (2000, 40)).astype(np.float32)
+    for i, (weight, bias) in enumerate(layers):
+        x = x @ weight.T + bias
+        x = np.maximum(x, 0) if i < len(layers) - 1 else x
+    threshold = round(float(x.min() - 8 * (x.max() - x.min())), 3)
+    text.write_text(property_text([-1.0] * 40, [1.0] * 40, 1, f"(<= Y_0 {threshold})"))
+    return model, text
+
+
+def test_timeout_holds(tmp_path: Path) -> None:
+    """In a process of its own: three seconds, the start of Python included, and exit code 1."""
+    ran, seconds = process("run", *hard(tmp_path), "--timeout", 3, "--device", "cpu")
+    assert (ran.code, ran.out) == (1, "timeout\n"), ran.err
+    assert "Traceback" not in ran.err
+    assert seconds < 8
+
+
+def test_module_runs_as_a_process() -> None:
+    ran, _ = process("run", MODEL, UNSAT, "--device", "cpu", "--quiet")
+    assert (ran.code, ran.out, ran.err) == (0, "unsat\n", "")
+
+
+def write(path: Path, content: str | bytes) -> Path:
+    """A file."""
+    path.write_bytes(content.encode() if isinstance(content, str) else content)
+    return path
+
+
+def small(path: Path, spoil: float | None = None) -> Path:
+    """A model of two inputs and two outputs."""
+    layers = random_layers(3, (2, 3, 2))
+    if spoil is not None:
+        layers[0][0][0, 0] = spoil
+    onnx.save(relu_model(layers), path)
+    return path
+
+
+GOOD = property_text([0.0, 0.0], [1.0, 1.0], 2, "(<= Y_0 Y_1)")
+BAD_PROPERTIES = {
+    "unbalanced": GOOD[:-3],
+    "unknown function": GOOD.replace("(<= Y_0 Y_1)", "(foo Y_0 Y_1)"),
+    "unknown variable": GOOD.replace("Y_1)", "Y_7)"),
+    "not a number": GOOD.replace("1.0", "1.0.0"),
+    "unbounded": GOOD.replace("(assert (>= X_1 0.0))", ""),
+    "nonlinear": GOOD.replace("(<= Y_0 Y_1)", "(<= (* Y_0 Y_1) 0.0)"),
+    "empty file": "",
+    "wrong inputs": property_text([0.0] * 3, [1.0] * 3, 2, "(<= Y_0 Y_1)"),
+    "wrong outputs": property_text([0.0] * 2, [1.0] * 2, 4, "(<= Y_0 Y_1)"),
+    "binary": "\x00\x01\x02\x7f",
+}
+
+
+def assert_refused(ran: Ran, *names: str) -> None:
+    """Exit code 2, a message that names the file, nothing on stdout, no traceback."""
+    assert (ran.code, ran.out) == (2, ""), ran.err
+    assert "Traceback" not in ran.err
+    assert all(name in ran.err for name in names), ran.err
+    assert len(ran.err.strip()) > 20
+
+
+@pytest.mark.parametrize("kind", BAD_PROPERTIES)
+def test_bad_properties_are_refused(command: Command, tmp_path: Path, kind: str) -> None:
+    text = write(tmp_path / "bad.vnnlib", BAD_PROPERTIES[kind])
+    assert_refused(command("run", small(tmp_path / "net.onnx"), text), "bad.vnnlib")
+
+
+def test_bad_models_are_refused(command: Command, tmp_path: Path) -> None:
+    text = write(tmp_path / "good.vnnlib", GOOD)
+    whole = small(tmp_path / "net.onnx").read_bytes()
+    bad = {
+        "truncated.onnx": whole[: len(whole) // 2],
+        "text.onnx": "this is no model\n",
+        "empty.onnx": b"",
+        "noise.onnx": bytes(range(256)) * 4,
+        "truncated.onnx.gz": b"\x1f\x8b\x08\x00abc",
+    }
+    for name, content in bad.items():
+        assert_refused(command("run", write(tmp_path / name, content), text), name)
+    for name, value in (("nan.onnx", float("nan")), ("infinite.onnx", float("inf"))):
+        assert_refused(command("run", small(tmp_path / name, value), text), name)
+
+
+def test_missing_files_and_directories(command: Command, tmp_path: Path) -> None:
+    model, text = small(tmp_path / "net.onnx"), write(tmp_path / "good.vnnlib", GOOD)
+    assert_refused(command("run", tmp_path / "absent.onnx", text), "absent.onnx")
+    assert_refused(command("run", model, tmp_path / "absent.vnnlib"), "absent.vnnlib")
+    folder = tmp_path / "folder"
+    folder.mkdir()
+    assert_refused(command("run", folder, text), "folder")
+    assert_refused(command("run", model, folder), "folder")
+    assert_refused(command("info", tmp_path / "absent.onnx"), "absent.onnx")
+    assert_refused(command("bounds", tmp_path / "absent.onnx", text), "absent.onnx")
+
+
+@pytest.mark.parametrize("arguments", [
+    ("--device", "quantum"), ("--preset", "heroic"), ("--timeout", "0"), ("--timeout", "soon"), ("--format", "xml"),
+    ("--nonsense",),
+], ids=str)  # fmt: skip
+def test_bad_options_are_refused(command: Command, tmp_path: Path, arguments: Sequence[str]) -> None:
+    model, text = small(tmp_path / "net.onnx"), write(tmp_path / "good.vnnlib", GOOD)
+    assert_refused(command("run", model, text, *arguments), arguments[0])
+
+
+def test_empty_box_is_unsat(command: Command, tmp_path: Path) -> None:
+    """No input at all violates nothing."""
+    text = write(tmp_path / "empty.vnnlib", property_text([1.0, 0.0], [0.5, 1.0], 2, "(<= Y_0 Y_1)"))
+    ran = command("run", small(tmp_path / "net.onnx"), text, "--device", "cpu")
+    assert (ran.code, ran.out) == (0, "unsat\n")
+
+
+def test_bounds_are_ordered(command: Command) -> None:
+    found = {}
+    for method in ("interval", "crown", "restricted"):
+        ran = command(
+            "bounds",
+            MODEL,
+            SAT,
+            "--method",
+            method,
+            "--iterations",
+            30,
+            "--format",
+            "json",
+            "--device",
+            "cpu",
+        )
+        assert (ran.code, ran.err) == (0, "")
+        record = json.loads(ran.out)
+        found[method] = np.array([clause["bound"] for clause in record["clauses"]])
+        assert record["method"] == method
+    assert len(found["crown"]) == 9
+    assert (found["interval"] <= found["crown"] + 1e-9).all()
+    assert (found["crown"] <= found["restricted"] + 1e-9).all()
+    assert found["restricted"].sum() > found["crown"].sum()
+
+
+def test_bounds_text_and_layers(command: Command) -> None:
+    ran = command("bounds", MODEL, UNSAT, "--layers", "--method", "crown", "--device", "cpu")
+    lines = ran.out.splitlines()
+    assert ran.code == 0
+    assert [line.split(":")[0] for line in lines[:9]] == [f"clause {i}" for i in range(9)]
+    assert "unstable" in lines[-1]
+
+
+def test_info(command: Command) -> None:
+    text = command("info", MODEL, UNSAT)
+    assert text.code == 0
+    assert "clauses     9 over 1 boxes" in text.out
+    record = json.loads(command("info", MODEL, UNSAT, "--format", "json").out)
+    assert record["property"]["clauses"] == 9
+    assert record["input"]["shape"] and record["neurons"] > 0
+    assert "property" not in json.loads(command("info", MODEL, "--format", "json").out)
+
+
+def test_help_names_the_exit_codes(command: Command) -> None:
+    for arguments in (("--help",), ("run", "-h"), ("bounds", "-h"), ("info", "-h")):
+        ran = command(*arguments)
+        assert ran.code == 0
+        assert "Exit codes" in ran.out
+    assert command("--version").out.startswith("verify")
