@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from verify.bounders.dual import DualProblem
-from verify.bounders.interval import interval, magnitudes
+from verify.bounders.interval import interval, interval_bound, magnitudes
 from verify.bounders.restricted import Restricted
 from verify.deadline import Deadline
 from verify.errors import InputError
@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     Model = str | Path | bytes | onnx.ModelProto | torch.nn.Module | LoadedModel
     Spec = str | Path | Property | LinfBall | Specification
 
+_CLAUSES_AT_ONCE = 64
 METHODS = ("interval", "crown", "restricted")
 
 
@@ -105,8 +106,7 @@ def decide(
     reporter: Reporter | None = None,
 ) -> Result:  # fmt: skip
     """Decides a prepared problem; `started` is where its clock began."""
-    settings = preset(preset_name)
-    search = build_search(problem, settings, choose_device(device), seed, reporter or Silent())
+    search = build_search(problem, preset(preset_name), choose_device(device), seed, reporter or Silent())
     outcome = search.run(deadline)
     done = outcome.progress
     statistics = {
@@ -127,35 +127,30 @@ def bounds(
     if method not in METHODS:
         raise InputError(f"method {method!r} is not known; there are {', '.join(METHODS)}")
     problem = prepare(model, specification, example_input)
-    settings = preset("default")
-    target = choose_device(device)
-    network = problem.model.network.to(target, torch.float64)
+    network = problem.model.network.to(choose_device(device), torch.float64)
     found: list[float] = []
     seconds = intermediate_seconds = 0.0
     layers: tuple[dict[str, Any], ...] = ()
-    for start in range(0, problem.clauses, 64):
-        clauses = list(range(start, min(start + 64, problem.clauses)))
+    for start in range(0, problem.clauses, _CLAUSES_AT_ONCE):
+        clauses = range(start, min(start + _CLAUSES_AT_ONCE, problem.clauses))
         begun = time.monotonic()
-        lower, upper = (end.to(target) for end in problem.boxes(clauses))
-        box, output = interval(network, lower, upper)
+        lower, upper = (end.to(network.device) for end in problem.boxes(clauses))
+        box, outputs = interval(network, lower, upper)
         if method != "interval":
-            box = settings.intermediate.tighten(network, box, Deadline())
-        intermediate_seconds += time.monotonic() - begun
-        begun = time.monotonic()
-        objective = problem.objective(clauses).to(target, torch.float64)
+            box = preset("default").intermediate.tighten(network, box, Deadline())
+        middle = time.monotonic()
+        objective = problem.objective(clauses).to(network.device, torch.float64)
         if method == "interval":
-            ends = objective.coefficients.clamp(min=0) @ output[0][:, None, :, None]
-            ends = ends + objective.coefficients.clamp(max=0) @ output[1][:, None, :, None]
-            found += (ends[..., 0] - objective.thresholds).amax((1, 2)).tolist()
+            found += interval_bound(network, objective, (lower, upper), outputs).tolist()
         else:
             dual = DualProblem(network, box, objective)
             state = dual.initial()
             if method == "restricted":
-                state = Restricted(iterations).ascend(dual, state).state
-            found += dual.evaluate(dual.clamp(state), magnitudes(network, box)).bound[:, 0].tolist()
-        seconds += time.monotonic() - begun
-        if start == 0:
-            layers = tuple(_layer_report(problem, box))
+                state = dual.clamp(Restricted(iterations).ascend(dual, state).state)
+            found += dual.evaluate(state, magnitudes(network, box)).bound[:, 0].tolist()
+        intermediate_seconds += middle - begun
+        seconds += time.monotonic() - middle
+        layers = layers or tuple(_layer_report(problem, box))
     return ClauseBounds(
         method, iterations if method == "restricted" else 0, tuple(found), seconds, intermediate_seconds, layers
     )

@@ -25,7 +25,7 @@ class Settings:
     intermediate: IntermediateBounds = IntermediateBounds()
     optimised: IntermediateBounds = IntermediateBounds(Restricted(iterations=5))
     root: Restricted = Restricted(iterations=40)
-    child: Restricted = Restricted(iterations=12, step=0.3, decay=0.9)
+    child: Restricted = Restricted(iterations=8, step=0.3, decay=0.85)
     joint: Restricted = Restricted(iterations=0)
     brancher: FilteredSmartBranching = FilteredSmartBranching()
     splittable_inputs: int = 16  # at most so many free inputs: split inputs, else activations
@@ -36,7 +36,7 @@ _DEFAULT = Settings()
 PRESETS = {
     "fast": replace(
         _DEFAULT, second_attack=Attack(8, 20, 1.0), root=Restricted(iterations=20),
-        child=Restricted(iterations=8, step=0.3, decay=0.9),
+        child=Restricted(iterations=5, step=0.3, decay=0.8),
     ),
     "default": _DEFAULT,
     "thorough": replace(

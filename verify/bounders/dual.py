@@ -53,6 +53,7 @@ class Supergradient:
     """dq / d(everything), and the primal point it comes from."""
 
     state: DualState
+    cut_scales: Float[Tensor, "batch objectives depth"]  # the cotangents' size at each cut, the unit of its multiplier
     minimiser: Float[Tensor, "batch objectives inputs"]
     pre_activations: dict[int, Float[Tensor, "batch objectives pre"]]  # by layer's node
 
@@ -306,7 +307,7 @@ class DualProblem:
         minimiser = torch.where(sweep.input_cotangent > 0, lower, upper)
         values: dict[int, Tensor] = {0: minimiser.reshape(flat, *self.network.nodes[0].shape)}
         gradient = state.parameters.new_zeros(self.batch, self.objectives, self.network.parameters)
-        cut_gradient = torch.zeros_like(state.cut_multipliers)
+        cut_gradient, cut_scales = torch.zeros_like(state.cut_multipliers), torch.zeros_like(state.cut_multipliers)
         pre_activations: dict[int, Tensor] = {}
         ancestors = self.network.ancestors[self.node]
         for index in range(1, self.node + 1):
@@ -323,8 +324,11 @@ class DualProblem:
             gradient[..., layer.parameters] = self.hulls[index].gradient(t, z - line.touch)
             if index in self._cut_places:
                 place, own = self._cut_places[index]
-                at_cuts = z.gather(2, place.expand(-1, self.objectives, -1))
-                cut_gradient = torch.where(own, at_cuts, cut_gradient)
+                place = place.expand(-1, self.objectives, -1)
+                cut_gradient = torch.where(own, z.gather(2, place), cut_gradient)
+                sizes = t.abs()
+                scale = torch.maximum(spread(sizes, layer.size).gather(2, place), sizes.mean(2, keepdim=True))
+                cut_scales = torch.where(own, scale, cut_scales)
             values[index] = gathered(line, z, t.shape[2]).reshape(flat, *node.shape)
         low, high = self._cut_bounds
         at_minimum = torch.where(state.cut_multipliers > 0, high, torch.where(state.cut_multipliers < 0, low, cut_gradient))
@@ -334,4 +338,4 @@ class DualProblem:
         if self.objective.input_coefficients.shape[3]:
             weights = weights + (self.objective.input_coefficients * minimiser[:, :, None, :]).sum(3)
         multipliers = torch.where(self._effective, cut_gradient - at_minimum, 0.0)
-        return Supergradient(DualState(gradient, weights, multipliers), minimiser, pre_activations)
+        return Supergradient(DualState(gradient, weights, multipliers), cut_scales, minimiser, pre_activations)

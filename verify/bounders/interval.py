@@ -14,7 +14,7 @@ from torch import Tensor
 from verify.network.activations import Activation
 from verify.network.affine import Affine
 from verify.network.graph import Network
-from verify.state import Bounds
+from verify.state import Bounds, Objective
 
 Pair = tuple[Tensor, Tensor]
 
@@ -58,6 +58,19 @@ def interval(
     lowers, uppers = zip(*found, strict=True)
     last = intervals[-1]
     return Bounds(torch.cat(lowers, 1), torch.cat(uppers, 1)), (last[0].flatten(1), last[1].flatten(1))
+
+
+def interval_bound(
+    network: Network, objective: Objective, inputs: Pair, outputs: Pair
+) -> Float[Tensor, " batch"]:
+    """The largest row's lower bound on each box, from intervals of inputs and outputs ([batch, size]), rounded outward."""
+    total, sizes = -objective.thresholds, objective.thresholds.abs()
+    for coefficients, (lower, upper) in ((objective.coefficients, outputs), (objective.input_coefficients, inputs)):
+        if coefficients.shape[3]:
+            low, high = lower[:, None, :, None], upper[:, None, :, None]
+            total = total + (coefficients.clamp(min=0) @ low + coefficients.clamp(max=0) @ high)[..., 0]
+            sizes = sizes + (coefficients.abs() @ torch.maximum(low.abs(), high.abs()))[..., 0]
+    return (total - 4 * network.gamma * sizes).amax((1, 2))
 
 
 def magnitudes(network: Network, bounds: Bounds) -> dict[int, Float[Tensor, " size"]]:

@@ -83,6 +83,7 @@ class _Run:
         self.minimiser = state.parameters.new_zeros(*shape, problem.network.inputs)
         self.slopes = _Moments.like(state.parameters)
         self.multipliers = _Moments.like(state.cut_multipliers)
+        self.unit = torch.zeros_like(state.cut_multipliers)
 
     def climb(self, target: float, deadline: Deadline) -> None:
         """Sweeps and steps until the rows or the iterations run out."""
@@ -91,6 +92,7 @@ class _Run:
             sweep = self.problem.evaluate(self.state)
             gradient = self.problem.supergradient(self.state, sweep)
             self.keep(sweep.bound, gradient)
+            self.unit = gradient.cut_scales
             direction = self.drop_above(target, gradient.state)
             if not len(self.rows):
                 return
@@ -122,6 +124,7 @@ class _Run:
         self.rows = self.rows[kept]
         self.problem, self.state = self.problem.select(kept), self.state.select(kept)
         self.slopes, self.multipliers = self.slopes.select(kept), self.multipliers.select(kept)
+        self.unit = self.unit[kept]
         return direction.select(kept)
 
     def advance(self, direction: DualState, count: int) -> None:
@@ -134,7 +137,8 @@ class _Run:
         parameters = step.add_(state.parameters)
         multipliers, weights = state.cut_multipliers, state.row_weights
         if multipliers.shape[2]:
-            multipliers = multipliers + self.multipliers.step(direction.cut_multipliers, count) * size
+            step = self.multipliers.step(direction.cut_multipliers, count)
+            multipliers = multipliers + step.mul_(self.unit).mul_(size)
         if weights.shape[2] > 1:
             spread = direction.row_weights - direction.row_weights.mean(2, keepdim=True)
             spread = spread / spread.abs().amax(2, keepdim=True).clamp(min=1e-12)
