@@ -294,3 +294,31 @@ def test_undefined_values_are_never_a_proof(splits: str) -> None:
     settings = replace(preset("default"), first_attack=NO_ATTACK, second_attack=NO_ATTACK)
     outcome = search_for(problem, splits, settings).run(Deadline.after(3))
     assert outcome.verdict != "unsat"
+
+
+@both_strategies
+def test_float32_proposals_are_not_proofs(splits: str) -> None:
+    """Nearly linear problems violated by 1e-10 alone: float32 bounds fall on either side of 0, refutations may not."""
+    for seed in range(12):
+        network = random_network(seed, "chain", [Relu(), Relu()])
+        box = random_box(network, 1, seed, 1e-3)
+        lower, upper = box.lower[:, : network.inputs], box.upper[:, : network.inputs]
+        x = samples(lower, upper, 500, seed)[0]
+        row = torch.zeros(network.outputs, dtype=DOUBLE)
+        row[0] = 1.0 if seed % 2 else -1.0
+        value, best = (network.forward(x) @ row).min(0)
+        unsafe = row_text(row.tolist(), round(float(value) + 1e-10, 12))
+        text = property_text(lower[0].tolist(), upper[0].tolist(), network.outputs, unsafe)
+        outcome = watched(Blind(loaded(network), parse(text)), network, x[best], splits, 6)
+        assert outcome.verdict in ("timeout", "unknown"), (seed, outcome.reason)
+
+
+@both_strategies
+@pytest.mark.parametrize("power", [25, 30, 60])
+def test_absorption_fools_neither_strategy(power: int, splits: str) -> None:
+    """relu(relu(x + 2^p) - 2^p) - 1.5 reaches -0.5 at x = 1 over the reals, and is -1.5 in float32."""
+    one, huge = np.ones((1, 1), np.float32), np.float32(2.0**power)
+    layers = [(one, np.array([huge])), (one, np.array([-huge])), (one, np.array([-1.5], np.float32))]
+    problem = prepare(relu_model(layers), property_text([0.1], [1.0], 1, "(>= Y_0 -1.0)"))
+    outcome = search_for(problem, splits).run(Deadline.after(1.5))
+    assert outcome.verdict != "unsat", outcome.reason
