@@ -58,9 +58,9 @@ CHAINS = {
         [node("Sub", "x m", "a"), node("Conv", "a w", "y", pads=[1, 1, 1, 1])],
         (1, 2, 4, 4), {"m": weights(2, 1, 1), "w": weights(3, 2, 2, 2)}, ["Scale", "Convolution"],
     ),
-    "two matrices with fewer weights as one": (
+    "two matrices stay: the product's weights would be rounded sums": (
         [node("MatMul", "x v", "h"), node("Add", "h b", "k"), node("MatMul", "k w", "y")],
-        (1, 4), {"v": weights(4, 5), "b": weights(5), "w": weights(5, 3)}, ["Dense"],
+        (1, 4), {"v": weights(4, 5), "b": weights(5), "w": weights(5, 3)}, ["Dense", "Dense"],
     ),
     "a bottleneck stays": (
         [node("MatMul", "x v", "h"), node("MatMul", "h w", "y")],

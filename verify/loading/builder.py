@@ -153,8 +153,10 @@ class Builder:
 
     # arithmetic
 
-    def scale(self, x: Value, factor: Tensor | None, shift: Tensor | None = None) -> Value:
-        """`factor * x + shift` with broadcasting."""
+    def scale(
+        self, x: Value, factor: Tensor | None, shift: Tensor | None = None, size: Tensor | None = None
+    ) -> Value:
+        """`factor * x + shift` with broadcasting; `size`: of the terms that the shift was computed from."""
         factor = torch.ones((), dtype=torch.float64) if factor is None else factor.double()
         shift = None if shift is None else shift.double()
         shapes = [x.shape, tuple(factor.shape), () if shift is None else tuple(shift.shape)]
@@ -162,7 +164,7 @@ class Builder:
         x = self.expand(x, shape)
         if bool((factor == 1).all()) and (shift is None or bool((shift == 0).all())):
             return x
-        return self.affine(Scale(factor, shift), x, shape=shape)
+        return self.affine(Scale(factor, shift, None if size is None else size.double()), x, shape=shape)
 
     def output(self, x: Value) -> Value:
         """The last node: an operator, so not the input itself."""

@@ -1,15 +1,15 @@
 """Peephole folding: consecutive affine maps become one, where that costs nothing and no other node sees the
 value between.
 
-Folding computes new weights in float64, which rounds at 1e-16 of their size (unless a factor is 1, as for a
-bias added behind a matrix product: that is exact). So it is a step of its own, `load(fold=False)` leaves it
-out, and it is conservative: no fold increases the number of weights, and only these pairs fold (first, then
-second):
+Folding computes new weights in float64, each as one product, which rounds at 1e-16 of its size, and new biases as
+sums, whose terms may cancel: so a folded map remembers the sizes of those terms (`bias_size`), and the errors of
+folding are charged like those of any sum (`Network.bias_sizes`). Products of matrices, whose weights are themselves
+sums, are not folded. It is a step of its own, `load(fold=False)` leaves it out, and it is conservative: no fold
+increases the number of weights, and only these pairs fold (first, then second):
 
 * Dense or Convolution, then Scale: batch normalisation, added biases;
 * Scale, then Dense or an unpadded Convolution: normalisation of the inputs;
-* Scale, then Scale; Dense, then Dense (if that has no more weights); Reshape, then Reshape; Permute, then
-  Permute;
+* Scale, then Scale; Reshape, then Reshape; Permute, then Permute;
 * Scale, then Reshape: exchanged, so that the scale meets the next matrix.
 """
 
@@ -19,7 +19,7 @@ import math
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import replace
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import torch
 from torch import Tensor
@@ -110,16 +110,40 @@ def _along(tensor: Tensor | None, shape: Shape, axis: int) -> Tensor | None:
     return padded.flatten().expand(shape[axis])
 
 
-def _affected(factor: Tensor, shift: Tensor | None, shape: Shape, axis: int) -> tuple[Tensor, Tensor] | None:
-    """Factor and shift of a Scale as vectors along an axis, if they are that."""
-    factors, shifts = _along(factor, shape, axis), _along(shift, shape, axis)
-    return None if factors is None or shifts is None else (factors, shifts)
+class _Vectors(NamedTuple):
+    """Factor, bias and the size of the bias's terms of a Scale, along one axis."""
+
+    factor: Tensor
+    bias: Tensor
+    size: Tensor
 
 
-def _bias(bias: Tensor | None, factor: Tensor, shift: Tensor) -> Tensor | None:
+def _sizes(operator: Any) -> Tensor | None:
+    """The sizes of the terms that an operator's bias is made of."""
+    if operator.bias_size is not None:
+        return cast(Tensor, operator.bias_size)
+    return None if operator.bias is None else operator.bias.abs()
+
+
+def _affected(scale: Scale, shape: Shape, axis: int) -> _Vectors | None:
+    """A Scale's numbers as vectors along an axis, if they are that."""
+    vectors = [_along(tensor, shape, axis) for tensor in (scale.factor, scale.bias, _sizes(scale))]
+    return None if any(vector is None for vector in vectors) else _Vectors(*cast("list[Tensor]", vectors))
+
+
+def _scaled(bias: Tensor | None, factor: Tensor, shift: Tensor) -> Tensor | None:
     """factor * bias + shift, None for zeros."""
     result = shift if bias is None else bias * factor + shift
     return result.clone() if bool((result != 0).any()) else None
+
+
+def _moved(second: Any, per_input: Tensor, shift: Tensor, size: Tensor) -> tuple[Tensor | None, Tensor | None]:
+    """The bias behind a matrix `per_input` whose operand is shifted, and the sizes of its terms."""
+    outputs = per_input.shape[0]
+    own = torch.zeros(outputs, dtype=torch.float64)
+    bias, sizes = (own if second.bias is None else second.bias), (_sizes(second) if second.bias is not None else own)
+    one = torch.ones_like(own)
+    return _scaled(bias, one, per_input @ shift), _scaled(sizes, one, per_input.abs() @ size)
 
 
 # the folds
@@ -127,20 +151,21 @@ def _bias(bias: Tensor | None, factor: Tensor, shift: Tensor) -> Tensor | None:
 
 def _dense_scale(pair: _Pair) -> list[_Step] | None:
     first, second = pair.first, pair.second
-    vectors = _affected(second.factor, second.shift, pair.between, -1)
+    vectors = _affected(second, pair.between, -1)
     if vectors is None or pair.after != pair.between:
         return None
-    factor, shift = vectors
-    return [_Step(Dense(first.weight * factor[:, None], _bias(first.bias, factor, shift)), pair.after)]
+    factor, shift, size = vectors
+    bias, sizes = _scaled(first.bias, factor, shift), _scaled(_sizes(first), factor.abs(), size)
+    return [_Step(Dense(first.weight * factor[:, None], bias, sizes), pair.after)]
 
 
 def _convolution_scale(pair: _Pair) -> list[_Step] | None:
     first, second = pair.first, pair.second
     rank = first.weight.dim() - 2
-    vectors = _affected(second.factor, second.shift, pair.between, -1 - rank)
+    vectors = _affected(second, pair.between, -1 - rank)
     if vectors is None or pair.after != pair.between:
         return None
-    factor, shift = vectors
+    factor, shift, size = vectors
     weight = first.weight
     if first.transposed:  # [in, out / groups, ..]: the outputs of a group are on axis 1
         grouped = weight.reshape(first.groups, -1, *weight.shape[1:])
@@ -148,62 +173,52 @@ def _convolution_scale(pair: _Pair) -> list[_Step] | None:
         weight = scaled.reshape(weight.shape)
     else:
         weight = weight * factor.reshape(-1, *(1,) * (rank + 1))
-    return [_Step(replace(first, weight=weight, bias=_bias(first.bias, factor, shift)), pair.after)]
+    bias, sizes = _scaled(first.bias, factor, shift), _scaled(_sizes(first), factor.abs(), size)
+    return [_Step(replace(first, weight=weight, bias=bias, bias_size=sizes), pair.after)]
 
 
 def _scale_dense(pair: _Pair) -> list[_Step] | None:
     first, second = pair.first, pair.second
-    vectors = _affected(first.factor, first.shift, pair.between, -1)
+    vectors = _affected(first, pair.between, -1)
     if vectors is None or pair.before != pair.between:
         return None
-    factor, shift = vectors
-    own = torch.zeros(second.weight.shape[0], dtype=torch.float64) if second.bias is None else second.bias
-    moved = second.weight @ shift
-    return [_Step(Dense(second.weight * factor, _bias(own, torch.ones_like(own), moved)), pair.after)]
+    factor, shift, size = vectors
+    bias, sizes = _moved(second, second.weight, shift, size)
+    return [_Step(Dense(second.weight * factor, bias, sizes), pair.after)]
 
 
 def _scale_convolution(pair: _Pair) -> list[_Step] | None:
     first, second = pair.first, pair.second
     rank = second.weight.dim() - 2
-    vectors = _affected(first.factor, first.shift, pair.between, -1 - rank)
+    vectors = _affected(first, pair.between, -1 - rank)
     if vectors is None or pair.before != pair.between or second.transposed or second.groups != 1:
         return None
-    factor, shift = vectors
+    factor, shift, size = vectors
     if any(second.padding) and bool((shift != 0).any()):
         return None  # the padded zeros are not shifted
-    outputs = second.weight.shape[0]
-    own = torch.zeros(outputs, dtype=torch.float64) if second.bias is None else second.bias
-    moved = second.weight.flatten(2).sum(dim=2) @ shift
+    taps = second.weight.flatten(2)  # [outputs, inputs, taps]: every tap sees the shift
+    repeats = taps.shape[2]
+    bias, sizes = _moved(second, taps.flatten(1), shift.repeat_interleave(repeats), size.repeat_interleave(repeats))
     weight = second.weight * factor.reshape(-1, *(1,) * rank)
-    return [_Step(replace(second, weight=weight, bias=_bias(own, torch.ones_like(own), moved)), pair.after)]
+    return [_Step(replace(second, weight=weight, bias=bias, bias_size=sizes), pair.after)]
 
 
 def _scale_scale(pair: _Pair) -> list[_Step] | None:
     first, second = pair.first, pair.second
     if not pair.before == pair.between == pair.after:
         return None
-    factor = first.factor * second.factor
-    shifts = [first.shift * second.factor] if first.shift is not None else []
-    shifts += [second.shift] if second.shift is not None else []
-    shift = shifts[0] + shifts[-1] if len(shifts) == 2 else next(iter(shifts), None)
-    before = _numbers(first) + _numbers(second)
-    after = Scale(factor, shift)
-    return [_Step(after, pair.after)] if _numbers(after) <= before else None
+    def summed(own: Tensor | None, factor: Tensor, other: Tensor | None) -> Tensor | None:
+        parts = [part for part in (None if own is None else own * factor, other) if part is not None]
+        return parts[0] + parts[-1] if len(parts) == 2 else next(iter(parts), None)
+
+    bias = summed(first.bias, second.factor, second.bias)
+    sizes = summed(_sizes(first), second.factor.abs(), _sizes(second))
+    after = Scale(first.factor * second.factor, bias, sizes)
+    return [_Step(after, pair.after)] if _numbers(after) <= _numbers(first) + _numbers(second) else None
 
 
 def _numbers(scale: Scale) -> int:
-    return scale.factor.numel() + (0 if scale.shift is None else scale.shift.numel())
-
-
-def _dense_dense(pair: _Pair) -> list[_Step] | None:
-    first, second = pair.first, pair.second
-    if second.weight.shape[0] * first.weight.shape[1] > second.weight.numel() + first.weight.numel():
-        return None
-    bias = second.bias
-    if first.bias is not None:
-        moved = second.weight @ first.bias
-        bias = moved if bias is None else moved + bias
-    return [_Step(Dense(second.weight @ first.weight, bias), pair.after)]
+    return scale.factor.numel() + (0 if scale.bias is None else scale.bias.numel())
 
 
 def _reshape_reshape(pair: _Pair) -> list[_Step]:
@@ -226,7 +241,8 @@ def _scale_reshape(pair: _Pair) -> list[_Step] | None:
         return tensor.expand(pair.between).reshape(pair.after)
 
     first = pair.first
-    scale = Scale(moved(first.factor), None if first.shift is None else moved(first.shift))
+    bias, sizes = (None if tensor is None else moved(tensor) for tensor in (first.bias, first.bias_size))
+    scale = Scale(moved(first.factor), bias, sizes)
     if _numbers(scale) > _numbers(first) and math.prod(pair.after) != pair.after[-1]:
         return None  # it would grow, and no matrix behind could take it
     return [_Step(Reshape(pair.before, pair.after), pair.after), _Step(scale, pair.after)]
@@ -234,7 +250,6 @@ def _scale_reshape(pair: _Pair) -> list[_Step] | None:
 
 FOLDS: dict[tuple[type, type], Fold] = {
     (Convolution, Scale): _convolution_scale,
-    (Dense, Dense): _dense_dense,
     (Dense, Scale): _dense_scale,
     (Permute, Permute): _permute_permute,
     (Reshape, Reshape): _reshape_reshape,

@@ -421,7 +421,10 @@ def batch_norm(builder: Builder, x: Value, parts: Sequence[Any], epsilon: float)
     factor = (1.0 if weight is None else tensor(weight)) / (tensor(variance) + epsilon).sqrt()
     shift = -tensor(mean) * factor if bias is None else tensor(bias) - tensor(mean) * factor
     shape = (-1, *(1,) * (len(x.shape) - 2)) if len(x.shape) > 1 else (-1,)
-    return builder.scale(x, factor.detach().reshape(shape), shift.detach().reshape(shape))
+    size = (tensor(mean) * factor).abs() + (0.0 if bias is None else tensor(bias).abs())
+    return builder.scale(
+        x, factor.detach().reshape(shape), shift.detach().reshape(shape), size.detach().reshape(shape)
+    )
 
 
 def batch_norm_module(call: Call) -> Value:

@@ -49,6 +49,14 @@ class Affine(ABC):
     def terms(self) -> int:
         """The most products that one sum of `forward` or `transpose` adds up."""
 
+    def bias_terms(self) -> Affine:
+        """The map with the sizes of the terms that its bias was rounded from in the bias's place.
+
+        These are the bias's own sizes unless the map was folded from several (`bias_size`).
+        """
+        size = getattr(self, "bias_size", None)
+        return self if size is None else replace(self, bias=size)  # type: ignore[type-var]
+
     def to(self, device: torch.device, dtype: torch.dtype) -> Affine:
         """The map with its tensors on `device`, as `dtype`."""
         changes = {
@@ -69,6 +77,7 @@ class Dense(Affine):
 
     weight: Float[Tensor, "outputs inputs"]
     bias: Float[Tensor, " outputs"] | None = None
+    bias_size: Float[Tensor, " outputs"] | None = None  # where folding made the bias: see `bias_terms`
 
     def forward(self, *operands: Tensor) -> Tensor:
         return functional.linear(operands[0], self.weight, self.bias)
@@ -101,6 +110,7 @@ class Convolution(Affine):
     input_shape: Shape
     transposed: bool = False
     output_padding: Shape = ()
+    bias_size: Tensor | None = None  # where folding made the bias: see `bias_terms`
 
     @property
     def _rank(self) -> int:
@@ -176,7 +186,7 @@ class Convolution(Affine):
         )
 
     def absolute(self) -> Convolution:
-        return replace(self, weight=self.weight.abs(), bias=None)
+        return replace(self, weight=self.weight.abs(), bias=None, bias_size=None)
 
     @property
     def terms(self) -> int:
@@ -186,14 +196,15 @@ class Convolution(Affine):
 
 @dataclass(frozen=True)
 class Scale(Affine):
-    """`y = factor * x + shift`, elementwise; `factor` and `shift` broadcast against the sample shape."""
+    """`y = factor * x + bias`, elementwise; `factor` and `bias` broadcast against the sample shape."""
 
     factor: Tensor
-    shift: Tensor | None = None
+    bias: Tensor | None = None
+    bias_size: Tensor | None = None  # where folding made the bias: see `bias_terms`
 
     def forward(self, *operands: Tensor) -> Tensor:
         scaled = operands[0] * self.factor
-        return scaled if self.shift is None else scaled + self.shift
+        return scaled if self.bias is None else scaled + self.bias
 
     def transpose(self, cotangent: Tensor) -> tuple[Tensor, ...]:
         return (cotangent * self.factor,)

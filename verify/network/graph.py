@@ -135,6 +135,17 @@ class Network:
         return {i: zero.flatten() for i, zero in enumerate(zeros)}
 
     @cached_property
+    def bias_sizes(self) -> dict[int, Float[Tensor, " size"]]:
+        """For every affine node the sizes of the terms its bias is made of, flattened: what rounding is charged by."""
+        found = {}
+        for index in self.absolute:
+            node = self.nodes[index]
+            zeros = [torch.zeros(1, *self.nodes[i].shape, dtype=self.dtype, device=self.device) for i in node.operands]
+            assert isinstance(node.operator, Affine)
+            found[index] = node.operator.bias_terms().forward(*zeros).abs().flatten()
+        return found
+
+    @cached_property
     def _sample(self) -> Tensor:
         operators = (node.operator for node in self.nodes if isinstance(node.operator, Affine))
         values = (value for operator in operators for value in tensors(operator).values())
