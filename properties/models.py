@@ -11,7 +11,7 @@ from itertools import pairwise
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from sklearn.datasets import load_digits  # type: ignore[import-untyped]
+from sklearn.datasets import load_digits
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -128,7 +128,7 @@ def train_digits(model: nn.Module, epochs: int) -> float:
                 model(adversarial(model, images[batch], labels[batch])), labels[batch]
             )
             optimiser.zero_grad()
-            loss.backward()  # type: ignore[no-untyped-call]
+            loss.backward()
             optimiser.step()
         schedule.step()
     model.eval()
@@ -145,7 +145,7 @@ def train_controller(model: nn.Module, steps: int = 4000) -> float:
         state = 2 * torch.rand(256, 4) - 1
         loss = functional.mse_loss(model(state), docking_rule(state))
         optimiser.zero_grad()
-        loss.backward()  # type: ignore[no-untyped-call]
+        loss.backward()
         optimiser.step()
         schedule.step()
     return float(loss.detach().sqrt())

@@ -18,7 +18,7 @@ import numpy as np
 import onnx
 from numpy.typing import NDArray
 from onnx import numpy_helper
-from scipy import sparse  # type: ignore[import-untyped]
+from scipy import sparse
 
 Array = NDArray[np.float64]
 Attributes = Mapping[str, Any]

@@ -98,7 +98,15 @@ def verify(
     Raises InputError for bad input and ResourceError where the machine is too small.
     """
     started = time.monotonic()
-    return decide(prepare(model, specification, example_input), Deadline.after(timeout), started, device, preset_name, seed, reporter)
+    return decide(
+        prepare(model, specification, example_input),
+        Deadline.after(timeout),
+        started,
+        device,
+        preset_name,
+        seed,
+        reporter,
+    )
 
 
 def decide(
@@ -152,7 +160,12 @@ def bounds(
         seconds += time.monotonic() - middle
         layers = layers or tuple(_layer_report(problem, box))
     return ClauseBounds(
-        method, iterations if method == "restricted" else 0, tuple(found), seconds, intermediate_seconds, layers
+        method,
+        iterations if method == "restricted" else 0,
+        tuple(found),
+        seconds,
+        intermediate_seconds,
+        layers,
     )
 
 
@@ -163,9 +176,12 @@ def _layer_report(problem: Problem, box: Bounds) -> list[dict[str, Any]]:
         lower, upper = box.lower[0, layer.variables], box.upper[0, layer.variables]
         rows.append(
             {
-                "name": problem.model.network.nodes[layer.node].name, "operator": layer.activation.name,
-                "neurons": layer.size, "unstable": int((~layer.activation.split_point(lower, upper).isnan()).sum()),
-                "lower": lower.tolist(), "upper": upper.tolist(),
-            }  # fmt: skip
+                "name": problem.model.network.nodes[layer.node].name,
+                "operator": layer.activation.name,
+                "neurons": layer.size,
+                "unstable": int((~layer.activation.split_point(lower, upper).isnan()).sum()),
+                "lower": lower.tolist(),
+                "upper": upper.tolist(),
+            }
         )
     return rows

@@ -22,7 +22,9 @@ from verify.state import Objective
 _REPLAYS = 8  # the best candidates of a batch that are run in ONNX Runtime
 
 
-def rows(network: Network, objective: Objective, x: Float[Tensor, "batch inputs"]) -> Float[Tensor, "batch rows"]:
+def rows(
+    network: Network, objective: Objective, x: Float[Tensor, "batch inputs"]
+) -> Float[Tensor, "batch rows"]:
     """`C y + E x - d` of each point's clause; a clause is violated where all of its rows are <= 0."""
     y = network.forward(x)
     value = (objective.coefficients[:, 0] @ y[:, :, None])[..., 0] - objective.thresholds[:, 0]
@@ -42,7 +44,12 @@ class Attack:
     batch_elements: int = 2_000_000  # network values in one batch of points
 
     def run(
-        self, problem: Problem, network: Network, clauses: Sequence[int], generator: torch.Generator, deadline: Deadline
+        self,
+        problem: Problem,
+        network: Network,
+        clauses: Sequence[int],
+        generator: torch.Generator,
+        deadline: Deadline,
     ) -> Witness | None:
         """A replayed witness of one of the clauses, or None. Stops early when time is up; never raises for it."""
         limit = deadline.within(self.seconds)
@@ -63,7 +70,12 @@ class Attack:
         return None
 
     def descend(
-        self, problem: Problem, network: Network, owners: list[int], x: Float[Tensor, "batch inputs"], limit: Deadline
+        self,
+        problem: Problem,
+        network: Network,
+        owners: list[int],
+        x: Float[Tensor, "batch inputs"],
+        limit: Deadline,
     ) -> Witness | None:
         """PGD from given points, each on the clause that owns it."""
         lower, upper = (end.to(network.device, network.dtype) for end in problem.boxes(owners))

@@ -31,7 +31,9 @@ Exit codes:
 _MODEL = click.argument("model", type=click.Path(path_type=Path))
 _PROPERTY = click.argument("property_", metavar="PROPERTY", type=click.Path(path_type=Path))
 _DEVICE = click.option("--device", default="auto", show_default=True, help="auto, cpu or cuda.")
-_FORMAT = click.option("--format", "form", type=click.Choice(["text", "json"]), default="text", show_default=True)
+_FORMAT = click.option(
+    "--format", "form", type=click.Choice(["text", "json"]), default="text", show_default=True
+)
 
 
 @click.group(epilog=_EXIT_CODES, context_settings={"help_option_names": ["-h", "--help"]})
@@ -45,12 +47,21 @@ def cli() -> None:
 @_PROPERTY
 @click.option("--timeout", type=click.FloatRange(min=0, min_open=True), help="Seconds, loading included.")
 @_DEVICE
-@click.option("--preset", type=click.Choice(["fast", "default", "thorough"]), default="default", show_default=True)
+@click.option(
+    "--preset", type=click.Choice(["fast", "default", "thorough"]), default="default", show_default=True
+)
 @click.option("--seed", type=int, default=0, show_default=True, help="Of the attacks' random starts.")
 @_FORMAT
 @click.option("--quiet", is_flag=True, help="Nothing on stderr but errors.")
 def run(
-    model: Path, property_: Path, timeout: float | None, device: str, preset: str, seed: int, form: str, quiet: bool
+    model: Path,
+    property_: Path,
+    timeout: float | None,
+    device: str,
+    preset: str,
+    seed: int,
+    form: str,
+    quiet: bool,
 ) -> int:
     """Decide PROPERTY for MODEL.
 
@@ -117,7 +128,10 @@ def _as_json(problem: Problem, result: Result) -> dict[str, Any]:
 @_MODEL
 @_PROPERTY
 @click.option(
-    "--method", type=click.Choice(["interval", "crown", "restricted"]), default="restricted", show_default=True
+    "--method",
+    type=click.Choice(["interval", "crown", "restricted"]),
+    default="restricted",
+    show_default=True,
 )
 @click.option("--iterations", type=click.IntRange(min=0), default=100, show_default=True)
 @click.option("--layers", is_flag=True, help="Also the intermediate bounds of the first clause.")
@@ -148,7 +162,9 @@ def bounds(
             click.echo(
                 f"{row['name']} ({row['operator']}): {row['neurons']} neurons, {row['unstable']} unstable, in [{low:.6g}, {high:.6g}]"
             )
-    click.echo(f"bounds: {found.seconds:.3f} s, intermediate bounds: {found.intermediate_seconds:.3f} s", err=True)
+    click.echo(
+        f"bounds: {found.seconds:.3f} s, intermediate bounds: {found.intermediate_seconds:.3f} s", err=True
+    )
     return DECIDED
 
 
@@ -189,5 +205,8 @@ def main() -> NoReturn:
         if "out of memory" in str(error).lower() or "can't allocate memory" in str(error).lower():
             _fail(RESOURCES, "out of memory; try a smaller model, another machine, or --device cpu")
         traceback.print_exc()
-        _fail(INTERNAL, "internal error, no verdict; please report the text above with the model and the property")
+        _fail(
+            INTERNAL,
+            "internal error, no verdict; please report the text above with the model and the property",
+        )
     sys.exit(code or 0)

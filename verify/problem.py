@@ -29,7 +29,9 @@ class Witness:
 
     inputs: NDArray[np.floating]  # of the model's element type, in its input shape
     outputs: NDArray[np.floating]
-    snapped: int = 0  # inputs whose decimal interval holds no value of the element type: the nearest one was taken
+    snapped: int = (
+        0  # inputs whose decimal interval holds no value of the element type: the nearest one was taken
+    )
 
 
 @dataclass(frozen=True)
@@ -37,10 +39,10 @@ class Problem:
     """A model and a property that fit together."""
 
     model: LoadedModel
-    property: Property
+    specification: Property
 
     def __post_init__(self) -> None:
-        network, spec = self.model.network, self.property
+        network, spec = self.model.network, self.specification
         if (spec.inputs, spec.outputs) != (network.inputs, network.outputs):
             raise InputError(
                 f"{spec.source}: the property speaks of {spec.inputs} inputs and {spec.outputs} outputs, but the network "
@@ -51,16 +53,16 @@ class Problem:
 
     @property
     def clauses(self) -> int:
-        return len(self.property.clauses)
+        return len(self.specification.clauses)
 
     @cached_property
     def box_of(self) -> NDArray[np.int64]:
         """The number of each clause's box."""
-        return np.asarray(self.property.box_ids, dtype=np.int64)
+        return np.asarray(self.specification.box_ids, dtype=np.int64)
 
     def boxes(self, clauses: Sequence[int]) -> tuple[Tensor, Tensor]:
         """Lower and upper ends of the clauses' boxes, float64 [len, inputs], rounded outward."""
-        lower, upper = self.property.bounds(clauses)
+        lower, upper = self.specification.bounds(clauses)
         return torch.from_numpy(np.array(lower)), torch.from_numpy(np.array(upper))
 
     @cached_property
@@ -76,14 +78,14 @@ class Problem:
     @property
     def rows(self) -> int:
         """The most rows that a clause has, at least 1."""
-        return max(1, self.property.rows)
+        return max(1, self.specification.rows)
 
     def objective(self, clauses: Sequence[int]) -> Objective:
         """The clauses' rows, [len, 1, rows, ..], in float64; shorter conjunctions repeat their first row."""
-        chosen = [self.property.clauses[clause] for clause in clauses]
+        chosen = [self.specification.clauses[clause] for clause in clauses]
         rows = self.rows
         mentions = any(clause.input_coefficients is not None for clause in chosen)
-        spec = self.property
+        spec = self.specification
         coefficients = np.zeros((len(chosen), 1, rows, spec.outputs))
         inputs = np.zeros((len(chosen), 1, rows, spec.inputs if mentions else 0))
         thresholds = np.zeros((len(chosen), 1, rows))
@@ -95,7 +97,9 @@ class Problem:
             thresholds[index, 0] = clause.thresholds[source]
             if clause.input_coefficients is not None:
                 inputs[index, 0] = clause.input_coefficients[source]
-        return Objective(torch.from_numpy(coefficients), torch.from_numpy(thresholds), torch.from_numpy(inputs))
+        return Objective(
+            torch.from_numpy(coefficients), torch.from_numpy(thresholds), torch.from_numpy(inputs)
+        )
 
     def replay(self, clause: int, x: Tensor) -> Witness | None:
         """The witness that `x` ([inputs]) rounds to, or None where ONNX Runtime's outputs do not violate the property.
@@ -104,7 +108,7 @@ class Problem:
         of the element type at all (a point such as 0.1): they are its nearest value, and are judged at the box's end.
         """
         dtype = np.dtype(self.model.element_type)
-        lower, upper = self.property.inner_bounds(clause, dtype)
+        lower, upper = self.specification.inner_bounds(clause, dtype)
         inputs = np.clip(x.detach().cpu().double().numpy().astype(dtype), lower, upper)
         outputs = self.model.evaluate(inputs).reshape(-1)
         if not np.isfinite(outputs).all():
@@ -112,11 +116,13 @@ class Problem:
         exact: list[Fraction | float] = [float(value) for value in inputs]
         snapped = 0
         points = np.flatnonzero(lower == upper)
-        low, high = self.property.exact_bounds(clause) if len(points) else ([], [])
+        low, high = self.specification.exact_bounds(clause) if len(points) else ([], [])
         for i in points:
             value = Fraction(float(inputs[i]))
             exact[i] = min(max(value, low[i]), high[i])
             snapped += exact[i] != value
-        if not self.property.violated(exact, outputs):
+        if not self.specification.violated(exact, outputs):
             return None
-        return Witness(inputs.reshape(self.model.input_shape), outputs.reshape(self.model.output_shape), snapped)
+        return Witness(
+            inputs.reshape(self.model.input_shape), outputs.reshape(self.model.output_shape), snapped
+        )

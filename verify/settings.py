@@ -75,10 +75,17 @@ def build_search(
         strategy = SplitInputs(problem, network, settings.intermediate, settings.joint)
     else:
         strategy = SplitActivations(
-            problem, network, settings.intermediate, settings.optimised, settings.root, settings.child, settings.brancher
+            problem,
+            network,
+            settings.intermediate,
+            settings.optimised,
+            settings.root,
+            settings.child,
+            settings.brancher,
         )
     batch = max(16, min(2048, settings.batch_elements // network.variables))
+    own_type = torch.float64 if problem.model.element_type == "float64" else torch.float32
     return BranchAndBound(
-        problem, network.to(device, torch.float32), strategy, settings.first_attack, settings.second_attack, reporter,
+        problem, network.to(device, own_type), strategy, settings.first_attack, settings.second_attack, reporter,
         torch.Generator().manual_seed(seed), batch,
     )  # fmt: skip

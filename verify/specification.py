@@ -57,7 +57,9 @@ class Specification:
         clauses = [[row if isinstance(row, Row) else Row(*row) for row in clause] for clause in self.unsafe]
         outputs = {len(row.coefficients) for clause in clauses for row in clause}
         if lower.shape != upper.shape or len(outputs) != 1:
-            raise InputError("a Specification needs a box of two equal shapes and rows of one length, at least one")
+            raise InputError(
+                "a Specification needs a box of two equal shapes and rows of one length, at least one"
+            )
         conjunctions = ["(and " + " ".join(row.text() for row in clause) + ")" for clause in clauses]
         lines = _declared(lower.size, outputs.pop()) + _bounds(lower, upper)
         return "\n".join([*lines, f"(assert (or {' '.join(conjunctions)}))", ""])
@@ -85,4 +87,6 @@ class LinfBall:
         low, high = self.clip if self.clip is not None else (-np.inf, np.inf)
         lower, upper = (np.clip(centre + step, low, high) for step in (-self.epsilon, self.epsilon))
         others = " ".join(f"(and (>= Y_{i} Y_{self.label}))" for i in range(count) if i != self.label)
-        return "\n".join([*_declared(centre.size, count), *_bounds(lower, upper), f"(assert (or {others}))", ""])
+        return "\n".join(
+            [*_declared(centre.size, count), *_bounds(lower, upper), f"(assert (or {others}))", ""]
+        )

@@ -37,7 +37,9 @@ class Struct:
     def to(self: T, device: torch.device, dtype: torch.dtype) -> T:
         """All floating-point fields as `dtype`, everything on `device`."""
         values = {f.name: getattr(self, f.name) for f in fields(self)}
-        return type(self)(**{k: v.to(device, dtype if v.is_floating_point() else v.dtype) for k, v in values.items()})
+        return type(self)(
+            **{k: v.to(device, dtype if v.is_floating_point() else v.dtype) for k, v in values.items()}
+        )
 
     @classmethod
     def concatenate(cls: type[T], parts: Sequence[T]) -> T:
@@ -79,7 +81,9 @@ class Objective(Struct):
 
     coefficients: Float[Tensor, "batch objectives rows size"]
     thresholds: Float[Tensor, "batch objectives rows"]
-    input_coefficients: Float[Tensor, "batch objectives rows inputs"]  # no columns where no row mentions inputs
+    input_coefficients: Float[
+        Tensor, "batch objectives rows inputs"
+    ]  # no columns where no row mentions inputs
 
 
 @dataclass(frozen=True)
@@ -114,7 +118,8 @@ class Cuts(Struct):
         low = torch.where(used & (self.side > 0), value, -torch.inf)
         high = torch.where(used & (self.side < 0), value, torch.inf)
         return Bounds(
-            bounds.lower.scatter_reduce(1, index, low, "amax"), bounds.upper.scatter_reduce(1, index, high, "amin")
+            bounds.lower.scatter_reduce(1, index, low, "amax"),
+            bounds.upper.scatter_reduce(1, index, high, "amin"),
         )
 
     def padded(self, depth: int) -> Cuts:
@@ -124,7 +129,9 @@ class Cuts(Struct):
             return self
         pad = torch.nn.functional.pad
         return Cuts(
-            pad(self.variable, (0, missing), value=-1), pad(self.value, (0, missing)), pad(self.side, (0, missing))
+            pad(self.variable, (0, missing), value=-1),
+            pad(self.value, (0, missing)),
+            pad(self.side, (0, missing)),
         )
 
     def extend(self, variable: Tensor, value: Tensor, side: Tensor) -> Cuts:
@@ -172,8 +179,11 @@ class Subproblems(Struct):
             cuts = self.cuts.extend(variable, value, torch.full_like(variable, side))
             parts.append(
                 replace(
-                    self, cut_variable=cuts.variable, cut_value=cuts.value, cut_side=cuts.side,
+                    self,
+                    cut_variable=cuts.variable,
+                    cut_value=cuts.value,
+                    cut_side=cuts.side,
                     cut_multipliers=torch.nn.functional.pad(self.cut_multipliers, (0, 1)),
-                )  # fmt: skip
+                )
             )
         return Subproblems.concatenate(parts)

@@ -452,7 +452,7 @@ def test_whole_file_errors(tmp_path: Path) -> None:
             read(path)
         assert caught.value.line is None and caught.value.remedy
     for path in (tmp_path / "missing", tmp_path):
-        with pytest.raises(SpecificationError, match="no such file|cannot be read"):
+        with pytest.raises(SpecificationError, match=r"no such file|cannot be read"):
             read(path)
 
 

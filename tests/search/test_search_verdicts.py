@@ -101,7 +101,7 @@ def test_verdicts_on_both_sides_of_the_optimum(case: Case, splits: str) -> None:
         if outcome.witness is not None:
             x = outcome.witness.inputs.ravel()
             again = problem.model.evaluate(x)
-            assert problem.property.violated(x, again)
+            assert problem.specification.violated(x, again)
             assert np.array_equal(again.ravel(), outcome.witness.outputs.ravel())
 
 
@@ -245,7 +245,7 @@ def test_clear_properties_of_every_activation(activation: Activation, splits: st
         network = random_network(seed, "chain", [activation])
         for slack, expected in ((-0.5, "unsat"), (0.05, "sat")):
             blind, _ = planted(network, seed, slack)
-            problem = Problem(blind.model, blind.property)
+            problem = Problem(blind.model, blind.specification)
             outcome = search_for(problem, splits).run(Deadline.after(10))
             assert outcome.verdict == expected, (seed, slack, outcome.reason)
 

@@ -50,7 +50,9 @@ class IntermediateBounds:
             open_neurons = _open(layer, bounds)
             if not bool(open_neurons.any()) or (enough is not None and enough.remaining <= 0):
                 continue
-            bounds = self._tighten_layer(network, layer, bounds, open_neurons, deadline, fast or network, enough)
+            bounds = self._tighten_layer(
+                network, layer, bounds, open_neurons, deadline, fast or network, enough
+            )
             bounds, _ = interval(network, bounds.lower[:, inputs], bounds.upper[:, inputs], bounds)
         return bounds
 
@@ -64,7 +66,9 @@ class IntermediateBounds:
             deadline.check()
             if enough is not None and enough.remaining <= 0:
                 break
-            low, high = self._bound_neurons(network, layer, bounds.select(rows), neurons, sizes, deadline, fast)
+            low, high = self._bound_neurons(
+                network, layer, bounds.select(rows), neurons, sizes, deadline, fast
+            )
             columns = neurons + layer.variables.start
             low = torch.where(used, low, -torch.inf)
             high = torch.where(used, high, torch.inf)
@@ -81,7 +85,10 @@ class IntermediateBounds:
         state = problem.initial()
         if self.ascent is not None and len(problem.layers):
             quick = DualProblem(
-                fast, bounds.rounded(fast.device, fast.dtype), objective.to(fast.device, fast.dtype), node=layer.pre_node
+                fast,
+                bounds.rounded(fast.device, fast.dtype),
+                objective.to(fast.device, fast.dtype),
+                node=layer.pre_node,
             )
             climbed = self.ascent.ascend(quick, state.to(fast.device, fast.dtype), deadline=deadline).state
             state = problem.clamp(climbed.to(network.device, network.dtype))
@@ -133,5 +140,3 @@ def _chunks(
             used = open_neurons[boxes[:, None], neurons]
             yield boxes, neurons, used
         start += len(boxes)
-
-

@@ -53,7 +53,9 @@ class Supergradient:
     """dq / d(everything), and the primal point it comes from."""
 
     state: DualState
-    cut_scales: Float[Tensor, "batch objectives depth"]  # the cotangents' size at each cut, the unit of its multiplier
+    cut_scales: Float[
+        Tensor, "batch objectives depth"
+    ]  # the cotangents' size at each cut, the unit of its multiplier
     minimiser: Float[Tensor, "batch objectives inputs"]
     pre_activations: dict[int, Float[Tensor, "batch objectives pre"]]  # by layer's node
 
@@ -110,7 +112,11 @@ class DualProblem:
     def select(self, rows: Tensor) -> DualProblem:
         """The problem of the given subproblems alone."""
         return DualProblem(
-            self.network, self.bounds.select(rows), self.objective.select(rows), self.cuts.select(rows), self.node
+            self.network,
+            self.bounds.select(rows),
+            self.objective.select(rows),
+            self.cuts.select(rows),
+            self.node,
         )
 
     @cached_property
@@ -179,7 +185,9 @@ class DualProblem:
         """The nearest valid point: slopes within their hulls, weights on the simplex."""
         parameters = state.parameters.clone()
         for layer in self.layers:
-            parameters[..., layer.parameters] = self.hulls[layer.node].clamp(state.parameters[..., layer.parameters])
+            parameters[..., layer.parameters] = self.hulls[layer.node].clamp(
+                state.parameters[..., layer.parameters]
+            )
         weights = state.row_weights.clamp(min=0)
         total = weights.sum(-1, keepdim=True)
         weights = torch.where(total > 0, weights / total, 1 / self.rows)
@@ -224,7 +232,9 @@ class DualProblem:
         charge = None if magnitudes is None else _Charge(magnitudes, self.batch, self.objectives)
         flat = self.batch * self.objectives
         start, straight = self._start(state)
-        bound = start @ self.network.offsets[self.node] - (state.row_weights * self.objective.thresholds).sum(2)
+        bound = start @ self.network.offsets[self.node] - (state.row_weights * self.objective.thresholds).sum(
+            2
+        )
         cotangents: dict[int, Tensor] = {}
         lines: dict[int, Line] = {}
         pending = {self.node: start.reshape(flat, *self.network.nodes[self.node].shape)}
@@ -293,7 +303,9 @@ class DualProblem:
         if self.objective.input_coefficients.shape[3]:
             sizes = self.objective.input_coefficients.abs() @ charge.magnitudes[0]
             charge.total += (state.row_weights * sizes).sum(2)
-        charge.total += (state.row_weights * self.objective.thresholds.abs()).sum(2) + self._cut_cost(state).abs()
+        charge.total += (state.row_weights * self.objective.thresholds.abs()).sum(2) + self._cut_cost(
+            state
+        ).abs()
 
     def _cut_cost(self, state: DualState) -> Tensor:
         lower, upper = self._cut_bounds
@@ -307,7 +319,10 @@ class DualProblem:
         minimiser = torch.where(sweep.input_cotangent > 0, lower, upper)
         values: dict[int, Tensor] = {0: minimiser.reshape(flat, *self.network.nodes[0].shape)}
         gradient = state.parameters.new_zeros(self.batch, self.objectives, self.network.parameters)
-        cut_gradient, cut_scales = torch.zeros_like(state.cut_multipliers), torch.zeros_like(state.cut_multipliers)
+        cut_gradient, cut_scales = (
+            torch.zeros_like(state.cut_multipliers),
+            torch.zeros_like(state.cut_multipliers),
+        )
         pre_activations: dict[int, Tensor] = {}
         ancestors = self.network.ancestors[self.node]
         for index in range(1, self.node + 1):
@@ -331,11 +346,15 @@ class DualProblem:
                 cut_scales = torch.where(own, scale, cut_scales)
             values[index] = gathered(line, z, t.shape[2]).reshape(flat, *node.shape)
         low, high = self._cut_bounds
-        at_minimum = torch.where(state.cut_multipliers > 0, high, torch.where(state.cut_multipliers < 0, low, cut_gradient))
+        at_minimum = torch.where(
+            state.cut_multipliers > 0, high, torch.where(state.cut_multipliers < 0, low, cut_gradient)
+        )
         at_minimum = torch.where(state.cut_multipliers == 0, cut_gradient.clamp(low, high), at_minimum)
         output = values[self.node].reshape(self.batch, self.objectives, 1, -1)
         weights = (self.objective.coefficients * output).sum(3) - self.objective.thresholds
         if self.objective.input_coefficients.shape[3]:
             weights = weights + (self.objective.input_coefficients * minimiser[:, :, None, :]).sum(3)
         multipliers = torch.where(self._effective, cut_gradient - at_minimum, 0.0)
-        return Supergradient(DualState(gradient, weights, multipliers), cut_scales, minimiser, pre_activations)
+        return Supergradient(
+            DualState(gradient, weights, multipliers), cut_scales, minimiser, pre_activations
+        )

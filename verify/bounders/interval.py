@@ -65,7 +65,10 @@ def interval_bound(
 ) -> Float[Tensor, " batch"]:
     """The largest row's lower bound on each box, from intervals of inputs and outputs ([batch, size]), rounded outward."""
     total, sizes = -objective.thresholds, objective.thresholds.abs()
-    for coefficients, (lower, upper) in ((objective.coefficients, outputs), (objective.input_coefficients, inputs)):
+    for coefficients, (lower, upper) in (
+        (objective.coefficients, outputs),
+        (objective.input_coefficients, inputs),
+    ):
         if coefficients.shape[3]:
             low, high = lower[:, None, :, None], upper[:, None, :, None]
             total = total + (coefficients.clamp(min=0) @ low + coefficients.clamp(max=0) @ high)[..., 0]

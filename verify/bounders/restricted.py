@@ -60,7 +60,11 @@ class Restricted:
     decay: float = 0.95
 
     def ascend(
-        self, problem: DualProblem, state: DualState, target: float = torch.inf, deadline: Deadline | None = None
+        self,
+        problem: DualProblem,
+        state: DualState,
+        target: float = torch.inf,
+        deadline: Deadline | None = None,
     ) -> Ascended:
         """Climbs until every objective's bound exceeds `target` or the iterations are used up.
 

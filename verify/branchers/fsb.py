@@ -14,8 +14,8 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from verify.network.activations import Line
 from verify.bounders.dual import DualProblem, Probes, Supergradient, Sweep
+from verify.network.activations import Line
 from verify.state import DualState
 
 

@@ -52,7 +52,7 @@ class Value:
 
 def broadcast_shape(*shapes: Sequence[int]) -> Shape:
     """The common shape of numpy's broadcasting."""
-    return tuple(torch.broadcast_shapes(*shapes))  # type: ignore[no-untyped-call]
+    return tuple(torch.broadcast_shapes(*shapes))
 
 
 class Builder:

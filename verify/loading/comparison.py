@@ -36,7 +36,9 @@ def check_agreement(loaded: LoadedModel, box: Box | None = None) -> None:
 def _samples(loaded: LoadedModel, box: Box | None) -> list[NDArray[Any]]:
     size = loaded.network.inputs
     random = np.random.default_rng(0)
-    if box is not None and np.size(box[0]) == size:  # else the property belongs to another model; Problem says so
+    if (
+        box is not None and np.size(box[0]) == size
+    ):  # else the property belongs to another model; Problem says so
         lower, upper = (np.asarray(end, dtype=np.float64).reshape(size) for end in box)
         samples = [lower, upper, *(lower + random.random(size) * (upper - lower) for _ in range(3))]
     else:

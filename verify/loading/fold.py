@@ -137,11 +137,16 @@ def _scaled(bias: Tensor | None, factor: Tensor, shift: Tensor) -> Tensor | None
     return result.clone() if bool((result != 0).any()) else None
 
 
-def _moved(second: Any, per_input: Tensor, shift: Tensor, size: Tensor) -> tuple[Tensor | None, Tensor | None]:
+def _moved(
+    second: Any, per_input: Tensor, shift: Tensor, size: Tensor
+) -> tuple[Tensor | None, Tensor | None]:
     """The bias behind a matrix `per_input` whose operand is shifted, and the sizes of its terms."""
     outputs = per_input.shape[0]
     own = torch.zeros(outputs, dtype=torch.float64)
-    bias, sizes = (own if second.bias is None else second.bias), (_sizes(second) if second.bias is not None else own)
+    bias, sizes = (
+        (own if second.bias is None else second.bias),
+        (_sizes(second) if second.bias is not None else own),
+    )
     one = torch.ones_like(own)
     return _scaled(bias, one, per_input @ shift), _scaled(sizes, one, per_input.abs() @ size)
 
@@ -198,7 +203,9 @@ def _scale_convolution(pair: _Pair) -> list[_Step] | None:
         return None  # the padded zeros are not shifted
     taps = second.weight.flatten(2)  # [outputs, inputs, taps]: every tap sees the shift
     repeats = taps.shape[2]
-    bias, sizes = _moved(second, taps.flatten(1), shift.repeat_interleave(repeats), size.repeat_interleave(repeats))
+    bias, sizes = _moved(
+        second, taps.flatten(1), shift.repeat_interleave(repeats), size.repeat_interleave(repeats)
+    )
     weight = second.weight * factor.reshape(-1, *(1,) * rank)
     return [_Step(replace(second, weight=weight, bias=bias, bias_size=sizes), pair.after)]
 
@@ -207,6 +214,7 @@ def _scale_scale(pair: _Pair) -> list[_Step] | None:
     first, second = pair.first, pair.second
     if not pair.before == pair.between == pair.after:
         return None
+
     def summed(own: Tensor | None, factor: Tensor, other: Tensor | None) -> Tensor | None:
         parts = [part for part in (None if own is None else own * factor, other) if part is not None]
         return parts[0] + parts[-1] if len(parts) == 2 else next(iter(parts), None)

@@ -23,7 +23,8 @@ class Slice:
     bounds: tuple[tuple[int, int, int], ...]
 
     def __call__(self, x: Tensor) -> Tensor:
-        return x[(slice(None), *(slice(*bound) for bound in self.bounds))]
+        index = (slice(None), *(slice(*bound) for bound in self.bounds))
+        return x[index]
 
     def transpose(self, cotangent: Tensor, input_shapes: tuple[Shape, ...]) -> tuple[Tensor, ...]:
         """Zeros with the cotangent in the slice's place."""
@@ -87,7 +88,7 @@ class Concatenate:
 
     def transpose(self, cotangent: Tensor, input_shapes: tuple[Shape, ...]) -> tuple[Tensor, ...]:
         """The cotangent cut where the operands meet."""
-        return cotangent.split([shape[self.axis] for shape in input_shapes], dim=self.axis + 1)
+        return tuple(torch.split(cotangent, [shape[self.axis] for shape in input_shapes], dim=self.axis + 1))
 
 
 @dataclass(frozen=True)

@@ -164,7 +164,9 @@ class Convolution(Affine):
         cotangent: one dense convolution for all phases r, interleaved by a pixel shuffle. On the CPU it is several times
         faster than a transposed convolution for strided layers with few channels.
         """
-        simple = self._rank == 2 and self.groups == 1 and set(self.dilation) == {1} and len(set(self.stride)) == 1
+        simple = (
+            self._rank == 2 and self.groups == 1 and set(self.dilation) == {1} and len(set(self.stride)) == 1
+        )
         few = self.weight.shape[1] <= 8
         if not simple or not few or self.stride[0] == 1 or self.weight.device.type != "cpu":
             return None

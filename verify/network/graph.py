@@ -46,7 +46,7 @@ class Layer:
 
     @property
     def size(self) -> int:
-        return self.variables.stop - self.variables.start
+        return int(self.variables.stop - self.variables.start)
 
 
 @dataclass(frozen=True)
@@ -72,9 +72,12 @@ class Network:
                 owned = size * node.operator.parameters_per_neuron
                 layers.append(
                     Layer(
-                        index, node.operands[0], node.operator, slice(variable, variable + size),
+                        index,
+                        node.operands[0],
+                        node.operator,
+                        slice(variable, variable + size),
                         slice(parameter, parameter + owned),
-                    )  # fmt: skip
+                    )
                 )
                 variable, parameter = variable + size, parameter + owned
         return tuple(layers)
@@ -121,7 +124,11 @@ class Network:
     @cached_property
     def absolute(self) -> dict[int, Affine]:
         """The affine nodes' maps with absolute coefficients and no bias."""
-        return {i: node.operator.absolute() for i, node in enumerate(self.nodes) if isinstance(node.operator, Affine)}
+        return {
+            i: node.operator.absolute()
+            for i, node in enumerate(self.nodes)
+            if isinstance(node.operator, Affine)
+        }
 
     @cached_property
     def offsets(self) -> dict[int, Float[Tensor, " size"]]:
@@ -140,7 +147,10 @@ class Network:
         found = {}
         for index in self.absolute:
             node = self.nodes[index]
-            zeros = [torch.zeros(1, *self.nodes[i].shape, dtype=self.dtype, device=self.device) for i in node.operands]
+            zeros = [
+                torch.zeros(1, *self.nodes[i].shape, dtype=self.dtype, device=self.device)
+                for i in node.operands
+            ]
             assert isinstance(node.operator, Affine)
             found[index] = node.operator.bias_terms().forward(*zeros).abs().flatten()
         return found
@@ -166,7 +176,9 @@ class Network:
         Any order of summation, with or without fused multiply-adds (Higham 2002, section 3.1); n counts every term of the
         widest affine map, of the final sum over all variables, and some to spare for activations.
         """
-        longest = max((node.operator.terms for node in self.nodes if isinstance(node.operator, Affine)), default=1)
+        longest = max(
+            (node.operator.terms for node in self.nodes if isinstance(node.operator, Affine)), default=1
+        )
         rounding = (longest + self.variables + self.outputs + 64) * torch.finfo(self.dtype).eps / 2
         if rounding >= 0.5:
             raise ValueError("the network is too wide for rounding errors to be bounded in this precision")
@@ -177,7 +189,9 @@ class Network:
         target = torch.device(device)
         return Network(
             tuple(
-                replace(node, operator=node.operator.to(target, dtype)) if isinstance(node.operator, Affine) else node
+                replace(node, operator=node.operator.to(target, dtype))
+                if isinstance(node.operator, Affine)
+                else node
                 for node in self.nodes
             )
         )

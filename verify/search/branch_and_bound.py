@@ -22,7 +22,6 @@ from verify.problem import Problem, Witness
 from verify.search.frontier import Frontier
 from verify.search.regions import Bounded, Strategy
 
-
 _ATTACK_SHARE = 0.1  # of the time, for descents from open regions' minimisers
 
 
@@ -86,7 +85,8 @@ class BranchAndBound:
             return self._outcome("sat", "a counterexample was found and replayed in ONNX Runtime", witness)
         if self.stuck:
             return self._outcome(
-                "unknown", f"numerical floor: {self.stuck} regions can be split no further and are not refuted"
+                "unknown",
+                f"numerical floor: {self.stuck} regions can be split no further and are not refuted",
             )
         return self._outcome("unsat", f"every region of all {self.problem.clauses} clauses is refuted")
 
@@ -173,5 +173,9 @@ class BranchAndBound:
         return replay_best(self.problem, numbers, x, rows(self.network, objective, x).amax(1))
 
     def _report(self, phase: str) -> None:
-        self.progress.phase, self.progress.waiting, self.progress.worst = phase, len(self.frontier), self.frontier.worst
+        self.progress.phase, self.progress.waiting, self.progress.worst = (
+            phase,
+            len(self.frontier),
+            self.frontier.worst,
+        )
         self.reporter.update(self.progress)

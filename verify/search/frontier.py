@@ -60,7 +60,9 @@ class Frontier:
         crowded = self.bytes > self._capacity_bytes
         if crowded and self.bytes > 3 * self._capacity_bytes:
             raise ResourceError(f"{self._count} open subproblems fill {self.bytes >> 20} MiB of memory")
-        keys = torch.where(self._priority.isposinf(), -torch.inf, self._priority) if crowded else self._priority
+        keys = (
+            torch.where(self._priority.isposinf(), -torch.inf, self._priority) if crowded else self._priority
+        )
         slots = keys.topk(count, largest=crowded).indices
         self._priority[slots] = torch.inf
         self._count -= count
@@ -87,7 +89,12 @@ class Frontier:
             shape: tuple[int, ...] = (rows,)
             if value.dim() == 2:
                 known = old.shape[1] if old is not None else 0
-                shape = (rows, max(width + 8, known) if field.name.startswith("cut") and width > known else max(width, known))
+                shape = (
+                    rows,
+                    max(width + 8, known)
+                    if field.name.startswith("cut") and width > known
+                    else max(width, known),
+                )
             dtype = torch.float16 if field.name == "parameters" else value.dtype
             fill = -1 if field.name == "cut_variable" else 0
             new = torch.full(shape, fill, dtype=dtype)

@@ -27,7 +27,6 @@ from verify.network.graph import Network
 from verify.problem import Problem
 from verify.state import Bounds, Objective, Struct, Subproblems
 
-
 _ROOT_SHARE = 0.15  # of the time left, for optimised intermediate bounds
 
 
@@ -97,7 +96,12 @@ class SplitActivations:
         self, problem: Problem, network: Network, intermediate: IntermediateBounds, optimised: IntermediateBounds,
         root: Restricted, child: Restricted, brancher: FilteredSmartBranching, fast: torch.dtype = torch.float32,
     ) -> None:  # fmt: skip
-        self.problem, self.network, self.intermediate, self.optimised = problem, network, intermediate, optimised
+        self.problem, self.network, self.intermediate, self.optimised = (
+            problem,
+            network,
+            intermediate,
+            optimised,
+        )
         self.root, self.child, self.brancher = root, child, brancher
         self.fast_network = network.to(network.device, fast)
         self._objectives = _Objectives(problem, network.device)
@@ -105,7 +109,9 @@ class SplitActivations:
         self._boxes: Bounds | None = None
         self._sizes: dict[int, Tensor] = {}
         # A cut of one factor says much of the factors and quotients behind it: there intervals are worth redoing.
-        self._propagates = any(layer.activation.post_size(layer.size) != layer.size for layer in network.layers)
+        self._propagates = any(
+            layer.activation.post_size(layer.size) != layer.size for layer in network.layers
+        )
 
     def roots(self, clauses: Sequence[int], deadline: Deadline) -> Bounded:
         """CROWN on interval bounds first; only clauses still open get intermediate bounds and an ascent."""

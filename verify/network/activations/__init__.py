@@ -13,4 +13,10 @@ ACTIVATIONS: dict[str, type[Activation]] = {
     for kind in (Abs, Clip, LeakyRelu, Product, Reciprocal, Relu, Sigmoid, Square, Tanh)
 }  # fmt: skip
 
-__all__ = ["ACTIVATIONS", "Activation", "Hull", "Line", *sorted(kind.__name__ for kind in ACTIVATIONS.values())]
+__all__ = [
+    "ACTIVATIONS",
+    "Activation",
+    "Hull",
+    "Line",
+    *sorted(kind.__name__ for kind in ACTIVATIONS.values()),
+]

@@ -28,7 +28,9 @@ class Line:
     slope, touch: [*batch, pre] (touch may be one number); intercept: [*batch, post], worked out when first asked for.
     """
 
-    def __init__(self, slope: Tensor, intercept: Tensor | Callable[[], Tensor], touch: Tensor | float) -> None:
+    def __init__(
+        self, slope: Tensor, intercept: Tensor | Callable[[], Tensor], touch: Tensor | float
+    ) -> None:
         self.slope, self._intercept, self.touch = slope, intercept, touch
 
     @property

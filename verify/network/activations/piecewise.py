@@ -45,7 +45,11 @@ class PiecewiseLinear(Elementwise):
 
     def slopes(self, lower: Tensor, upper: Tensor) -> Tensor:
         corners = self._corners(lower, upper)
-        ends = [*pairwise(corners), *((corners[0], c) for c in corners[2:]), *((c, upper) for c in corners[1:-2])]
+        ends = [
+            *pairwise(corners),
+            *((corners[0], c) for c in corners[2:]),
+            *((c, upper) for c in corners[1:-2]),
+        ]
         return torch.stack([chord(a, b, self.forward(a), self.forward(b)) for a, b in ends])
 
     def split_point(self, lower: Tensor, upper: Tensor) -> Tensor:

@@ -25,7 +25,9 @@ class ProductHull(Hull):
         self.lower, self.upper = lower, upper
         self.a_lower, self.b_lower = _halves(lower)
         self.a_upper, self.b_upper = _halves(upper)
-        self.middle = (lower + upper) / 2  # where the planes of both signs change with their weight as if they touched
+        self.middle = (
+            lower + upper
+        ) / 2  # where the planes of both signs change with their weight as if they touched
 
     def initial(self) -> Tensor:
         return torch.full_like(self.lower, 0.5)
@@ -67,7 +69,9 @@ class Product(Activation):
     def interval(self, lower: Tensor, upper: Tensor) -> tuple[Tensor, Tensor]:
         (a_low, b_low), (a_high, b_high) = _halves(lower), _halves(upper)
         corners = torch.stack([a_low * b_low, a_low * b_high, a_high * b_low, a_high * b_high])
-        corners = torch.where(corners.isnan(), 0.0, corners)  # 0 times infinity: the finite factor is exactly 0
+        corners = torch.where(
+            corners.isnan(), 0.0, corners
+        )  # 0 times infinity: the finite factor is exactly 0
         slack = corners.abs().amax(dim=0) * 2 * torch.finfo(lower.dtype).eps
         return corners.amin(dim=0) - slack, corners.amax(dim=0) + slack
 

@@ -30,7 +30,9 @@ class Reciprocal(Elementwise):
         )
 
     def minimise(self, t: Tensor, rho: Tensor, lower: Tensor, upper: Tensor) -> Tensor:
-        inner = (-t / torch.where(rho == 0, 1.0, rho)).clamp(min=0).sqrt()  # t/z - rho z is stationary at z^2 = -t/rho
+        inner = (
+            (-t / torch.where(rho == 0, 1.0, rho)).clamp(min=0).sqrt()
+        )  # t/z - rho z is stationary at z^2 = -t/rho
         best, least = lower, t / lower - rho * lower
         for candidate in (upper, inner.clamp(lower, upper), (-inner).clamp(lower, upper)):
             value = t / candidate - rho * candidate

@@ -42,7 +42,9 @@ class SShaped(Elementwise):
         return best
 
     def slopes(self, lower: Tensor, upper: Tensor) -> Tensor:
-        tangents = [self.derivative(lower + (upper - lower) * (i / (_CANDIDATES - 1))) for i in range(_CANDIDATES)]
+        tangents = [
+            self.derivative(lower + (upper - lower) * (i / (_CANDIDATES - 1))) for i in range(_CANDIDATES)
+        ]
         return torch.stack([chord(lower, upper, self.forward(lower), self.forward(upper)), *tangents])
 
     def split_point(self, lower: Tensor, upper: Tensor) -> Tensor:
