@@ -28,6 +28,8 @@ from verify.network.affine import Affine
 from verify.network.graph import Layer, Network
 from verify.state import Bounds, Cuts, DualState, Objective, Struct
 
+_FIXED = 1e-9  # relative width below which an interval counts as a single value
+
 
 @dataclass(frozen=True)
 class Probes(Struct):
@@ -131,6 +133,25 @@ class DualProblem:
         }
 
     @cached_property
+    def frozen(self) -> dict[int, tuple[Tensor, Tensor]]:
+        """Layers whose pre-activations are all but fixed on every box: their outputs' intervals, [batch, 1, post].
+
+        A sweep ends there with the interval's minimum: nothing below such a layer could make a difference. (Multipliers of
+        cuts could, so with cuts of activations nothing is frozen.)
+        """
+        found: dict[int, tuple[Tensor, Tensor]] = {}
+        if self._cut_places:
+            return found
+        for layer in self.layers:
+            lower, upper = (
+                self.bounds.lower[:, None, layer.variables],
+                self.bounds.upper[:, None, layer.variables],
+            )
+            if not bool(((upper - lower) > _FIXED * torch.maximum(lower.abs(), upper.abs())).any()):
+                found[layer.node] = layer.activation.interval(lower, torch.maximum(lower, upper))
+        return found
+
+    @cached_property
     def spans(self) -> Float[Tensor, "batch 1 parameters"] | None:
         """The unit of each slope parameter's steps; None where it is 1 throughout."""
         known = [(layer, self.hulls[layer.node].span) for layer in self.layers]
@@ -152,17 +173,6 @@ class DualProblem:
             if variable.shape[2] and bool(own.any()):
                 places[layer.node] = (torch.where(own, variable - layer.variables.start, 0), own)
         return places
-
-    @cached_property
-    def _effective(self) -> Tensor:
-        """Which cuts are of a layer here: only these are in `rho`, so only their multipliers may cost or gain anything.
-
-        (Padding, cuts of inputs, and cuts of layers that the objective does not depend on are not.)
-        """
-        none = torch.zeros_like(self.cuts.variable, dtype=torch.bool)[:, None, :]
-        for _, own in self._cut_places.values():
-            none = none | own
-        return none
 
     @cached_property
     def _cut_bounds(self) -> tuple[Tensor, Tensor]:
@@ -193,13 +203,17 @@ class DualProblem:
         weights = torch.where(total > 0, weights / total, 1 / self.rows)
         return DualState(parameters, weights, state.cut_multipliers)
 
-    def _multiplied(self, layer: Layer, t: Tensor, line: Line, multipliers: Tensor) -> Tensor:
+    def _multiplied(self, layer: Layer, t: Tensor, line: Line, multipliers: Tensor) -> tuple[Tensor, Tensor]:
+        """`rho` of a layer, and what the multipliers of the layer's own cuts cost: nothing else ever counts them."""
         rho = line.slope * spread(t, layer.size)
-        if layer.node in self._cut_places:
-            index, own = self._cut_places[layer.node]
-            beta = torch.where(own, multipliers, 0.0)
-            rho = rho.scatter_add(2, index.expand(-1, rho.shape[1], -1), beta)
-        return rho
+        if layer.node not in self._cut_places:
+            return rho, rho.new_zeros(())
+        index, own = self._cut_places[layer.node]
+        lower, upper = self._cut_bounds
+        used = own & (multipliers != 0)
+        cost = torch.where(used, torch.maximum(multipliers * lower, multipliers * upper), 0.0)
+        beta = torch.where(used, multipliers, 0.0)
+        return rho.scatter_add(2, index.expand(-1, rho.shape[1], -1), beta), cost.sum(2)
 
     def _probed(
         self, layer: Layer, t: Tensor, line: Line, rho: Tensor, state: DualState, probes: Probes
@@ -253,19 +267,25 @@ class DualProblem:
                 continue
             layer = self.network.layer_of_node[index]
             t = cotangent.reshape(self.batch, self.objectives, -1)
+            if index in self.frozen:
+                low, high = self.frozen[index]
+                bound += (t.clamp(min=0) @ low.mT + t.clamp(max=0) @ high.mT)[..., 0]
+                if charge is not None:
+                    charge.add(t, index)
+                continue
             line = self.hulls[index].line(t, state.parameters[..., layer.parameters])
-            rho = self._multiplied(layer, t, line, state.cut_multipliers)
+            rho, cost = self._multiplied(layer, t, line, state.cut_multipliers)
             if probes is not None and t.shape[2] == layer.size:
                 rho, gain = self._probed(layer, t, line, rho, state, probes)
                 bound += gain
-            bound += self.hulls[index].value(t, line) + rho @ self.network.offsets[layer.pre_node]
+            bound += self.hulls[index].value(t, line) + rho @ self.network.offsets[layer.pre_node] - cost
             if charge is not None:
                 charge.add(t, index)
                 charge.add(rho, layer.pre_node)
+                charge.total = charge.total + cost.abs()
             cotangents[index], lines[index] = t, line
             rho = rho.reshape(flat, *self.network.nodes[layer.pre_node].shape)
             pending[layer.pre_node] = pending[layer.pre_node] + rho if layer.pre_node in pending else rho
-        bound -= self._cut_cost(state)
         t0 = pending.get(0)
         t0 = bound.new_zeros(self.batch, self.objectives, self.network.inputs) if t0 is None else t0
         t0 = t0.reshape(self.batch, self.objectives, -1)
@@ -294,7 +314,7 @@ class DualProblem:
         return (t0 @ centre.mT - t0.abs() @ radius.mT)[..., 0]
 
     def _charge_objective(self, charge: _Charge, state: DualState) -> None:
-        """The rounding of the weighted objective itself, of its thresholds and of the cuts' costs."""
+        """The rounding of the weighted objective itself and of its thresholds."""
         if self.rows == 1:
             charge.add(self.objective.coefficients[:, :, 0], self.node)
         else:
@@ -303,14 +323,7 @@ class DualProblem:
         if self.objective.input_coefficients.shape[3]:
             sizes = self.objective.input_coefficients.abs() @ charge.magnitudes[0]
             charge.total += (state.row_weights * sizes).sum(2)
-        charge.total += (state.row_weights * self.objective.thresholds.abs()).sum(2) + self._cut_cost(
-            state
-        ).abs()
-
-    def _cut_cost(self, state: DualState) -> Tensor:
-        lower, upper = self._cut_bounds
-        worst = torch.maximum(state.cut_multipliers * lower, state.cut_multipliers * upper)
-        return torch.where((state.cut_multipliers != 0) & self._effective, worst, 0.0).sum(2)
+        charge.total += (state.row_weights * self.objective.thresholds.abs()).sum(2)
 
     def supergradient(self, state: DualState, sweep: Sweep) -> Supergradient:
         """The forward sweep: from the input's minimiser through the lines, in network order."""
@@ -319,7 +332,7 @@ class DualProblem:
         minimiser = torch.where(sweep.input_cotangent > 0, lower, upper)
         values: dict[int, Tensor] = {0: minimiser.reshape(flat, *self.network.nodes[0].shape)}
         gradient = state.parameters.new_zeros(self.batch, self.objectives, self.network.parameters)
-        cut_gradient, cut_scales = (
+        multipliers, cut_scales = (
             torch.zeros_like(state.cut_multipliers),
             torch.zeros_like(state.cut_multipliers),
         )
@@ -333,6 +346,9 @@ class DualProblem:
                 values[index] = self.network.apply(node, [values[operand] for operand in node.operands])
                 continue
             layer = self.network.layer_of_node[index]
+            if index not in sweep.lines:  # frozen, or only under frozen ones
+                values[index] = self._middle(layer).reshape(flat, *node.shape)
+                continue
             line, t = sweep.lines[index], sweep.cotangents[index]
             z = values[layer.pre_node].reshape(self.batch, self.objectives, -1)
             pre_activations[index] = z
@@ -340,21 +356,35 @@ class DualProblem:
             if index in self._cut_places:
                 place, own = self._cut_places[index]
                 place = place.expand(-1, self.objectives, -1)
-                cut_gradient = torch.where(own, z.gather(2, place), cut_gradient)
+                slack = self._cut_slack(z.gather(2, place), state.cut_multipliers)
+                multipliers = torch.where(own, slack, multipliers)
                 sizes = t.abs()
                 scale = torch.maximum(spread(sizes, layer.size).gather(2, place), sizes.mean(2, keepdim=True))
                 cut_scales = torch.where(own, scale, cut_scales)
             values[index] = gathered(line, z, t.shape[2]).reshape(flat, *node.shape)
-        low, high = self._cut_bounds
-        at_minimum = torch.where(
-            state.cut_multipliers > 0, high, torch.where(state.cut_multipliers < 0, low, cut_gradient)
-        )
-        at_minimum = torch.where(state.cut_multipliers == 0, cut_gradient.clamp(low, high), at_minimum)
         output = values[self.node].reshape(self.batch, self.objectives, 1, -1)
         weights = (self.objective.coefficients * output).sum(3) - self.objective.thresholds
         if self.objective.input_coefficients.shape[3]:
             weights = weights + (self.objective.input_coefficients * minimiser[:, :, None, :]).sum(3)
-        multipliers = torch.where(self._effective, cut_gradient - at_minimum, 0.0)
         return Supergradient(
             DualState(gradient, weights, multipliers), cut_scales, minimiser, pre_activations
         )
+
+    def _cut_slack(self, at_cuts: Tensor, multipliers: Tensor) -> Tensor:
+        """How far the primal point is from where each multiplier would have it: the multiplier's supergradient."""
+        lower, upper = self._cut_bounds
+        wanted = torch.where(
+            multipliers > 0, upper, torch.where(multipliers < 0, lower, at_cuts.clamp(lower, upper))
+        )
+        return at_cuts - wanted
+
+    def _middle(self, layer: Layer) -> Tensor:
+        """The middle of a layer's output intervals, for every objective."""
+        lower, upper = (
+            self.bounds.lower[:, None, layer.variables],
+            self.bounds.upper[:, None, layer.variables],
+        )
+        low, high = self.frozen.get(layer.node) or layer.activation.interval(
+            lower, torch.maximum(lower, upper)
+        )
+        return ((low + high) / 2).expand(-1, self.objectives, -1)

@@ -67,6 +67,8 @@ def _scores(problem: DualProblem, sweep: Sweep, gradient: Supergradient) -> tupl
     scores = torch.full_like(lower, -torch.inf)
     losses, points = scores.clone(), torch.full_like(lower, torch.nan)
     for layer in problem.layers:
+        if layer.node not in sweep.lines:
+            continue
         columns = layer.variables
         low, high = lower[:, columns], upper[:, columns]
         line, t = sweep.lines[layer.node], sweep.cotangents[layer.node][:, 0]
