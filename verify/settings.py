@@ -13,6 +13,7 @@ from verify.branchers.fsb import FilteredSmartBranching
 from verify.errors import InputError
 from verify.problem import Problem
 from verify.search.branch_and_bound import BranchAndBound, Reporter
+from verify.search.frontier import Frontier
 from verify.search.regions import SplitActivations, SplitInputs, Strategy
 
 
@@ -84,8 +85,10 @@ def build_search(
             settings.brancher,
         )
     batch = max(16, min(2048, settings.batch_elements // network.variables))
+    unit = all(layer.activation.unit_parameters for layer in network.layers)
+    frontier = Frontier(slopes=torch.float16 if unit else torch.float32)
     own_type = torch.float64 if problem.model.element_type == "float64" else torch.float32
     return BranchAndBound(
         problem, network.to(device, own_type), strategy, settings.first_attack, settings.second_attack, reporter,
-        torch.Generator().manual_seed(seed), batch,
+        torch.Generator().manual_seed(seed), batch, frontier,
     )  # fmt: skip

@@ -8,7 +8,9 @@ probes: hulls are shared, no child is built), and the cut whose worse child impr
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from jaxtyping import Float, Int
@@ -17,6 +19,9 @@ from torch import Tensor
 from verify.bounders.dual import DualProblem, Probes, Supergradient, Sweep
 from verify.network.activations import Line
 from verify.state import DualState
+
+# Bounds of the upper and the lower child of candidate cuts (variable, value), all [batch, candidates].
+Children = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
 
 
 @dataclass(frozen=True)
@@ -33,32 +38,53 @@ class FilteredSmartBranching:
 
     candidates: int = 3
 
-    def choose(self, problem: DualProblem, state: DualState) -> Split:
-        """The cut for each region of `problem` (one objective each) at its dual point."""
+    def choose(self, problem: DualProblem, state: DualState, children: Children | None = None) -> Split:
+        """The cut for each region of `problem` (one objective each) at its dual point.
+
+        `children` bounds both children of candidate cuts where probes would not tell what a cut gains.
+        """
         sweep = problem.evaluate(state)
         gradient = problem.supergradient(state, sweep)
         scores, losses, points = _scores(problem, sweep, gradient)
         best, variable = scores.max(1)
         if self.candidates:
-            variable = self._filter(problem, state, scores, losses, points)
+            per_layer = (
+                _best_of_layers(problem, losses) if children else losses.new_zeros(len(losses), 0).long()
+            )
+            children = children or partial(probed, problem, state)
+            variable = self._filter(scores, losses, points, children, per_layer)
             best = scores.gather(1, variable[:, None])[:, 0]
         value = points.gather(1, variable[:, None])[:, 0]
         return Split(torch.where(best.isneginf(), -1, variable), value)
 
     def _filter(
-        self, problem: DualProblem, state: DualState, scores: Tensor, losses: Tensor, points: Tensor
+        self, scores: Tensor, losses: Tensor, points: Tensor, children: Children, more: Tensor
     ) -> Int[Tensor, " batch"]:
         count = min(self.candidates, scores.shape[1])
-        shortlist = torch.cat([scores.topk(count).indices, losses.topk(count).indices], 1)
-        value = points.gather(1, shortlist).nan_to_num(nan=0.0)
-        side = torch.ones_like(shortlist)
-        probes = Probes(shortlist.repeat(1, 2), value.repeat(1, 2), torch.cat([side, -side], 1))
-        children = _repeated(problem, 4 * count).evaluate(_shared(state, 4 * count), probes=probes).bound
-        upper, lower = children.clamp(max=0).chunk(2, dim=1)
-        worse, better = torch.minimum(upper, lower), torch.maximum(upper, lower)
-        gain = worse + 1e-3 * better
-        gain = torch.where(scores.gather(1, shortlist).isneginf(), -torch.inf, gain)
+        shortlist = torch.cat([scores.topk(count).indices, losses.topk(count).indices, more], 1)
+        upper, lower = children(shortlist, points.gather(1, shortlist).nan_to_num(nan=0.0))
+        upper, lower = upper.clamp(max=0), lower.clamp(max=0)
+        gain = torch.minimum(upper, lower) + 1e-3 * torch.maximum(upper, lower)
+        gain = torch.where(scores.gather(1, shortlist).isneginf(), -torch.inf, gain.nan_to_num(nan=-1e30))
         return shortlist.gather(1, gain.argmax(1, keepdim=True))[:, 0]
+
+
+def _best_of_layers(problem: DualProblem, losses: Tensor) -> Int[Tensor, "batch layers"]:
+    """The variable of each curved layer that loses most: a cut there may help many layers behind it.
+
+    (The sum under a quotient loses little itself, but every product with its reciprocal is relaxed over its range.)
+    """
+    curved = [layer for layer in problem.layers if layer.activation.curved]
+    return torch.stack([losses[:, layer.variables].argmax(1) + layer.variables.start for layer in curved], 1)
+
+
+def probed(problem: DualProblem, state: DualState, variable: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
+    """Bounds of both children of each candidate cut, [batch, candidates] each, by one sweep over the parent's hulls."""
+    count, side = 2 * variable.shape[1], torch.ones_like(variable)
+    probes = Probes(variable.repeat(1, 2), value.repeat(1, 2), torch.cat([side, -side], 1))
+    bounds = _repeated(problem, count).evaluate(_shared(state, count), probes=probes).bound
+    upper, lower = bounds.chunk(2, dim=1)
+    return upper, lower
 
 
 def _scores(problem: DualProblem, sweep: Sweep, gradient: Supergradient) -> tuple[Tensor, Tensor, Tensor]:

@@ -1,7 +1,8 @@
 """The open subproblems: a pool of slots with a priority each, worst bound first.
 
 Every field of `Subproblems` is one growing tensor; a pop gathers the rows of the lowest bounds and frees their slots, a push
-fills free slots, so neither ever copies the rest. Slopes wait in half precision: any value of them is sound.
+fills free slots, so neither ever copies the rest. Slopes within [0, 1] wait in half precision (any value of
+them is sound); other activations' may be of any size and keep theirs.
 Beyond `capacity_bytes` the order turns round, best bound first, which finishes subtrees instead of opening them.
 """
 
@@ -19,8 +20,8 @@ from verify.state import Subproblems
 class Frontier:
     """A priority store of subproblems."""
 
-    def __init__(self, capacity_bytes: int = 2**30) -> None:
-        self._capacity_bytes = capacity_bytes
+    def __init__(self, capacity_bytes: int = 2**30, slopes: torch.dtype = torch.float16) -> None:
+        self._capacity_bytes, self._slopes = capacity_bytes, slopes
         self._columns: dict[str, Tensor] = {}
         self._priority = torch.zeros(0)
         self._count = 0
@@ -95,7 +96,7 @@ class Frontier:
                     if field.name.startswith("cut") and width > known
                     else max(width, known),
                 )
-            dtype = torch.float16 if field.name == "parameters" else value.dtype
+            dtype = self._slopes if field.name == "parameters" else value.dtype
             fill = -1 if field.name == "cut_variable" else 0
             new = torch.full(shape, fill, dtype=dtype)
             if old is not None:

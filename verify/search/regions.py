@@ -10,6 +10,7 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Protocol
 
 import torch
@@ -202,10 +203,21 @@ class SplitActivations:
             refuted[rows] = ((bound > 0) & bound.isfinite()) | problem.bounds.empty
         return refuted
 
+    def _children(self, regions: Subproblems, variable: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
+        """Bounds of both children of candidate cuts, as the search itself would first see them."""
+        owners = torch.arange(len(regions), device=variable.device).repeat_interleave(variable.shape[1])
+        children = regions.select(owners).split(variable.flatten(), value.flatten())
+        problem = self._dual(children, self.fast_network)
+        state = problem.clamp(children.state.to(self.network.device, self.fast_network.dtype))
+        bounds = torch.where(problem.bounds.empty, torch.inf, problem.evaluate(state).bound[:, 0])
+        upper, lower = bounds.reshape(2, *variable.shape)
+        return upper, lower
+
     def choose(self, regions: Subproblems) -> Split:
         problem = self._dual(regions, self.fast_network)
         state = problem.clamp(regions.state.to(self.network.device, self.fast_network.dtype))
-        split = self.brancher.choose(problem, state)
+        children = partial(self._children, regions) if self._propagates else None
+        split = self.brancher.choose(problem, state, children)
         stuck = split.variable < 0
         if bool(stuck.any()):
             inputs = slice(0, self.network.inputs)

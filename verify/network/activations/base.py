@@ -79,6 +79,8 @@ class Activation(ABC):
 
     name: ClassVar[str]
     parameters_per_neuron: ClassVar[int] = 2
+    unit_parameters: ClassVar[bool] = False  # whether they all range within [0, 1]
+    curved: ClassVar[bool] = True  # whether cuts can go on helping for ever (False: piecewise linear)
 
     def post_size(self, pre_size: int) -> int:
         """How many outputs there are for `pre_size` inputs."""

@@ -19,6 +19,8 @@ from verify.network.activations.base import Elementwise, chord, strictly_inside
 class PiecewiseLinear(Elementwise):
     """An elementwise activation with finitely many breakpoints."""
 
+    curved = False
+
     @property
     @abstractmethod
     def breakpoints(self) -> tuple[float, ...]:

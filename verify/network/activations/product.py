@@ -58,6 +58,7 @@ class Product(Activation):
 
     name = "Mul"
     parameters_per_neuron = 1  # two for each output, and an output has two variables
+    unit_parameters = True
 
     def post_size(self, pre_size: int) -> int:
         return pre_size // 2

@@ -51,6 +51,8 @@ class Relu(Activation):
 
     name = "Relu"
     parameters_per_neuron = 1
+    unit_parameters = True
+    curved = False
 
     def forward(self, z: Tensor) -> Tensor:
         return z.relu()
