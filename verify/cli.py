@@ -72,10 +72,11 @@ def run(
     from verify.deadline import Deadline
     from verify.reports.terminal import terminal
 
-    deadline = Deadline() if timeout is None else Deadline(_STARTED + timeout)
+    started: float = click.get_current_context().obj or time.monotonic()
+    deadline = Deadline() if timeout is None else Deadline(started + timeout)
     with terminal(quiet) as reporter:
         problem = prepare(model, property_)
-        result = decide(problem, deadline, _STARTED, device, preset, seed, reporter)
+        result = decide(problem, deadline, started, device, preset, seed, reporter)
     if form == "json":
         click.echo(json.dumps(_as_json(problem, result)))
     else:
@@ -189,7 +190,7 @@ def _fail(code: int, message: str) -> NoReturn:
 def main() -> NoReturn:
     """Runs the command line and exits with the documented code; a verdict never follows an error."""
     try:
-        code = cli(standalone_mode=False)
+        code = cli(standalone_mode=False, obj=_STARTED)
     except click.ClickException as error:
         error.show()
         sys.exit(BAD_INPUT)
