@@ -57,7 +57,7 @@ class Supergradient:
     state: DualState
     cut_scales: Float[
         Tensor, "batch objectives depth"
-    ]  # the cotangents' size at each cut, the unit of its multiplier
+    ]  # the unit of each cut's multiplier: the cotangents' size there
     minimiser: Float[Tensor, "batch objectives inputs"]
     pre_activations: dict[int, Float[Tensor, "batch objectives pre"]]  # by layer's node
 

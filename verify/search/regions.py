@@ -97,12 +97,8 @@ class SplitActivations:
         self, problem: Problem, network: Network, intermediate: IntermediateBounds, optimised: IntermediateBounds,
         root: Restricted, child: Restricted, brancher: FilteredSmartBranching, fast: torch.dtype = torch.float32,
     ) -> None:  # fmt: skip
-        self.problem, self.network, self.intermediate, self.optimised = (
-            problem,
-            network,
-            intermediate,
-            optimised,
-        )
+        self.problem, self.network = problem, network
+        self.intermediate, self.optimised = intermediate, optimised
         self.root, self.child, self.brancher = root, child, brancher
         self.fast_network = network.to(network.device, fast)
         self._objectives = _Objectives(problem, network.device)
@@ -152,7 +148,8 @@ class SplitActivations:
             self._boxes = bounds if self._boxes is None else Bounds.concatenate([self._boxes, bounds])
         assert self._boxes is not None
         rows = torch.tensor([self._box_row[box] for box in boxes], device=self.network.device)
-        enough = None if method.ascent is None else deadline.share(_ROOT_SHARE)
+        part = len(clauses) / self.problem.clauses  # roots come in batches, which share the share
+        enough = None if method.ascent is None else deadline.share(_ROOT_SHARE * part)
         tight = method.tighten(self.network, self._boxes.select(rows), deadline, self.fast_network, enough)
         self._boxes = self._boxes.updated(rows, tight)
         self._sizes = magnitudes(self.network, self._boxes)
