@@ -1,8 +1,9 @@
 """Falsification: batched projected gradient descent, from random points and from what the bounds' minimisers suggest.
 
 PGD (Madry et al. 2018) with shrinking steps. A clause is violated where all its rows `C_j y + E_j x - d_j` are <= 0. Every
-other point descends a smooth largest row by signed steps, which cross wide boxes fastest; the others descend the sum of the
-rows' positive parts by Adam's steps, which find thin regions that signed steps zigzag past. Restarts and clauses share one batch. A candidate is only a proposal: `Problem.replay` decides.
+other point descends the largest row by signed steps with momentum (MI-FGSM, Dong et al. 2018), which cross wide boxes
+fastest; the others descend the sum of the rows' positive parts by Adam's steps, which find thin regions that signed steps
+zigzag past. Restarts and clauses share one batch. A candidate is only a proposal: `Problem.replay` decides.
 """
 
 from __future__ import annotations
@@ -83,7 +84,7 @@ class Attack:
         objective = problem.objective(owners).to(network.device, network.dtype)
         x = x.to(lower).clamp(lower, upper)
         signed = (torch.arange(len(x), device=x.device) % 2 == 0)[:, None]
-        mean, square = torch.zeros_like(x), torch.zeros_like(x)
+        momentum, mean, square = torch.zeros_like(x), torch.zeros_like(x), torch.zeros_like(x)
         for step in range(1, self.steps + 1):
             x = x.requires_grad_(True)
             values = rows(network, objective, x)
@@ -94,22 +95,17 @@ class Attack:
                     return witness
             if limit.remaining <= 0:
                 return None
-            target = torch.where(signed[:, 0], _soft_maximum(values), values.clamp(min=0).sum(1))
+            target = torch.where(signed[:, 0], values.amax(1), values.clamp(min=0).sum(1))
             (gradient,) = torch.autograd.grad(target.sum(), x)
+            momentum = 0.75 * momentum + gradient / gradient.abs().mean(1, keepdim=True).clamp(min=1e-30)
             mean.lerp_(gradient, 0.2)
             square.lerp_(gradient.square(), 0.1)
             scale = (1 - 0.9**step) ** 0.5 / (1 - 0.8**step)
-            adam = mean / (square.sqrt() + 1e-30) * (0.1 * scale)
-            move = torch.where(signed, 0.25 * gradient.sign(), adam) * 0.9 ** (step - 1)
-            x = (x.detach() - width * move).clamp(lower, upper)
+            adam = mean / (square.sqrt() + 1e-30) * scale
+            move = torch.where(signed, momentum.sign() * 0.95 ** (step - 1), adam * 0.9 ** (step - 1))
+            x = (x.detach() - 0.1 * width * move).clamp(lower, upper)
         with torch.no_grad():
             return replay_best(problem, owners, x, rows(network, objective, x).amax(1))
-
-
-def _soft_maximum(values: Float[Tensor, "batch rows"]) -> Float[Tensor, " batch"]:
-    """A smooth largest row, on the scale of each point's own spread."""
-    spread = (values.detach().amax(1, keepdim=True) - values.detach().amin(1, keepdim=True)).clamp(min=1e-6)
-    return torch.logsumexp(values * (8 / spread), dim=1)
 
 
 def replay_best(problem: Problem, clauses: Sequence[int], x: Tensor, loss: Tensor) -> Witness | None:

@@ -22,7 +22,7 @@ class Settings:
     """How much effort goes where. The defaults are the preset `default`."""
 
     first_attack: Attack = Attack(restarts=4, steps=20, seconds=1.0)
-    second_attack: Attack = Attack(restarts=16, steps=40, seconds=1.0, rounds=10)
+    second_attack: Attack = Attack(restarts=32, steps=60, seconds=2.0, rounds=10)
     intermediate: IntermediateBounds = IntermediateBounds()
     optimised: IntermediateBounds = IntermediateBounds(Restricted(iterations=5))
     root: Restricted = Restricted(iterations=40)
