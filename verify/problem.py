@@ -80,11 +80,16 @@ class Problem:
         """The most rows that a clause has, at least 1."""
         return max(1, self.specification.rows)
 
+    @cached_property
+    def _mentions_inputs(self) -> bool:
+        """Whether any clause's rows speak of inputs: then all objectives have columns for them."""
+        return any(clause.input_coefficients is not None for clause in self.specification.clauses)
+
     def objective(self, clauses: Sequence[int]) -> Objective:
         """The clauses' rows, [len, 1, rows, ..], in float64; shorter conjunctions repeat their first row."""
         chosen = [self.specification.clauses[clause] for clause in clauses]
         rows = self.rows
-        mentions = any(clause.input_coefficients is not None for clause in chosen)
+        mentions = self._mentions_inputs
         spec = self.specification
         coefficients = np.zeros((len(chosen), 1, rows, spec.outputs))
         inputs = np.zeros((len(chosen), 1, rows, spec.inputs if mentions else 0))

@@ -92,7 +92,8 @@ class IntermediateBounds:
             )
             climbed = self.ascent.ascend(quick, state.to(fast.device, fast.dtype), deadline=deadline).state
             state = problem.clamp(climbed.to(network.device, network.dtype))
-        found = problem.evaluate(state, sizes).bound.nan_to_num(nan=-torch.inf)
+        found = problem.evaluate(state, sizes).bound
+        found = torch.where(found.isfinite(), found, -torch.inf)
         low, high = found.chunk(2, dim=1)
         return low, -high
 

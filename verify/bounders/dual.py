@@ -147,7 +147,11 @@ class DualProblem:
                 self.bounds.lower[:, None, layer.variables],
                 self.bounds.upper[:, None, layer.variables],
             )
-            if not bool(((upper - lower) > _FIXED * torch.maximum(lower.abs(), upper.abs())).any()):
+            width = upper - lower
+            fixed = (
+                width <= _FIXED * torch.maximum(lower.abs(), upper.abs())
+            ) & width.isfinite()  # NaN is not
+            if bool(fixed.all()):
                 found[layer.node] = layer.activation.interval(lower, torch.maximum(lower, upper))
         return found
 

@@ -28,7 +28,9 @@ def affine_interval(network: Network, index: int, operands: list[Pair]) -> Pair:
     centre, radius = operator.forward(*centres), absolute.forward(*radii)
     sizes = absolute.forward(*(c.abs() + r for c, r in zip(centres, radii, strict=True)))
     slack = 2 * network.gamma * (sizes + network.bias_sizes[index].reshape(1, *network.nodes[index].shape))
-    return centre - radius - slack, centre + radius + slack
+    lower, upper = centre - radius - slack, centre + radius + slack
+    # infinite operands give NaN: nothing is known then
+    return torch.where(lower.isnan(), -torch.inf, lower), torch.where(upper.isnan(), torch.inf, upper)
 
 
 def interval(

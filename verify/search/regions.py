@@ -325,7 +325,7 @@ class SplitInputs:
         )  # fmt: skip
         problem = DualProblem(self.network, bounds, rows)
         sweep = problem.evaluate(problem.initial(), magnitudes(self.network, bounds))
-        bound, row = sweep.bound.nan_to_num(nan=-torch.inf).max(1)
+        bound, row = torch.where(sweep.bound.isfinite(), sweep.bound, -torch.inf).max(1)
         cotangent = sweep.input_cotangent.gather(1, row[:, None, None].expand(-1, 1, self.network.inputs))[
             :, 0
         ]

@@ -70,9 +70,10 @@ class Product(Activation):
     def interval(self, lower: Tensor, upper: Tensor) -> tuple[Tensor, Tensor]:
         (a_low, b_low), (a_high, b_high) = _halves(lower), _halves(upper)
         corners = torch.stack([a_low * b_low, a_low * b_high, a_high * b_low, a_high * b_high])
+        unknown = torch.logical_or(*_halves(lower.isnan() | upper.isnan()))
         corners = torch.where(
-            corners.isnan(), 0.0, corners
-        )  # 0 times infinity: the finite factor is exactly 0
+            corners.isnan() & ~unknown, 0.0, corners
+        )  # 0 times infinity: one factor is exactly 0
         slack = corners.abs().amax(dim=0) * 2 * torch.finfo(lower.dtype).eps
         return corners.amin(dim=0) - slack, corners.amax(dim=0) + slack
 

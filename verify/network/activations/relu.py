@@ -21,7 +21,7 @@ class ReluHull(Hull):
 
     def __init__(self, lower: Tensor, upper: Tensor) -> None:
         self.lower, self.upper = lower, upper
-        unstable = strictly_inside(0.0, lower, upper)
+        unstable = ~((lower >= 0) | (upper <= 0))  # so that NaN counts as unstable, and its lines are NaN
         active = (lower >= 0).to(lower.dtype)
         self.chord = torch.where(unstable, upper / torch.where(unstable, upper - lower, 1.0), active)
         self.intercept = torch.where(unstable, -self.chord * lower, 0.0)
