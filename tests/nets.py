@@ -267,7 +267,7 @@ def random_state(like: DualState, seed: int) -> DualState:
     """A dual point far from the initial one; not yet clamped."""
     generator = torch.Generator().manual_seed(seed)
     noise = [torch.randn(part.shape, generator=generator, dtype=DOUBLE) for part in vars(like).values()]
-    return DualState(like.parameters + noise[0], noise[1].exp(), 2 * noise[2])
+    return DualState(like.parameters + noise[0], noise[1].exp(), *(2 * part for part in noise[2:]))
 
 
 activation_lists: st.SearchStrategy[list[Activation]] = st.lists(

@@ -88,11 +88,16 @@ class Objective(Struct):
 
 @dataclass(frozen=True)
 class DualState(Struct):
-    """A point of the dual domain: any values are sound. Children inherit it; a certificate is made of it."""
+    """A point of the dual domain: any values are sound. Children inherit it; a certificate is made of it.
+
+    A field without columns is out of play: slopes 0, multipliers 0, post_multipliers equal to the cotangents.
+    """
 
     parameters: Float[Tensor, "batch objectives parameters"]  # slopes of the supporting lines
     row_weights: Float[Tensor, "batch objectives rows"]
     cut_multipliers: Float[Tensor, "batch objectives depth"]  # beta of each cut
+    multipliers: Float[Tensor, "batch objectives pre"]  # of every pre-activation, beside slope times cotangent
+    post_multipliers: Float[Tensor, "batch objectives post"]  # of every activation's own equality
 
 
 @dataclass(frozen=True)
@@ -163,7 +168,10 @@ class Subproblems(Struct):
     @property
     def state(self) -> DualState:
         """The dual point, as one objective for each region."""
-        return DualState(self.parameters[:, None], self.row_weights[:, None], self.cut_multipliers[:, None])
+        none = self.parameters.new_zeros(len(self), 1, 0)
+        return DualState(
+            self.parameters[:, None], self.row_weights[:, None], self.cut_multipliers[:, None], none, none
+        )
 
     def with_state(self, bound: Tensor, state: DualState) -> Subproblems:
         """The same regions with another dual point (of one objective each) and its bound."""

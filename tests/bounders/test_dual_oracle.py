@@ -28,7 +28,7 @@ from oracles import Planet
 from torch import Tensor
 
 from verify.bounders.backward import IntermediateBounds
-from verify.bounders.dual import DualProblem
+from verify.bounders.dual import DualProblem, Sweep
 from verify.bounders.interval import interval, magnitudes
 from verify.bounders.restricted import Restricted
 from verify.deadline import Deadline
@@ -73,6 +73,11 @@ def chain(seed: int, sizes: tuple[int, ...]) -> Network:
         value = draft.activation(draft.dense(value, size), Relu())
     draft.dense(value, sizes[-1])
     return draft.network()
+
+
+def rounding(bound: Tensor) -> Tensor:
+    """How far two evaluations of one dual point may differ that add in different orders."""
+    return 1e-12 * (1 + bound.abs())
 
 
 def single(network: Network, batch: int, rows: int, seed: int) -> Objective:
@@ -141,7 +146,7 @@ def test_bounds_are_ordered(network: Network, seed: int) -> None:
     climbed = Restricted(iterations=20).ascend(problem, problem.initial()).bound
     row = objective.coefficients[:, :, 0]
     least = row.clamp(min=0) @ low[:, :, None] + row.clamp(max=0) @ high[:, :, None]
-    assert bool((crown <= climbed).all())
+    assert bool((crown <= climbed + rounding(crown)).all())
     y = network.forward(samples(box.lower[:, inputs], box.upper[:, inputs], 100).flatten(0, 1)).unflatten(
         0, (2, 100)
     )
@@ -177,8 +182,8 @@ def test_best_bound_grows_with_iterations(network: Network, seed: int, depth: in
     problem = DualProblem(network, cuts.apply(bounds), random_objective(network, 2, 2, 2, seed), cuts)
     start = problem.evaluate(problem.clamp(problem.initial())).bound
     found = [Restricted(iterations=count).ascend(problem, problem.initial()).bound for count in (0, 1, 3, 9)]
-    assert bool((found[0] >= start - 1e-12 * start.abs()).all())
-    assert all(bool((later >= sooner).all()) for sooner, later in pairwise(found))
+    assert bool((found[0] >= start - rounding(start)).all())
+    assert all(bool((later >= sooner - rounding(sooner)).all()) for sooner, later in pairwise(found))
 
 
 def rows_of(problem: DualProblem, state: DualState) -> list[Tensor]:
@@ -272,12 +277,17 @@ def test_supergradient_against_differences(family: str, activation: Activation) 
             DualState(*(torch.zeros_like(part) for part in vars(state).values())), seed + 9
         )
         weights = direction.row_weights - direction.row_weights.mean(2, keepdim=True)
-        direction = DualState(direction.parameters, 0.1 * weights, direction.cut_multipliers)
+        direction = replace(direction, row_weights=0.1 * weights)
         found, expected = difference(problem, state, direction, 1e-7)
         scale = 1e-7 * (1 + problem.evaluate(state).bound.abs())
         agreeing += int(((found - expected).abs() <= 1e-4 * (found.abs() + scale)).sum())
         total += found.numel()
     assert agreeing >= 0.9 * total, (agreeing, total)
+
+
+def cotangents(sweep: Sweep) -> dict[int, Tensor]:
+    """t of every layer that the sweep reached."""
+    return {node: support.cotangent for node, support in sweep.supports.items()}
 
 
 @given(networks(("chain", "residual", "convolution")), seeds)
@@ -290,12 +300,12 @@ def test_supergradient_lies_above_on_weights(network: Network, seed: int) -> Non
     sweep = problem.evaluate(state)
     gradient = problem.supergradient(state, sweep).state.row_weights
     noise = torch.randn(state.row_weights.shape, generator=torch.Generator().manual_seed(seed), dtype=DOUBLE)
-    new = problem.clamp(DualState(state.parameters, state.row_weights + 0.05 * noise, state.cut_multipliers))
+    new = problem.clamp(replace(state, row_weights=state.row_weights + 0.05 * noise))
     again = problem.evaluate(new)
     predicted = sweep.bound + (gradient * (new.row_weights - state.row_weights)).sum(2)
     same = torch.stack([
-        ((again.cotangents[node] >= 0) == (t >= 0)).all(2) for node, t in sweep.cotangents.items()
-    ]).all(0) if sweep.cotangents else torch.ones_like(sweep.bound, dtype=torch.bool)  # fmt: skip
+        ((cotangents(again)[node] >= 0) == (t >= 0)).all(2) for node, t in cotangents(sweep).items()
+    ]).all(0) if sweep.supports else torch.ones_like(sweep.bound, dtype=torch.bool)  # fmt: skip
     excess = torch.where(same, again.bound - predicted, 0.0)
     assert bool((excess <= 1e-9 * (1 + predicted.abs())).all())
 

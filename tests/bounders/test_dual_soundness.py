@@ -5,6 +5,8 @@ from __future__ import annotations
 from fractions import Fraction
 
 import numpy as np
+from dataclasses import replace
+
 import pytest
 import torch
 from hypothesis import given
@@ -300,9 +302,7 @@ def test_multipliers_without_a_layer_gain_nothing(variable: int, far: float) -> 
     expected = without.evaluate(without.initial()).bound
     state = with_cut.initial()
     for multiplier in (-5.0, 0.0, 5.0):
-        shifted = DualState(
-            state.parameters, state.row_weights, torch.full_like(state.cut_multipliers, multiplier)
-        )
+        shifted = replace(state, cut_multipliers=torch.full_like(state.cut_multipliers, multiplier))
         assert bool((with_cut.evaluate(shifted).bound <= expected + 1e-9).all())
     climbed = Restricted(40).ascend(with_cut, with_cut.initial()).bound
     alone = Restricted(40).ascend(without, without.initial()).bound

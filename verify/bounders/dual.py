@@ -1,22 +1,25 @@
-"""The dual function q of the Lagrangian decomposition, in the restricted domain, and its supergradient.
+"""The dual function q of the Lagrangian decomposition, and its supergradient.
 
 (Bunel et al. 2020; De Palma et al. 2021, "Improved Branch and Bound for Neural Network Verification via Lagrangian
-Decomposition", the restricted dual domain.) With multipliers `rho_k = s_k t_k + beta_k` the decomposed problem splits into
-one minimum a neuron, and
+Decomposition".) With multipliers `rho_k` on the equality of both copies of a pre-activation the problem splits into one
+minimum a neuron, and
 
-    q = sum_k [ rho_k . b_k + t_k . intercept_k - max(beta_k l_k, beta_k u_k) ] + min_{x_0} t_0 . x_0 + const ,
+    q = const + min_{x_0} t_0 . x_0 + sum_k [ rho_k . b_k + min_{l <= z <= u} t_k sigma(z) - rho_k z ] ,
 
-where `slope_k z + intercept_k` is the line that supports activation k for the sign of `t_k`. One sweep back through the
-network's affine maps gives t, rho and q; one sweep forward through the same lines gives the supergradient in all slopes,
-cut multipliers and row weights (method.md 3.3). No autograd graph is built. CROWN (Zhang et al. 2018) is q at the initial
-slopes; alpha-beta-CROWN climbs the same function.
+where t_k gathers the rho of everything behind x_k. The multipliers are `rho_k = s_k t_k + multipliers_k`: slopes alone are the
+restricted dual domain (2021), multipliers alone the decoupled one (2020), both together reach what either does. With slopes
+alone the minimum of a neuron is `t_k * intercept`, with the line `s_k z + intercept` that supports the activation for the
+sign of t_k. One sweep back through the network's affine maps gives t, rho and q; one sweep forward gives the supergradient
+in everything at once (method.md 3.3). No autograd graph is built. CROWN (Zhang et al. 2018) is q at the initial slopes;
+alpha-beta-CROWN climbs the same function. `post_multipliers` relax the activations' own equalities too (Dvijotham
+et al. 2018).
 
 In float64, `evaluate(.., magnitudes)` also charges every rounding error of the sweep, so that the bound holds over the reals.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 import torch
@@ -25,7 +28,7 @@ from torch import Tensor
 
 from verify.network.activations import Activation, Hull, Line
 from verify.network.affine import Affine
-from verify.network.graph import Layer, Network
+from verify.network.graph import Layer, Network, Node
 from verify.state import Bounds, Cuts, DualState, Objective, Struct
 
 _FIXED = 1e-9  # relative width below which an interval counts as a single value
@@ -41,20 +44,47 @@ class Probes(Struct):
 
 
 @dataclass(frozen=True)
+class Support:
+    """Where one layer's part of the Lagrangian has its minimum."""
+
+    cotangent: Float[Tensor, "batch objectives post"]  # t
+    rho: Float[Tensor, "batch objectives pre"]
+    line: Line | None  # None where no slopes are free
+    touch: Float[Tensor, "batch objectives pre"] | float  # z*
+    post: Float[Tensor, "batch objectives post"] | None = None  # x*; None: on the line at z*
+    inner: Float[Tensor, "batch objectives post"] | None = None  # sigma(z*) where x* need not be it
+
+    def forward(self, z: Tensor) -> Tensor:
+        """The outputs that the supergradient goes on with, `x* + slope (z - z*)`."""
+        if self.post is None:
+            assert self.line is not None
+            return gathered(self.line, z, self.cotangent.shape[2])
+        if self.line is None:
+            return self.post
+        return self.post + gathered_slopes(self.line.slope, z - self.touch, self.cotangent.shape[2])
+
+
+@dataclass(frozen=True)
 class Sweep:
-    """One evaluation of q: its value and what the forward sweep needs."""
+    """A sweep back through the network: what the forward sweep needs."""
+
+    input_cotangent: Float[Tensor, "batch objectives inputs"]
+    supports: dict[int, Support]  # by the layer's node; none where the sweep ended earlier
+
+
+@dataclass(frozen=True)
+class Evaluation(Sweep):
+    """A sweep with its value q."""
 
     bound: Float[Tensor, "batch objectives"]
-    input_cotangent: Float[Tensor, "batch objectives inputs"]
-    cotangents: dict[int, Float[Tensor, "batch objectives post"]]  # t of each layer, by node
-    lines: dict[int, Line]
 
 
 @dataclass(frozen=True)
 class Supergradient:
-    """dq / d(everything), and the primal point it comes from."""
+    """dq / d(everything), q itself (for climbing: not rounded outward), and the primal point they come from."""
 
     state: DualState
+    bound: Float[Tensor, "batch objectives"]
     cut_scales: Float[
         Tensor, "batch objectives depth"
     ]  # the unit of each cut's multiplier: the cotangents' size there
@@ -68,29 +98,53 @@ def spread(t: Tensor, pre_size: int) -> Tensor:
     return t if copies == 1 else t.repeat(*(1 for _ in t.shape[1:]), copies)
 
 
+def gathered_slopes(slope: Tensor, z: Tensor, post_size: int) -> Tensor:
+    """`slope * z`, added up over each output's operands."""
+    copies = z.shape[-1] // post_size
+    return slope * z if copies == 1 else (slope * z).unflatten(-1, (copies, post_size)).sum(dim=-2)
+
+
 def gathered(line: Line, z: Tensor, post_size: int) -> Tensor:
     """The lines' values at pre-activations `z`."""
-    scaled = line.slope * z
-    copies = scaled.shape[-1] // post_size
-    if copies > 1:
-        scaled = scaled.unflatten(-1, (copies, post_size)).sum(dim=-2)
-    return scaled + line.intercept
+    if z.shape[-1] == post_size:
+        return torch.addcmul(line.intercept, line.slope, z)
+    return line.intercept + gathered_slopes(line.slope, z, post_size)
 
 
-class _Charge:
-    """The rounding errors of a sweep, gathered as `sum |cotangent| magnitude`.
+def join(pending: dict[int, Tensor], node: int, cotangent: Tensor) -> None:
+    """One more cotangent of a node."""
+    pending[node] = pending[node] + cotangent if node in pending else cotangent
+
+
+def pull(node: Node, cotangent: Tensor, pending: dict[int, Tensor]) -> None:
+    """Carries the cotangent of an affine node back to its operands."""
+    assert isinstance(node.operator, Affine)
+    for operand, part in zip(node.operands, node.operator.transpose(cotangent), strict=True):
+        join(pending, operand, part)
+
+
+class _Account:
+    """Adds up q over a sweep and, given magnitudes, what rounding may have cost, as `sum |cotangent| magnitude`.
 
     A pass through an affine map W turns the cotangent c, taken as exact, into W^T c with an error of at most
     gamma |W|^T |c|; against values of magnitude m that moves the bound by at most gamma |c| . (|W| m). (Higham 2002, section 3.5.)
     """
 
-    def __init__(self, magnitudes: dict[int, Tensor], batch: int, objectives: int) -> None:
-        self.magnitudes, self.shape = magnitudes, (batch, objectives)
-        self.total: Tensor | float = 0.0
+    def __init__(self, start: Tensor, magnitudes: dict[int, Tensor] | None) -> None:
+        self.bound, self.magnitudes, self.charged = start, magnitudes, torch.zeros_like(start)
 
-    def add(self, cotangent: Tensor, node: int) -> None:
+    def add(self, amount: Tensor) -> None:
+        """A part of q."""
+        self.bound = self.bound + amount
+
+    def charge(self, cotangent: Tensor, node: int) -> None:
         """Charges one cotangent against its node's magnitude."""
-        self.total = self.total + cotangent.reshape(*self.shape, -1).abs() @ self.magnitudes[node]
+        if self.magnitudes is not None:
+            self.charge_size(cotangent.reshape(*self.bound.shape, -1).abs() @ self.magnitudes[node])
+
+    def charge_size(self, size: Tensor) -> None:
+        """Charges a sum of magnitudes."""
+        self.charged = self.charged + size
 
 
 class DualProblem:
@@ -147,11 +201,8 @@ class DualProblem:
                 self.bounds.lower[:, None, layer.variables],
                 self.bounds.upper[:, None, layer.variables],
             )
-            width = upper - lower
-            fixed = (
-                width <= _FIXED * torch.maximum(lower.abs(), upper.abs())
-            ) & width.isfinite()  # NaN is not
-            if bool(fixed.all()):
+            excess = (upper - lower) - _FIXED * torch.maximum(lower.abs(), upper.abs())
+            if bool(excess.max() <= 0):  # NaN, as infinities make it, is not
                 found[layer.node] = layer.activation.interval(lower, torch.maximum(lower, upper))
         return found
 
@@ -166,6 +217,20 @@ class DualProblem:
             if span is not None:
                 spans[..., layer.parameters] = span
         return spans
+
+    def units(self, state: DualState) -> DualState:
+        """The unit of each multiplier's steps: its layer's cotangents, each neuron's own or the mean if that is more."""
+        units = DualState(*(torch.ones_like(part) for part in vars(state).values()))
+        if not self._exact(state):
+            return units
+        supports = self.backward(state).supports
+        for layer in self.layers:
+            size = supports[layer.node].cotangent.abs()
+            size = torch.maximum(size, size.mean(2, keepdim=True))
+            units.multipliers[..., self.place(layer)] = spread(size, layer.size)
+            if units.post_multipliers.shape[2]:
+                units.post_multipliers[..., layer.posts] = size
+        return units
 
     @cached_property
     def _cut_places(self) -> dict[int, tuple[Tensor, Tensor]]:
@@ -183,41 +248,141 @@ class DualProblem:
         index = self.cuts.variable.clamp(min=0)
         return self.bounds.lower.gather(1, index)[:, None], self.bounds.upper.gather(1, index)[:, None]
 
+    @cached_property
+    def parameter_range(self) -> tuple[Tensor, Tensor]:
+        """The least and the greatest valid slope parameters, [batch, 1, parameters]."""
+        ends = [like.new_zeros(self.batch, 1, self.network.parameters) for like in vars(self.bounds).values()]
+        for layer in self.layers:
+            for end, value in zip(ends, self.hulls[layer.node].parameter_range, strict=True):
+                end[..., layer.parameters] = value
+        return ends[0], ends[1]
+
     def initial(self) -> DualState:
-        """CROWN's slopes, equal row weights, no cut multipliers."""
+        """CROWN's slopes, equal row weights, nothing else."""
         like = self.bounds.lower
         parameters = like.new_zeros(self.batch, 1, self.network.parameters)
         for layer in self.layers:
             parameters[..., layer.parameters] = self.hulls[layer.node].initial()
+        shape = (self.batch, self.objectives)
         return DualState(
-            parameters.expand(-1, self.objectives, -1),
-            like.new_full((self.batch, self.objectives, self.rows), 1 / self.rows),
-            like.new_zeros(self.batch, self.objectives, self.cuts.variable.shape[1]),
-        )
+            parameters.expand(-1, self.objectives, -1), like.new_full((*shape, self.rows), 1 / self.rows),
+            like.new_zeros(*shape, self.cuts.variable.shape[1]), like.new_zeros(*shape, 0), like.new_zeros(*shape, 0),
+        )  # fmt: skip
 
     def clamp(self, state: DualState) -> DualState:
         """The nearest valid point: slopes within their hulls, weights on the simplex."""
-        parameters = state.parameters.clone()
-        for layer in self.layers:
-            parameters[..., layer.parameters] = self.hulls[layer.node].clamp(
-                state.parameters[..., layer.parameters]
-            )
-        weights = state.row_weights.clamp(min=0)
-        total = weights.sum(-1, keepdim=True)
-        weights = torch.where(total > 0, weights / total, 1 / self.rows)
-        return DualState(parameters, weights, state.cut_multipliers)
+        parameters = state.parameters
+        if parameters.shape[2]:
+            parameters = parameters.clamp(*self.parameter_range)
+        weights = state.row_weights
+        if self.rows > 1:
+            weights = weights.clamp(min=0)
+            total = weights.sum(-1, keepdim=True)
+            weights = torch.where(total > 0, weights / total, 1 / self.rows)
+        else:
+            weights = torch.ones_like(weights)
+        return replace(state, parameters=parameters, row_weights=weights)
 
-    def _multiplied(self, layer: Layer, t: Tensor, line: Line, multipliers: Tensor) -> tuple[Tensor, Tensor]:
-        """`rho` of a layer, and what the multipliers of the layer's own cuts cost: nothing else ever counts them."""
-        rho = line.slope * spread(t, layer.size)
+    def decoupled(self, state: DualState, posts: bool = False) -> DualState:
+        """The same `rho` as multipliers alone, in which q is no less; with `posts` those of activations as well."""
+        supports = self.backward(state).supports
+        like, shape = self.bounds.lower, (self.batch, self.objectives)
+        multipliers = like.new_zeros(*shape, self.network.variables - self.network.inputs)
+        post_multipliers = like.new_zeros(*shape, self.network.posts if posts else 0)
+        for layer in self.layers:
+            if layer.node in supports:
+                multipliers[..., self.place(layer)] = supports[layer.node].rho
+                if posts:
+                    post_multipliers[..., layer.posts] = supports[layer.node].cotangent
+        return DualState(
+            like.new_zeros(*shape, 0), state.row_weights, torch.zeros_like(state.cut_multipliers), multipliers,
+            post_multipliers,
+        )  # fmt: skip
+
+    def coupled(self, state: DualState) -> DualState:
+        """The same `rho` as slopes, CROWN's where the state has none, and multipliers for the rest."""
+        whole = self.decoupled(state)
+        slopes = state.parameters if state.parameters.shape[2] else self.initial().parameters
+        multipliers, supports = whole.multipliers.clone(), self.backward(whole).supports
+        for layer in self.layers:
+            t = supports[layer.node].cotangent
+            line = self.hulls[layer.node].line(t, slopes[..., layer.parameters])
+            multipliers[..., self.place(layer)] -= line.slope * spread(t, layer.size)
+        return replace(whole, parameters=slopes, multipliers=multipliers)
+
+    def place(self, layer: Layer) -> slice:
+        """Where the layer's multipliers are."""
+        inputs = self.network.inputs
+        return slice(layer.variables.start - inputs, layer.variables.stop - inputs)
+
+    def _multiplied(self, layer: Layer, t: Tensor, state: DualState) -> tuple[Line | None, Tensor, Tensor]:
+        """The line and `rho` of a layer, and what the multipliers of the layer's own cuts cost: nothing else counts them."""
+        line, rho, dense = None, None, state.multipliers.shape[2] > 0
+        if state.parameters.shape[2]:
+            line = self.hulls[layer.node].line(t, state.parameters[..., layer.parameters])
+            rho = line.slope * spread(t, layer.size)
+        if dense:
+            own = state.multipliers[..., self.place(layer)]
+            rho = own if rho is None else rho + own
+        if rho is None:
+            rho = t.new_zeros(*t.shape[:2], layer.size)
         if layer.node not in self._cut_places:
-            return rho, rho.new_zeros(())
+            return line, rho, rho.new_zeros(())
         index, own = self._cut_places[layer.node]
-        lower, upper = self._cut_bounds
+        multipliers = state.cut_multipliers
         used = own & (multipliers != 0)
-        cost = torch.where(used, torch.maximum(multipliers * lower, multipliers * upper), 0.0)
         beta = torch.where(used, multipliers, 0.0)
-        return rho.scatter_add(2, index.expand(-1, rho.shape[1], -1), beta), cost.sum(2)
+        rho = rho.scatter_add(2, index.expand(-1, rho.shape[1], -1), beta)
+        if self._exact(state):
+            return line, rho, rho.new_zeros(())
+        lower, upper = self._cut_bounds
+        cost = torch.where(used, torch.maximum(multipliers * lower, multipliers * upper), 0.0)
+        return line, rho, cost.sum(2)
+
+    def _exact(self, state: DualState) -> bool:
+        """Whether each neuron's minimum is looked up at `rho`, not read off its line."""
+        return state.multipliers.shape[2] > 0 or state.parameters.shape[2] == 0
+
+    def minimiser(self, layer: Layer, t: Tensor, rho: Tensor) -> Float[Tensor, "batch objectives pre"]:
+        """Where `t sigma(z) - rho z` has its minimum over the box."""
+        hull = self.hulls[layer.node]
+        lower, upper, _ = torch.broadcast_tensors(hull.lower, hull.upper, rho)
+        return layer.activation.minimise(t, rho, lower, upper)
+
+    def _support(self, layer: Layer, t: Tensor, line: Line | None, rho: Tensor, state: DualState) -> Support:
+        """The minimisers of a layer."""
+        if not self._exact(state):
+            assert line is not None
+            return Support(t, rho, line, line.touch)
+        inner_t = t
+        if state.post_multipliers.shape[2]:
+            inner_t = state.post_multipliers[..., layer.posts]
+        touch = self.minimiser(layer, inner_t, rho)
+        inner = layer.activation.forward(touch)
+        if inner_t is t:
+            return Support(t, rho, line, touch, inner)
+        hull = self.hulls[layer.node]
+        low, high = layer.activation.interval(hull.lower, hull.upper)
+        return Support(t, rho, line, touch, torch.where(t > inner_t, low, high), inner)
+
+    def _settle(self, account: _Account, layer: Layer, support: Support, cost: Tensor, state: DualState) -> None:
+        """A layer's part of q."""
+        t, rho = support.cotangent, support.rho
+        account.add(rho @ self.network.offsets[layer.pre_node] - cost)
+        if support.post is None:
+            assert support.line is not None
+            account.add(self.hulls[layer.node].value(t, support.line))
+        else:
+            assert isinstance(support.touch, Tensor)
+            account.add((t * support.post).sum(2) - (rho * support.touch).sum(2))
+        if support.inner is not None:
+            assert support.post is not None
+            multipliers = state.post_multipliers[..., layer.posts]
+            account.add((multipliers * (support.inner - support.post)).sum(2))
+            account.charge(multipliers, layer.node)
+        account.charge(t, layer.node)
+        account.charge(rho, layer.pre_node)
+        account.charge_size(cost.abs())
 
     def _probed(
         self, layer: Layer, t: Tensor, line: Line, rho: Tensor, state: DualState, probes: Probes
@@ -241,20 +406,32 @@ class DualProblem:
 
     def evaluate(
         self, state: DualState, magnitudes: dict[int, Tensor] | None = None, probes: Probes | None = None
-    ) -> Sweep:
+    ) -> Evaluation:
         """q at `state` (which `clamp` has made valid); with `magnitudes`, less the rounding errors of this very sweep.
 
-        With `probes` every objective is bounded as if its probe's cut had been made; probes of activations that join
-        several variables are passed over.
+        With `probes` (in the restricted domain) every objective is bounded as if its probe's cut had been made; probes of
+        activations that join several variables are passed over.
         """
-        charge = None if magnitudes is None else _Charge(magnitudes, self.batch, self.objectives)
+        start, _ = self.weighted_objective(state)
+        value = start @ self.network.offsets[self.node]
+        account = _Account(value - (state.row_weights * self.objective.thresholds).sum(2), magnitudes)
+        sweep = self._sweep(state, account, probes)
+        account.add(self._input_minimum(sweep.input_cotangent))
+        bound = account.bound
+        if magnitudes is not None:
+            account.charge(sweep.input_cotangent, 0)
+            self._charge_objective(account, state, magnitudes)
+            bound = bound - 8 * self.network.gamma * account.charged
+        return Evaluation(sweep.input_cotangent, sweep.supports, bound)
+
+    def backward(self, state: DualState) -> Sweep:
+        """The sweep without its value, which `supergradient` finds as well."""
+        return self._sweep(state, None, None)
+
+    def _sweep(self, state: DualState, account: _Account | None, probes: Probes | None) -> Sweep:
         flat = self.batch * self.objectives
-        start, straight = self._start(state)
-        bound = start @ self.network.offsets[self.node] - (state.row_weights * self.objective.thresholds).sum(
-            2
-        )
-        cotangents: dict[int, Tensor] = {}
-        lines: dict[int, Line] = {}
+        start, straight = self.weighted_objective(state)
+        supports: dict[int, Support] = {}
         pending = {self.node: start.reshape(flat, *self.network.nodes[self.node].shape)}
         if straight is not None:
             pending[0] = straight.reshape(flat, *self.network.nodes[0].shape)
@@ -264,43 +441,31 @@ class DualProblem:
                 continue
             node = self.network.nodes[index]
             if isinstance(node.operator, Affine):
-                if charge is not None and node.operator.terms > 1:
-                    charge.add(cotangent, index)
-                for operand, part in zip(node.operands, node.operator.transpose(cotangent), strict=True):
-                    pending[operand] = pending[operand] + part if operand in pending else part
+                if account is not None and node.operator.terms > 1:
+                    account.charge(cotangent, index)
+                pull(node, cotangent, pending)
                 continue
             layer = self.network.layer_of_node[index]
             t = cotangent.reshape(self.batch, self.objectives, -1)
-            if index in self.frozen:
-                low, high = self.frozen[index]
-                bound += (t.clamp(min=0) @ low.mT + t.clamp(max=0) @ high.mT)[..., 0]
-                if charge is not None:
-                    charge.add(t, index)
+            if not self._exact(state) and index in self.frozen:
+                if account is not None:
+                    low, high = self.frozen[index]
+                    account.add((t.clamp(min=0) @ low.mT + t.clamp(max=0) @ high.mT)[..., 0])
+                    account.charge(t, index)
                 continue
-            line = self.hulls[index].line(t, state.parameters[..., layer.parameters])
-            rho, cost = self._multiplied(layer, t, line, state.cut_multipliers)
-            if probes is not None and t.shape[2] == layer.size:
+            line, rho, cost = self._multiplied(layer, t, state)
+            if probes is not None and line is not None and t.shape[2] == layer.size:
                 rho, gain = self._probed(layer, t, line, rho, state, probes)
-                bound += gain
-            bound += self.hulls[index].value(t, line) + rho @ self.network.offsets[layer.pre_node] - cost
-            if charge is not None:
-                charge.add(t, index)
-                charge.add(rho, layer.pre_node)
-                charge.total = charge.total + cost.abs()
-            cotangents[index], lines[index] = t, line
-            rho = rho.reshape(flat, *self.network.nodes[layer.pre_node].shape)
-            pending[layer.pre_node] = pending[layer.pre_node] + rho if layer.pre_node in pending else rho
+                cost = cost - gain
+            support = supports[index] = self._support(layer, t, line, rho, state)
+            if account is not None:
+                self._settle(account, layer, support, cost, state)
+            join(pending, layer.pre_node, rho.reshape(flat, *self.network.nodes[layer.pre_node].shape))
         t0 = pending.get(0)
-        t0 = bound.new_zeros(self.batch, self.objectives, self.network.inputs) if t0 is None else t0
-        t0 = t0.reshape(self.batch, self.objectives, -1)
-        bound += self._input_minimum(t0)
-        if charge is not None:
-            charge.add(t0, 0)
-            self._charge_objective(charge, state)
-            bound = bound - 8 * self.network.gamma * charge.total
-        return Sweep(bound, t0, cotangents, lines)
+        t0 = start.new_zeros(self.batch, self.objectives, self.network.inputs) if t0 is None else t0
+        return Sweep(t0.reshape(self.batch, self.objectives, -1), supports)
 
-    def _start(self, state: DualState) -> tuple[Tensor, Tensor | None]:
+    def weighted_objective(self, state: DualState) -> tuple[Tensor, Tensor | None]:
         """The weighted objective: its coefficients on the node's values, and on the input where there are any."""
         coefficients, inputs = self.objective.coefficients, self.objective.input_coefficients
         if self.rows == 1:
@@ -317,65 +482,90 @@ class DualProblem:
         centre, radius = (lower + upper) / 2, (upper - lower) / 2
         return (t0 @ centre.mT - t0.abs() @ radius.mT)[..., 0]
 
-    def _charge_objective(self, charge: _Charge, state: DualState) -> None:
+    def _charge_objective(self, account: _Account, state: DualState, magnitudes: dict[int, Tensor]) -> None:
         """The rounding of the weighted objective itself and of its thresholds."""
         if self.rows == 1:
-            charge.add(self.objective.coefficients[:, :, 0], self.node)
+            account.charge(self.objective.coefficients[:, :, 0], self.node)
         else:
-            sizes = self.objective.coefficients.abs() @ charge.magnitudes[self.node]
-            charge.total += (state.row_weights * sizes).sum(2)
+            sizes = self.objective.coefficients.abs() @ magnitudes[self.node]
+            account.charge_size((state.row_weights * sizes).sum(2))
         if self.objective.input_coefficients.shape[3]:
-            sizes = self.objective.input_coefficients.abs() @ charge.magnitudes[0]
-            charge.total += (state.row_weights * sizes).sum(2)
-        charge.total += (state.row_weights * self.objective.thresholds.abs()).sum(2)
+            sizes = self.objective.input_coefficients.abs() @ magnitudes[0]
+            account.charge_size((state.row_weights * sizes).sum(2))
+        account.charge_size((state.row_weights * self.objective.thresholds.abs()).sum(2))
+
+    def input_minimiser(self, t0: Float[Tensor, "batch objectives inputs"]) -> Tensor:
+        """Where the input's part of the Lagrangian has its minimum."""
+        lower, upper = self._input_box()
+        falling = t0.sign().clamp_(max=0).abs_()
+        return torch.lerp(lower.expand_as(falling), upper.expand_as(falling), falling)
 
     def supergradient(self, state: DualState, sweep: Sweep) -> Supergradient:
-        """The forward sweep: from the input's minimiser through the lines, in network order."""
+        """The forward sweep: from the input's minimiser through the minimisers, in network order.
+
+        Its end gives q once more: the Lagrangian at its own minimisers is the objective there, plus every multiplier
+        times its supergradient.
+        """
         flat = self.batch * self.objectives
-        lower, upper = self._input_box()
-        minimiser = torch.where(sweep.input_cotangent > 0, lower, upper)
+        minimiser = self.input_minimiser(sweep.input_cotangent)
         values: dict[int, Tensor] = {0: minimiser.reshape(flat, *self.network.nodes[0].shape)}
-        gradient = state.parameters.new_zeros(self.batch, self.objectives, self.network.parameters)
-        multipliers, cut_scales = (
-            torch.zeros_like(state.cut_multipliers),
-            torch.zeros_like(state.cut_multipliers),
-        )
+        gradient = DualState(*(torch.zeros_like(part) for part in vars(state).values()))
+        cut_scales = torch.zeros_like(state.cut_multipliers)
         pre_activations: dict[int, Tensor] = {}
-        ancestors = self.network.ancestors[self.node]
-        for index in range(1, self.node + 1):
-            if index not in ancestors:
-                continue
+        for index in sorted(self.network.ancestors[self.node] - {0}):
             node = self.network.nodes[index]
             if not isinstance(node.operator, Activation):
                 values[index] = self.network.apply(node, [values[operand] for operand in node.operands])
                 continue
             layer = self.network.layer_of_node[index]
-            if index not in sweep.lines:  # frozen, or only under frozen ones
+            if index not in sweep.supports:  # frozen, or only under frozen ones
                 values[index] = self._middle(layer).reshape(flat, *node.shape)
                 continue
-            line, t = sweep.lines[index], sweep.cotangents[index]
+            support, t = sweep.supports[index], sweep.supports[index].cotangent
             z = values[layer.pre_node].reshape(self.batch, self.objectives, -1)
             pre_activations[index] = z
-            gradient[..., layer.parameters] = self.hulls[index].gradient(t, z - line.touch)
+            self._differentiate(layer, support, z, gradient)
             if index in self._cut_places:
                 place, own = self._cut_places[index]
                 place = place.expand(-1, self.objectives, -1)
-                slack = self._cut_slack(z.gather(2, place), state.cut_multipliers)
-                multipliers = torch.where(own, slack, multipliers)
+                slack = self._cut_slack(place, z, support, state)
+                gradient.cut_multipliers.copy_(torch.where(own, slack, gradient.cut_multipliers))
                 sizes = t.abs()
                 scale = torch.maximum(spread(sizes, layer.size).gather(2, place), sizes.mean(2, keepdim=True))
                 cut_scales = torch.where(own, scale, cut_scales)
-            values[index] = gathered(line, z, t.shape[2]).reshape(flat, *node.shape)
-        output = values[self.node].reshape(self.batch, self.objectives, 1, -1)
-        weights = (self.objective.coefficients * output).sum(3) - self.objective.thresholds
-        if self.objective.input_coefficients.shape[3]:
-            weights = weights + (self.objective.input_coefficients * minimiser[:, :, None, :]).sum(3)
-        return Supergradient(
-            DualState(gradient, weights, multipliers), cut_scales, minimiser, pre_activations
-        )
+            values[index] = support.forward(z).reshape(flat, *node.shape)
+        gradient.row_weights.copy_(self.row_values(values[self.node], minimiser))
+        bound = (state.row_weights * gradient.row_weights).sum(2)
+        for multiplier in ("cut_multipliers", "multipliers", "post_multipliers"):
+            if getattr(state, multiplier).shape[2]:
+                bound = bound + (getattr(state, multiplier) * getattr(gradient, multiplier)).sum(2)
+        return Supergradient(gradient, bound, cut_scales, minimiser, pre_activations)
 
-    def _cut_slack(self, at_cuts: Tensor, multipliers: Tensor) -> Tensor:
-        """How far the primal point is from where each multiplier would have it: the multiplier's supergradient."""
+    def _differentiate(self, layer: Layer, support: Support, z: Tensor, gradient: DualState) -> None:
+        """The supergradients of a layer's slopes and multipliers."""
+        gap = z - support.touch if isinstance(support.touch, Tensor) or support.touch else z
+        if support.line is not None:
+            self.hulls[layer.node].gradient(support.cotangent, gap, gradient.parameters[..., layer.parameters])
+        if gradient.multipliers.shape[2]:
+            gradient.multipliers[..., self.place(layer)] = gap
+        if support.inner is not None:
+            assert support.post is not None
+            gradient.post_multipliers[..., layer.posts] = support.inner - support.post
+
+    def row_values(self, output: Tensor, minimiser: Tensor) -> Tensor:
+        """`C y + E x - d` of every row."""
+        output = output.reshape(self.batch, self.objectives, 1, -1)
+        values = (self.objective.coefficients * output).sum(3) - self.objective.thresholds
+        if self.objective.input_coefficients.shape[3]:
+            values = values + (self.objective.input_coefficients * minimiser[:, :, None, :]).sum(3)
+        return values
+
+    def _cut_slack(self, place: Tensor, z: Tensor, support: Support, state: DualState) -> Tensor:
+        """How far the primal point is from where each cut's multiplier would have it: the multiplier's supergradient."""
+        at_cuts, multipliers = z.gather(2, place), state.cut_multipliers
+        if self._exact(state):
+            assert isinstance(support.touch, Tensor)
+            return at_cuts - support.touch.gather(2, place)
         lower, upper = self._cut_bounds
         wanted = torch.where(
             multipliers > 0, upper, torch.where(multipliers < 0, lower, at_cuts.clamp(lower, upper))

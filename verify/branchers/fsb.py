@@ -93,11 +93,12 @@ def _scores(problem: DualProblem, sweep: Sweep, gradient: Supergradient) -> tupl
     scores = torch.full_like(lower, -torch.inf)
     losses, points = scores.clone(), torch.full_like(lower, torch.nan)
     for layer in problem.layers:
-        if layer.node not in sweep.lines:
+        if layer.node not in sweep.supports:
             continue
         columns = layer.variables
         low, high = lower[:, columns], upper[:, columns]
-        line, t = sweep.lines[layer.node], sweep.cotangents[layer.node][:, 0]
+        line, t = sweep.supports[layer.node].line, sweep.supports[layer.node].cotangent[:, 0]
+        assert line is not None
         touch = line.touch[:, 0] if isinstance(line.touch, Tensor) else line.touch
         own = Line(line.slope[:, 0], line.intercept[:, 0], touch)
         z = gradient.pre_activations[layer.node][:, 0]
@@ -122,5 +123,5 @@ def _repeated(problem: DualProblem, count: int) -> DualProblem:
 
 def _shared(state: DualState, count: int) -> DualState:
     return DualState(
-        state.parameters, state.row_weights.expand(-1, count, -1), state.cut_multipliers.expand(-1, count, -1)
+        state.parameters, *(part.expand(-1, count, -1) for part in list(vars(state).values())[1:])
     )

@@ -43,6 +43,7 @@ class Layer:
     activation: Activation
     variables: slice  # on the axis of variables (inputs first)
     parameters: slice  # on the axis of slope parameters
+    posts: slice  # on the axis of all activations' outputs
 
     @property
     def size(self) -> int:
@@ -65,7 +66,7 @@ class Network:
     @cached_property
     def layers(self) -> tuple[Layer, ...]:
         """The activations in network order."""
-        layers, variable, parameter = [], self.inputs, 0
+        layers, variable, parameter, post = [], self.inputs, 0, 0
         for index, node in enumerate(self.nodes):
             if isinstance(node.operator, Activation):
                 size = self.nodes[node.operands[0]].size
@@ -77,9 +78,10 @@ class Network:
                         node.operator,
                         slice(variable, variable + size),
                         slice(parameter, parameter + owned),
+                        slice(post, post + node.size),
                     )
                 )
-                variable, parameter = variable + size, parameter + owned
+                variable, parameter, post = variable + size, parameter + owned, post + node.size
         return tuple(layers)
 
     @cached_property
@@ -104,6 +106,11 @@ class Network:
     def parameters(self) -> int:
         """Slope parameters."""
         return self.layers[-1].parameters.stop if self.layers else 0
+
+    @cached_property
+    def posts(self) -> int:
+        """Outputs of activations."""
+        return self.layers[-1].posts.stop if self.layers else 0
 
     @cached_property
     def weights(self) -> int:

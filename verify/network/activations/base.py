@@ -55,9 +55,14 @@ class Hull(ABC):
     def initial(self) -> Float[Tensor, "*batch parameters"]:
         """CROWN's slopes: those of the lines closest to the activation in the middle of the box."""
 
+    @property
     @abstractmethod
+    def parameter_range(self) -> tuple[Float[Tensor, "*batch parameters"], Float[Tensor, "*batch parameters"]]:
+        """The least and the greatest valid parameters; `line` takes only such."""
+
     def clamp(self, parameters: Float[Tensor, "*batch parameters"]) -> Float[Tensor, "*batch parameters"]:
-        """The nearest valid slope parameters; `line` takes only such."""
+        """The nearest valid parameters."""
+        return parameters.clamp(*self.parameter_range)
 
     @abstractmethod
     def line(self, t: Float[Tensor, "*batch post"], parameters: Float[Tensor, "*batch parameters"]) -> Line:
@@ -69,9 +74,10 @@ class Hull(ABC):
 
     @abstractmethod
     def gradient(
-        self, t: Float[Tensor, "*batch post"], gap: Float[Tensor, "*batch pre"]
-    ) -> Float[Tensor, "*batch parameters"]:
-        """The supergradient with respect to the parameters, given `gap = A(y) + bias - touch` (method.md 3.3)."""
+        self, t: Float[Tensor, "*batch post"], gap: Float[Tensor, "*batch pre"],
+        out: Float[Tensor, "*batch parameters"],
+    ) -> None:  # fmt: skip
+        """Writes the supergradient with respect to the parameters, given `gap = A(y) + bias - touch` (method.md 3.3)."""
 
 
 class Activation(ABC):
@@ -155,8 +161,9 @@ class ElementwiseHull(Hull):
             best.append(slopes.gather(0, choice).squeeze(0))
         return torch.cat(best, dim=-1)
 
-    def clamp(self, parameters: Tensor) -> Tensor:
-        return parameters.clamp(self.lowest, self.highest)
+    @property
+    def parameter_range(self) -> tuple[Tensor, Tensor]:
+        return self.lowest, self.highest
 
     def line(self, t: Tensor, parameters: Tensor) -> Line:
         positive, negative = self._split(parameters)
@@ -165,8 +172,10 @@ class ElementwiseHull(Hull):
         intercept, touch = self._intercept(sign, slope)
         return Line(slope, intercept, touch)
 
-    def gradient(self, t: Tensor, gap: Tensor) -> Tensor:
-        return torch.cat([t.clamp(min=0) * gap, t.clamp(max=0) * gap], dim=-1)
+    def gradient(self, t: Tensor, gap: Tensor, out: Tensor) -> None:
+        positive, negative = self._split(out)
+        torch.mul(t.clamp(min=0), gap, out=positive)
+        torch.mul(t.clamp(max=0), gap, out=negative)
 
 
 class Elementwise(Activation):

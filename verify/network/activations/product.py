@@ -32,8 +32,9 @@ class ProductHull(Hull):
     def initial(self) -> Tensor:
         return torch.full_like(self.lower, 0.5)
 
-    def clamp(self, parameters: Tensor) -> Tensor:
-        return parameters.clamp(0, 1)
+    @property
+    def parameter_range(self) -> tuple[Tensor, Tensor]:
+        return torch.zeros_like(self.lower), torch.ones_like(self.lower)
 
     def line(self, t: Tensor, parameters: Tensor) -> Line:
         positive, negative = _halves(parameters)
@@ -45,12 +46,14 @@ class ProductHull(Hull):
         intercept = (weight - 1) * (self.a_upper * far) - weight * (self.a_lower * near)
         return Line(torch.cat([slope_a, slope_b], dim=-1), intercept, self.middle)
 
-    def gradient(self, t: Tensor, gap: Tensor) -> Tensor:
+    def gradient(self, t: Tensor, gap: Tensor, out: Tensor) -> None:
         gap_a, gap_b = _halves(gap)
         along = gap_b * (self.a_lower - self.a_upper)
         rising = t.clamp(min=0) * (along + gap_a * (self.b_lower - self.b_upper))
         falling = t.clamp(max=0) * (along + gap_a * (self.b_upper - self.b_lower))
-        return torch.cat([rising, falling], dim=-1)
+        first, second = _halves(out)
+        first.copy_(rising)
+        second.copy_(falling)
 
 
 class Product(Activation):

@@ -4,6 +4,9 @@ On an unstable interval the lower lines are `s z` with s in [0, 1] (the one free
 `u (z - l) / (u - l)`. Split or stable neurons are linear: slope 0 or 1, no freedom. (Bunel et al. 2020, Planet
 relaxation; De Palma et al. 2021, equation for the restricted dual domain.)
 
+Signs are turned into 0 and 1 by arithmetic: on a CPU a pass of `torch.where` over unpredictable masks costs as much as
+twenty multiplications.
+
 `split_scores` is the SR score of smart branching (Bunel et al. 2020b): with `t` fixed, deciding the neuron moves its
 slope from s to 1 or to 0, which moves the bound by the bias times that change, and frees it of the intercept.
 """
@@ -16,34 +19,55 @@ from torch import Tensor
 from verify.network.activations.base import Activation, Hull, Line, strictly_inside
 
 
+def _negative(values: Tensor) -> Tensor:
+    """1 where values < 0, else 0."""
+    return values.sign().clamp_(max=0).neg_()
+
+
+def _unless_unstable(lower: Tensor, upper: Tensor) -> Tensor:
+    """0 where `lower < 0 < upper`, else -inf."""
+    unstable = upper.sign().clamp_(min=0).mul_(lower.sign().clamp_(max=0))  # -1 or 0
+    return unstable.abs_().reciprocal_().sub_(1).neg_()
+
+
 class ReluHull(Hull):
     """ReLU on a box."""
 
     def __init__(self, lower: Tensor, upper: Tensor) -> None:
         self.lower, self.upper = lower, upper
-        unstable = ~((lower >= 0) | (upper <= 0))  # so that NaN counts as unstable, and its lines are NaN
-        active = (lower >= 0).to(lower.dtype)
-        self.chord = torch.where(unstable, upper / torch.where(unstable, upper - lower, 1.0), active)
-        self.intercept = torch.where(unstable, -self.chord * lower, 0.0)
-        self.lowest = torch.where(unstable, 0.0, active)
-        self.highest = torch.where(unstable, 1.0, active)
+        self.lowest = _negative(lower).neg_().add_(1)
+        self.highest = upper.sign().clamp_(min=0)
+        low, high = lower.clamp(max=0), upper.clamp(min=0)
+        # A chord that rounds down still lies above ReLU, because its line passes through (u, u).
+        self.chord = high / (high - low).clamp_(min=torch.finfo(low.dtype).tiny)
+        self.intercept = torch.addcmul(high, high, self.chord, value=-1)
+        if not bool((lower.sum() + upper.sum()).isfinite()):
+            self._mend()
+
+    def _mend(self) -> None:
+        """Infinite ends: slope 1 above a half-line that rises; over the whole real line there is nothing above: NaN."""
+        active, rising = self.lower >= 0, self.upper.isposinf() & self.lower.isfinite()
+        self.chord = torch.where(active | rising, 1.0, self.chord)
+        self.intercept = torch.where(rising, -self.lower.clamp(max=0), self.intercept)
+        self.intercept = torch.where(active, 0.0, self.intercept)
 
     def initial(self) -> Tensor:
-        return torch.where(self.upper > -self.lower, self.highest, self.lowest)
+        return _negative(-self.lower - self.upper).clamp(self.lowest, self.highest)
 
-    def clamp(self, parameters: Tensor) -> Tensor:
-        return parameters.clamp(self.lowest, self.highest)
+    @property
+    def parameter_range(self) -> tuple[Tensor, Tensor]:
+        return self.lowest, self.highest
 
     def line(self, t: Tensor, parameters: Tensor) -> Line:
-        falling = t < 0
-        slope = torch.where(falling, self.chord, parameters)
-        return Line(slope, lambda: torch.where(falling, self.intercept, 0.0), 0.0)
+        falling = _negative(t)
+        slope = torch.lerp(parameters, self.chord, falling)
+        return Line(slope, lambda: falling * self.intercept, 0.0)
 
     def value(self, t: Tensor, line: Line) -> Tensor:
         return (t.clamp(max=0) @ self.intercept.mT)[..., 0]
 
-    def gradient(self, t: Tensor, gap: Tensor) -> Tensor:
-        return t.clamp(min=0).mul_(gap)
+    def gradient(self, t: Tensor, gap: Tensor, out: Tensor) -> None:
+        torch.mul(t.clamp(min=0), gap, out=out)
 
 
 class Relu(Activation):
@@ -61,9 +85,13 @@ class Relu(Activation):
         return ReluHull(lower, upper)
 
     def minimise(self, t: Tensor, rho: Tensor, lower: Tensor, upper: Tensor) -> Tensor:
-        points = torch.stack(torch.broadcast_tensors(lower, upper, torch.zeros_like(t).clamp(lower, upper)))
-        values = t * points.relu() - rho * points
-        return points.gather(0, values.argmin(dim=0, keepdim=True)).squeeze(0)
+        inner = torch.zeros_like(lower).clamp(lower, upper)
+        best, least = lower, t * lower.relu() - rho * lower
+        for point in (inner, upper):
+            value = t * point.relu() - rho * point
+            gain = _negative(value - least)
+            best, least = torch.lerp(best, point, gain), torch.minimum(value, least)
+        return best
 
     def split_point(self, lower: Tensor, upper: Tensor) -> Tensor:
         return torch.where(strictly_inside(0.0, lower, upper), 0.0, torch.nan)
@@ -71,7 +99,11 @@ class Relu(Activation):
     def split_scores(
         self, t: Tensor, line: Line, z: Tensor, bias: Tensor, lower: Tensor, upper: Tensor
     ) -> Tensor:
-        freed = -t * line.intercept
-        active, inactive = bias * t * (1 - line.slope), -bias * t * line.slope
-        score = torch.maximum(active, inactive) + freed
-        return torch.where(strictly_inside(0.0, lower, upper), score.abs(), -torch.inf)
+        inactive = bias * t * line.slope  # what the bound loses
+        active = bias * t - inactive
+        score = torch.maximum(active, -inactive).sub_(t * line.intercept)
+        return score.abs_().add_(_unless_unstable(lower, upper))
+
+    def relaxation_loss(self, t: Tensor, line: Line, z: Tensor, lower: Tensor, upper: Tensor) -> Tensor:
+        gap = t * (z.relu() - line.slope * z - line.intercept)
+        return gap.clamp_(min=0).add_(_unless_unstable(lower, upper))

@@ -1,0 +1,259 @@
+"""The driver that all iterative bounders share: climb, remember the best, let go of what is refuted.
+
+A bounder brings any dual state into its own domain (where q is no less) and makes steps; the driver evaluates, keeps the
+best point of every objective, so that the result is never worse than the start, and drops subproblems as soon as all
+of their objectives exceed the target. What it returns is a dual state: evaluating it gives the bound again.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
+from torch.optim.adam import adam
+
+from verify.bounders.dual import DualProblem, Supergradient
+from verify.deadline import Deadline
+from verify.state import DualState
+
+Observer = Callable[[int, Tensor], None]  # is told the best bounds after every iteration
+
+
+@dataclass(frozen=True)
+class Ascended:
+    """The best dual point found for every objective, its value, and the primal minimiser of the last sweep."""
+
+    bound: Float[Tensor, "batch objectives"]
+    state: DualState
+    minimiser: Float[Tensor, "batch objectives inputs"]
+    iterations: int = 0
+
+
+class Climber(ABC):
+    """A climb in progress: the problem of the rows still climbing and their current point."""
+
+    problem: DualProblem
+    state: DualState
+
+    @abstractmethod
+    def look(self) -> tuple[Float[Tensor, "batch objectives"], Float[Tensor, "batch objectives inputs"]]:
+        """q at the current point and the inputs' minimiser there."""
+
+    @abstractmethod
+    def advance(self, count: int) -> None:
+        """The `count`-th step, from the point last looked at."""
+
+    @abstractmethod
+    def select(self, rows: Tensor) -> Climber:
+        """The climb of the given subproblems alone, from the point last looked at."""
+
+
+class Bounder(ABC):
+    """A way to climb. Subclasses are frozen dataclasses of their settings."""
+
+    iterations: int
+
+    @abstractmethod
+    def start(self, problem: DualProblem, state: DualState) -> Climber:
+        """A climb from a valid state, whose own domain's point there is no looser."""
+
+    def ascend(
+        self, problem: DualProblem, state: DualState, target: float = torch.inf, deadline: Deadline | None = None,
+        enough: Deadline | None = None, observe: Observer | None = None,
+    ) -> Ascended:  # fmt: skip
+        """Climbs until every objective's bound exceeds `target`, the iterations are used up, or `enough` has passed.
+
+        Raises OutOfTimeError when the deadline passes.
+        """
+        climber = self.start(problem, problem.clamp(state))
+        run = _Run(climber, target, deadline or Deadline(), enough or Deadline(), observe)
+        return run.climb(self.iterations)
+
+
+class _Run:
+    """One climb of a batch: the best points, and the rows that still climb."""
+
+    def __init__(
+        self, climber: Climber, target: float, deadline: Deadline, enough: Deadline, observe: Observer | None
+    ) -> None:
+        self.climber, self.target, self.deadline, self.enough = climber, target, deadline, enough
+        self.observe = observe
+        problem, state = climber.problem, climber.state
+        shape, like = (problem.batch, problem.objectives), problem.bounds.lower
+        self.bound = like.new_full(shape, -torch.inf)
+        self.best = DualState(*(part.clone() for part in vars(state).values()))
+        self.minimiser = like.new_zeros(*shape, problem.network.inputs)
+        self.rows = torch.arange(problem.batch, device=like.device)
+        self.period = 1 if like.device.type == "cpu" else 8  # asking a GPU how far it is makes it wait
+
+    def climb(self, iterations: int) -> Ascended:
+        """Alternates looks and steps; after the last step only q is evaluated."""
+        count = 0
+        while count < iterations and self.enough.remaining > 0:
+            self.deadline.check()
+            self.keep(*self.climber.look())
+            self.tell(count)
+            if count % self.period == 0 and self.drop_refuted():
+                break
+            count += 1
+            self.climber.advance(count)
+        if len(self.rows):
+            found = self.climber.problem.evaluate(self.climber.state)
+            self.keep(found.bound, self.climber.problem.input_minimiser(found.input_cotangent))
+            self.tell(count)
+        return Ascended(self.bound, self.best, self.minimiser, count)
+
+    def tell(self, count: int) -> None:
+        """Reports to whoever watches."""
+        if self.observe is not None:
+            self.observe(count, self.bound)
+
+    def keep(self, bound: Tensor, minimiser: Tensor) -> None:
+        """Remembers the points that are better than anything before, row by row."""
+        state = self.climber.state
+        if len(self.rows) == self.bound.shape[0]:
+            better = bound > self.bound
+            self.minimiser = minimiser
+            self.best = _better(better, state, self.best)
+            self.bound = torch.where(better, bound, self.bound)
+            return
+        before = self.best.select(self.rows)
+        better = bound > self.bound[self.rows]
+        self.bound[self.rows] = torch.where(better, bound, self.bound[self.rows])
+        self.minimiser[self.rows] = minimiser
+        for name, part in vars(_better(better, state, before)).items():
+            getattr(self.best, name)[self.rows] = part
+
+    def drop_refuted(self) -> bool:
+        """Lets refuted rows go once they are worth a smaller batch; whether none is left."""
+        done = (self.bound[self.rows] > self.target).all(dim=1)
+        finished = int(done.sum())
+        if finished < len(self.rows) and finished <= 0.25 * len(self.rows):
+            return False
+        # What climbs on must not share memory with the best points, which are written row by row from now on.
+        self.best = DualState(*(part.clone() for part in vars(self.best).values()))
+        self.minimiser = self.minimiser.clone()
+        kept = (~done).nonzero()[:, 0]
+        self.rows = self.rows[kept]
+        if len(kept):
+            self.climber = self.climber.select(kept)
+        return not len(kept)
+
+
+def _better(better: Bool[Tensor, "batch objectives"], new: DualState, old: DualState) -> DualState:
+    """Each objective's better state. (On a CPU a look at the mask is free, and mostly all rows climb.)"""
+    if better.device.type == "cpu":
+        if bool(better.all()):
+            return new
+        if not bool(better.any()):
+            return old
+    mask = better[..., None]
+    return DualState(*(torch.where(mask, a, b) for a, b in zip(vars(new).values(), vars(old).values(), strict=True)))
+
+
+class Moments:
+    """Adam's running averages of one tensor (Kingma and Ba 2015), stepped by torch's fused kernel."""
+
+    def __init__(self, mean: Tensor, square: Tensor) -> None:
+        self.mean, self.square = mean, square
+
+    @classmethod
+    def like(cls, tensor: Tensor) -> Moments:
+        return cls(torch.zeros_like(tensor), torch.zeros_like(tensor))
+
+    def step(self, gradient: Tensor, count: int, size: float) -> Tensor:
+        """The `count`-th step of an ascent: normalised, times `size`."""
+        step = torch.zeros_like(gradient)
+        if not step.numel():
+            return step
+        done = torch.tensor(float(count), device=gradient.device)
+        adam(
+            [step], [gradient], [self.mean], [self.square], [], [done - 1], fused=True, amsgrad=False, beta1=0.9,
+            beta2=0.99, lr=size, weight_decay=0.0, eps=1e-12, maximize=True,
+        )  # fmt: skip
+        return step
+
+    def select(self, rows: Tensor) -> Moments:
+        return Moments(self.mean[rows], self.square[rows])
+
+
+def stepped_weights(weights: Tensor, direction: Tensor, size: float) -> Tensor:
+    """Row weights moved multiplicatively along their supergradient (`clamp` brings them back onto the simplex)."""
+    if weights.shape[2] == 1:
+        return weights
+    spread = direction - direction.mean(2, keepdim=True)
+    spread = spread / spread.abs().amax(2, keepdim=True).clamp(min=1e-12)
+    return (weights + 1e-6) * torch.exp(2 * size * spread)
+
+
+@dataclass
+class GradientClimber(Climber):
+    """Adam on every free variable of the state, each in its own unit.
+
+    Slopes step in the units of their ranges; multipliers in units of the cotangents beside them.
+    """
+
+    problem: DualProblem
+    state: DualState
+    units: DualState  # of the multipliers' steps
+    slopes: Moments
+    cuts: Moments
+    multipliers: Moments
+    posts: Moments
+    step: float
+    decay: float
+    multiplier_step: float
+    found: Supergradient | None = None
+
+    @classmethod
+    def begin(
+        cls, problem: DualProblem, state: DualState, step: float, decay: float, multiplier_step: float = 0.0
+    ) -> GradientClimber:
+        """A climb from `state`; multipliers start at `multiplier_step` units."""
+        moments = (
+            Moments.like(getattr(state, name))
+            for name in ("parameters", "cut_multipliers", "multipliers", "post_multipliers")
+        )
+        return cls(problem, state, problem.units(state), *moments, step, decay, multiplier_step)
+
+    def look(self) -> tuple[Tensor, Tensor]:
+        self.found = self.problem.supergradient(self.state, self.problem.backward(self.state))
+        return self.found.bound, self.found.minimiser
+
+    def advance(self, count: int) -> None:
+        assert self.found is not None
+        direction, state, units = self.found.state, self.state, self.units
+        size = self.step * self.decay ** (count - 1)
+        parameters = self.slopes.step(direction.parameters, count, size)
+        if parameters.shape[2] and self.problem.spans is not None:
+            parameters.mul_(self.problem.spans)
+        cuts = self.cuts.step(direction.cut_multipliers, count, size).mul_(self.found.cut_scales)
+        size = self.multiplier_step * self.decay ** (count - 1)
+        multipliers = self.multipliers.step(direction.multipliers, count, size).mul_(units.multipliers)
+        posts = self.posts.step(direction.post_multipliers, count, size).mul_(units.post_multipliers)
+        self.state = self.problem.clamp(
+            DualState(
+                parameters.add_(state.parameters),
+                stepped_weights(state.row_weights, direction.row_weights, size or self.step),
+                cuts.add_(state.cut_multipliers),
+                multipliers.add_(state.multipliers),
+                posts.add_(state.post_multipliers),
+            )
+        )
+
+    def select(self, rows: Tensor) -> GradientClimber:
+        found = self.found
+        if found is not None:
+            found = replace(
+                found, state=found.state.select(rows), bound=found.bound[rows], cut_scales=found.cut_scales[rows],
+                minimiser=found.minimiser[rows], pre_activations={},
+            )  # fmt: skip
+        moments = (m.select(rows) for m in (self.slopes, self.cuts, self.multipliers, self.posts))
+        return GradientClimber(
+            self.problem.select(rows), self.state.select(rows), self.units.select(rows), *moments, self.step, self.decay,
+            self.multiplier_step, found,
+        )  # fmt: skip

@@ -1,0 +1,44 @@
+"""Supergradient ascent on free multipliers: Bunel et al. 2020, and the older relaxation of Dvijotham et al. 2018.
+
+Every pre-activation has its own multiplier, tied to no cotangent, so all layers' supergradients are independent. That dual
+is worse conditioned than the restricted domain, where a slope moves everything before it in proportion, and takes
+some hundred iterations where that takes five; its optimum is the relaxation's own.
+
+Steps are in units of the cotangents at the start (each neuron's, at least the layer's mean), because their sizes differ by
+orders of magnitude between networks and layers.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from verify.bounders.ascent import Bounder, Climber, GradientClimber
+from verify.bounders.dual import DualProblem
+from verify.state import DualState
+
+
+@dataclass(frozen=True)
+class SupergradientAscent(Bounder):
+    """Adam on `rho`; the step falls geometrically from `first` to `last`."""
+
+    iterations: int = 200
+    first: float = 0.05
+    last: float = 0.001
+
+    def start(self, problem: DualProblem, state: DualState) -> Climber:
+        return self._climber(problem, problem.decoupled(state))
+
+    def _climber(self, problem: DualProblem, state: DualState) -> Climber:
+        decay = (self.last / self.first) ** (1 / max(1, self.iterations - 1))
+        return GradientClimber.begin(problem, state, self.first, decay, self.first)
+
+
+@dataclass(frozen=True)
+class Dvijotham(SupergradientAscent):
+    """The same steps on the relaxation with multipliers on both equalities of a layer, z = A(x) and x = sigma(z).
+
+    Its optimum is the same, its bounds on the way are looser: a layer's outputs range over their whole box.
+    """
+
+    def start(self, problem: DualProblem, state: DualState) -> Climber:
+        return self._climber(problem, problem.decoupled(state, posts=True))

@@ -1,0 +1,208 @@
+"""Proximal ascent (Bunel et al. 2020, section 4.2): the method of multipliers on the decomposition.
+
+The Lagrangian is augmented by `sum_k w_k |r_k|^2 / 2`, where `r_k = A_k(x) + b_k - z_k` is how far the two copies of layer
+k's pre-activations are apart. Its primal, over the input box and every activation's convex hull, is minimised a block
+(a layer) at a time by Frank-Wolfe steps: the oracle gives the vertex, and along a line the objective is a parabola, so the
+step is known in closed form. Then `rho_k += w_k r_k`, with momentum.
+
+Stepping backwards through the layers, one sweep of transposed maps serves all vertices. On a network that branches a
+vertex may be chosen by a cotangent that an earlier block of the same sweep has changed; the step along it is exact all the
+same, because it is measured on the current residuals.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from verify.bounders.ascent import Bounder, Climber, stepped_weights
+from verify.bounders.dual import DualProblem, join, pull
+from verify.network.affine import Affine
+from verify.network.graph import Layer
+from verify.state import DualState
+
+Values = dict[int, Tensor]  # by node, [batch, objectives, size]
+_INPUT = 0
+
+
+@dataclass(frozen=True)
+class Proximal(Bounder):
+    """`iterations` updates of the multipliers, with `inner` rounds of Frank-Wolfe before each.
+
+    `first` to `last`: the proximal weight's schedule, in units of the cotangents' size over the intervals' width.
+    """
+
+    iterations: int = 200
+    inner: int = 2
+    first: float = 0.1
+    last: float = 0.02
+    momentum: float = 0.3
+
+    def start(self, problem: DualProblem, state: DualState) -> Climber:
+        return ProximalClimber.begin(self, problem, problem.decoupled(state))
+
+
+class ProximalClimber(Climber):
+    """Multipliers, and the primal point that goes with them: outputs by node, pre-activations and residuals by layer."""
+
+    def __init__(
+        self, method: Proximal, problem: DualProblem, state: DualState, velocity: Tensor, scales: Values, posts: Values,
+        pres: Values, residuals: Values,
+    ) -> None:  # fmt: skip
+        self.method, self.problem, self.state = method, problem, state
+        self.velocity, self.scales = velocity, scales
+        self.posts, self.pres, self.residuals = posts, pres, residuals
+        self.weight = method.first
+
+    @classmethod
+    def begin(cls, method: Proximal, problem: DualProblem, state: DualState) -> ProximalClimber:
+        """From the Lagrangian's own minimisers at `state`, which has multipliers alone."""
+        sweep = problem.backward(state)
+        posts = {_INPUT: problem.input_minimiser(sweep.input_cotangent)}
+        pres: Values = {}
+        for node, support in sweep.supports.items():
+            assert support.post is not None and isinstance(support.touch, Tensor)
+            posts[node], pres[node] = support.post, support.touch
+        made = cls(method, problem, state, torch.zeros_like(state.multipliers), _scales(problem, state), posts, pres, {})
+        reached = made._values(posts)
+        made.residuals = {
+            layer.node: reached[layer.pre_node].reshape(pres[layer.node].shape) - pres[layer.node]
+            for layer in problem.layers
+        }
+        return made
+
+    def look(self) -> tuple[Tensor, Tensor]:
+        found = self.problem.evaluate(self.state)
+        return found.bound, self.problem.input_minimiser(found.input_cotangent)
+
+    def advance(self, count: int) -> None:
+        method, state = self.method, self.state
+        share = (count - 1) / max(1, method.iterations - 1)
+        self.weight = method.first * (method.last / method.first) ** share
+        for _ in range(method.inner):
+            self._round()
+        self.velocity = self.velocity * method.momentum
+        for layer in self.problem.layers:
+            scaled = self.weight * self.scales[layer.node] * self.residuals[layer.node]
+            self.velocity[..., self.problem.place(layer)] += scaled
+        weights = state.row_weights
+        if self.problem.rows > 1:
+            output = self._values(self.posts)[self.problem.node]
+            weights = stepped_weights(weights, self.problem.row_values(output, self.posts[_INPUT]), 0.1)
+        self.state = self.problem.clamp(
+            replace(state, multipliers=state.multipliers + self.velocity, row_weights=weights)
+        )
+
+    def _round(self) -> None:
+        """One Frank-Wolfe step for every block, from the last layer to the input."""
+        problem, network = self.problem, self.problem.network
+        start, straight = problem.weighted_objective(self.state)
+        flat = problem.batch * problem.objectives
+        pending = {problem.node: start.reshape(flat, *network.nodes[problem.node].shape)}
+        if straight is not None:
+            join(pending, _INPUT, straight.reshape(flat, *network.nodes[_INPUT].shape))
+        for index in range(problem.node, -1, -1):
+            cotangent = pending.pop(index, None)
+            if cotangent is None:
+                continue
+            node, t = network.nodes[index], cotangent.reshape(problem.batch, problem.objectives, -1)
+            if index == _INPUT:
+                self._step(_INPUT, problem.input_minimiser(t), None)
+            elif isinstance(node.operator, Affine):
+                pull(node, cotangent, pending)
+            else:
+                layer = network.layer_of_node[index]
+                touch = problem.minimiser(layer, t, self._augmented(layer))
+                self._step(index, layer.activation.forward(touch), touch)
+                rho = self._augmented(layer)
+                join(pending, layer.pre_node, rho.reshape(flat, *network.nodes[layer.pre_node].shape))
+
+    def _augmented(self, layer: Layer) -> Tensor:
+        """The augmented Lagrangian's multipliers: `rho_k + w_k r_k`."""
+        rho = self.state.multipliers[..., self.problem.place(layer)]
+        return rho + self.weight * self.scales[layer.node] * self.residuals[layer.node]
+
+    def _step(self, node: int, post: Tensor, touch: Tensor | None) -> None:
+        """The best step of one block towards a vertex: the minimum of a parabola."""
+        change = post - self.posts[node]
+        shifts, slope = self._shifts(node, change)
+        move = None if touch is None else touch - self.pres[node]
+        if move is not None:
+            shifts[node] = -move
+        curvature = torch.zeros_like(slope)
+        for layer in self.problem.layers:
+            if layer.node in shifts:
+                shift = shifts[layer.node]
+                slope = slope + (self._augmented(layer) * shift).sum(2)
+                curvature += self.weight * self.scales[layer.node][..., 0] * shift.square().sum(2)
+        size = (-slope / curvature.clamp(min=1e-30)).nan_to_num(nan=0.0).clamp(0, 1)[..., None]
+        self.posts[node] = self.posts[node] + size * change
+        if move is not None:
+            self.pres[node] = self.pres[node] + size * move
+        for place, shift in shifts.items():
+            self.residuals[place] = self.residuals[place] + size * shift
+
+    def _shifts(self, node: int, change: Tensor) -> tuple[Values, Tensor]:
+        """How a change of a node's output moves the residuals behind it, and the objective."""
+        reached = self._moves(node, change)
+        shifts = {
+            layer.node: reached[layer.pre_node].reshape(*change.shape[:2], -1)
+            for layer in self.problem.layers
+            if layer.pre_node in reached
+        }
+        start, straight = self.problem.weighted_objective(self.state)
+        slope = change.new_zeros(change.shape[:2])
+        if self.problem.node in reached:
+            slope = slope + (start * reached[self.problem.node].reshape(start.shape)).sum(2)
+        if node == _INPUT and straight is not None:
+            slope = slope + (straight * change).sum(2)
+        return shifts, slope
+
+    def _values(self, sources: Values) -> Values:
+        """The values of all affine nodes, given those of the input and of all activations."""
+        network, flat = self.problem.network, self.problem.batch * self.problem.objectives
+        values = {i: value.reshape(flat, *network.nodes[i].shape) for i, value in sources.items()}
+        for index in sorted(network.ancestors[self.problem.node] - values.keys()):
+            node = network.nodes[index]
+            values[index] = network.apply(node, [values[operand] for operand in node.operands])
+        return values
+
+    def _moves(self, source: int, change: Tensor) -> Values:
+        """The changes of all affine nodes that a change of one value reaches without passing an activation."""
+        network = self.problem.network
+        flat = change.flatten(0, 1)
+        moves = {source: flat.reshape(-1, *network.nodes[source].shape)}
+        for index in sorted(network.ancestors[self.problem.node]):
+            node = network.nodes[index]
+            if index <= source or not isinstance(node.operator, Affine) or moves.keys().isdisjoint(node.operands):
+                continue
+            shapes = [network.nodes[operand].shape for operand in node.operands]
+            zeros = [flat.new_zeros(1, *shape) for shape in shapes]
+            operands = [
+                moves[i] if i in moves else flat.new_zeros(len(flat), *shape)
+                for i, shape in zip(node.operands, shapes, strict=True)
+            ]
+            moves[index] = node.operator.forward(*operands) - node.operator.forward(*zeros)
+        return moves
+
+    def select(self, rows: Tensor) -> ProximalClimber:
+        parts = (
+            {node: value[rows] for node, value in part.items()}
+            for part in (self.scales, self.posts, self.pres, self.residuals)
+        )
+        return ProximalClimber(
+            self.method, self.problem.select(rows), self.state.select(rows), self.velocity[rows], *parts
+        )
+
+
+def _scales(problem: DualProblem, state: DualState) -> Values:
+    """Per layer [batch, objectives, 1]: a multiplier's size over a residual's, the unit of the proximal weight."""
+    units, scales = problem.units(state).multipliers, {}
+    for layer in problem.layers:
+        width = (problem.bounds.upper - problem.bounds.lower)[:, None, layer.variables]
+        unit = units[..., problem.place(layer)].square().mean(2, keepdim=True).sqrt()
+        scale = unit / width.square().mean(2, keepdim=True).sqrt()
+        scales[layer.node] = scale.nan_to_num(nan=0.0, posinf=0.0)
+    return scales
