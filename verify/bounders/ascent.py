@@ -25,7 +25,10 @@ Observer = Callable[[int, Tensor], None]  # is told the best bounds after every 
 
 @dataclass(frozen=True)
 class Ascended:
-    """The best dual point found for every objective, its value, and the primal minimiser of the last sweep."""
+    """The best dual point found for every objective, its value, and the input's minimiser where the climb ended.
+
+    (No minimiser, zeros, for subproblems that were dropped because all their objectives exceeded the target.)
+    """
 
     bound: Float[Tensor, "batch objectives"]
     state: DualState
@@ -40,8 +43,8 @@ class Climber(ABC):
     state: DualState
 
     @abstractmethod
-    def look(self) -> tuple[Float[Tensor, "batch objectives"], Float[Tensor, "batch objectives inputs"]]:
-        """q at the current point and the inputs' minimiser there."""
+    def look(self) -> Float[Tensor, "batch objectives"]:
+        """q at the current point."""
 
     @abstractmethod
     def advance(self, count: int) -> None:
@@ -95,7 +98,7 @@ class _Run:
         count = 0
         while count < iterations and self.enough.remaining > 0:
             self.deadline.check()
-            self.keep(*self.climber.look())
+            self.keep(self.climber.look())
             self.tell(count)
             if count % self.period == 0 and self.drop_refuted():
                 break
@@ -103,7 +106,8 @@ class _Run:
             self.climber.advance(count)
         if len(self.rows):
             found = self.climber.problem.evaluate(self.climber.state)
-            self.keep(found.bound, self.climber.problem.input_minimiser(found.input_cotangent))
+            self.keep(found.bound)
+            self.minimiser[self.rows] = self.climber.problem.input_minimiser(found.input_cotangent)
             self.tell(count)
         return Ascended(self.bound, self.best, self.minimiser, count)
 
@@ -112,19 +116,17 @@ class _Run:
         if self.observe is not None:
             self.observe(count, self.bound)
 
-    def keep(self, bound: Tensor, minimiser: Tensor) -> None:
+    def keep(self, bound: Tensor) -> None:
         """Remembers the points that are better than anything before, row by row."""
         state = self.climber.state
         if len(self.rows) == self.bound.shape[0]:
             better = bound > self.bound
-            self.minimiser = minimiser
             self.best = _better(better, state, self.best)
             self.bound = torch.where(better, bound, self.bound)
             return
         before = self.best.select(self.rows)
         better = bound > self.bound[self.rows]
         self.bound[self.rows] = torch.where(better, bound, self.bound[self.rows])
-        self.minimiser[self.rows] = minimiser
         for name, part in vars(_better(better, state, before)).items():
             getattr(self.best, name)[self.rows] = part
 
@@ -136,7 +138,6 @@ class _Run:
             return False
         # What climbs on must not share memory with the best points, which are written row by row from now on.
         self.best = DualState(*(part.clone() for part in vars(self.best).values()))
-        self.minimiser = self.minimiser.clone()
         kept = (~done).nonzero()[:, 0]
         self.rows = self.rows[kept]
         if len(kept):
@@ -165,17 +166,17 @@ class Moments:
     def like(cls, tensor: Tensor) -> Moments:
         return cls(torch.zeros_like(tensor), torch.zeros_like(tensor))
 
-    def step(self, gradient: Tensor, count: int, size: float) -> Tensor:
-        """The `count`-th step of an ascent: normalised, times `size`."""
-        step = torch.zeros_like(gradient)
-        if not step.numel():
-            return step
+    def step(self, start: Tensor, gradient: Tensor, count: int, size: float, unit: Tensor | None = None) -> Tensor:
+        """`start` after the `count`-th step of an ascent: normalised, times `size` and `unit`."""
+        if not start.numel():
+            return start
+        step = start.clone(memory_format=torch.contiguous_format) if unit is None else torch.zeros_like(gradient)
         done = torch.tensor(float(count), device=gradient.device)
         adam(
             [step], [gradient], [self.mean], [self.square], [], [done - 1], fused=True, amsgrad=False, beta1=0.9,
             beta2=0.99, lr=size, weight_decay=0.0, eps=1e-12, maximize=True,
         )  # fmt: skip
-        return step
+        return step if unit is None else step.mul_(unit).add_(start)
 
     def select(self, rows: Tensor) -> Moments:
         return Moments(self.mean[rows], self.square[rows])
@@ -220,28 +221,26 @@ class GradientClimber(Climber):
         )
         return cls(problem, state, problem.units(state), *moments, step, decay, multiplier_step)
 
-    def look(self) -> tuple[Tensor, Tensor]:
+    def look(self) -> Tensor:
         self.found = self.problem.supergradient(self.state, self.problem.backward(self.state))
-        return self.found.bound, self.found.minimiser
+        return self.found.bound
 
     def advance(self, count: int) -> None:
         assert self.found is not None
         direction, state, units = self.found.state, self.state, self.units
         size = self.step * self.decay ** (count - 1)
-        parameters = self.slopes.step(direction.parameters, count, size)
-        if parameters.shape[2] and self.problem.spans is not None:
-            parameters.mul_(self.problem.spans)
-        cuts = self.cuts.step(direction.cut_multipliers, count, size).mul_(self.found.cut_scales)
-        size = self.multiplier_step * self.decay ** (count - 1)
-        multipliers = self.multipliers.step(direction.multipliers, count, size).mul_(units.multipliers)
-        posts = self.posts.step(direction.post_multipliers, count, size).mul_(units.post_multipliers)
+        other = self.multiplier_step * self.decay ** (count - 1)
         self.state = self.problem.clamp(
             DualState(
-                parameters.add_(state.parameters),
-                stepped_weights(state.row_weights, direction.row_weights, size or self.step),
-                cuts.add_(state.cut_multipliers),
-                multipliers.add_(state.multipliers),
-                posts.add_(state.post_multipliers),
+                self.slopes.step(state.parameters, direction.parameters, count, size, self.problem.spans),
+                stepped_weights(state.row_weights, direction.row_weights, other or size),
+                self.cuts.step(
+                    state.cut_multipliers, direction.cut_multipliers, count, size, self.found.cut_scales
+                ),
+                self.multipliers.step(state.multipliers, direction.multipliers, count, other, units.multipliers),
+                self.posts.step(
+                    state.post_multipliers, direction.post_multipliers, count, other, units.post_multipliers
+                ),
             )
         )
 
@@ -250,7 +249,7 @@ class GradientClimber(Climber):
         if found is not None:
             found = replace(
                 found, state=found.state.select(rows), bound=found.bound[rows], cut_scales=found.cut_scales[rows],
-                minimiser=found.minimiser[rows], pre_activations={},
+                pre_activations={},
             )  # fmt: skip
         moments = (m.select(rows) for m in (self.slopes, self.cuts, self.multipliers, self.posts))
         return GradientClimber(

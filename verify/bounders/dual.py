@@ -88,7 +88,6 @@ class Supergradient:
     cut_scales: Float[
         Tensor, "batch objectives depth"
     ]  # the unit of each cut's multiplier: the cotangents' size there
-    minimiser: Float[Tensor, "batch objectives inputs"]
     pre_activations: dict[int, Float[Tensor, "batch objectives pre"]]  # by layer's node
 
 
@@ -477,9 +476,14 @@ class DualProblem:
         inputs = slice(0, self.network.inputs)
         return self.bounds.lower[:, None, inputs], self.bounds.upper[:, None, inputs]
 
-    def _input_minimum(self, t0: Tensor) -> Tensor:
+    @cached_property
+    def _input_ball(self) -> tuple[Tensor, Tensor]:
+        """Centre and radius of the input box."""
         lower, upper = self._input_box()
-        centre, radius = (lower + upper) / 2, (upper - lower) / 2
+        return (lower + upper) / 2, (upper - lower) / 2
+
+    def _input_minimum(self, t0: Tensor) -> Tensor:
+        centre, radius = self._input_ball
         return (t0 @ centre.mT - t0.abs() @ radius.mT)[..., 0]
 
     def _charge_objective(self, account: _Account, state: DualState, magnitudes: dict[int, Tensor]) -> None:
@@ -495,7 +499,7 @@ class DualProblem:
         account.charge_size((state.row_weights * self.objective.thresholds.abs()).sum(2))
 
     def input_minimiser(self, t0: Float[Tensor, "batch objectives inputs"]) -> Tensor:
-        """Where the input's part of the Lagrangian has its minimum."""
+        """The corner of the input box where its part of the Lagrangian has its minimum."""
         lower, upper = self._input_box()
         falling = t0.sign().clamp_(max=0).abs_()
         return torch.lerp(lower.expand_as(falling), upper.expand_as(falling), falling)
@@ -507,9 +511,13 @@ class DualProblem:
         times its supergradient.
         """
         flat = self.batch * self.objectives
-        minimiser = self.input_minimiser(sweep.input_cotangent)
+        minimiser = torch.addcmul(*self._input_ball, sweep.input_cotangent.sign(), value=-1)
         values: dict[int, Tensor] = {0: minimiser.reshape(flat, *self.network.nodes[0].shape)}
-        gradient = DualState(*(torch.zeros_like(part) for part in vars(state).values()))
+        whole = len(sweep.supports) == len(self.network.layers)  # then every entry is written below
+        gradient = DualState(
+            *(torch.empty_like(part) if whole else torch.zeros_like(part) for part in vars(state).values())
+        )
+        gradient.cut_multipliers.zero_()
         cut_scales = torch.zeros_like(state.cut_multipliers)
         pre_activations: dict[int, Tensor] = {}
         for index in sorted(self.network.ancestors[self.node] - {0}):
@@ -539,7 +547,7 @@ class DualProblem:
         for multiplier in ("cut_multipliers", "multipliers", "post_multipliers"):
             if getattr(state, multiplier).shape[2]:
                 bound = bound + (getattr(state, multiplier) * getattr(gradient, multiplier)).sum(2)
-        return Supergradient(gradient, bound, cut_scales, minimiser, pre_activations)
+        return Supergradient(gradient, bound, cut_scales, pre_activations)
 
     def _differentiate(self, layer: Layer, support: Support, z: Tensor, gradient: DualState) -> None:
         """The supergradients of a layer's slopes and multipliers."""

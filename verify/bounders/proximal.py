@@ -73,9 +73,8 @@ class ProximalClimber(Climber):
         }
         return made
 
-    def look(self) -> tuple[Tensor, Tensor]:
-        found = self.problem.evaluate(self.state)
-        return found.bound, self.problem.input_minimiser(found.input_cotangent)
+    def look(self) -> Tensor:
+        return self.problem.evaluate(self.state).bound
 
     def advance(self, count: int) -> None:
         method, state = self.method, self.state

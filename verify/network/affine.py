@@ -179,13 +179,21 @@ class Convolution(Affine):
         return phases.reshape(channels * stride * stride, outputs, *taps).contiguous()
 
     def _sub_pixel(self, cotangent: Tensor, phases: Tensor) -> Tensor:
-        taps = phases.shape[2:]
+        """Every phase's pixels straight into the operand's shape, padding left out."""
+        stride, taps, (height, width) = self.stride[0], phases.shape[2:], self.input_shape[-2:]
         full = functional.conv2d(cotangent, phases, padding=(taps[0] - 1, taps[1] - 1))
-        image = functional.pixel_shuffle(full, self.stride[0])
-        (height, width), (top, left) = self.input_shape[-2:], self.padding
-        return functional.pad(
-            image, (-left, width + left - image.shape[3], -top, height + top - image.shape[2])
-        )
+        rows, columns = full.shape[2:]
+        full = full.reshape(full.shape[0], -1, stride, stride, rows, columns)
+        image = full.new_zeros(full.shape[0], full.shape[1], height, width)
+        for a in range(stride):
+            top, first_row = (a - self.padding[0]) % stride, -((a - self.padding[0]) // stride)
+            count = min(rows - first_row, -(-(height - top) // stride))
+            for b in range(stride):
+                left, first = (b - self.padding[1]) % stride, -((b - self.padding[1]) // stride)
+                wide = min(columns - first, -(-(width - left) // stride))
+                part = full[:, :, a, b, first_row : first_row + count, first : first + wide]
+                image[:, :, top : top + stride * count : stride, left : left + stride * wide : stride] = part
+        return image
 
     def absolute(self) -> Convolution:
         return replace(self, weight=self.weight.abs(), bias=None, bias_size=None)
