@@ -181,10 +181,8 @@ class Builder:
         return self.affine(operator, x, shape=(*x.shape[:-1], weight.shape[0]))
 
     def convolution(self, x: Value, operator: Convolution) -> Value:
-        """A convolution; its output shape is found without computing it."""
-        bare = replace(operator, weight=operator.weight.to("meta"), bias=None)
-        shape = tuple(bare.forward(torch.zeros(1, *x.shape, dtype=torch.float64, device="meta")).shape[1:])
-        return self.affine(operator, x, shape=shape)
+        """A convolution of a value of its `input_shape`."""
+        return self.affine(operator, x, shape=operator.output_shape)
 
     def product(self, a: Value, b: Value) -> Value:
         """The product of two variables: both factors side by side in one vector (see product.py)."""

@@ -20,6 +20,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass, field, fields, replace
 from functools import cached_property
+from typing import Any
 
 import torch
 from jaxtyping import Float
@@ -116,6 +117,21 @@ class Convolution(Affine):
     def _rank(self) -> int:
         return self.weight.dim() - 2
 
+    @property
+    def output_shape(self) -> Shape:
+        """The sample shape of the value."""
+        lead, sizes = self.input_shape[: -1 - self._rank], self.input_shape[-self._rank :]
+        geometry = zip(self.stride, self.padding, self.dilation, self.weight.shape[2:], strict=True)
+        if self.transposed:
+            extra = self.output_padding or (0,) * self._rank
+            full = [
+                (n - 1) * s - 2 * p + d * (k - 1) + 1 + e
+                for n, e, (s, p, d, k) in zip(sizes, extra, geometry, strict=True)
+            ]
+            return (*lead, self.weight.shape[1] * self.groups, *full)
+        full = [(n + 2 * p - d * (k - 1) - 1) // s + 1 for n, (s, p, d, k) in zip(sizes, geometry, strict=True)]
+        return (*lead, self.weight.shape[0], *full)
+
     def _merged(self, tensor: Tensor) -> Tensor:
         return tensor.reshape(-1, *tensor.shape[-1 - self._rank :])
 
@@ -139,6 +155,9 @@ class Convolution(Affine):
         return tuple(full - ((n - 1) * s - 2 * p + d * (k - 1) + 1) for full, n, s, p, d, k in sizes)
 
     def forward(self, *operands: Tensor) -> Tensor:
+        if operands[0].requires_grad and torch.is_grad_enabled() and not self.transposed:
+            found: Tensor = _Differentiable.apply(operands[0], self)
+            return found
         merged = self._merged(operands[0])
         if self.transposed:
             out = self._deconv(merged, self.bias, self.output_padding)
@@ -202,6 +221,19 @@ class Convolution(Affine):
     def terms(self) -> int:
         spatial = math.prod(self.weight.shape[2:])
         return spatial * max(self.weight.shape[0], self.weight.shape[1] * self.groups) + 1
+
+
+class _Differentiable(torch.autograd.Function):
+    """A convolution whose gradient is its own adjoint, which may be faster than torch's."""
+
+    @staticmethod
+    def forward(ctx: Any, operand: Tensor, operator: Convolution) -> Tensor:
+        ctx.operator, ctx.shape = operator, operand.shape
+        return operator.forward(operand)
+
+    @staticmethod
+    def backward(ctx: Any, *cotangents: Tensor) -> tuple[Tensor, None]:
+        return ctx.operator.transpose(cotangents[0])[0].reshape(ctx.shape), None
 
 
 @dataclass(frozen=True)
