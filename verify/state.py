@@ -54,17 +54,6 @@ class Bounds(Struct):
     lower: Float[Tensor, "batch variables"]
     upper: Float[Tensor, "batch variables"]
 
-    def rounded(self, device: torch.device, dtype: torch.dtype) -> Bounds:
-        """The box in another precision, no smaller than this one."""
-        lower, upper = self.lower.to(device, dtype), self.upper.to(device, dtype)
-        if torch.finfo(dtype).eps <= torch.finfo(self.lower.dtype).eps:
-            return Bounds(lower, upper)
-        infinity = torch.full((), torch.inf, dtype=dtype, device=device)
-        return Bounds(
-            torch.where(lower > self.lower.to(device), torch.nextafter(lower, -infinity), lower),
-            torch.where(upper < self.upper.to(device), torch.nextafter(upper, infinity), upper),
-        )
-
     @property
     def empty(self) -> Bool[Tensor, " batch"]:
         """Whether some variable has no value left."""

@@ -145,7 +145,7 @@ def test_single_precision_bounds_up_to_rounding(network: Network, seed: int, dep
     cpu, single = torch.device("cpu"), torch.float32
     narrow = DualProblem(
         network.to(cpu, single),
-        problem.bounds.rounded(cpu, single),
+        problem.bounds.to(cpu, single),
         problem.objective.to(cpu, single),
         problem.cuts,
     )

@@ -86,7 +86,7 @@ class IntermediateBounds:
         if self.ascent is not None and len(problem.layers):
             quick = DualProblem(
                 fast,
-                bounds.rounded(fast.device, fast.dtype),
+                bounds.to(fast.device, fast.dtype),
                 objective.to(fast.device, fast.dtype),
                 node=layer.pre_node,
             )

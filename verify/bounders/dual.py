@@ -384,24 +384,31 @@ class DualProblem:
         account.charge_size(cost.abs())
 
     def _probed(
-        self, layer: Layer, t: Tensor, line: Line, rho: Tensor, state: DualState, probes: Probes
+        self, layer: Layer, t: Tensor, rho: Tensor, state: DualState, probes: Probes
     ) -> tuple[Tensor, Tensor]:
         """`rho` as each objective's probe would have it, and what the probe adds to the bound directly."""
         own = (probes.variable >= layer.variables.start) & (probes.variable < layer.variables.stop)
         place = torch.where(own, probes.variable - layer.variables.start, 0)
         column = place + layer.variables.start
-        lower, upper = self.bounds.lower.gather(1, column), self.bounds.upper.gather(1, column)
-        lower = torch.where(own & (probes.side > 0), torch.maximum(lower, probes.value), lower)
-        upper = torch.where(own & (probes.side < 0), torch.minimum(upper, probes.value), upper)
-        hull = layer.activation.hull(lower, torch.maximum(lower, upper))
+        low, high = self.bounds.lower.gather(1, column), self.bounds.upper.gather(1, column)
         copies = range(layer.activation.parameters_per_neuron)
         slopes = state.parameters[:, 0, layer.parameters]
         slopes = torch.cat([slopes.gather(1, place + copy * layer.size) for copy in copies], 1)
         here = place[..., None]
-        t_here, old = t.gather(2, here)[..., 0], line.intercept.gather(2, here)[..., 0]
-        new = hull.line(t_here, hull.clamp(slopes))
-        changed = torch.where(own, new.slope * t_here, rho.gather(2, here)[..., 0])
-        return rho.scatter(2, here, changed[..., None]), torch.where(own, t_here * (new.intercept - old), 0.0)
+        t_here = t.gather(2, here)[..., 0]
+        lower = torch.where(own & (probes.side > 0), torch.maximum(low, probes.value), low)
+        upper = torch.where(own & (probes.side < 0), torch.minimum(high, probes.value), high)
+        old, new = (
+            hull.line(t_here, hull.clamp(slopes))
+            for hull in (
+                layer.activation.hull(low, torch.maximum(low, high)),
+                layer.activation.hull(lower, torch.maximum(lower, upper)),
+            )
+        )
+        changed = torch.where(own, (new.slope - old.slope) * t_here, 0.0)
+        return rho.scatter_add_(2, here, changed[..., None]), torch.where(
+            own, t_here * (new.intercept - old.intercept), 0.0
+        )
 
     def evaluate(
         self, state: DualState, magnitudes: dict[int, Tensor] | None = None, probes: Probes | None = None
@@ -454,7 +461,7 @@ class DualProblem:
                 continue
             line, rho, cost = self._multiplied(layer, t, state)
             if probes is not None and line is not None and t.shape[2] == layer.size:
-                rho, gain = self._probed(layer, t, line, rho, state, probes)
+                rho, gain = self._probed(layer, t, rho, state, probes)
                 cost = cost - gain
             support = supports[index] = self._support(layer, t, line, rho, state)
             if account is not None:

@@ -86,8 +86,42 @@ class _Objectives:
 
     def of(self, clauses: Tensor, dtype: torch.dtype) -> Objective:
         """The objectives of the given clause numbers."""
-        rows = torch.tensor([self._known[int(clause)] for clause in clauses.tolist()], device=self._device)
+        rows = torch.tensor([self._known[clause] for clause in clauses.tolist()], device=self._device)
         return self._table[0].select(rows).to(self._device, dtype)
+
+
+class _Boxes:
+    """The root bounds of input boxes, one row each, in the precisions they are asked for."""
+
+    def __init__(self, problem: Problem, network: Network) -> None:
+        self._problem, self._network = problem, network
+        self._row: dict[int, int] = {}
+        self._table: dict[torch.dtype, Bounds] = {}
+
+    def rows(self, clauses: Sequence[int]) -> Tensor:
+        """The rows of the clauses' boxes; unknown ones are made, with bounds by interval arithmetic."""
+        boxes = self._problem.box_of[list(clauses)].tolist()
+        new = {box: clause for box, clause in zip(boxes, clauses, strict=True) if box not in self._row}
+        if new:
+            lower, upper = (end.to(self._network.device) for end in self._problem.boxes(list(new.values())))
+            bounds, _ = interval(self._network, lower, upper)
+            self._row.update({box: len(self._row) + i for i, box in enumerate(new)})
+            known = [self._table[torch.float64]] if self._table else []
+            self._set(Bounds.concatenate([*known, bounds]))
+        return torch.tensor([self._row[box] for box in boxes], device=self._network.device)
+
+    def _set(self, table: Bounds) -> None:
+        self._table = {torch.float64: table}
+
+    def tighten(self, rows: Tensor, tight: Bounds) -> None:
+        """Replaces the given rows."""
+        self._set(self._table[torch.float64].updated(rows, tight))
+
+    def all(self, dtype: torch.dtype = torch.float64) -> Bounds:
+        """The table. In lower precision it is rounded to nearest: good enough to climb on, not to prove by."""
+        if dtype not in self._table:
+            self._table[dtype] = self._table[torch.float64].to(self._network.device, dtype)
+        return self._table[dtype]
 
 
 class SplitActivations:
@@ -102,8 +136,7 @@ class SplitActivations:
         self.root, self.child, self.brancher = root, child, brancher
         self.fast_network = network.to(network.device, fast)
         self._objectives = _Objectives(problem, network.device)
-        self._box_row: dict[int, int] = {}
-        self._boxes: Bounds | None = None
+        self._boxes = _Boxes(problem, network)
         self._sizes: dict[int, Tensor] = {}
         # A cut of one factor says much of the factors and quotients behind it: there intervals are worth redoing.
         self._propagates = any(
@@ -137,38 +170,26 @@ class SplitActivations:
         return (bound > 0) & bound.isfinite()
 
     def _bound_boxes(self, clauses: Sequence[int], method: IntermediateBounds, deadline: Deadline) -> None:
-        """Makes or tightens the table's rows of the clauses' boxes."""
-        boxes = {int(self.problem.box_of[clause]): clause for clause in clauses}
-        new = {box: clause for box, clause in boxes.items() if box not in self._box_row}
-        if new:
-            lower, upper = (end.to(self.network.device) for end in self.problem.boxes(list(new.values())))
-            bounds, _ = interval(self.network, lower, upper)
-            start = len(self._box_row)
-            self._box_row.update({box: start + i for i, box in enumerate(new)})
-            self._boxes = bounds if self._boxes is None else Bounds.concatenate([self._boxes, bounds])
-        assert self._boxes is not None
-        rows = torch.tensor([self._box_row[box] for box in boxes], device=self.network.device)
+        """Tightens the table's rows of the clauses' boxes."""
+        rows = self._boxes.rows(clauses).unique()
         part = len(clauses) / self.problem.clauses  # roots come in batches, which share the share
         enough = None if method.ascent is None else deadline.share(_ROOT_SHARE * part)
-        tight = method.tighten(self.network, self._boxes.select(rows), deadline, self.fast_network, enough)
-        self._boxes = self._boxes.updated(rows, tight)
-        self._sizes = magnitudes(self.network, self._boxes)
+        box = self._boxes.all().select(rows)
+        self._boxes.tighten(rows, method.tighten(self.network, box, deadline, self.fast_network, enough))
+        self._sizes = magnitudes(self.network, self._boxes.all())
 
     def root_bounds(self, clause: int) -> Bounds:
         """The root's bounds of a clause's box."""
-        assert self._boxes is not None
-        return self._boxes.select(torch.tensor([self._box_row[int(self.problem.box_of[clause])]]))
+        return self._boxes.all().select(self._boxes.rows([clause]))
 
     def _dual(self, regions: Subproblems, network: Network) -> DualProblem:
-        assert self._boxes is not None
-        rows = torch.tensor(
-            [self._box_row[int(box)] for box in self.problem.box_of[regions.clause.cpu().numpy()]]
-        )
-        bounds = regions.cuts.apply(self._boxes.select(rows.to(self.network.device)))
+        rows = self._boxes.rows(regions.clause.tolist())
         if self._propagates and regions.cut_variable.shape[1]:
-            inputs = slice(0, self.network.inputs)
+            bounds, inputs = regions.cuts.apply(self._boxes.all().select(rows)), slice(0, self.network.inputs)
             bounds, _ = interval(self.network, bounds.lower[:, inputs], bounds.upper[:, inputs], bounds)
-        bounds = bounds.rounded(network.device, network.dtype)
+            bounds = bounds.to(network.device, network.dtype)
+        else:
+            bounds = regions.cuts.apply(self._boxes.all(network.dtype).select(rows))
         return DualProblem(network, bounds, self._objectives.of(regions.clause, network.dtype), regions.cuts)
 
     def bound(self, regions: Subproblems, deadline: Deadline) -> Bounded:
