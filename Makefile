@@ -2,8 +2,10 @@
 #   make demo    decide every shipped problem
 #   make test    run the tests
 #   make lint    formatting, lint rules and types
+#   make bench INSTANCES=dir   measure tightness and throughput on a folder of instances (docs/benchmarks.md)
+#   make bench-micro           measure the parts of an iteration on shipped networks
 #   make clean   remove the environment and caches
-# Options: PYTHON=python3.12, VENV=/elsewhere/venv, PYTEST_ARGS="-k vnnlib".
+# Options: PYTHON=python3.12, VENV=/elsewhere/venv, PYTEST_ARGS="-k vnnlib", BENCH_ARGS="...".
 
 PYTHON ?= python3
 VENV ?= .venv
@@ -12,7 +14,12 @@ PYTEST_ARGS ?=
 # Two workers with one thread each are faster than one with two: the networks of the tests are small.
 WORKERS ?= 2
 
-.PHONY: demo test lint format clean
+BENCH = OMP_NUM_THREADS=1 $(VENV)/bin/python -m
+# INSTANCES: folders with an instances.csv, each as DIR or DIR:REGEX of networks.
+SELECTED = $(addprefix --instances ,$(or $(INSTANCES),$(error say what to measure: make bench INSTANCES="DIR DIR:REGEX ...", \
+	folders with an instances.csv; see docs/benchmarks.md)))
+
+.PHONY: demo test lint format bench bench-tightness bench-throughput bench-selected bench-micro clean
 .DELETE_ON_ERROR:
 
 demo: $(VENV)/.stamp-core
@@ -30,6 +37,23 @@ format: $(VENV)/.stamp-dev
 	$(VENV)/bin/ruff format verify properties benchmarks tests
 	$(VENV)/bin/ruff check --fix verify properties benchmarks tests
 
+bench: bench-tightness bench-throughput
+
+bench-tightness: bench-selected $(VENV)/.stamp-bench
+	$(BENCH) benchmarks.tightness $(SELECTED) $(BENCH_ARGS)
+	$(BENCH) benchmarks.document
+
+bench-throughput: bench-selected $(VENV)/.stamp-bench
+	$(BENCH) benchmarks.throughput $(SELECTED) $(BENCH_ARGS)
+	$(BENCH) benchmarks.document
+
+bench-selected:
+	@echo measuring: $(SELECTED)
+
+bench-micro: $(VENV)/.stamp-bench
+	$(BENCH) pytest benchmarks/test_micro.py --benchmark-timer=time.process_time --benchmark-group-by=func \
+		--benchmark-columns=min,median,rounds --benchmark-sort=name $(BENCH_ARGS)
+
 clean:
 	rm -rf $(VENV) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache
 
@@ -42,4 +66,8 @@ $(VENV)/.stamp-core: pyproject.toml | $(VENV)/bin/python
 
 $(VENV)/.stamp-dev: pyproject.toml | $(VENV)/bin/python
 	$(PIP) install --quiet --editable '.[dev]'
+	touch $@ $(VENV)/.stamp-core
+
+$(VENV)/.stamp-bench: pyproject.toml | $(VENV)/bin/python
+	$(PIP) install --quiet --editable '.[bench]'
 	touch $@ $(VENV)/.stamp-core
