@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +14,7 @@ from nets import property_text, random_layers, relu_model
 from torch import nn
 
 import verify
+from verify.api import METHODS, Step
 
 ROOT = Path(__file__).resolve().parents[1] / "properties"
 LAYERS = random_layers(5, (3, 8, 8, 2))
@@ -103,16 +105,51 @@ def test_bounds_enclose_and_are_ordered() -> None:
     )
     found = {
         method: verify.bounds(relu_model(LAYERS), specification, method=method, iterations=40, device="cpu")
-        for method in ("interval", "crown", "restricted")
+        for method in METHODS
     }
     x = np.random.default_rng(0).uniform(*box, (500, 3))
     y = np.array([outputs(point) for point in x])
     margins = [(y @ [1.0, 0.0]).min(), (y @ [0.5, -1.0]).min() - 0.25]
     for clause, margin in enumerate(margins):
-        bounds = [found[method].bounds[clause] for method in ("interval", "crown", "restricted")]
-        assert bounds[1] <= bounds[2] <= margin + 1e-5
-        assert bounds[0] <= margin + 1e-5
+        bounds = {method: found[method].bounds[clause] for method in METHODS}
+        assert max(bounds.values()) <= margin + 1e-5
+        for method in METHODS[2:]:
+            assert bounds["crown"] <= bounds[method] + 1e-9
+            assert bounds[method] <= bounds["lp"] + 1e-7
     assert [layer["neurons"] for layer in found["crown"].layers] == [8, 8]
+
+
+def test_clauses_are_bounded_in_lots() -> None:
+    """Beyond 64 clauses: bounds in order, steps that say whose they are, and the time shared."""
+    box = (CENTRE - 0.1, CENTRE + 0.1)
+    rows = np.random.default_rng(1).standard_normal((70, 2)).tolist()
+    specification = verify.Specification(box, [[(row, 0.0)] for row in rows])
+    steps: list[Step] = []
+    found = verify.bounds(
+        relu_model(LAYERS), specification, iterations=3, time_limit=60, device="cpu", observe=steps.append
+    )
+    assert [(step.first_clause, step.iteration) for step in steps] == [
+        (f, i) for f in (0, 64) for i in range(4)
+    ]
+    assert [len(step.bounds) for step in steps] == [64] * 4 + [6] * 4
+    assert all(before.seconds <= after.seconds for before, after in pairwise(steps))
+    np.testing.assert_allclose(steps[3].bounds + steps[7].bounds, found.bounds, rtol=1e-9, atol=1e-9)
+    alone = verify.bounds(
+        relu_model(LAYERS), verify.Specification(box, [[(rows[69], 0.0)]]), iterations=3, device="cpu"
+    )
+    np.testing.assert_allclose(alone.bounds[0], found.bounds[69], rtol=1e-9, atol=1e-9)
+
+
+def test_longer_climbs_reach_further() -> None:
+    """The step's decay stretches with the iterations."""
+    specification = verify.LinfBall(CENTRE, 0.3, LABEL)
+    bounds = [
+        verify.bounds(relu_model(LAYERS), specification, iterations=count, device="cpu").bounds[0]
+        for count in (0, 10, 100, 400)
+    ]
+    assert all(later >= sooner - 1e-9 for sooner, later in pairwise(bounds))
+    best = verify.bounds(relu_model(LAYERS), specification, method="lp", device="cpu").bounds[0]
+    assert bounds[-1] <= best + 1e-7
 
 
 def test_results_do_not_depend_on_the_run() -> None:
@@ -131,6 +168,8 @@ def test_bad_arguments() -> None:
         verify.verify(model, good, preset_name="heroic", device="cpu")
     with pytest.raises(verify.InputError, match="method"):
         verify.bounds(model, good, method="guess", device="cpu")
+    with pytest.raises(verify.InputError, match="intermediate"):
+        verify.bounds(model, good, intermediate="guess", device="cpu")
     with pytest.raises(verify.InputError, match="label"):
         verify.verify(model, verify.LinfBall(CENTRE, 0.1, 7), device="cpu")
     with pytest.raises(verify.InputError, match=r"2 inputs.*has 3"):

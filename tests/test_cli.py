@@ -14,14 +14,16 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
+import click
 import numpy as np
 import onnx
 import onnxruntime
 import pytest
 from nets import property_text, random_layers, relu_model
 
-from verify import cli
+from verify import api, cli
 from verify.formats.vnnlib import read
 from verify.formats.witness import parse_assignment
 
@@ -232,30 +234,72 @@ def test_empty_box_is_unsat(command: Command, tmp_path: Path) -> None:
     assert (ran.code, ran.out) == (0, "unsat\n")
 
 
+def clause_bounds(
+    command: Command, *arguments: object
+) -> tuple[np.ndarray, dict[str, Any], list[dict[str, Any]]]:
+    """The final bounds of `verify bounds --format json`, the whole object, and the lines of the trace before it."""
+    ran = command("bounds", MODEL, SAT, "--format", "json", "--device", "cpu", *arguments)
+    assert (ran.code, ran.err) == (0, "")
+    *trace, record = (json.loads(line) for line in ran.out.splitlines())
+    assert [clause["index"] for clause in record["clauses"]] == list(range(9))
+    return np.array([clause["bound"] for clause in record["clauses"]]), record, trace
+
+
 def test_bounds_are_ordered(command: Command) -> None:
+    """interval <= crown <= every ascent <= lp, each method by its own name."""
     found = {}
-    for method in ("interval", "crown", "restricted"):
-        ran = command(
-            "bounds",
-            MODEL,
-            SAT,
-            "--method",
-            method,
-            "--iterations",
-            30,
-            "--format",
-            "json",
-            "--device",
-            "cpu",
-        )
-        assert (ran.code, ran.err) == (0, "")
-        record = json.loads(ran.out)
-        found[method] = np.array([clause["bound"] for clause in record["clauses"]])
-        assert record["method"] == method
-    assert len(found["crown"]) == 9
+    for method in api.METHODS:
+        bounds, record, trace = clause_bounds(command, "--method", method, "--iterations", 30)
+        assert (record["method"], trace) == (method, [])
+        assert record["iterations"] == {"interval": 0, "crown": 0, "lp": 9}.get(method, 30)
+        assert record["seconds"] > 0
+        assert record["intermediate_seconds"] > 0
+        found[method] = bounds
     assert (found["interval"] <= found["crown"] + 1e-9).all()
-    assert (found["crown"] <= found["restricted"] + 1e-9).all()
+    for method in api.METHODS[2:]:
+        assert (found["crown"] <= found[method] + 1e-9).all()
+        assert (found[method] <= found["lp"] + 1e-7).all()
     assert found["restricted"].sum() > found["crown"].sum()
+
+
+def test_methods_are_those_of_the_library() -> None:
+    """The command line names them without loading the library."""
+    choices = {option.name: option.type for option in cli.bounds.params}
+    for name, known in (("method", api.METHODS), ("intermediate", api.INTERMEDIATE)):
+        choice = choices[name]
+        assert isinstance(choice, click.Choice)
+        assert tuple(choice.choices) == known
+
+
+@pytest.mark.parametrize("method", ["supergradient", "lp", "crown"])
+def test_traces_rise_to_the_final_bounds(command: Command, method: str) -> None:
+    final, record, trace = clause_bounds(command, "--method", method, "--iterations", 4, "--trace")
+    assert [line["iteration"] for line in trace] == list(range(record["iterations"] + 1))
+    assert all(line["first_clause"] == 0 for line in trace)
+    seconds, bounds = (
+        np.array([line["seconds"] for line in trace]),
+        np.array([line["bounds"] for line in trace]),
+    )
+    assert (np.diff(seconds) >= 0).all()
+    assert (np.diff(bounds, axis=0) >= 0).all()
+    np.testing.assert_allclose(bounds[-1], final, rtol=1e-9, atol=1e-9)
+
+
+def test_time_stops_bounding(command: Command) -> None:
+    """By its own clock, with room for a loaded machine."""
+    _, record, _ = clause_bounds(command, "--method", "proximal", "--iterations", 10**6, "--time", 0.5)
+    assert record["iterations"] < 10**6
+    assert record["seconds"] < 5
+
+
+def test_optimised_intermediate_bounds_are_tighter(command: Command) -> None:
+    plain, _, _ = clause_bounds(command, "--method", "lp")
+    found, record, _ = clause_bounds(command, "--method", "lp", "--intermediate", "optimised", "--layers")
+    assert (found >= plain - 1e-7).all()
+    assert found.sum() > plain.sum()
+    for layer in record["layers"]:
+        assert layer["unstable"] <= layer["unstable_interval"] <= layer["neurons"] == len(layer["lower"])
+    assert record["layers"][-1]["unstable"] < record["layers"][-1]["unstable_interval"]
 
 
 def test_bounds_text_and_layers(command: Command) -> None:
@@ -263,7 +307,7 @@ def test_bounds_text_and_layers(command: Command) -> None:
     lines = ran.out.splitlines()
     assert ran.code == 0
     assert [line.split(":")[0] for line in lines[:9]] == [f"clause {i}" for i in range(9)]
-    assert "unstable" in lines[-1]
+    assert re.search(r"\d+ unstable \(\d+\.\d% by intervals, \d+\.\d% now\)", lines[-1])
 
 
 def test_info(command: Command) -> None:

@@ -29,7 +29,7 @@ LAYERS: tuple[dict[str, set[str]], ...] = (
     {"errors": set(), "deadline": set()},
     {"formats": {"numpy"}, "specification": {"numpy"}, "network": MATHS, "state": MATHS},
     {"loading": FILES},
-    {"problem": {"numpy", "torch"}, "bounders": MATHS},
+    {"problem": {"numpy", "torch"}, "bounders": MATHS | {"highspy", "numpy"}},
     {"branchers": MATHS, "attack": MATHS},
     {"search": MATHS},
     {"settings": {"torch"}},
@@ -40,7 +40,7 @@ LAYERS: tuple[dict[str, set[str]], ...] = (
 )
 LEVELS = {name: level for level, row in enumerate(LAYERS) for name in row}
 LIBRARIES = {name: allowed for row in LAYERS for name, allowed in row.items()}
-HEAVY = ("torch", "torchvision", "onnx", "onnx2torch", "onnxruntime", "numpy")
+HEAVY = ("highspy", "torch", "torchvision", "onnx", "onnx2torch", "onnxruntime", "numpy")
 
 
 class Import(NamedTuple):

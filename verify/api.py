@@ -3,24 +3,29 @@
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass, field
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 import torch
 
+from verify.bounders.ascent import Ascended, Observer
+from verify.bounders.decoupled import Dvijotham, SupergradientAscent
 from verify.bounders.dual import DualProblem
 from verify.bounders.interval import interval, interval_bound, magnitudes
+from verify.bounders.proximal import Proximal
 from verify.bounders.restricted import Restricted
 from verify.deadline import Deadline
 from verify.errors import InputError
 from verify.formats.vnnlib import Property, parse, read
 from verify.loading import LoadedModel, load
+from verify.network.graph import Layer, Network
 from verify.problem import Problem, Witness
 from verify.search.branch_and_bound import Progress, Reporter
 from verify.settings import build_search, choose_device, preset
 from verify.specification import LinfBall, Specification
-from verify.state import Bounds
+from verify.state import Bounds, DualState
 
 if TYPE_CHECKING:
     import onnx
@@ -29,7 +34,21 @@ if TYPE_CHECKING:
     Spec = str | Path | Property | LinfBall | Specification
 
 _CLAUSES_AT_ONCE = 64
-METHODS = ("interval", "crown", "restricted")
+_CLIMBERS: dict[str, Dvijotham | SupergradientAscent | Proximal | Restricted] = {
+    "dsg": Dvijotham(), "supergradient": SupergradientAscent(), "proximal": Proximal(), "restricted": Restricted(100),
+}  # fmt: skip
+METHODS = ("interval", "crown", *_CLIMBERS, "lp")
+INTERMEDIATE = ("crown", "optimised")
+
+
+class Ascent(Protocol):
+    """What climbs from a dual point to a better one."""
+
+    def ascend(
+        self, problem: DualProblem, state: DualState, target: float = ..., deadline: Deadline | None = ...,
+        enough: Deadline | None = ..., observe: Observer | None = ...,
+    ) -> Ascended:  # fmt: skip
+        """The best point found."""
 
 
 class Silent:
@@ -54,8 +73,24 @@ class Result:
 
 
 @dataclass(frozen=True)
+class Step:
+    """Where bounding is after an iteration: the best bounds so far of up to 64 clauses, `first_clause` and those behind it.
+
+    `seconds` of bounding, intermediate bounds left out. The bounds are not yet rounded outward.
+    """
+
+    first_clause: int
+    iteration: int
+    seconds: float
+    bounds: tuple[float, ...]
+
+
+@dataclass(frozen=True)
 class ClauseBounds:
-    """Lower bounds of every clause's margin over its whole box: above 0 the clause is refuted."""
+    """Lower bounds of every clause's margin over its whole box: above 0 the clause is refuted.
+
+    `iterations`: the most made for any clauses (of lp: linear programs solved). `seconds` leaves intermediate bounds out.
+    """
 
     method: str
     iterations: int
@@ -125,63 +160,153 @@ def decide(
 
 
 def bounds(
-    model: Model, specification: Spec, *, method: str = "restricted", iterations: int = 100, device: str = "auto",
-    example_input: torch.Tensor | None = None,
+    model: Model, specification: Spec, *, method: str = "restricted", iterations: int | None = None,
+    time_limit: float | None = None, intermediate: str = "crown", device: str = "auto",
+    example_input: torch.Tensor | None = None, observe: Callable[[Step], None] | None = None,
 ) -> ClauseBounds:  # fmt: skip
-    """Bounds every clause at the root. Methods: interval, crown, restricted.
+    """Bounds every clause at the root, by one of `METHODS`.
 
-    Raises InputError for bad input. All bounds hold over the reals (float64, rounding errors charged).
+    iterations: the method's own number where None; interval, crown and lp have none. time_limit: seconds of bounding, intermediate
+    bounds left out, after which an iterative method stops at the best it has. intermediate: one of `INTERMEDIATE`.
+    observe: told after every iteration. All bounds returned hold over the reals (float64, rounding errors charged).
+    Raises InputError for bad input, ResourceError where a linear program would be too large.
     """
-    if method not in METHODS:
-        raise InputError(f"method {method!r} is not known; there are {', '.join(METHODS)}")
+    for kind, chosen, known in (("method", method, METHODS), ("intermediate", intermediate, INTERMEDIATE)):
+        if chosen not in known:
+            raise InputError(f"{kind} {chosen!r} is not known; there are {', '.join(known)}")
     problem = prepare(model, specification, example_input)
     network = problem.model.network.to(choose_device(device), torch.float64)
-    found: list[float] = []
-    seconds = intermediate_seconds = 0.0
-    layers: tuple[dict[str, Any], ...] = ()
+    ascent = _ascent(method, iterations, network)
+    bounding = _Bounding(problem, network, method, ascent, time_limit, observe)
     for start in range(0, problem.clauses, _CLAUSES_AT_ONCE):
-        clauses = range(start, min(start + _CLAUSES_AT_ONCE, problem.clauses))
+        bounding.add(
+            range(start, min(start + _CLAUSES_AT_ONCE, problem.clauses)), intermediate == "optimised"
+        )
+    return bounding.found()
+
+
+def _ascent(method: str, iterations: int | None, network: Network) -> Ascent | None:
+    """The method's bounder; None where there is nothing to climb. Longer climbs take as long to cool down.
+
+    Raises ResourceError where the network is too large, before anything is spent on it.
+    """
+    if method == "lp":
+        from verify.bounders.linear_program import LinearProgram  # with HiGHS, which others do not need
+
+        program = LinearProgram()
+        program.admit(network)
+        return program
+    if method not in _CLIMBERS:
+        return None
+    climber = _CLIMBERS[method]
+    if iterations is None:
+        return climber
+    if isinstance(climber, Restricted) and iterations > climber.iterations:
+        return replace(
+            climber, iterations=iterations, decay=climber.decay ** (climber.iterations / iterations)
+        )
+    return replace(climber, iterations=iterations)
+
+
+class _Bounding:
+    """The bounds of all clauses, chunk by chunk, and the time they take."""
+
+    def __init__(
+        self, problem: Problem, network: Network, method: str, ascent: Ascent | None, time_limit: float | None,
+        observe: Callable[[Step], None] | None,
+    ) -> None:  # fmt: skip
+        self.problem, self.network, self.method, self.ascent = problem, network, method, ascent
+        self.time_limit, self.observe = time_limit, observe
+        self.bounds: list[float] = []
+        self.layers: tuple[dict[str, Any], ...] = ()
+        self.iterations = 0
+        self.seconds = self.intermediate_seconds = 0.0
+
+    def add(self, clauses: range, optimised: bool) -> None:
+        """Bounds some more clauses."""
         begun = time.monotonic()
-        lower, upper = (end.to(network.device) for end in problem.boxes(clauses))
-        box, outputs = interval(network, lower, upper)
-        if method != "interval":
-            box = preset("default").intermediate.tighten(network, box, Deadline())
+        lower, upper = (end.to(self.network.device) for end in self.problem.boxes(clauses))
+        plain, outputs = interval(self.network, lower, upper)
+        box = plain if self.method == "interval" else self._tightened(plain, optimised)
         middle = time.monotonic()
-        objective = problem.objective(clauses).to(network.device, torch.float64)
-        if method == "interval":
-            found += interval_bound(network, objective, (lower, upper), outputs).tolist()
+        objective = self.problem.objective(clauses).to(self.network.device, torch.float64)
+        if self.method == "interval":
+            bound = interval_bound(self.network, objective, (lower, upper), outputs)
+            self._tell(clauses.start, middle, 0, bound)
         else:
-            dual = DualProblem(network, box, objective)
-            state = dual.initial()
-            if method == "restricted":
-                state = dual.clamp(Restricted(iterations).ascend(dual, state).state)
-            found += dual.evaluate(state, magnitudes(network, box)).bound[:, 0].tolist()
-        intermediate_seconds += middle - begun
-        seconds += time.monotonic() - middle
-        layers = layers or tuple(_layer_report(problem, box))
-    return ClauseBounds(
-        method,
-        iterations if method == "restricted" else 0,
-        tuple(found),
-        seconds,
-        intermediate_seconds,
-        layers,
-    )
+            bound = self._bound(clauses, DualProblem(self.network, box, objective), middle)
+        self.bounds += bound.tolist()
+        self.layers = self.layers or tuple(_layer_report(self.problem, plain, box))
+        self.intermediate_seconds += middle - begun
+        self.seconds += time.monotonic() - middle
+
+    def _tightened(self, box: Bounds, optimised: bool) -> Bounds:
+        """Intermediate bounds; optimised ones are another pass over what CROWN leaves open, as in a search."""
+        settings = preset("default")
+        box = settings.intermediate.tighten(self.network, box, Deadline())
+        if optimised:
+            fast = self.network.to(self.network.device, torch.float32)
+            box = settings.optimised.tighten(self.network, box, Deadline(), fast)
+        return box
+
+    def _bound(self, clauses: range, dual: DualProblem, begun: float) -> torch.Tensor:
+        """Bounds by the dual function, [clauses]: what the ascent reaches is evaluated with its rounding errors."""
+        state = dual.initial()
+        if self.ascent is None:
+            self._tell(clauses.start, begun, 0, dual.evaluate(state).bound)
+        else:
+            climbed = self.ascent.ascend(
+                dual, state, enough=self._share(clauses),
+                observe=lambda count, bound: self._tell(clauses.start, begun, count, bound),
+            )  # fmt: skip
+            state, self.iterations = dual.clamp(climbed.state), max(self.iterations, climbed.iterations)
+        return dual.evaluate(state, magnitudes(self.network, dual.bounds)).bound[:, 0]
+
+    def _share(self, clauses: range) -> Deadline:
+        """The clauses' part of the time that is left."""
+        if self.time_limit is None:
+            return Deadline()
+        return Deadline.after(
+            (self.time_limit - self.seconds) * len(clauses) / (self.problem.clauses - clauses.start)
+        )
+
+    def _tell(self, first: int, begun: float, iteration: int, bound: torch.Tensor) -> None:
+        if self.observe is not None:
+            seconds = self.seconds + time.monotonic() - begun
+            self.observe(Step(first, iteration, seconds, tuple(bound.flatten().tolist())))
+
+    def found(self) -> ClauseBounds:
+        """Everything together."""
+        return ClauseBounds(
+            self.method,
+            self.iterations,
+            tuple(self.bounds),
+            self.seconds,
+            self.intermediate_seconds,
+            self.layers,
+        )
 
 
-def _layer_report(problem: Problem, box: Bounds) -> list[dict[str, Any]]:
-    """The first clause's intermediate bounds, layer by layer."""
+def _layer_report(problem: Problem, before: Bounds, after: Bounds) -> list[dict[str, Any]]:
+    """The first clause's intermediate bounds, layer by layer, before (interval arithmetic) and after tightening."""
     rows = []
     for layer in problem.model.network.layers:
-        lower, upper = box.lower[0, layer.variables], box.upper[0, layer.variables]
+        lower, upper = after.lower[0, layer.variables], after.upper[0, layer.variables]
         rows.append(
             {
                 "name": problem.model.network.nodes[layer.node].name,
                 "operator": layer.activation.name,
                 "neurons": layer.size,
-                "unstable": int((~layer.activation.split_point(lower, upper).isnan()).sum()),
+                "unstable_interval": _unstable(layer, before),
+                "unstable": _unstable(layer, after),
                 "lower": lower.tolist(),
                 "upper": upper.tolist(),
             }
         )
     return rows
+
+
+def _unstable(layer: Layer, box: Bounds) -> int:
+    """How many neurons of a layer are not linear on the first box, so that a cut could help."""
+    lower, upper = box.lower[0, layer.variables], box.upper[0, layer.variables]
+    return int((~layer.activation.split_point(lower, upper).isnan()).sum())

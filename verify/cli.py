@@ -15,7 +15,7 @@ from verify import __version__
 from verify.errors import BAD_INPUT, DECIDED, INTERNAL, RESOURCES, UNDECIDED, VerifyError
 
 if TYPE_CHECKING:
-    from verify.api import Result
+    from verify.api import ClauseBounds, Result, Step
     from verify.problem import Problem
 
 _STARTED = time.monotonic()
@@ -28,6 +28,7 @@ Exit codes:
   3   resources (memory)
   70  internal error
 """
+_METHODS = ("interval", "crown", "dsg", "supergradient", "proximal", "restricted", "lp")
 _MODEL = click.argument("model", type=click.Path(path_type=Path))
 _PROPERTY = click.argument("property_", metavar="PROPERTY", type=click.Path(path_type=Path))
 _DEVICE = click.option("--device", default="auto", show_default=True, help="auto, cpu or cuda.")
@@ -128,45 +129,87 @@ def _as_json(problem: Problem, result: Result) -> dict[str, Any]:
 @cli.command(epilog=_EXIT_CODES)
 @_MODEL
 @_PROPERTY
+@click.option("--method", type=click.Choice(_METHODS), default="restricted", show_default=True)
 @click.option(
-    "--method",
-    type=click.Choice(["interval", "crown", "restricted"]),
-    default="restricted",
-    show_default=True,
+    "--iterations", type=click.IntRange(min=0), help="Of an iterative method; its own number by default."
 )
-@click.option("--iterations", type=click.IntRange(min=0), default=100, show_default=True)
+@click.option(
+    "--time",
+    "time_limit",
+    type=click.FloatRange(min=0, min_open=True),
+    help="Seconds of bounding after which an iterative method stops at the best it has.",
+)
+@click.option(
+    "--intermediate",
+    type=click.Choice(["crown", "optimised"]),
+    default="crown",
+    show_default=True,
+    help="How bounds of pre-activations are found.",
+)
+@click.option("--trace", is_flag=True, help="A JSON line on stdout after every iteration.")
 @click.option("--layers", is_flag=True, help="Also the intermediate bounds of the first clause.")
 @_DEVICE
 @_FORMAT
 def bounds(
-    model: Path, property_: Path, method: str, iterations: int, layers: bool, device: str, form: str
+    model: Path,
+    property_: Path,
+    method: str,
+    iterations: int | None,
+    time_limit: float | None,
+    intermediate: str,
+    trace: bool,
+    layers: bool,
+    device: str,
+    form: str,
 ) -> int:
     """Bound every clause of PROPERTY at the root: above 0 the clause is refuted."""
     from verify import api
 
-    found = api.bounds(model, property_, method=method, iterations=iterations, device=device)
+    found = api.bounds(
+        model, property_, method=method, iterations=iterations, time_limit=time_limit, intermediate=intermediate,
+        device=device, observe=_trace if trace else None,
+    )  # fmt: skip
     if form == "json":
-        record: dict[str, Any] = {
-            "method": found.method, "iterations": found.iterations, "seconds": found.seconds,
-            "intermediate_seconds": found.intermediate_seconds,
-            "clauses": [{"index": i, "bound": bound} for i, bound in enumerate(found.bounds)],
-        }  # fmt: skip
-        if layers:
-            record["layers"] = found.layers
-        click.echo(json.dumps(record))
+        click.echo(json.dumps(_bounds_as_json(found, layers)))
         return DECIDED
     for index, bound in enumerate(found.bounds):
         click.echo(f"clause {index}: {bound:.9g}{'  refuted' if bound > 0 else ''}")
     if layers:
         for row in found.layers:
-            low, high = min(row["lower"]), max(row["upper"])
-            click.echo(
-                f"{row['name']} ({row['operator']}): {row['neurons']} neurons, {row['unstable']} unstable, in [{low:.6g}, {high:.6g}]"
-            )
+            click.echo(_layer_line(row))
     click.echo(
         f"bounds: {found.seconds:.3f} s, intermediate bounds: {found.intermediate_seconds:.3f} s", err=True
     )
     return DECIDED
+
+
+def _trace(step: Step) -> None:
+    """One line of a trace, at once."""
+    record = {
+        "first_clause": step.first_clause, "iteration": step.iteration, "seconds": round(step.seconds, 6),
+        "bounds": step.bounds,
+    }  # fmt: skip
+    click.echo(json.dumps(record))
+
+
+def _bounds_as_json(found: ClauseBounds, layers: bool) -> dict[str, Any]:
+    record: dict[str, Any] = {
+        "method": found.method, "iterations": found.iterations, "seconds": found.seconds,
+        "intermediate_seconds": found.intermediate_seconds,
+        "clauses": [{"index": i, "bound": bound} for i, bound in enumerate(found.bounds)],
+    }  # fmt: skip
+    if layers:
+        record["layers"] = found.layers
+    return record
+
+
+def _layer_line(row: dict[str, Any]) -> str:
+    """A layer's size, its share of unstable neurons by intervals and after tightening, and its range."""
+    before, after = (row[key] / row["neurons"] for key in ("unstable_interval", "unstable"))
+    return (
+        f"{row['name']} ({row['operator']}): {row['neurons']} neurons, {row['unstable']} unstable "
+        f"({before:.1%} by intervals, {after:.1%} now), in [{min(row['lower']):.6g}, {max(row['upper']):.6g}]"
+    )
 
 
 @cli.command(epilog=_EXIT_CODES)
