@@ -8,6 +8,7 @@ import torch
 
 from verify.attack import Attack
 from verify.bounders.backward import IntermediateBounds
+from verify.bounders.output_constrained import OutputConstrained
 from verify.bounders.restricted import Restricted
 from verify.branchers.fsb import FilteredSmartBranching
 from verify.errors import InputError
@@ -26,9 +27,10 @@ class Settings:
     intermediate: IntermediateBounds = IntermediateBounds()
     optimised: IntermediateBounds = IntermediateBounds(Restricted(iterations=5))
     root: Restricted = Restricted(iterations=40)
-    child: Restricted = Restricted(iterations=8, step=0.3, decay=0.85)
+    child: Restricted = Restricted(iterations=5, step=0.3, decay=0.8)
     joint: Restricted = Restricted(iterations=0)
-    brancher: FilteredSmartBranching = FilteredSmartBranching()
+    brancher: FilteredSmartBranching = FilteredSmartBranching(candidates=2)
+    unsafe: OutputConstrained | None = OutputConstrained()
     splittable_inputs: int = 16  # at most so many free inputs: split inputs, else activations
     batch_elements: int = 400_000  # variables in one batch of subproblems
 
@@ -37,7 +39,7 @@ _DEFAULT = Settings()
 PRESETS = {
     "fast": replace(
         _DEFAULT, second_attack=Attack(8, 20, 1.0), root=Restricted(iterations=20),
-        child=Restricted(iterations=5, step=0.3, decay=0.8),
+        child=Restricted(iterations=3, step=0.3, decay=0.7),
     ),
     "default": _DEFAULT,
     "thorough": replace(
@@ -83,6 +85,7 @@ def build_search(
             settings.root,
             settings.child,
             settings.brancher,
+            settings.unsafe,
         )
     batch = max(16, min(2048, settings.batch_elements // network.variables))
     unit = all(layer.activation.unit_parameters for layer in network.layers)

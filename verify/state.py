@@ -85,7 +85,9 @@ class DualState(Struct):
     parameters: Float[Tensor, "batch objectives parameters"]  # slopes of the supporting lines
     row_weights: Float[Tensor, "batch objectives rows"]
     cut_multipliers: Float[Tensor, "batch objectives depth"]  # beta of each cut
-    multipliers: Float[Tensor, "batch objectives pre"]  # of every pre-activation, beside slope times cotangent
+    multipliers: Float[
+        Tensor, "batch objectives pre"
+    ]  # of every pre-activation, beside slope times cotangent
     post_multipliers: Float[Tensor, "batch objectives post"]  # of every activation's own equality
 
 
@@ -149,6 +151,9 @@ class Subproblems(Struct):
     cut_multipliers: Float[Tensor, "batch depth"]
     row_weights: Float[Tensor, "batch rows"]
     parameters: Float[Tensor, "batch parameters"]
+    tail_lower: Float[Tensor, "batch tail"]  # of the last pre-activations, over the region's unsafe points
+    tail_upper: Float[Tensor, "batch tail"]
+    tightened_at: Float[Tensor, " batch"]  # the bound just after these were found; -inf: never
 
     @property
     def cuts(self) -> Cuts:

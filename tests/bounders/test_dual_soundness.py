@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from fractions import Fraction
 
 import numpy as np
-from dataclasses import replace
-
 import pytest
 import torch
 from hypothesis import given

@@ -153,7 +153,9 @@ def _better(better: Bool[Tensor, "batch objectives"], new: DualState, old: DualS
         if not bool(better.any()):
             return old
     mask = better[..., None]
-    return DualState(*(torch.where(mask, a, b) for a, b in zip(vars(new).values(), vars(old).values(), strict=True)))
+    return DualState(
+        *(torch.where(mask, a, b) for a, b in zip(vars(new).values(), vars(old).values(), strict=True))
+    )
 
 
 class Moments:
@@ -166,11 +168,15 @@ class Moments:
     def like(cls, tensor: Tensor) -> Moments:
         return cls(torch.zeros_like(tensor), torch.zeros_like(tensor))
 
-    def step(self, start: Tensor, gradient: Tensor, count: int, size: float, unit: Tensor | None = None) -> Tensor:
+    def step(
+        self, start: Tensor, gradient: Tensor, count: int, size: float, unit: Tensor | None = None
+    ) -> Tensor:
         """`start` after the `count`-th step of an ascent: normalised, times `size` and `unit`."""
         if not start.numel():
             return start
-        step = start.clone(memory_format=torch.contiguous_format) if unit is None else torch.zeros_like(gradient)
+        step = (
+            start.clone(memory_format=torch.contiguous_format) if unit is None else torch.zeros_like(gradient)
+        )
         done = torch.tensor(float(count), device=gradient.device)
         adam(
             [step], [gradient], [self.mean], [self.square], [], [done - 1], fused=True, amsgrad=False, beta1=0.9,
@@ -201,10 +207,7 @@ class GradientClimber(Climber):
     problem: DualProblem
     state: DualState
     units: DualState  # of the multipliers' steps
-    slopes: Moments
-    cuts: Moments
-    multipliers: Moments
-    posts: Moments
+    moments: dict[str, Moments]  # by the state's field
     step: float
     decay: float
     multiplier_step: float
@@ -215,11 +218,8 @@ class GradientClimber(Climber):
         cls, problem: DualProblem, state: DualState, step: float, decay: float, multiplier_step: float = 0.0
     ) -> GradientClimber:
         """A climb from `state`; multipliers start at `multiplier_step` units."""
-        moments = (
-            Moments.like(getattr(state, name))
-            for name in ("parameters", "cut_multipliers", "multipliers", "post_multipliers")
-        )
-        return cls(problem, state, problem.units(state), *moments, step, decay, multiplier_step)
+        moments = {name: Moments.like(part) for name, part in vars(state).items()}
+        return cls(problem, state, problem.units(state), moments, step, decay, multiplier_step)
 
     def look(self) -> Tensor:
         self.found = self.problem.supergradient(self.state, self.problem.backward(self.state))
@@ -230,19 +230,19 @@ class GradientClimber(Climber):
         direction, state, units = self.found.state, self.state, self.units
         size = self.step * self.decay ** (count - 1)
         other = self.multiplier_step * self.decay ** (count - 1)
+
+        def moved(name: str, size: float, unit: Tensor | None) -> Tensor:
+            return self.moments[name].step(getattr(state, name), getattr(direction, name), count, size, unit)
+
         self.state = self.problem.clamp(
             DualState(
-                self.slopes.step(state.parameters, direction.parameters, count, size, self.problem.spans),
+                moved("parameters", size, self.problem.spans),
                 stepped_weights(state.row_weights, direction.row_weights, other or size),
-                self.cuts.step(
-                    state.cut_multipliers, direction.cut_multipliers, count, size, self.found.cut_scales
-                ),
-                self.multipliers.step(state.multipliers, direction.multipliers, count, other, units.multipliers),
-                self.posts.step(
-                    state.post_multipliers, direction.post_multipliers, count, other, units.post_multipliers
-                ),
+                moved("cut_multipliers", size, self.found.cut_scales),
+                moved("multipliers", other, units.multipliers),
+                moved("post_multipliers", other, units.post_multipliers),
             )
-        )
+        )  # fmt: skip
 
     def select(self, rows: Tensor) -> GradientClimber:
         found = self.found
@@ -251,8 +251,8 @@ class GradientClimber(Climber):
                 found, state=found.state.select(rows), bound=found.bound[rows], cut_scales=found.cut_scales[rows],
                 pre_activations={},
             )  # fmt: skip
-        moments = (m.select(rows) for m in (self.slopes, self.cuts, self.multipliers, self.posts))
+        moments = {name: part.select(rows) for name, part in self.moments.items()}
         return GradientClimber(
-            self.problem.select(rows), self.state.select(rows), self.units.select(rows), *moments, self.step, self.decay,
+            self.problem.select(rows), self.state.select(rows), self.units.select(rows), moments, self.step, self.decay,
             self.multiplier_step, found,
         )  # fmt: skip

@@ -44,6 +44,19 @@ class Probes(Struct):
 
 
 @dataclass(frozen=True)
+class Aside(Struct):
+    """A part of every objective on the values of an earlier node: `coefficients . z`.
+
+    Beside it the objective's rows are constraints, `C y <= d` on all the points that matter, and their weights are free
+    multipliers >= 0, not on a simplex: q is then a bound of `coefficients . z` over those points (Kotha et al. 2023,
+    "Provably Bounding Neural Network Preimages").
+    """
+
+    node: Int[Tensor, " batch"]  # the same for all
+    coefficients: Float[Tensor, "batch objectives size"]
+
+
+@dataclass(frozen=True)
 class Support:
     """Where one layer's part of the Lagrangian has its minimum."""
 
@@ -155,9 +168,9 @@ class DualProblem:
 
     def __init__(
         self, network: Network, bounds: Bounds, objective: Objective, cuts: Cuts | None = None,
-        node: int | None = None,
+        node: int | None = None, aside: Aside | None = None,
     ) -> None:  # fmt: skip
-        self.network, self.bounds, self.objective = network, bounds, objective
+        self.network, self.bounds, self.objective, self.aside = network, bounds, objective, aside
         self.node = len(network.nodes) - 1 if node is None else node
         self.batch, self.objectives, self.rows, _ = objective.coefficients.shape
         self.cuts = Cuts.none(self.batch, bounds.lower.device) if cuts is None else cuts
@@ -172,7 +185,13 @@ class DualProblem:
             self.objective.select(rows),
             self.cuts.select(rows),
             self.node,
+            None if self.aside is None else self.aside.select(rows),
         )
+
+    @property
+    def _aside_node(self) -> int:
+        assert self.aside is not None
+        return int(self.aside.node[0])
 
     @cached_property
     def hulls(self) -> dict[int, Hull]:
@@ -274,7 +293,9 @@ class DualProblem:
         if parameters.shape[2]:
             parameters = parameters.clamp(*self.parameter_range)
         weights = state.row_weights
-        if self.rows > 1:
+        if self.aside is not None:
+            weights = weights.clamp(min=0)
+        elif self.rows > 1:
             weights = weights.clamp(min=0)
             total = weights.sum(-1, keepdim=True)
             weights = torch.where(total > 0, weights / total, 1 / self.rows)
@@ -364,7 +385,9 @@ class DualProblem:
         low, high = layer.activation.interval(hull.lower, hull.upper)
         return Support(t, rho, line, touch, torch.where(t > inner_t, low, high), inner)
 
-    def _settle(self, account: _Account, layer: Layer, support: Support, cost: Tensor, state: DualState) -> None:
+    def _settle(
+        self, account: _Account, layer: Layer, support: Support, cost: Tensor, state: DualState
+    ) -> None:
         """A layer's part of q."""
         t, rho = support.cotangent, support.rho
         account.add(rho @ self.network.offsets[layer.pre_node] - cost)
@@ -420,6 +443,8 @@ class DualProblem:
         """
         start, _ = self.weighted_objective(state)
         value = start @ self.network.offsets[self.node]
+        if self.aside is not None:
+            value = value + self.aside.coefficients @ self.network.offsets[self._aside_node]
         account = _Account(value - (state.row_weights * self.objective.thresholds).sum(2), magnitudes)
         sweep = self._sweep(state, account, probes)
         account.add(self._input_minimum(sweep.input_cotangent))
@@ -441,6 +466,9 @@ class DualProblem:
         pending = {self.node: start.reshape(flat, *self.network.nodes[self.node].shape)}
         if straight is not None:
             pending[0] = straight.reshape(flat, *self.network.nodes[0].shape)
+        if self.aside is not None:
+            beside = self.aside.coefficients.reshape(flat, *self.network.nodes[self._aside_node].shape)
+            join(pending, self._aside_node, beside)
         for index in range(self.node, 0, -1):
             cotangent = pending.pop(index, None)
             if cotangent is None:
@@ -474,7 +502,7 @@ class DualProblem:
     def weighted_objective(self, state: DualState) -> tuple[Tensor, Tensor | None]:
         """The weighted objective: its coefficients on the node's values, and on the input where there are any."""
         coefficients, inputs = self.objective.coefficients, self.objective.input_coefficients
-        if self.rows == 1:
+        if self.rows == 1 and self.aside is None:
             return coefficients[:, :, 0], inputs[:, :, 0] if inputs.shape[3] else None
         weights = state.row_weights[..., None]
         return (weights * coefficients).sum(2), (weights * inputs).sum(2) if inputs.shape[3] else None
@@ -495,7 +523,9 @@ class DualProblem:
 
     def _charge_objective(self, account: _Account, state: DualState, magnitudes: dict[int, Tensor]) -> None:
         """The rounding of the weighted objective itself and of its thresholds."""
-        if self.rows == 1:
+        if self.aside is not None:
+            account.charge(self.aside.coefficients, self._aside_node)
+        if self.rows == 1 and self.aside is None:
             account.charge(self.objective.coefficients[:, :, 0], self.node)
         else:
             sizes = self.objective.coefficients.abs() @ magnitudes[self.node]
@@ -551,6 +581,9 @@ class DualProblem:
             values[index] = support.forward(z).reshape(flat, *node.shape)
         gradient.row_weights.copy_(self.row_values(values[self.node], minimiser))
         bound = (state.row_weights * gradient.row_weights).sum(2)
+        if self.aside is not None:
+            value = values[self._aside_node].reshape(self.batch, self.objectives, -1)
+            bound = bound + (self.aside.coefficients * value).sum(2)
         for multiplier in ("cut_multipliers", "multipliers", "post_multipliers"):
             if getattr(state, multiplier).shape[2]:
                 bound = bound + (getattr(state, multiplier) * getattr(gradient, multiplier)).sum(2)
@@ -560,7 +593,9 @@ class DualProblem:
         """The supergradients of a layer's slopes and multipliers."""
         gap = z - support.touch if isinstance(support.touch, Tensor) or support.touch else z
         if support.line is not None:
-            self.hulls[layer.node].gradient(support.cotangent, gap, gradient.parameters[..., layer.parameters])
+            self.hulls[layer.node].gradient(
+                support.cotangent, gap, gradient.parameters[..., layer.parameters]
+            )
         if gradient.multipliers.shape[2]:
             gradient.multipliers[..., self.place(layer)] = gap
         if support.inner is not None:

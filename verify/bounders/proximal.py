@@ -65,7 +65,16 @@ class ProximalClimber(Climber):
         for node, support in sweep.supports.items():
             assert support.post is not None and isinstance(support.touch, Tensor)
             posts[node], pres[node] = support.post, support.touch
-        made = cls(method, problem, state, torch.zeros_like(state.multipliers), _scales(problem, state), posts, pres, {})
+        made = cls(
+            method,
+            problem,
+            state,
+            torch.zeros_like(state.multipliers),
+            _scales(problem, state),
+            posts,
+            pres,
+            {},
+        )
         reached = made._values(posts)
         made.residuals = {
             layer.node: reached[layer.pre_node].reshape(pres[layer.node].shape) - pres[layer.node]
@@ -175,7 +184,11 @@ class ProximalClimber(Climber):
         moves = {source: flat.reshape(-1, *network.nodes[source].shape)}
         for index in sorted(network.ancestors[self.problem.node]):
             node = network.nodes[index]
-            if index <= source or not isinstance(node.operator, Affine) or moves.keys().isdisjoint(node.operands):
+            if (
+                index <= source
+                or not isinstance(node.operator, Affine)
+                or moves.keys().isdisjoint(node.operands)
+            ):
                 continue
             shapes = [network.nodes[operand].shape for operand in node.operands]
             zeros = [flat.new_zeros(1, *shape) for shape in shapes]

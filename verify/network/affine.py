@@ -129,7 +129,9 @@ class Convolution(Affine):
                 for n, e, (s, p, d, k) in zip(sizes, extra, geometry, strict=True)
             ]
             return (*lead, self.weight.shape[1] * self.groups, *full)
-        full = [(n + 2 * p - d * (k - 1) - 1) // s + 1 for n, (s, p, d, k) in zip(sizes, geometry, strict=True)]
+        full = [
+            (n + 2 * p - d * (k - 1) - 1) // s + 1 for n, (s, p, d, k) in zip(sizes, geometry, strict=True)
+        ]
         return (*lead, self.weight.shape[0], *full)
 
     def _merged(self, tensor: Tensor) -> Tensor:

@@ -20,12 +20,14 @@ from torch import Tensor
 from verify.bounders.backward import IntermediateBounds
 from verify.bounders.dual import DualProblem
 from verify.bounders.interval import interval, magnitudes
+from verify.bounders.output_constrained import OutputConstrained
 from verify.bounders.restricted import Restricted
 from verify.branchers.fsb import FilteredSmartBranching, Split
 from verify.branchers.inputs import widest_effect
 from verify.deadline import Deadline
 from verify.network.graph import Network
 from verify.problem import Problem
+from verify.search.unsafe import UnsafeBounds
 from verify.state import Bounds, Objective, Struct, Subproblems
 
 _ROOT_SHARE = 0.15  # of the time left, for optimised intermediate bounds
@@ -53,14 +55,18 @@ class Strategy(Protocol):
         """Where to cut each region; variable -1 where nothing is left to cut."""
 
 
-def _fresh(problem: Problem, clauses: Sequence[int], parameters: int, device: torch.device) -> Subproblems:
+def _fresh(
+    problem: Problem, clauses: Sequence[int], parameters: int, device: torch.device, tail: int = 0
+) -> Subproblems:
     count = len(clauses)
+    unknown = torch.full((count, tail), torch.inf, dtype=torch.float64, device=device)
     none = torch.zeros(count, 0, dtype=torch.int64, device=device)
     return Subproblems(
         torch.tensor(list(clauses), dtype=torch.int64, device=device), torch.full((count,), -torch.inf, device=device),
         none, none.double(), none, none.to(torch.float32),
         torch.full((count, problem.rows), 1 / problem.rows, device=device),
-        torch.zeros(count, parameters, device=device),
+        torch.zeros(count, parameters, device=device), -unknown, unknown,
+        torch.full((count,), -torch.inf, device=device),
     )  # fmt: skip
 
 
@@ -129,12 +135,14 @@ class SplitActivations:
 
     def __init__(
         self, problem: Problem, network: Network, intermediate: IntermediateBounds, optimised: IntermediateBounds,
-        root: Restricted, child: Restricted, brancher: FilteredSmartBranching, fast: torch.dtype = torch.float32,
+        root: Restricted, child: Restricted, brancher: FilteredSmartBranching,
+        unsafe: OutputConstrained | None = None, fast: torch.dtype = torch.float32,
     ) -> None:  # fmt: skip
         self.problem, self.network = problem, network
         self.intermediate, self.optimised = intermediate, optimised
         self.root, self.child, self.brancher = root, child, brancher
         self.fast_network = network.to(network.device, fast)
+        self.unsafe = UnsafeBounds(network, unsafe)
         self._objectives = _Objectives(problem, network.device)
         self._boxes = _Boxes(problem, network)
         self._sizes: dict[int, Tensor] = {}
@@ -146,7 +154,8 @@ class SplitActivations:
     def roots(self, clauses: Sequence[int], deadline: Deadline) -> Bounded:
         """CROWN on interval bounds first; only clauses still open get intermediate bounds and an ascent."""
         self._objectives.prepare(clauses)
-        regions = _fresh(self.problem, clauses, self.network.parameters, self.network.device)
+        device, tail = self.network.device, self.unsafe.width
+        regions = _fresh(self.problem, clauses, self.network.parameters, device, tail)
         refuted = self._quickly_refuted(regions)
         minimiser = regions.parameters.new_zeros(len(regions), self.network.inputs)
         left = (~refuted).nonzero()[:, 0]
@@ -160,7 +169,7 @@ class SplitActivations:
             minimiser[left], refuted[left] = climbed.minimiser, climbed.refuted
             regions = regions.updated(left, climbed.regions)
             left = (~refuted).nonzero()[:, 0]
-        return Bounded(regions, refuted, minimiser)
+        return self._tighten(Bounded(regions, refuted, minimiser), deadline)
 
     def _quickly_refuted(self, regions: Subproblems) -> Bool[Tensor, " batch"]:
         lower, upper = (end.to(self.network.device) for end in self.problem.boxes(regions.clause.tolist()))
@@ -190,10 +199,26 @@ class SplitActivations:
             bounds = bounds.to(network.device, network.dtype)
         else:
             bounds = regions.cuts.apply(self._boxes.all(network.dtype).select(rows))
+        bounds = self.unsafe.apply(bounds, regions)
         return DualProblem(network, bounds, self._objectives.of(regions.clause, network.dtype), regions.cuts)
 
     def bound(self, regions: Subproblems, deadline: Deadline) -> Bounded:
-        return self._climb(regions, self.child, deadline)
+        return self._tighten(self._climb(regions, self.child, deadline), deadline)
+
+    def _tighten(self, bounded: Bounded, deadline: Deadline) -> Bounded:
+        """Regions left open get bounds over their unsafe points, as long as these pay, and climb on."""
+        refuted, minimiser, regions = bounded.refuted.clone(), bounded.minimiser.clone(), bounded.regions
+        while True:
+            rows = (~refuted).nonzero()[:, 0]
+            rows = rows[self.unsafe.due(regions.select(rows))]
+            if not len(rows):
+                return Bounded(regions, refuted, minimiser)
+            chosen = regions.select(rows)
+            problem, fast = self._dual(chosen, self.network), self._dual(chosen, self.fast_network)
+            tight = self.unsafe.tighten(chosen, problem, fast, self._sizes, deadline)
+            climbed = self._climb(tight, self.child, deadline)
+            regions = regions.updated(rows, self.unsafe.learned(climbed.regions, chosen.lower_bound))
+            minimiser[rows], refuted[rows] = climbed.minimiser, climbed.refuted
 
     def _climb(self, regions: Subproblems, method: Restricted, deadline: Deadline) -> Bounded:
         problem = self._dual(regions, self.fast_network)

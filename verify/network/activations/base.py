@@ -57,7 +57,9 @@ class Hull(ABC):
 
     @property
     @abstractmethod
-    def parameter_range(self) -> tuple[Float[Tensor, "*batch parameters"], Float[Tensor, "*batch parameters"]]:
+    def parameter_range(
+        self,
+    ) -> tuple[Float[Tensor, "*batch parameters"], Float[Tensor, "*batch parameters"]]:
         """The least and the greatest valid parameters; `line` takes only such."""
 
     def clamp(self, parameters: Float[Tensor, "*batch parameters"]) -> Float[Tensor, "*batch parameters"]:

@@ -1,0 +1,123 @@
+"""Bounds over unsafe points: no unsafe point of a region lies outside them, and they do close what intervals leave."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from nets import (
+    DOUBLE,
+    Draft,
+    kept,
+    networks,
+    random_box,
+    random_cuts,
+    random_network,
+    random_objective,
+    random_state,
+    samples,
+    seeds,
+    variables,
+)
+from torch import Tensor
+
+from verify.bounders.backward import IntermediateBounds
+from verify.bounders.dual import DualProblem
+from verify.bounders.interval import magnitudes
+from verify.bounders.output_constrained import OutputConstrained
+from verify.bounders.restricted import Restricted
+from verify.deadline import Deadline
+from verify.network.activations import Relu
+from verify.network.graph import Network
+from verify.state import Objective
+
+
+def row_values(objective: Objective, row: int, x: Tensor, y: Tensor) -> Tensor:
+    """`C y + E x - d` of one box's clause at points: [points, rows]."""
+    values = y @ objective.coefficients[row, 0].T - objective.thresholds[row, 0]
+    if objective.input_coefficients.shape[3]:
+        values = values + x @ objective.input_coefficients[row, 0].T
+    return values
+
+
+def partly_unsafe(network: Network, objective: Objective, points: Tensor, share: float) -> Objective:
+    """The objective with thresholds that leave about this share of the points unsafe by each row."""
+    ends = []
+    for row in range(len(points)):
+        values = row_values(objective, row, points[row], network.forward(points[row]))
+        ends.append(objective.thresholds[row] + values.quantile(share, dim=0))
+    return replace(objective, thresholds=torch.stack(ends))
+
+
+@given(networks(), seeds, st.integers(0, 3), st.integers(1, 2), st.sampled_from([0.01, 0.1, 0.5]))
+def test_no_unsafe_point_is_outside(network: Network, seed: int, depth: int, rows: int, share: float) -> None:
+    box = random_box(network, 2, seed)
+    bounds = IntermediateBounds().tighten(network, box, Deadline())
+    cuts, _ = random_cuts(network, bounds, depth, seed)
+    inputs = slice(0, network.inputs)
+    points = samples(box.lower[:, inputs], box.upper[:, inputs], 200, seed)
+    objective = partly_unsafe(network, random_objective(network, 2, 1, rows, seed), points, share)
+    problem = DualProblem(network, cuts.apply(bounds), objective, cuts)
+    state = problem.clamp(random_state(problem.initial(), seed)) if seed % 2 else problem.initial()
+    state = Restricted(3).ascend(problem, state).state
+    single = torch.float32
+    fast = DualProblem(
+        network.to("cpu", single), problem.bounds.to(torch.device("cpu"), single),
+        objective.to(torch.device("cpu"), single), cuts,
+    )  # fmt: skip
+    for layer in network.layers:
+        climbed = fast.clamp(state.to(torch.device("cpu"), single))
+        tight = OutputConstrained(weight=0.3, share=1.0).tighten(
+            problem, fast, climbed, layer, magnitudes(network, bounds), Deadline()
+        )
+        assert bool((tight.lower >= problem.bounds.lower[:, layer.variables]).all())
+        assert bool((tight.upper <= problem.bounds.upper[:, layer.variables]).all())
+        for row in range(2):
+            values = variables(network, points[row])
+            unsafe = (row_values(objective, row, points[row], network.forward(points[row])) <= 0).all(1)
+            z = values[unsafe & kept(cuts, row, values)][:, layer.variables]
+            slack = 1e-9 * (1 + z.abs())
+            assert bool((z >= tight.lower[row] - slack).all())
+            assert bool((z <= tight.upper[row] + slack).all())
+
+
+def test_they_tighten_and_help() -> None:
+    """On random ReLU chains near their margin: some bounds get tighter, and the clause's bound with them."""
+    tighter, closed = 0, []
+    for seed in range(12):
+        draft = Draft(torch.Generator().manual_seed(seed), (4,))
+        value = draft.activation(draft.dense(0, 12), Relu())
+        draft.dense(draft.activation(draft.dense(value, 12), Relu()), 3)
+        network = draft.network()
+        bounds = IntermediateBounds().tighten(network, random_box(network, 1, seed, 1.0), Deadline())
+        objective = random_objective(network, 1, 1, 1, 2 * seed)
+        problem = DualProblem(network, bounds, objective)
+        found = Restricted(50).ascend(problem, problem.initial())
+        objective = replace(objective, thresholds=objective.thresholds + found.bound[..., None] + 0.05)
+        problem = DualProblem(network, bounds, objective)
+        layer, sizes = network.layers[-1], magnitudes(network, bounds)
+        tight = OutputConstrained().tighten(problem, problem, found.state, layer, sizes, Deadline())
+        lower, upper = bounds.lower.clone(), bounds.upper.clone()
+        lower[:, layer.variables], upper[:, layer.variables] = tight.lower, tight.upper
+        if bool((lower > bounds.lower).any() | (upper < bounds.upper).any()):
+            tighter += 1
+            child = DualProblem(network, type(bounds)(lower, torch.maximum(lower, upper)), objective)
+            closed.append(float(Restricted(50).ascend(child, child.clamp(found.state)).bound) + 0.05)
+    assert tighter >= 8
+    assert max(closed) > 0.01
+    assert min(closed) > -1e-6
+
+
+def test_refuted_regions_keep_what_they_have() -> None:
+    network = random_network(3, "chain", [Relu(), Relu()])
+    bounds = IntermediateBounds().tighten(network, random_box(network, 2, 3, 1.0), Deadline())
+    objective = random_objective(network, 2, 1, 1, 2)
+    problem = DualProblem(network, bounds, replace(objective, thresholds=objective.thresholds - 1e3))
+    layer = network.layers[-1]
+    tight = OutputConstrained().tighten(
+        problem, problem, problem.initial(), layer, magnitudes(network, bounds), Deadline()
+    )
+    assert torch.equal(tight.lower, bounds.lower[:, layer.variables])
+    assert tight.upper.dtype == DOUBLE

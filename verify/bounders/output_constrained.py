@@ -1,0 +1,124 @@
+"""Bounds of pre-activations over the unsafe points alone (Kotha et al. 2023, "Provably Bounding Neural Network Preimages").
+
+A region needs to be refuted only where the clause's rows `C y <= d` could all hold, so bounds of its pre-activations need to
+hold only there. For a neuron's `+-z_i` the rows join the Lagrangian as constraints with multipliers `w >= 0`,
+
+    min over the region of  +-z_i + w . (C y - d)   <=   min over its unsafe points of  +-z_i ,
+
+which is the dual function again, with the rows' weights free and the neuron's objective beside them. It pays where the clause's
+own bound is close to 0 and the layer is near the output: there the constraint leaves little. The slopes that bound
+the clause serve as they are, so each bound is one sweep; and only neurons whose relaxation costs the clause something are bounded.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from verify.bounders.dual import Aside, DualProblem
+from verify.deadline import Deadline
+from verify.network.activations import Line
+from verify.network.graph import Layer
+from verify.state import Bounds, DualState, Objective
+
+_ELEMENTS = 8_000_000  # values of one tensor in one batch
+
+
+@dataclass(frozen=True)
+class OutputConstrained:
+    """Tightens one layer of each region, from the dual point that bounds its clause.
+
+    weight: of the clause, in units of the neuron's interval over the clause's distance from 0 (1 would give the bound away
+    again). share: of what the layer's relaxation costs, the part whose neurons are bounded.
+    """
+
+    weight: float = 0.08
+    share: float = 0.97
+
+    def tighten(
+        self, problem: DualProblem, fast: DualProblem, state: DualState, layer: Layer, magnitudes: dict[int, Tensor],
+        deadline: Deadline,
+    ) -> Bounds:  # fmt: skip
+        """The layer's bounds, [batch, size] each, over the unsafe points of each region.
+
+        problem, fast: the regions' clauses in float64, in which the bounds are proved, and as they are climbed on; state: their
+        dual points of one objective each. Regions whose bound there is not below 0 keep what they have. Raises OutOfTimeError.
+        """
+        lower = problem.bounds.lower[:, layer.variables].clone()
+        upper = problem.bounds.upper[:, layer.variables].clone()
+        bound, losses = _losses(fast, state, layer)
+        counts = self._counts(losses)
+        counts[bound >= 0] = 0
+        order = counts.argsort(descending=True)
+        order = order[counts[order] > 0]
+        start = 0
+        while start < len(order):
+            deadline.check()
+            most = int(counts[order[start]])
+            rows = order[start : start + max(1, _ELEMENTS // (2 * most * problem.network.variables))]
+            neurons = losses[rows].topk(most, dim=1).indices
+            low, high = self._bound(
+                problem.select(rows), state.select(rows), bound[rows], layer, neurons, magnitudes
+            )
+            lower[rows] = lower[rows].scatter_reduce(1, neurons, low, "amax")
+            upper[rows] = upper[rows].scatter_reduce(1, neurons, high, "amin")
+            start += len(rows)
+        return Bounds(lower, upper)
+
+    def _counts(self, losses: Tensor) -> Int[Tensor, " batch"]:
+        """How many neurons make up the share of each region's loss."""
+        ranked = losses.sort(dim=1, descending=True).values.double()
+        before = ranked.cumsum(1) - ranked
+        return ((before < self.share * ranked.sum(1, keepdim=True)) & (ranked > 0)).sum(1)
+
+    def _bound(
+        self, problem: DualProblem, state: DualState, bound: Tensor, layer: Layer, neurons: Int[Tensor, "batch count"],
+        magnitudes: dict[int, Tensor],
+    ) -> tuple[Tensor, Tensor]:  # fmt: skip
+        wide = DualState(*(part.expand(-1, 2 * neurons.shape[1], -1) for part in vars(state).values()))
+        width = (problem.bounds.upper - problem.bounds.lower)[:, layer.variables].gather(1, neurons)
+        weight = self.weight * width / (-bound.to(width)[:, None]).clamp(min=1e-9)
+        wide = replace(wide, row_weights=weight.repeat(1, 2)[..., None] * state.row_weights)
+        beside = _beside(problem, layer, neurons)
+        point = beside.clamp(wide.to(width.device, width.dtype))
+        found = beside.evaluate(point, magnitudes).bound
+        low, high = torch.where(found.isfinite(), found, -torch.inf).chunk(2, dim=1)
+        return low, -high
+
+
+def _losses(
+    problem: DualProblem, state: DualState, layer: Layer
+) -> tuple[Float[Tensor, " batch"], Float[Tensor, "batch size"]]:
+    """Each region's bound, and what each neuron's relaxation costs it at the dual's primal point (0 where it is exact)."""
+    sweep = problem.backward(state)
+    found = problem.supergradient(state, sweep)
+    support = sweep.supports.get(layer.node)
+    lower, upper = problem.bounds.lower[:, layer.variables], problem.bounds.upper[:, layer.variables]
+    if support is None or support.line is None:
+        return found.bound[:, 0], torch.zeros_like(lower)
+    touch = support.line.touch
+    line = Line(
+        support.line.slope[:, 0],
+        support.line.intercept[:, 0],
+        touch[:, 0] if isinstance(touch, Tensor) else touch,
+    )
+    z = found.pre_activations[layer.node][:, 0]
+    loss = layer.activation.relaxation_loss(support.cotangent[:, 0], line, z, lower, upper)
+    return found.bound[:, 0], loss.nan_to_num(nan=0.0).clamp(min=0)
+
+
+def _beside(problem: DualProblem, layer: Layer, neurons: Tensor) -> DualProblem:
+    """The clause's rows as constraints beside the objectives `+z_i` and `-z_i` of the given neurons."""
+    batch, count = neurons.shape
+    rows = problem.bounds.lower.new_zeros(batch, 2, count, layer.size)
+    rows[:, 0].scatter_(2, neurons[..., None], 1.0)
+    rows[:, 1].scatter_(2, neurons[..., None], -1.0)
+    node = torch.full((batch,), layer.pre_node, device=neurons.device)
+    objective = Objective(
+        *(part.expand(-1, 2 * count, *part.shape[2:]) for part in vars(problem.objective).values())
+    )
+    aside = Aside(node, rows.reshape(batch, 2 * count, layer.size))
+    return DualProblem(problem.network, problem.bounds, objective, problem.cuts, problem.node, aside)
