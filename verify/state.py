@@ -164,8 +164,9 @@ class Subproblems(Struct):
         """The dual point, as one objective for each region."""
         none = self.parameters.new_zeros(len(self), 1, 0)
         return DualState(
-            self.parameters[:, None], self.row_weights[:, None], self.cut_multipliers[:, None], none, none
-        )
+            self.parameters[:, None], self.row_weights[:, None], self.cut_multipliers[:, None],
+            none, none,
+        )  # fmt: skip
 
     def with_state(self, bound: Tensor, state: DualState) -> Subproblems:
         """The same regions with another dual point (of one objective each) and its bound."""
@@ -174,10 +175,13 @@ class Subproblems(Struct):
             cut_multipliers=state.cut_multipliers[:, 0],
         )  # fmt: skip
 
-    def split(self, variable: Tensor, value: Tensor) -> Subproblems:
-        """Both children of every region cut at `variable` = `value`: all upper sides first, then all lower sides."""
+    def split(self, variable: Tensor, value: Tensor, multipliers: Float[Tensor, "batch 2"]) -> Subproblems:
+        """Both children of every region cut at `variable` = `value`: all upper sides first, then all lower sides.
+
+        multipliers: of the new cuts, the upper side's and the lower side's.
+        """
         parts = []
-        for side in (1, -1):
+        for column, side in enumerate((1, -1)):
             cuts = self.cuts.extend(variable, value, torch.full_like(variable, side))
             parts.append(
                 replace(
@@ -185,7 +189,7 @@ class Subproblems(Struct):
                     cut_variable=cuts.variable,
                     cut_value=cuts.value,
                     cut_side=cuts.side,
-                    cut_multipliers=torch.nn.functional.pad(self.cut_multipliers, (0, 1)),
+                    cut_multipliers=torch.cat([self.cut_multipliers, multipliers[:, column, None]], 1),
                 )
             )
         return Subproblems.concatenate(parts)

@@ -206,11 +206,11 @@ class GradientClimber(Climber):
 
     problem: DualProblem
     state: DualState
-    units: DualState  # of the multipliers' steps
     moments: dict[str, Moments]  # by the state's field
     step: float
     decay: float
     multiplier_step: float
+    units: DualState | None = None  # of the multipliers' steps, from the first sweep
     found: Supergradient | None = None
 
     @classmethod
@@ -219,14 +219,17 @@ class GradientClimber(Climber):
     ) -> GradientClimber:
         """A climb from `state`; multipliers start at `multiplier_step` units."""
         moments = {name: Moments.like(part) for name, part in vars(state).items()}
-        return cls(problem, state, problem.units(state), moments, step, decay, multiplier_step)
+        return cls(problem, state, moments, step, decay, multiplier_step)
 
     def look(self) -> Tensor:
-        self.found = self.problem.supergradient(self.state, self.problem.backward(self.state))
+        sweep = self.problem.backward(self.state)
+        if self.units is None:
+            self.units = self.problem.units(self.state, sweep)
+        self.found = self.problem.supergradient(self.state, sweep)
         return self.found.bound
 
     def advance(self, count: int) -> None:
-        assert self.found is not None
+        assert self.found is not None and self.units is not None
         direction, state, units = self.found.state, self.state, self.units
         size = self.step * self.decay ** (count - 1)
         other = self.multiplier_step * self.decay ** (count - 1)
@@ -253,6 +256,6 @@ class GradientClimber(Climber):
             )  # fmt: skip
         moments = {name: part.select(rows) for name, part in self.moments.items()}
         return GradientClimber(
-            self.problem.select(rows), self.state.select(rows), self.units.select(rows), moments, self.step, self.decay,
-            self.multiplier_step, found,
+            self.problem.select(rows), self.state.select(rows), moments, self.step, self.decay, self.multiplier_step,
+            None if self.units is None else self.units.select(rows), found,
         )  # fmt: skip

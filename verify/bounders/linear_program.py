@@ -374,14 +374,17 @@ class _Program:
         if not np.isfinite(dual).all():
             return []
         problem, like = self.problem, self.problem.bounds.lower
-        multipliers, start = like.new_zeros(1, 1, problem.network.variables - problem.network.inputs), 0
+        none, start = like.new_zeros(1, 1, 0), 0
+        point = DualState(
+            none, like.new_zeros(1, 1, problem.rows), like.new_zeros(1, 1, problem.cuts.variable.shape[1]),
+            like.new_zeros(1, 1, problem.network.variables - problem.network.inputs), none,
+        )  # fmt: skip
         for layer in problem.layers:
-            multipliers[..., problem.place(layer)] = like.new_tensor(dual[start : start + layer.size])
+            values = like.new_tensor(dual[start : start + layer.size])
+            point.multipliers[..., problem.place(layer, point)] = values
             start += layer.size
-        none = like.new_zeros(1, 1, 0)
-        weights = like.new_tensor(dual[start : start + problem.rows])[None, None]
-        cuts = like.new_zeros(1, 1, problem.cuts.variable.shape[1])
-        return [DualState(none, weights, cuts, multipliers, none)]
+        point.row_weights.copy_(like.new_tensor(dual[start : start + problem.rows]))
+        return [point]
 
     def refine(self) -> bool:
         """Adds every neuron's most violated lines at the last optimum; whether there were any."""

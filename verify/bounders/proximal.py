@@ -17,14 +17,16 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from verify.bounders.ascent import Bounder, Climber, stepped_weights
-from verify.bounders.dual import DualProblem, join, pull
+from verify.bounders.ascent import Bounder, Climber, Moments
+from verify.bounders.decoupled import place, unit_of, weight_direction
+from verify.bounders.dual import DualProblem, Sweep, join, pull
 from verify.network.affine import Affine
 from verify.network.graph import Layer
 from verify.state import DualState
 
 Values = dict[int, Tensor]  # by node, [batch, objectives, size]
 _INPUT = 0
+_FIRST_WEIGHT_STEP, _LAST_WEIGHT_STEP = 0.1, 1e-4  # Adam's, of row weights
 
 
 @dataclass(frozen=True)
@@ -36,23 +38,45 @@ class Proximal(Bounder):
 
     iterations: int = 200
     inner: int = 2
-    first: float = 0.1
-    last: float = 0.02
+    first: float = 3.0
+    last: float = 0.005
     momentum: float = 0.3
 
     def start(self, problem: DualProblem, state: DualState) -> Climber:
         return ProximalClimber.begin(self, problem, problem.decoupled(state))
 
 
+class _Maps:
+    """Which affine nodes each value reaches without passing an activation, and what each maps zeros to."""
+
+    def __init__(self, problem: DualProblem) -> None:
+        network, wanted = problem.network, sorted(problem.network.ancestors[problem.node])
+        self.zeros: Values = {}
+        self.reached: dict[int, list[int]] = {}
+        for index in wanted:
+            operator = network.nodes[index].operator
+            if isinstance(operator, Affine):
+                shapes = (network.nodes[operand].shape for operand in network.nodes[index].operands)
+                self.zeros[index] = operator.forward(
+                    *(problem.bounds.lower.new_zeros(1, *shape) for shape in shapes)
+                )
+        for source in (_INPUT, *(layer.node for layer in problem.layers)):
+            found: list[int] = []
+            for index in self.zeros:
+                if not {source, *found}.isdisjoint(network.nodes[index].operands):
+                    found.append(index)
+            self.reached[source] = found
+
+
 class ProximalClimber(Climber):
     """Multipliers, and the primal point that goes with them: outputs by node, pre-activations and residuals by layer."""
 
     def __init__(
-        self, method: Proximal, problem: DualProblem, state: DualState, velocity: Tensor, scales: Values, posts: Values,
-        pres: Values, residuals: Values,
+        self, method: Proximal, problem: DualProblem, state: DualState, maps: _Maps, velocity: Tensor, weights: Moments,
+        scales: Values, posts: Values, pres: Values, residuals: Values,
     ) -> None:  # fmt: skip
-        self.method, self.problem, self.state = method, problem, state
-        self.velocity, self.scales = velocity, scales
+        self.method, self.problem, self.state, self.maps = method, problem, state, maps
+        self.velocity, self.weights, self.scales = velocity, weights, scales
         self.posts, self.pres, self.residuals = posts, pres, residuals
         self.weight = method.first
 
@@ -66,15 +90,9 @@ class ProximalClimber(Climber):
             assert support.post is not None and isinstance(support.touch, Tensor)
             posts[node], pres[node] = support.post, support.touch
         made = cls(
-            method,
-            problem,
-            state,
-            torch.zeros_like(state.multipliers),
-            _scales(problem, state),
-            posts,
-            pres,
-            {},
-        )
+            method, problem, state, _Maps(problem), torch.zeros_like(state.multipliers), Moments.like(state.row_weights),
+            _scales(problem, sweep), posts, pres, {},
+        )  # fmt: skip
         reached = made._values(posts)
         made.residuals = {
             layer.node: reached[layer.pre_node].reshape(pres[layer.node].shape) - pres[layer.node]
@@ -94,11 +112,13 @@ class ProximalClimber(Climber):
         self.velocity = self.velocity * method.momentum
         for layer in self.problem.layers:
             scaled = self.weight * self.scales[layer.node] * self.residuals[layer.node]
-            self.velocity[..., self.problem.place(layer)] += scaled
+            self.velocity[..., place(self.problem, layer)] += scaled
         weights = state.row_weights
         if self.problem.rows > 1:
             output = self._values(self.posts)[self.problem.node]
-            weights = stepped_weights(weights, self.problem.row_values(output, self.posts[_INPUT]), 0.1)
+            along = weight_direction(weights, self.problem.row_values(output, self.posts[_INPUT]))
+            size = _FIRST_WEIGHT_STEP * (_LAST_WEIGHT_STEP / _FIRST_WEIGHT_STEP) ** share
+            weights = self.weights.step(weights, along, count, size)
         self.state = self.problem.clamp(
             replace(state, multipliers=state.multipliers + self.velocity, row_weights=weights)
         )
@@ -129,7 +149,7 @@ class ProximalClimber(Climber):
 
     def _augmented(self, layer: Layer) -> Tensor:
         """The augmented Lagrangian's multipliers: `rho_k + w_k r_k`."""
-        rho = self.state.multipliers[..., self.problem.place(layer)]
+        rho = self.state.multipliers[..., place(self.problem, layer)]
         return rho + self.weight * self.scales[layer.node] * self.residuals[layer.node]
 
     def _step(self, node: int, post: Tensor, touch: Tensor | None) -> None:
@@ -149,8 +169,8 @@ class ProximalClimber(Climber):
         self.posts[node] = self.posts[node] + size * change
         if move is not None:
             self.pres[node] = self.pres[node] + size * move
-        for place, shift in shifts.items():
-            self.residuals[place] = self.residuals[place] + size * shift
+        for other, shift in shifts.items():
+            self.residuals[other] = self.residuals[other] + size * shift
 
     def _shifts(self, node: int, change: Tensor) -> tuple[Values, Tensor]:
         """How a change of a node's output moves the residuals behind it, and the objective."""
@@ -180,23 +200,15 @@ class ProximalClimber(Climber):
     def _moves(self, source: int, change: Tensor) -> Values:
         """The changes of all affine nodes that a change of one value reaches without passing an activation."""
         network = self.problem.network
-        flat = change.flatten(0, 1)
-        moves = {source: flat.reshape(-1, *network.nodes[source].shape)}
-        for index in sorted(network.ancestors[self.problem.node]):
+        moves = {source: change.reshape(-1, *network.nodes[source].shape)}
+        for index in self.maps.reached[source]:
             node = network.nodes[index]
-            if (
-                index <= source
-                or not isinstance(node.operator, Affine)
-                or moves.keys().isdisjoint(node.operands)
-            ):
-                continue
-            shapes = [network.nodes[operand].shape for operand in node.operands]
-            zeros = [flat.new_zeros(1, *shape) for shape in shapes]
             operands = [
-                moves[i] if i in moves else flat.new_zeros(len(flat), *shape)
-                for i, shape in zip(node.operands, shapes, strict=True)
+                moves[i] if i in moves else change.new_zeros(len(moves[source]), *network.nodes[i].shape)
+                for i in node.operands
             ]
-            moves[index] = node.operator.forward(*operands) - node.operator.forward(*zeros)
+            assert isinstance(node.operator, Affine)
+            moves[index] = node.operator.forward(*operands) - self.maps.zeros[index]
         return moves
 
     def select(self, rows: Tensor) -> ProximalClimber:
@@ -205,16 +217,21 @@ class ProximalClimber(Climber):
             for part in (self.scales, self.posts, self.pres, self.residuals)
         )
         return ProximalClimber(
-            self.method, self.problem.select(rows), self.state.select(rows), self.velocity[rows], *parts
-        )
+            self.method, self.problem.select(rows), self.state.select(rows), self.maps, self.velocity[rows],
+            self.weights.select(rows), *parts,
+        )  # fmt: skip
 
 
-def _scales(problem: DualProblem, state: DualState) -> Values:
+def _scales(problem: DualProblem, sweep: Sweep) -> Values:
     """Per layer [batch, objectives, 1]: a multiplier's size over a residual's, the unit of the proximal weight."""
-    units, scales = problem.units(state).multipliers, {}
+    scales = {}
     for layer in problem.layers:
         width = (problem.bounds.upper - problem.bounds.lower)[:, None, layer.variables]
-        unit = units[..., problem.place(layer)].square().mean(2, keepdim=True).sqrt()
-        scale = unit / width.square().mean(2, keepdim=True).sqrt()
+        scale = _norm(unit_of(sweep.supports[layer.node].cotangent)) / _norm(width)
         scales[layer.node] = scale.nan_to_num(nan=0.0, posinf=0.0)
     return scales
+
+
+def _norm(values: Tensor) -> Tensor:
+    """The root of the mean square."""
+    return values.square().mean(2, keepdim=True).sqrt()

@@ -28,6 +28,7 @@ class Restricted(Bounder):
     everywhere: bool = False
 
     def start(self, problem: DualProblem, state: DualState) -> Climber:
-        if self.everywhere or state.multipliers.shape[2] or not state.parameters.shape[2]:
+        if self.everywhere or not state.parameters.shape[2]:
             state = problem.coupled(state)
-        return GradientClimber.begin(problem, state, self.step, self.decay, 0.1 * self.step)
+        own = 0.03 * self.step if self.everywhere else 0.0
+        return GradientClimber.begin(problem, state, self.step, self.decay, own)

@@ -30,6 +30,7 @@ class Split:
 
     variable: Int[Tensor, " batch"]
     value: Float[Tensor, " batch"]
+    multipliers: Float[Tensor, "batch 2"]  # of the new cut that leave the upper and the lower child no looser
 
 
 @dataclass(frozen=True)
@@ -47,6 +48,7 @@ class FilteredSmartBranching:
         gradient = problem.supergradient(state, sweep)
         scores, losses, points = _scores(problem, sweep, gradient)
         best, variable = scores.max(1)
+        value = points.gather(1, variable[:, None])[:, 0]
         if self.candidates:
             per_layer = (
                 _best_of_layers(problem, losses) if children else losses.new_zeros(len(losses), 0).long()
@@ -54,8 +56,9 @@ class FilteredSmartBranching:
             children = children or partial(probed, problem, state)
             variable = self._filter(scores, losses, points, children, per_layer)
             best = scores.gather(1, variable[:, None])[:, 0]
-        value = points.gather(1, variable[:, None])[:, 0]
-        return Split(torch.where(best.isneginf(), -1, variable), value)
+            value = points.gather(1, variable[:, None])[:, 0]
+        kept = problem.keeping(sweep, state, _both_sides(variable[:, None], value[:, None]))
+        return Split(torch.where(best.isneginf(), -1, variable), value, kept.nan_to_num(nan=0.0))
 
     def _filter(
         self, scores: Tensor, losses: Tensor, points: Tensor, children: Children, more: Tensor
@@ -63,8 +66,8 @@ class FilteredSmartBranching:
         count = min(self.candidates, scores.shape[1])
         shortlist = torch.cat([scores.topk(count).indices, losses.topk(count).indices, more], 1)
         upper, lower = children(shortlist, points.gather(1, shortlist).nan_to_num(nan=0.0))
-        upper, lower = upper.clamp(max=0), lower.clamp(max=0)
-        gain = torch.minimum(upper, lower) + 1e-3 * torch.maximum(upper, lower)
+        low, high = torch.minimum(upper, lower).clamp(max=0), torch.maximum(upper, lower).clamp(max=0)
+        gain = low + 1e-3 * high
         gain = torch.where(scores.gather(1, shortlist).isneginf(), -torch.inf, gain.nan_to_num(nan=-1e30))
         return shortlist.gather(1, gain.argmax(1, keepdim=True))[:, 0]
 
@@ -80,11 +83,17 @@ def _best_of_layers(problem: DualProblem, losses: Tensor) -> Int[Tensor, "batch 
 
 def probed(problem: DualProblem, state: DualState, variable: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
     """Bounds of both children of each candidate cut, [batch, candidates] each, by one sweep over the parent's hulls."""
-    count, side = 2 * variable.shape[1], torch.ones_like(variable)
-    probes = Probes(variable.repeat(1, 2), value.repeat(1, 2), torch.cat([side, -side], 1))
+    count = 2 * variable.shape[1]
+    probes = _both_sides(variable, value)
     bounds = _repeated(problem, count).evaluate(_shared(state, count), probes=probes).bound
     upper, lower = bounds.chunk(2, dim=1)
     return upper, lower
+
+
+def _both_sides(variable: Tensor, value: Tensor) -> Probes:
+    """Upper sides first."""
+    side = torch.ones_like(variable)
+    return Probes(variable.repeat(1, 2), value.repeat(1, 2), torch.cat([side, -side], 1))
 
 
 def _scores(problem: DualProblem, sweep: Sweep, gradient: Supergradient) -> tuple[Tensor, Tensor, Tensor]:

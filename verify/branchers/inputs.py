@@ -22,4 +22,6 @@ def widest_effect(cotangent: Tensor, lower: Tensor, upper: Tensor) -> Split:
     splittable = (middle > lower) & (middle < upper)
     best, variable = torch.where(splittable, score, -torch.inf).max(1)
     value = middle.gather(1, variable[:, None])[:, 0]
-    return Split(torch.where(best.isneginf(), -1, variable), value)
+    return Split(
+        torch.where(best.isneginf(), -1, variable), value, torch.zeros_like(cotangent[:, :1]).expand(-1, 2)
+    )

@@ -136,7 +136,7 @@ class BranchAndBound:
         regions = regions.select(cut)
         if not len(regions):
             return None
-        children = regions.split(split.variable[cut], split.value[cut])
+        children = regions.split(split.variable[cut], split.value[cut], split.multipliers[cut])
         self.progress.opened += len(children)
         self.progress.depth = max(self.progress.depth, children.cut_variable.shape[1])
         return self._keep(self.strategy.bound(children, deadline), deadline)

@@ -28,7 +28,7 @@ from verify.deadline import Deadline
 from verify.network.graph import Network
 from verify.problem import Problem
 from verify.search.unsafe import UnsafeBounds
-from verify.state import Bounds, Objective, Struct, Subproblems
+from verify.state import Bounds, DualState, Objective, Struct, Subproblems
 
 _ROOT_SHARE = 0.15  # of the time left, for optimised intermediate bounds
 
@@ -203,7 +203,11 @@ class SplitActivations:
         return DualProblem(network, bounds, self._objectives.of(regions.clause, network.dtype), regions.cuts)
 
     def bound(self, regions: Subproblems, deadline: Deadline) -> Bounded:
-        return self._tighten(self._climb(regions, self.child, deadline), deadline)
+        # The new cut's multiplier would leave the bound as it was; from 0 the climb mostly gets further.
+        start = regions.cut_multipliers.clone()
+        start[:, -1:] = 0
+        fresh = replace(regions, cut_multipliers=start)
+        return self._tighten(self._climb(fresh, self.child, deadline, regions.state), deadline)
 
     def _tighten(self, bounded: Bounded, deadline: Deadline) -> Bounded:
         """Regions left open get bounds over their unsafe points, as long as these pay, and climb on."""
@@ -215,19 +219,29 @@ class SplitActivations:
                 return Bounded(regions, refuted, minimiser)
             chosen = regions.select(rows)
             problem, fast = self._dual(chosen, self.network), self._dual(chosen, self.fast_network)
-            tight = self.unsafe.tighten(chosen, problem, fast, self._sizes, deadline)
+            state = fast.clamp(chosen.state.to(fast.bounds.lower.device, fast.bounds.lower.dtype))
+            tight = self.unsafe.tighten(chosen, problem, fast, state, self._sizes, deadline)
             climbed = self._climb(tight, self.child, deadline)
-            regions = regions.updated(rows, self.unsafe.learned(climbed.regions, chosen.lower_bound))
+            learned = self.unsafe.learned(chosen, climbed.regions)
+            regions = regions.updated(rows, learned)
             minimiser[rows], refuted[rows] = climbed.minimiser, climbed.refuted
 
-    def _climb(self, regions: Subproblems, method: Restricted, deadline: Deadline) -> Bounded:
+    def _climb(
+        self, regions: Subproblems, method: Restricted, deadline: Deadline, kept: DualState | None = None
+    ) -> Bounded:
+        """Bounds the regions from their states; where that ends below what they inherited, they take the state `kept`."""
         problem = self._dual(regions, self.fast_network)
         empty = problem.bounds.empty
         climbed = method.ascend(
             problem, regions.state.to(self.network.device, self.fast_network.dtype), 0.0, deadline
         )
-        inherited = regions.lower_bound
-        regions = regions.with_state(torch.maximum(climbed.bound[:, 0], inherited), climbed.state)
+        inherited, state = regions.lower_bound, climbed.state
+        if kept is not None:
+            better = (climbed.bound[:, 0] >= inherited).nonzero()[:, 0]
+            state = kept.to(state.parameters.device, state.parameters.dtype).updated(
+                better, state.select(better)
+            )
+        regions = regions.with_state(torch.maximum(climbed.bound[:, 0], inherited), state)
         refuted = self._certified(regions, (climbed.bound[:, 0] > 0) | empty)
         regions = replace(
             regions, lower_bound=torch.where(refuted, regions.lower_bound, regions.lower_bound.clamp(max=0))
@@ -249,7 +263,8 @@ class SplitActivations:
     def _children(self, regions: Subproblems, variable: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
         """Bounds of both children of candidate cuts, as the search itself would first see them."""
         owners = torch.arange(len(regions), device=variable.device).repeat_interleave(variable.shape[1])
-        children = regions.select(owners).split(variable.flatten(), value.flatten())
+        none = regions.parameters.new_zeros(len(owners), 2)
+        children = regions.select(owners).split(variable.flatten(), value.flatten(), none)
         problem = self._dual(children, self.fast_network)
         state = problem.clamp(children.state.to(self.network.device, self.fast_network.dtype))
         bounds = torch.where(problem.bounds.empty, torch.inf, problem.evaluate(state).bound[:, 0])
@@ -271,6 +286,7 @@ class SplitActivations:
             split = Split(
                 torch.where(stuck, halves.variable, split.variable),
                 torch.where(stuck, halves.value, split.value),
+                torch.where(stuck[:, None], 0.0, split.multipliers),
             )
         return split
 

@@ -17,7 +17,7 @@ from verify.bounders.dual import DualProblem
 from verify.bounders.output_constrained import OutputConstrained
 from verify.deadline import Deadline
 from verify.network.graph import Network
-from verify.state import Bounds, Subproblems
+from verify.state import Bounds, DualState, Subproblems
 
 _WIDEST = 1024  # neurons of a layer whose bounds each subproblem may carry
 _CLOSER = 0.5  # the bound's distance from 0, relative to where it was last time, that makes them due again
@@ -75,15 +75,18 @@ class UnsafeBounds:
         return closer if bool(closer.any()) and self.worth.worthwhile() else torch.zeros_like(closer)
 
     def tighten(
-        self, regions: Subproblems, problem: DualProblem, fast: DualProblem, sizes: dict[int, Tensor], deadline: Deadline
+        self, regions: Subproblems, problem: DualProblem, fast: DualProblem, state: DualState, sizes: dict[int, Tensor],
+        deadline: Deadline,
     ) -> Subproblems:  # fmt: skip
-        """The regions with tighter bounds of the layer. Raises OutOfTimeError."""
+        """The regions with tighter bounds of the layer, from their dual points. Raises OutOfTimeError."""
         assert self.method is not None and self.layer is not None
-        state = fast.clamp(regions.state.to(fast.bounds.lower.device, fast.bounds.lower.dtype))
         tight = self.method.tighten(problem, fast, state, self.layer, sizes, deadline)
         return replace(regions, tail_lower=tight.lower, tail_upper=tight.upper)
 
-    def learned(self, regions: Subproblems, before: Tensor) -> Subproblems:
-        """The regions after a tightening and a climb, which started from bounds `before`."""
-        self.worth.learn(before, regions.lower_bound)
-        return replace(regions, tightened_at=regions.lower_bound.clamp(max=0))
+    def learned(self, before: Subproblems, after: Subproblems) -> Subproblems:
+        """The regions after a tightening and a climb; where that gained nothing they are as before, for this time."""
+        gained = after.lower_bound > before.lower_bound
+        self.worth.learn(before.lower_bound, after.lower_bound)
+        kept = replace(before, tightened_at=after.lower_bound.clamp(max=0))
+        after = replace(after, tightened_at=kept.tightened_at)
+        return kept.updated(gained, after.select(gained))

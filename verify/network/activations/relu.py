@@ -85,9 +85,9 @@ class Relu(Activation):
         return ReluHull(lower, upper)
 
     def minimise(self, t: Tensor, rho: Tensor, lower: Tensor, upper: Tensor) -> Tensor:
-        inner = torch.zeros_like(lower).clamp(lower, upper)
-        best, least = lower, t * lower.relu() - rho * lower
-        for point in (inner, upper):
+        best = torch.zeros_like(lower).clamp(lower, upper)  # first, so that ties stay at the kink
+        least = t * best.relu() - rho * best
+        for point in (lower, upper):
             value = t * point.relu() - rho * point
             gain = _negative(value - least)
             best, least = torch.lerp(best, point, gain), torch.minimum(value, least)
