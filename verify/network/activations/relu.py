@@ -4,9 +4,6 @@ On an unstable interval the lower lines are `s z` with s in [0, 1] (the one free
 `u (z - l) / (u - l)`. Split or stable neurons are linear: slope 0 or 1, no freedom. (Bunel et al. 2020, Planet
 relaxation; De Palma et al. 2021, equation for the restricted dual domain.)
 
-Signs are turned into 0 and 1 by arithmetic: on a CPU a pass of `torch.where` over unpredictable masks costs as much as
-twenty multiplications.
-
 `split_scores` is the SR score of smart branching (Bunel et al. 2020b): with `t` fixed, deciding the neuron moves its
 slope from s to 1 or to 0, which moves the bound by the bias times that change, and frees it of the intercept.
 """
@@ -16,12 +13,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from verify.network.activations.base import Activation, Hull, Line, strictly_inside
-
-
-def _negative(values: Tensor) -> Tensor:
-    """1 where values < 0, else 0."""
-    return values.sign().clamp_(max=0).neg_()
+from verify.network.activations.base import Activation, Hull, Line, is_negative, strictly_inside
 
 
 def _unless_unstable(lower: Tensor, upper: Tensor) -> Tensor:
@@ -35,7 +27,7 @@ class ReluHull(Hull):
 
     def __init__(self, lower: Tensor, upper: Tensor) -> None:
         self.lower, self.upper = lower, upper
-        self.lowest = _negative(lower).neg_().add_(1)
+        self.lowest = is_negative(lower).neg_().add_(1)
         self.highest = upper.sign().clamp_(min=0)
         low, high = lower.clamp(max=0), upper.clamp(min=0)
         # A chord that rounds down still lies above ReLU, because its line passes through (u, u).
@@ -52,14 +44,14 @@ class ReluHull(Hull):
         self.intercept = torch.where(active, 0.0, self.intercept)
 
     def initial(self) -> Tensor:
-        return _negative(-self.lower - self.upper).clamp(self.lowest, self.highest)
+        return is_negative(-self.lower - self.upper).clamp(self.lowest, self.highest)
 
     @property
     def parameter_range(self) -> tuple[Tensor, Tensor]:
         return self.lowest, self.highest
 
     def line(self, t: Tensor, parameters: Tensor) -> Line:
-        falling = _negative(t)
+        falling = is_negative(t)
         slope = torch.lerp(parameters, self.chord, falling)
         return Line(slope, lambda: falling * self.intercept, 0.0)
 
@@ -89,7 +81,7 @@ class Relu(Activation):
         least = t * best.relu() - rho * best
         for point in (lower, upper):
             value = t * point.relu() - rho * point
-            gain = _negative(value - least)
+            gain = is_negative(value - least)
             best, least = torch.lerp(best, point, gain), torch.minimum(value, least)
         return best
 
