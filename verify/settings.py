@@ -27,7 +27,7 @@ class Settings:
     intermediate: IntermediateBounds = IntermediateBounds()
     optimised: IntermediateBounds = IntermediateBounds(Restricted(iterations=5))
     root: Restricted = Restricted(iterations=40)
-    child: Restricted = Restricted(iterations=5, step=0.3, decay=0.8)
+    child: Restricted = Restricted(iterations=5, step=0.1, decay=0.8)
     joint: Restricted = Restricted(iterations=0)
     brancher: FilteredSmartBranching = FilteredSmartBranching(candidates=2)
     unsafe: OutputConstrained | None = OutputConstrained()

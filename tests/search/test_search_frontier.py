@@ -136,7 +136,8 @@ def test_cuts_behind_padding_are_kept() -> None:
     frontier.push(regions([-2.0], 1, 1))
     both = popped(frontier, 2)
     assert both.cut_variable.shape[1] == 6
-    children = both.split(torch.tensor([7, 8]), torch.tensor([0.25, 0.5], dtype=torch.float64))
+    cuts = torch.tensor([0.25, 0.5], dtype=torch.float64)
+    children = both.split(torch.tensor([7, 8]), cuts, torch.zeros(2, 2))
     frontier.push(children)
     shallow = [one for one in (popped(frontier, 1) for _ in range(4)) if int(one.clause) == 1]
     assert len(shallow) == 2

@@ -260,7 +260,7 @@ def test_children_are_no_looser_than_their_parents(splits: str) -> None:
     for _ in range(5):
         split = strategy.choose(level)
         cut = split.variable >= 0
-        parents = level.select(cut).split(split.variable[cut], split.value[cut])
+        parents = level.select(cut).split(split.variable[cut], split.value[cut], split.multipliers[cut])
         bounded = strategy.bound(parents, Deadline())
         if splits == "activations":
             assert bool((bounded.regions.lower_bound >= parents.lower_bound.clamp(max=0) - 1e-6).all())

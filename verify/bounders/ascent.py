@@ -188,13 +188,9 @@ class Moments:
         return Moments(self.mean[rows], self.square[rows])
 
 
-def stepped_weights(weights: Tensor, direction: Tensor, size: float) -> Tensor:
-    """Row weights moved multiplicatively along their supergradient (`clamp` brings them back onto the simplex)."""
-    if weights.shape[2] == 1:
-        return weights
-    spread = direction - direction.mean(2, keepdim=True)
-    spread = spread / spread.abs().amax(2, keepdim=True).clamp(min=1e-12)
-    return (weights + 1e-6) * torch.exp(2 * size * spread)
+def weight_direction(weights: Tensor, direction: Tensor) -> Tensor:
+    """The supergradient of row weights that are divided by their sum: rows of the optimum's face agree there."""
+    return direction - (weights * direction).sum(2, keepdim=True)
 
 
 @dataclass
@@ -234,13 +230,18 @@ class GradientClimber(Climber):
         size = self.step * self.decay ** (count - 1)
         other = self.multiplier_step * self.decay ** (count - 1)
 
+        if self.problem.rows > 1:
+            direction = replace(
+                direction, row_weights=weight_direction(state.row_weights, direction.row_weights)
+            )
+
         def moved(name: str, size: float, unit: Tensor | None) -> Tensor:
             return self.moments[name].step(getattr(state, name), getattr(direction, name), count, size, unit)
 
         self.state = self.problem.clamp(
             DualState(
                 moved("parameters", size, self.problem.spans),
-                stepped_weights(state.row_weights, direction.row_weights, other or size),
+                moved("row_weights", size, None) if self.problem.rows > 1 else state.row_weights,
                 moved("cut_multipliers", size, self.found.cut_scales),
                 moved("multipliers", other, units.multipliers),
                 moved("post_multipliers", other, units.post_multipliers),

@@ -17,8 +17,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from verify.bounders.ascent import Bounder, Climber, Moments
-from verify.bounders.decoupled import place, unit_of, weight_direction
+from verify.bounders.ascent import Bounder, Climber, Moments, weight_direction
 from verify.bounders.dual import DualProblem, Sweep, join, pull
 from verify.network.affine import Affine
 from verify.network.graph import Layer
@@ -91,7 +90,7 @@ class ProximalClimber(Climber):
             posts[node], pres[node] = support.post, support.touch
         made = cls(
             method, problem, state, _Maps(problem), torch.zeros_like(state.multipliers), Moments.like(state.row_weights),
-            _scales(problem, sweep), posts, pres, {},
+            _scales(problem, state, sweep), posts, pres, {},
         )  # fmt: skip
         reached = made._values(posts)
         made.residuals = {
@@ -112,7 +111,7 @@ class ProximalClimber(Climber):
         self.velocity = self.velocity * method.momentum
         for layer in self.problem.layers:
             scaled = self.weight * self.scales[layer.node] * self.residuals[layer.node]
-            self.velocity[..., place(self.problem, layer)] += scaled
+            self.velocity[..., self.problem.place(layer, self.state)] += scaled
         weights = state.row_weights
         if self.problem.rows > 1:
             output = self._values(self.posts)[self.problem.node]
@@ -149,7 +148,7 @@ class ProximalClimber(Climber):
 
     def _augmented(self, layer: Layer) -> Tensor:
         """The augmented Lagrangian's multipliers: `rho_k + w_k r_k`."""
-        rho = self.state.multipliers[..., place(self.problem, layer)]
+        rho = self.state.multipliers[..., self.problem.place(layer, self.state)]
         return rho + self.weight * self.scales[layer.node] * self.residuals[layer.node]
 
     def _step(self, node: int, post: Tensor, touch: Tensor | None) -> None:
@@ -222,12 +221,12 @@ class ProximalClimber(Climber):
         )  # fmt: skip
 
 
-def _scales(problem: DualProblem, sweep: Sweep) -> Values:
+def _scales(problem: DualProblem, state: DualState, sweep: Sweep) -> Values:
     """Per layer [batch, objectives, 1]: a multiplier's size over a residual's, the unit of the proximal weight."""
-    scales = {}
+    scales, units = {}, problem.units(state, sweep).multipliers
     for layer in problem.layers:
         width = (problem.bounds.upper - problem.bounds.lower)[:, None, layer.variables]
-        scale = _norm(unit_of(sweep.supports[layer.node].cotangent)) / _norm(width)
+        scale = _norm(units[..., problem.place(layer, state)]) / _norm(width)
         scales[layer.node] = scale.nan_to_num(nan=0.0, posinf=0.0)
     return scales
 
