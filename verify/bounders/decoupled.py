@@ -19,20 +19,22 @@ from verify.state import DualState
 
 @dataclass(frozen=True)
 class SupergradientAscent(Bounder):
-    """Adam on `rho`; the step falls geometrically from `first` to `last`.
+    """Adam on `rho`; the step falls geometrically from `first` to `last`, by default to 10 / iterations^2.
 
-    A hundred or two of iterations want `last` = 0.001; a few thousand, from 1 to 1e-5, come to the optimum.
+    Big steps lose what the start has, and small ones get nowhere: only a long schedule can afford to end small, but where
+    the gap is small it has to.
     """
 
     iterations: int = 200
-    first: float = 0.5
-    last: float = 0.001
+    first: float = 0.1
+    last: float | None = None
 
     def start(self, problem: DualProblem, state: DualState) -> Climber:
         return self._climber(problem, problem.decoupled(state))
 
     def _climber(self, problem: DualProblem, state: DualState) -> Climber:
-        decay = (self.last / self.first) ** (1 / max(1, self.iterations - 1))
+        last = min(self.first, 10 / max(1, self.iterations) ** 2) if self.last is None else self.last
+        decay = (last / self.first) ** (1 / max(1, self.iterations - 1))
         return GradientClimber.begin(problem, state, self.first, decay, self.first)
 
 
