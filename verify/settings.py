@@ -39,12 +39,12 @@ _DEFAULT = Settings()
 PRESETS = {
     "fast": replace(
         _DEFAULT, second_attack=Attack(8, 20, 1.0), root=Restricted(iterations=20),
-        child=Restricted(iterations=3, step=0.3, decay=0.7),
+        child=Restricted(iterations=3, step=0.1, decay=0.7),
     ),
     "default": _DEFAULT,
     "thorough": replace(
         _DEFAULT, second_attack=Attack(64, 100, 15.0), root=Restricted(iterations=100),
-        child=Restricted(iterations=20, step=0.3, decay=0.9), brancher=FilteredSmartBranching(candidates=6),
+        child=Restricted(iterations=20, step=0.1, decay=0.9), brancher=FilteredSmartBranching(candidates=6),
     ),
 }  # fmt: skip
 

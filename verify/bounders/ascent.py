@@ -27,7 +27,7 @@ Observer = Callable[[int, Tensor], None]  # is told the best bounds after every 
 class Ascended:
     """The best dual point found for every objective, its value, and the input's minimiser where the climb ended.
 
-    (No minimiser, zeros, for subproblems that were dropped because all their objectives exceeded the target.)
+    (A corner of the box for subproblems that were dropped because all their objectives exceeded the target.)
     """
 
     bound: Float[Tensor, "batch objectives"]
@@ -89,7 +89,7 @@ class _Run:
         shape, like = (problem.batch, problem.objectives), problem.bounds.lower
         self.bound = like.new_full(shape, -torch.inf)
         self.best = DualState(*(part.clone() for part in vars(state).values()))
-        self.minimiser = like.new_zeros(*shape, problem.network.inputs)
+        self.minimiser = problem.input_minimiser(like.new_zeros(*shape, problem.network.inputs))
         self.rows = torch.arange(problem.batch, device=like.device)
         self.period = 1 if like.device.type == "cpu" else 8  # asking a GPU how far it is makes it wait
 
@@ -229,7 +229,6 @@ class GradientClimber(Climber):
         direction, state, units = self.found.state, self.state, self.units
         size = self.step * self.decay ** (count - 1)
         other = self.multiplier_step * self.decay ** (count - 1)
-
         if self.problem.rows > 1:
             direction = replace(
                 direction, row_weights=weight_direction(state.row_weights, direction.row_weights)

@@ -44,7 +44,7 @@ class Probes(Struct):
 
 
 @dataclass(frozen=True)
-class Aside(Struct):
+class Aside:
     """A part of every objective on the values of an earlier node: `coefficients . z`.
 
     Beside it the objective's rows are constraints, `C y <= d` on all the points that matter, and their weights are free
@@ -52,7 +52,7 @@ class Aside(Struct):
     "Provably Bounding Neural Network Preimages").
     """
 
-    node: Int[Tensor, " batch"]  # the same for all
+    node: int
     coefficients: Float[Tensor, "batch objectives size"]
 
 
@@ -185,13 +185,8 @@ class DualProblem:
             self.objective.select(rows),
             self.cuts.select(rows),
             self.node,
-            None if self.aside is None else self.aside.select(rows),
+            None if self.aside is None else replace(self.aside, coefficients=self.aside.coefficients[rows]),
         )
-
-    @property
-    def _aside_node(self) -> int:
-        assert self.aside is not None
-        return int(self.aside.node[0])
 
     @cached_property
     def hulls(self) -> dict[int, Hull]:
@@ -239,13 +234,12 @@ class DualProblem:
     def units(self, state: DualState, sweep: Sweep) -> DualState:
         """The unit of each multiplier's steps: its layer's cotangents, each neuron's own or the mean if that is more."""
         units = DualState(*(torch.ones_like(part) for part in vars(state).values()))
+        if not state.multipliers.shape[2]:
+            return units
         for layer in self.layers:
-            place = self.place(layer, state)
-            if place is None or layer.node not in sweep.supports:
-                continue
             size = sweep.supports[layer.node].cotangent.abs()
             size = torch.maximum(size, size.mean(2, keepdim=True))
-            units.multipliers[..., place] = spread(size, layer.size)
+            units.multipliers[..., self.place(layer)] = spread(size, layer.size)
             if units.post_multipliers.shape[2]:
                 units.post_multipliers[..., layer.posts] = size
         return units
@@ -314,7 +308,7 @@ class DualProblem:
         )  # fmt: skip
         for layer in self.layers:
             if layer.node in supports:
-                found.multipliers[..., self.place(layer, found)] = supports[layer.node].rho
+                found.multipliers[..., self.place(layer)] = supports[layer.node].rho
                 if posts:
                     found.post_multipliers[..., layer.posts] = supports[layer.node].cotangent
         return found
@@ -323,42 +317,26 @@ class DualProblem:
         """The same `rho` as slopes, CROWN's where the state has none, and multipliers for the rest."""
         whole = self.decoupled(state)
         slopes = state.parameters if state.parameters.shape[2] else self.initial().parameters
-        return self.inherited(replace(whole, parameters=slopes), self.backward(whole))
-
-    def inherited(self, state: DualState, sweep: Sweep) -> DualState:
-        """`state` with multipliers, where it has them, that make every such layer's `rho` what it was in `sweep`.
-
-        So a child, whose slopes its smaller box may not allow, starts with a bound no looser than its parent's.
-        """
-        multipliers = state.multipliers.clone()
+        multipliers, supports = whole.multipliers.clone(), self.backward(whole).supports
         for layer in self.layers:
-            place = self.place(layer, state)
-            if place is None or layer.node not in sweep.supports:
-                continue
-            support = sweep.supports[layer.node]
-            line = self.hulls[layer.node].line(support.cotangent, state.parameters[..., layer.parameters])
-            multipliers[..., place] = support.rho - line.slope * spread(support.cotangent, layer.size)
-        covered = (
-            self.cuts.variable >= self.network.variables - multipliers.shape[2]
-        )  # their cuts' are among these now
-        cuts = torch.where(covered[:, None], 0.0, state.cut_multipliers)
-        return replace(state, multipliers=multipliers, cut_multipliers=cuts)
+            t = supports[layer.node].cotangent
+            line = self.hulls[layer.node].line(t, slopes[..., layer.parameters])
+            multipliers[..., self.place(layer)] -= line.slope * spread(t, layer.size)
+        return replace(whole, parameters=slopes, multipliers=multipliers)
 
-    def place(self, layer: Layer, state: DualState) -> slice | None:
-        """Where in the state the layer's multipliers are, or None: a state has those of all the last layers it covers."""
-        first = self.network.variables - state.multipliers.shape[2]
-        if layer.variables.start < first:
-            return None
-        return slice(layer.variables.start - first, layer.variables.stop - first)
+    def place(self, layer: Layer) -> slice:
+        """Where the layer's multipliers are in a state that has them."""
+        inputs = self.network.inputs
+        return slice(layer.variables.start - inputs, layer.variables.stop - inputs)
 
     def _multiplied(self, layer: Layer, t: Tensor, state: DualState) -> tuple[Line | None, Tensor, Tensor]:
         """The line and `rho` of a layer, and what the multipliers of the layer's own cuts cost: nothing else counts them."""
-        line, rho, place = None, None, self.place(layer, state)
+        line, rho = None, None
         if state.parameters.shape[2]:
             line = self.hulls[layer.node].line(t, state.parameters[..., layer.parameters])
             rho = line.slope * spread(t, layer.size)
-        if place is not None:
-            own = state.multipliers[..., place]
+        if state.multipliers.shape[2]:
+            own = state.multipliers[..., self.place(layer)]
             rho = own if rho is None else rho + own
         if rho is None:
             rho = t.new_zeros(*t.shape[:2], layer.size)
@@ -369,15 +347,15 @@ class DualProblem:
         used = own & (multipliers != 0)
         beta = torch.where(used, multipliers, 0.0)
         rho = rho.scatter_add(2, index.expand(-1, rho.shape[1], -1), beta)
-        if self._exact(layer, state):
+        if self._exact(state):
             return line, rho, rho.new_zeros(())
         lower, upper = self._cut_bounds
         cost = torch.where(used, torch.maximum(multipliers * lower, multipliers * upper), 0.0)
         return line, rho, cost.sum(2)
 
-    def _exact(self, layer: Layer, state: DualState) -> bool:
-        """Whether the minima of a layer's neurons are looked up at `rho`, not read off their lines."""
-        return state.parameters.shape[2] == 0 or self.place(layer, state) is not None
+    def _exact(self, state: DualState) -> bool:
+        """Whether each neuron's minimum is looked up at `rho`, not read off its line."""
+        return state.multipliers.shape[2] > 0 or state.parameters.shape[2] == 0
 
     def minimiser(self, layer: Layer, t: Tensor, rho: Tensor) -> Float[Tensor, "batch objectives pre"]:
         """Where `t sigma(z) - rho z` has its minimum over the box."""
@@ -387,7 +365,7 @@ class DualProblem:
 
     def _support(self, layer: Layer, t: Tensor, line: Line | None, rho: Tensor, state: DualState) -> Support:
         """The minimisers of a layer."""
-        if not self._exact(layer, state):
+        if not self._exact(state):
             assert line is not None
             return Support(t, rho, line, line.touch)
         inner_t = t
@@ -422,29 +400,24 @@ class DualProblem:
         account.charge(rho, layer.pre_node)
         account.charge_size(cost.abs())
 
-    def _halves(
-        self, layer: Layer, probes: Probes
-    ) -> tuple[Tensor, Tensor, tuple[Tensor, Tensor], tuple[Tensor, Tensor]]:
-        """Which probes are the layer's, their place in it, and the interval there before and after."""
+    def _changes(self, layer: Layer, t: Tensor, state: DualState, probes: Probes) -> tuple[Tensor, Tensor]:
+        """What each objective's probe changes, if it is the layer's: `rho` at its variable, and the bound directly."""
         own = (probes.variable >= layer.variables.start) & (probes.variable < layer.variables.stop)
         place = torch.where(own, probes.variable - layer.variables.start, 0)
         column = place + layer.variables.start
         low, high = self.bounds.lower.gather(1, column), self.bounds.upper.gather(1, column)
-        high = torch.maximum(low, high)
         lower = torch.where(own & (probes.side > 0), torch.maximum(low, probes.value), low)
         upper = torch.where(own & (probes.side < 0), torch.minimum(high, probes.value), high)
-        return own, place, (low, high), (lower, torch.maximum(lower, upper))
-
-    def _changes(self, layer: Layer, t: Tensor, state: DualState, probes: Probes) -> tuple[Tensor, Tensor]:
-        """What each objective's probe changes, if it is the layer's: `rho` at its variable, and `t * intercept`."""
-        own, place, before, after = self._halves(layer, probes)
         copies = range(layer.activation.parameters_per_neuron)
         slopes = state.parameters[:, 0, layer.parameters]
         slopes = torch.cat([slopes.gather(1, place + copy * layer.size) for copy in copies], 1)
         t_here = t.gather(2, place[..., None])[..., 0]
         old, new = (
             hull.line(t_here, hull.clamp(slopes))
-            for hull in (layer.activation.hull(*before), layer.activation.hull(*after))
+            for hull in (
+                layer.activation.hull(low, torch.maximum(low, high)),
+                layer.activation.hull(lower, torch.maximum(lower, upper)),
+            )
         )
         rho, gain = (new.slope - old.slope) * t_here, t_here * (new.intercept - old.intercept)
         return torch.where(own, rho, 0.0), torch.where(own, gain, 0.0)
@@ -454,16 +427,8 @@ class DualProblem:
     ) -> tuple[Tensor, Tensor]:
         """`rho` as each objective's probe would have it, and what the probe adds to the bound directly."""
         changed, gain = self._changes(layer, t, state, probes)
-        own, place, before, after = self._halves(layer, probes)
-        rho = rho.scatter_add(2, place[..., None], changed[..., None])
-        if self._exact(layer, state):
-            t_here, rho_here = t.gather(2, place[..., None])[..., 0], rho.gather(2, place[..., None])[..., 0]
-            new, old = (
-                t_here * layer.activation.forward(touch) - rho_here * touch
-                for touch in (layer.activation.minimise(t_here, rho_here, *box) for box in (after, before))
-            )
-            gain = torch.where(own, new - old, 0.0)
-        return rho, gain
+        place = (probes.variable - layer.variables.start).clamp(0, layer.size - 1)
+        return rho.scatter_add(2, place[..., None], changed[..., None]), gain
 
     def keeping(self, sweep: Sweep, state: DualState, probes: Probes) -> Float[Tensor, "batch objectives"]:
         """The multipliers of the probes' cuts that leave `rho` as it is in `sweep`: children no looser than their parent."""
@@ -486,7 +451,7 @@ class DualProblem:
         start, _ = self.weighted_objective(state)
         value = start @ self.network.offsets[self.node]
         if self.aside is not None:
-            value = value + self.aside.coefficients @ self.network.offsets[self._aside_node]
+            value = value + self.aside.coefficients @ self.network.offsets[self.aside.node]
         account = _Account(value - (state.row_weights * self.objective.thresholds).sum(2), magnitudes)
         sweep = self._sweep(state, account, probes)
         account.add(self._input_minimum(sweep.input_cotangent))
@@ -509,8 +474,8 @@ class DualProblem:
         if straight is not None:
             pending[0] = straight.reshape(flat, *self.network.nodes[0].shape)
         if self.aside is not None:
-            beside = self.aside.coefficients.reshape(flat, *self.network.nodes[self._aside_node].shape)
-            join(pending, self._aside_node, beside)
+            beside = self.aside.coefficients.reshape(flat, *self.network.nodes[self.aside.node].shape)
+            join(pending, self.aside.node, beside)
         for index in range(self.node, 0, -1):
             cotangent = pending.pop(index, None)
             if cotangent is None:
@@ -523,7 +488,7 @@ class DualProblem:
                 continue
             layer = self.network.layer_of_node[index]
             t = cotangent.reshape(self.batch, self.objectives, -1)
-            if not self._exact(layer, state) and index in self.frozen:
+            if not self._exact(state) and index in self.frozen:
                 if account is not None:
                     low, high = self.frozen[index]
                     account.add((t.clamp(min=0) @ low.mT + t.clamp(max=0) @ high.mT)[..., 0])
@@ -566,7 +531,7 @@ class DualProblem:
     def _charge_objective(self, account: _Account, state: DualState, magnitudes: dict[int, Tensor]) -> None:
         """The rounding of the weighted objective itself and of its thresholds."""
         if self.aside is not None:
-            account.charge(self.aside.coefficients, self._aside_node)
+            account.charge(self.aside.coefficients, self.aside.node)
         if self.rows == 1 and self.aside is None:
             account.charge(self.objective.coefficients[:, :, 0], self.node)
         else:
@@ -596,7 +561,8 @@ class DualProblem:
         gradient = DualState(
             *(torch.empty_like(part) if whole else torch.zeros_like(part) for part in vars(state).values())
         )
-        gradient.cut_multipliers.zero_()
+        for written_in_part in (gradient.cut_multipliers, gradient.post_multipliers):
+            written_in_part.zero_()
         cut_scales = torch.zeros_like(state.cut_multipliers)
         pre_activations: dict[int, Tensor] = {}
         for index in sorted(self.network.ancestors[self.node] - {0}):
@@ -615,7 +581,7 @@ class DualProblem:
             if index in self._cut_places:
                 place, own = self._cut_places[index]
                 place = place.expand(-1, self.objectives, -1)
-                slack = self._cut_slack(layer, place, z, support, state)
+                slack = self._cut_slack(place, z, support, state)
                 gradient.cut_multipliers.copy_(torch.where(own, slack, gradient.cut_multipliers))
                 sizes = t.abs()
                 scale = torch.maximum(spread(sizes, layer.size).gather(2, place), sizes.mean(2, keepdim=True))
@@ -624,7 +590,7 @@ class DualProblem:
         gradient.row_weights.copy_(self.row_values(values[self.node], minimiser))
         bound = (state.row_weights * gradient.row_weights).sum(2)
         if self.aside is not None:
-            value = values[self._aside_node].reshape(self.batch, self.objectives, -1)
+            value = values[self.aside.node].reshape(self.batch, self.objectives, -1)
             bound = bound + (self.aside.coefficients * value).sum(2)
         for multiplier in ("cut_multipliers", "multipliers", "post_multipliers"):
             if getattr(state, multiplier).shape[2]:
@@ -638,9 +604,8 @@ class DualProblem:
             self.hulls[layer.node].gradient(
                 support.cotangent, gap, gradient.parameters[..., layer.parameters]
             )
-        place = self.place(layer, gradient)
-        if place is not None:
-            gradient.multipliers[..., place] = gap
+        if gradient.multipliers.shape[2]:
+            gradient.multipliers[..., self.place(layer)] = gap
         if support.inner is not None:
             assert support.post is not None
             gradient.post_multipliers[..., layer.posts] = support.inner - support.post
@@ -653,12 +618,10 @@ class DualProblem:
             values = values + (self.objective.input_coefficients * minimiser[:, :, None, :]).sum(3)
         return values
 
-    def _cut_slack(
-        self, layer: Layer, place: Tensor, z: Tensor, support: Support, state: DualState
-    ) -> Tensor:
+    def _cut_slack(self, place: Tensor, z: Tensor, support: Support, state: DualState) -> Tensor:
         """How far the primal point is from where each cut's multiplier would have it: the multiplier's supergradient."""
         at_cuts, multipliers = z.gather(2, place), state.cut_multipliers
-        if self._exact(layer, state):
+        if self._exact(state):
             assert isinstance(support.touch, Tensor)
             return at_cuts - support.touch.gather(2, place)
         lower, upper = self._cut_bounds

@@ -381,7 +381,7 @@ class _Program:
         )  # fmt: skip
         for layer in problem.layers:
             values = like.new_tensor(dual[start : start + layer.size])
-            point.multipliers[..., problem.place(layer, point)] = values
+            point.multipliers[..., problem.place(layer)] = values
             start += layer.size
         point.row_weights.copy_(like.new_tensor(dual[start : start + problem.rows]))
         return [point]

@@ -116,9 +116,8 @@ def _beside(problem: DualProblem, layer: Layer, neurons: Tensor) -> DualProblem:
     rows = problem.bounds.lower.new_zeros(batch, 2, count, layer.size)
     rows[:, 0].scatter_(2, neurons[..., None], 1.0)
     rows[:, 1].scatter_(2, neurons[..., None], -1.0)
-    node = torch.full((batch,), layer.pre_node, device=neurons.device)
     objective = Objective(
         *(part.expand(-1, 2 * count, *part.shape[2:]) for part in vars(problem.objective).values())
     )
-    aside = Aside(node, rows.reshape(batch, 2 * count, layer.size))
+    aside = Aside(layer.pre_node, rows.reshape(batch, 2 * count, layer.size))
     return DualProblem(problem.network, problem.bounds, objective, problem.cuts, problem.node, aside)

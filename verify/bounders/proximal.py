@@ -111,7 +111,7 @@ class ProximalClimber(Climber):
         self.velocity = self.velocity * method.momentum
         for layer in self.problem.layers:
             scaled = self.weight * self.scales[layer.node] * self.residuals[layer.node]
-            self.velocity[..., self.problem.place(layer, self.state)] += scaled
+            self.velocity[..., self.problem.place(layer)] += scaled
         weights = state.row_weights
         if self.problem.rows > 1:
             output = self._values(self.posts)[self.problem.node]
@@ -148,7 +148,7 @@ class ProximalClimber(Climber):
 
     def _augmented(self, layer: Layer) -> Tensor:
         """The augmented Lagrangian's multipliers: `rho_k + w_k r_k`."""
-        rho = self.state.multipliers[..., self.problem.place(layer, self.state)]
+        rho = self.state.multipliers[..., self.problem.place(layer)]
         return rho + self.weight * self.scales[layer.node] * self.residuals[layer.node]
 
     def _step(self, node: int, post: Tensor, touch: Tensor | None) -> None:
@@ -226,7 +226,7 @@ def _scales(problem: DualProblem, state: DualState, sweep: Sweep) -> Values:
     scales, units = {}, problem.units(state, sweep).multipliers
     for layer in problem.layers:
         width = (problem.bounds.upper - problem.bounds.lower)[:, None, layer.variables]
-        scale = _norm(units[..., problem.place(layer, state)]) / _norm(width)
+        scale = _norm(units[..., problem.place(layer)]) / _norm(width)
         scales[layer.node] = scale.nan_to_num(nan=0.0, posinf=0.0)
     return scales
 

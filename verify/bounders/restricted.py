@@ -30,5 +30,5 @@ class Restricted(Bounder):
     def start(self, problem: DualProblem, state: DualState) -> Climber:
         if self.everywhere or not state.parameters.shape[2]:
             state = problem.coupled(state)
-        own = 0.03 * self.step if self.everywhere else 0.0
+        own = 0.03 * self.step if state.multipliers.shape[2] else 0.0
         return GradientClimber.begin(problem, state, self.step, self.decay, own)

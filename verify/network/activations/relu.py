@@ -30,7 +30,7 @@ class ReluHull(Hull):
         self.lowest = is_negative(lower).neg_().add_(1)
         self.highest = upper.sign().clamp_(min=0)
         low, high = lower.clamp(max=0), upper.clamp(min=0)
-        # A chord that rounds down still lies above ReLU, because its line passes through (u, u).
+        # Through (u, u), so a chord that is too flat (the clamp's) still lies above ReLU; rounding is charged with the sweep.
         self.chord = high / (high - low).clamp_(min=torch.finfo(low.dtype).tiny)
         self.intercept = torch.addcmul(high, high, self.chord, value=-1)
         if not bool((lower.sum() + upper.sum()).isfinite()):
