@@ -17,7 +17,7 @@ import click
 import torch
 
 from benchmarks.common import RESULTS, Case, Root, Row, cases, clock, machine, root, table, write
-from verify.bounders.ascent import Bounder
+from verify.bounders.ascent import Iterative
 from verify.bounders.decoupled import Dvijotham, SupergradientAscent
 from verify.bounders.dual import DualProblem
 from verify.bounders.interval import interval, interval_bound, magnitudes
@@ -36,12 +36,12 @@ class Run:
 
     method: str
     iterations: int = 0
-    bounder: Bounder | None = None
+    bounder: Iterative | None = None
 
 
 def runs(budgets: Sequence[int], restricted: Sequence[int]) -> list[Run]:
     """All runs, in the order of the table."""
-    decoupled: dict[str, Callable[[int], Bounder]] = {
+    decoupled: dict[str, Callable[[int], Iterative]] = {
         "DSG+ (Dvijotham et al.)": Dvijotham,
         "decomposition, supergradient": SupergradientAscent,
         "decomposition, proximal": Proximal,
@@ -82,7 +82,7 @@ def certain(place: Root, climbed: DualState | None) -> float:
     return float(dual.evaluate(state, magnitudes(place.network, place.bounds)).bound)
 
 
-def climb(place: Root, bounder: Bounder) -> DualState:
+def climb(place: Root, bounder: Iterative) -> DualState:
     """The dual point that a bounder finds in float32."""
     dual = place.quick()
     return bounder.ascend(dual, dual.initial()).state

@@ -6,11 +6,11 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 import torch
 
-from verify.bounders.ascent import Ascended, Observer
+from verify.bounders.ascent import Bounder
 from verify.bounders.decoupled import Dvijotham, SupergradientAscent
 from verify.bounders.dual import DualProblem
 from verify.bounders.interval import interval, interval_bound, magnitudes
@@ -25,7 +25,7 @@ from verify.problem import Problem, Witness
 from verify.search.branch_and_bound import Progress, Reporter
 from verify.settings import build_search, choose_device, preset
 from verify.specification import LinfBall, Specification
-from verify.state import Bounds, DualState
+from verify.state import Bounds
 
 if TYPE_CHECKING:
     import onnx
@@ -39,16 +39,6 @@ _CLIMBERS: dict[str, Dvijotham | SupergradientAscent | Proximal | Restricted] = 
 }  # fmt: skip
 METHODS = ("interval", "crown", *_CLIMBERS, "lp")
 INTERMEDIATE = ("crown", "optimised")
-
-
-class Ascent(Protocol):
-    """What climbs from a dual point to a better one."""
-
-    def ascend(
-        self, problem: DualProblem, state: DualState, target: float = ..., deadline: Deadline | None = ...,
-        enough: Deadline | None = ..., observe: Observer | None = ...,
-    ) -> Ascended:  # fmt: skip
-        """The best point found."""
 
 
 class Silent:
@@ -185,7 +175,7 @@ def bounds(
     return bounding.found()
 
 
-def _ascent(method: str, iterations: int | None, network: Network) -> Ascent | None:
+def _ascent(method: str, iterations: int | None, network: Network) -> Bounder | None:
     """The method's bounder; None where there is nothing to climb. Longer climbs take as long to cool down.
 
     Raises ResourceError where the network is too large, before anything is spent on it.
@@ -212,7 +202,7 @@ class _Bounding:
     """The bounds of all clauses, chunk by chunk, and the time they take."""
 
     def __init__(
-        self, problem: Problem, network: Network, method: str, ascent: Ascent | None, time_limit: float | None,
+        self, problem: Problem, network: Network, method: str, ascent: Bounder | None, time_limit: float | None,
         observe: Callable[[Step], None] | None,
     ) -> None:  # fmt: skip
         self.problem, self.network, self.method, self.ascent = problem, network, method, ascent

@@ -32,7 +32,7 @@ from test_dual_oracle import chain, difference, interior
 from test_dual_soundness import assert_below, assert_keepers_above, dual_problem
 from torch import Tensor
 
-from verify.bounders.ascent import Bounder
+from verify.bounders.ascent import Iterative
 from verify.bounders.backward import IntermediateBounds
 from verify.bounders.decoupled import Dvijotham, SupergradientAscent
 from verify.bounders.dual import DualProblem
@@ -46,7 +46,7 @@ from verify.network.graph import Network
 from verify.state import Bounds, Cuts, DualState, Objective
 
 CPU = torch.device("cpu")
-METHODS: tuple[Bounder, ...] = (
+METHODS: tuple[Iterative, ...] = (
     Restricted(4), Restricted(4, everywhere=True), SupergradientAscent(5), Proximal(3), Dvijotham(5),
 )  # fmt: skip
 
@@ -77,7 +77,7 @@ def slack(bound: Tensor, certified: Tensor | None = None) -> Tensor:
     return allowed if certified is None else allowed + (bound - certified).clamp(min=0)
 
 
-def check(method: Bounder, problem: DualProblem, start: DualState, keeper: Tensor) -> None:
+def check(method: Iterative, problem: DualProblem, start: DualState, keeper: Tensor) -> None:
     """No lower than the start, the same when evaluated again, and below all samples, certified or not."""
     sizes = magnitudes(problem.network, problem.bounds)
     before = problem.evaluate(problem.clamp(start)).bound
@@ -108,7 +108,7 @@ def test_every_method_on_every_family(family: str, activation: Activation) -> No
 @every_method
 @settings(max_examples=10)
 @given(networks(), seeds, st.integers(0, 4), st.integers(0, 6))
-def test_mixtures(method: Bounder, network: Network, seed: int, depth: int, start: int) -> None:
+def test_mixtures(method: Iterative, network: Network, seed: int, depth: int, start: int) -> None:
     problem, keeper = dual_problem(network, random_box(network, 2, seed), seed, depth)
     check(method, problem, starts(problem, seed)[start], keeper)
 
@@ -123,7 +123,7 @@ def narrowed(problem: DualProblem, device: torch.device) -> DualProblem:
 
 
 def check_narrow(
-    method: Bounder, problem: DualProblem, keeper: Tensor, device: torch.device, about: float = 2e-3
+    method: Iterative, problem: DualProblem, keeper: Tensor, device: torch.device, about: float = 2e-3
 ) -> None:
     """What float32 has found is sound in float64, and about as good."""
     narrow = narrowed(problem, device)
@@ -142,7 +142,7 @@ def check_narrow(
 @every_method
 @settings(max_examples=8)
 @given(networks(), seeds, st.integers(0, 3))
-def test_single_precision(method: Bounder, network: Network, seed: int, depth: int) -> None:
+def test_single_precision(method: Iterative, network: Network, seed: int, depth: int) -> None:
     problem, keeper = dual_problem(network, random_box(network, 2, seed, 0.4), seed, depth)
     check_narrow(method, problem, keeper, CPU)
 
@@ -150,7 +150,7 @@ def test_single_precision(method: Bounder, network: Network, seed: int, depth: i
 @pytest.mark.gpu
 @pytest.mark.parametrize("family", FAMILIES)
 @every_method
-def test_on_a_gpu(method: Bounder, family: str) -> None:
+def test_on_a_gpu(method: Iterative, family: str) -> None:
     """Both precisions: what is found there is sound and no lower than the start when evaluated on the CPU."""
     device = torch.device("cuda")
     for seed, activation in enumerate(EXAMPLES):
@@ -171,7 +171,7 @@ def test_on_a_gpu(method: Bounder, family: str) -> None:
 
 @every_method
 @pytest.mark.parametrize("family", FAMILIES)
-def test_objectives_at_inner_nodes(method: Bounder, family: str) -> None:
+def test_objectives_at_inner_nodes(method: Iterative, family: str) -> None:
     """Bounds of pre-activations, where the layers behind them are out of play."""
     network = random_network(7, family, [Sigmoid(), Relu()])
     box = random_box(network, 2, 7)
@@ -239,7 +239,7 @@ class Watcher:
 @every_method
 @settings(max_examples=6)
 @given(networks(("chain", "residual", "tangle")), seeds)
-def test_best_bounds_never_fall(method: Bounder, network: Network, seed: int) -> None:
+def test_best_bounds_never_fall(method: Iterative, network: Network, seed: int) -> None:
     """During a climb, and from one to a longer one that begins like it (with steps that do not depend on their number)."""
     problem, _ = dual_problem(network, random_box(network, 2, seed), seed, 2)
     start = problem.evaluate(problem.clamp(problem.initial())).bound
@@ -268,7 +268,7 @@ def four_rows(seed: int, family: str = "chain") -> tuple[DualProblem, DualState]
 
 
 @every_method
-def test_soft_limits_and_deadlines(method: Bounder) -> None:
+def test_soft_limits_and_deadlines(method: Iterative) -> None:
     problem, state = four_rows(3)
     start = problem.evaluate(state).bound
     found = method.ascend(problem, state, enough=Deadline(0.0))
@@ -282,7 +282,7 @@ def test_soft_limits_and_deadlines(method: Bounder) -> None:
 
 
 @every_method
-def test_targets_stop_early(method: Bounder) -> None:
+def test_targets_stop_early(method: Iterative) -> None:
     problem, state = four_rows(3)
     found = method.ascend(problem, state, target=-1e9)
     assert found.iterations == 0
@@ -291,7 +291,7 @@ def test_targets_stop_early(method: Bounder) -> None:
 
 @every_method
 @pytest.mark.parametrize("seed", [0, 3, 4])
-def test_batch_equals_one_by_one(method: Bounder, seed: int) -> None:
+def test_batch_equals_one_by_one(method: Iterative, seed: int) -> None:
     """A subproblem's climb does not depend on its neighbours, nor on when they are dropped."""
     problem, state = four_rows(seed, FAMILIES[seed])
     rows = [torch.tensor([row]) for row in range(4)]
@@ -407,7 +407,7 @@ class Case:
         return DualProblem(network, cuts.apply(bounds), objective, cuts)
 
 
-def assert_reaches(method: Bounder, problem: DualProblem, optima: Tensor, above: float = 1e-6) -> None:
+def assert_reaches(method: Iterative, problem: DualProblem, optima: Tensor, above: float = 1e-6) -> None:
     """Within 1e-3 of the optima, relative to them or to what there was to gain, and never above."""
     finite = optima.isfinite()
     assert bool(finite.any())
@@ -446,9 +446,9 @@ LIMITS = (
 
 
 @pytest.mark.parametrize(
-    ("method", "case"), LIMITS, ids=lambda part: named(part) if isinstance(part, Bounder) else f"{part.family}-{part.rows}"
+    ("method", "case"), LIMITS, ids=lambda part: named(part) if isinstance(part, Iterative) else f"{part.family}-{part.rows}"
 )  # fmt: skip
-def test_reaches_the_linear_program(method: Bounder, case: Case) -> None:
+def test_reaches_the_linear_program(method: Iterative, case: Case) -> None:
     """Random ReLU networks of 66 to 308 variables with six splits, in one row and in two."""
     problem = case.problem
     assert_reaches(method, problem, planets(problem))
@@ -517,7 +517,7 @@ HULLS = (
 
 @pytest.mark.parametrize(("activation", "rows", "methods"), HULLS, ids=[label(hull[0]) for hull in HULLS])
 def test_reaches_the_optimum_over_convex_hulls(
-    activation: Activation, rows: int, methods: tuple[Bounder, ...]
+    activation: Activation, rows: int, methods: tuple[Iterative, ...]
 ) -> None:
     """Small networks against finely discretised linear programs, which are lower by a share of 1e-4 at most."""
     draft = Draft(torch.Generator().manual_seed(1), (3,))

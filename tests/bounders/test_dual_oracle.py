@@ -28,9 +28,10 @@ from oracles import Planet
 from torch import Tensor
 
 from verify.bounders.backward import IntermediateBounds
-from verify.bounders.dual import DualProblem, Sweep
+from verify.bounders.dual import DualProblem
 from verify.bounders.interval import interval, magnitudes
 from verify.bounders.restricted import Restricted
+from verify.bounders.sweep import Sweep
 from verify.deadline import Deadline
 from verify.network.activations import Activation, Product, Relu
 from verify.network.graph import Network
@@ -313,7 +314,7 @@ def test_supergradient_lies_above_on_weights(network: Network, seed: int) -> Non
 @pytest.mark.parametrize("activation", [a for a in EXAMPLES if not isinstance(a, Product)], ids=label)
 def test_probes_bound_the_children_they_stand_for(activation: Activation) -> None:
     """A probe's bound is the child's own bound at the parent's dual point, with the cut's multiplier at 0."""
-    from verify.bounders.dual import Probes
+    from verify.bounders.sweep import Probes
 
     for seed in range(4):
         network = random_network(seed, "chain", [activation, activation])

@@ -28,6 +28,7 @@ from verify.bounders.dual import DualProblem
 from verify.bounders.interval import magnitudes
 from verify.bounders.output_constrained import OutputConstrained
 from verify.bounders.restricted import Restricted
+from verify.bounders.sweep import Aside
 from verify.deadline import Deadline
 from verify.network.activations import Relu
 from verify.network.graph import Network
@@ -81,6 +82,26 @@ def test_no_unsafe_point_is_outside(network: Network, seed: int, depth: int, row
             slack = 1e-9 * (1 + z.abs())
             assert bool((z >= tight.lower[row] - slack).all())
             assert bool((z <= tight.upper[row] + slack).all())
+
+
+@given(networks(), seeds, st.integers(1, 2))
+def test_both_sweeps_agree_beside_another_objective(network: Network, seed: int, rows: int) -> None:
+    """With an objective on an earlier node and free row weights the forward sweep finds q too."""
+    bounds = IntermediateBounds().tighten(network, random_box(network, 2, seed), Deadline())
+    layer = network.layers[seed % len(network.layers)]
+    coefficients = torch.randn(2, 2, layer.size, generator=torch.Generator().manual_seed(seed), dtype=DOUBLE)
+    problem = DualProblem(
+        network,
+        bounds,
+        random_objective(network, 2, 2, rows, seed),
+        aside=Aside(layer.pre_node, coefficients),
+    )
+    if layer not in problem.layers:
+        return
+    state = problem.clamp(random_state(problem.initial(), seed))
+    expected = problem.evaluate(state).bound
+    found = problem.supergradient(state, problem.backward(state)).bound
+    torch.testing.assert_close(found, expected, rtol=1e-7, atol=1e-6)
 
 
 def test_they_tighten_and_help() -> None:

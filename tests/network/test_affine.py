@@ -209,3 +209,17 @@ def test_networks_of_the_tests_are_well_formed(network: Network) -> None:
     stops = [network.inputs, *(layer.variables.stop for layer in network.layers)]
     assert [layer.variables.start for layer in network.layers] == stops[:-1]
     assert stops[-1] == network.variables
+
+
+@every_map
+def test_convolutions_know_their_shape_and_their_gradient(case: Case) -> None:
+    """The shape in closed form is the value's, and torch's gradient is the adjoint."""
+    operator, shapes = case
+    if not isinstance(operator, Convolution):
+        return
+    x = normal(2, *shapes[0]).requires_grad_()
+    value = operator.forward(x)
+    assert value.shape[1:] == operator.output_shape
+    cotangent = normal(*value.shape)
+    (gradient,) = torch.autograd.grad(value, x, cotangent)
+    torch.testing.assert_close(gradient, operator.transpose(cotangent)[0], rtol=1e-11, atol=1e-11)

@@ -16,7 +16,8 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 from torch.optim.adam import adam
 
-from verify.bounders.dual import DualProblem, Supergradient
+from verify.bounders.dual import DualProblem
+from verify.bounders.sweep import Supergradient
 from verify.deadline import Deadline
 from verify.state import DualState
 
@@ -56,7 +57,21 @@ class Climber(ABC):
 
 
 class Bounder(ABC):
-    """A way to climb. Subclasses are frozen dataclasses of their settings."""
+    """What brings a dual point to a better one. Subclasses are frozen dataclasses of their settings."""
+
+    @abstractmethod
+    def ascend(
+        self, problem: DualProblem, state: DualState, target: float = torch.inf, deadline: Deadline | None = None,
+        enough: Deadline | None = None, observe: Observer | None = None,
+    ) -> Ascended:  # fmt: skip
+        """The best point found before every objective's bound exceeds `target` or `enough` has passed.
+
+        Raises OutOfTimeError when the deadline passes.
+        """
+
+
+class Iterative(Bounder):
+    """A bounder that makes steps: at most `iterations`."""
 
     iterations: int
 
@@ -68,10 +83,6 @@ class Bounder(ABC):
         self, problem: DualProblem, state: DualState, target: float = torch.inf, deadline: Deadline | None = None,
         enough: Deadline | None = None, observe: Observer | None = None,
     ) -> Ascended:  # fmt: skip
-        """Climbs until every objective's bound exceeds `target`, the iterations are used up, or `enough` has passed.
-
-        Raises OutOfTimeError when the deadline passes.
-        """
         climber = self.start(problem, problem.clamp(state))
         run = _Run(climber, target, deadline or Deadline(), enough or Deadline(), observe)
         return run.climb(self.iterations)

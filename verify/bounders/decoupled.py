@@ -12,13 +12,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from verify.bounders.ascent import Bounder, Climber, GradientClimber
+from verify.bounders.ascent import Climber, GradientClimber, Iterative
 from verify.bounders.dual import DualProblem
 from verify.state import DualState
 
 
 @dataclass(frozen=True)
-class SupergradientAscent(Bounder):
+class SupergradientAscent(Iterative):
     """Adam on `rho`; the step falls geometrically from `first` to `last`, by default to 10 / iterations^2.
 
     Big steps lose what the start has, and small ones get nowhere: only a long schedule can afford to end small, but where

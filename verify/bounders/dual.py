@@ -19,144 +19,31 @@ In float64, `evaluate(.., magnitudes)` also charges every rounding error of the 
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import cached_property
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float
 from torch import Tensor
 
+from verify.bounders.sweep import (
+    Account,
+    Aside,
+    Evaluation,
+    Probes,
+    Supergradient,
+    Support,
+    Sweep,
+    join,
+    pull,
+    spread,
+)
 from verify.network.activations import Activation, Hull, Line
 from verify.network.affine import Affine
-from verify.network.graph import Layer, Network, Node
-from verify.state import Bounds, Cuts, DualState, Objective, Struct
+from verify.network.graph import Layer, Network
+from verify.state import Bounds, Cuts, DualState, Objective
 
 _FIXED = 1e-9  # relative width below which an interval counts as a single value
-
-
-@dataclass(frozen=True)
-class Probes(Struct):
-    """One hypothetical cut for each objective, to see what it would gain without making the child."""
-
-    variable: Int[Tensor, "batch objectives"]
-    value: Float[Tensor, "batch objectives"]
-    side: Int[Tensor, "batch objectives"]
-
-
-@dataclass(frozen=True)
-class Aside:
-    """A part of every objective on the values of an earlier node: `coefficients . z`.
-
-    Beside it the objective's rows are constraints, `C y <= d` on all the points that matter, and their weights are free
-    multipliers >= 0, not on a simplex: q is then a bound of `coefficients . z` over those points (Kotha et al. 2023,
-    "Provably Bounding Neural Network Preimages").
-    """
-
-    node: int
-    coefficients: Float[Tensor, "batch objectives size"]
-
-
-@dataclass(frozen=True)
-class Support:
-    """Where one layer's part of the Lagrangian has its minimum."""
-
-    cotangent: Float[Tensor, "batch objectives post"]  # t
-    rho: Float[Tensor, "batch objectives pre"]
-    line: Line | None  # None where no slopes are free
-    touch: Float[Tensor, "batch objectives pre"] | float  # z*
-    post: Float[Tensor, "batch objectives post"] | None = None  # x*; None: on the line at z*
-    inner: Float[Tensor, "batch objectives post"] | None = None  # sigma(z*) where x* need not be it
-
-    def forward(self, z: Tensor) -> Tensor:
-        """The outputs that the supergradient goes on with, `x* + slope (z - z*)`."""
-        if self.post is None:
-            assert self.line is not None
-            return gathered(self.line, z, self.cotangent.shape[2])
-        if self.line is None:
-            return self.post
-        return self.post + gathered_slopes(self.line.slope, z - self.touch, self.cotangent.shape[2])
-
-
-@dataclass(frozen=True)
-class Sweep:
-    """A sweep back through the network: what the forward sweep needs."""
-
-    input_cotangent: Float[Tensor, "batch objectives inputs"]
-    supports: dict[int, Support]  # by the layer's node; none where the sweep ended earlier
-
-
-@dataclass(frozen=True)
-class Evaluation(Sweep):
-    """A sweep with its value q."""
-
-    bound: Float[Tensor, "batch objectives"]
-
-
-@dataclass(frozen=True)
-class Supergradient:
-    """dq / d(everything), q itself (for climbing: not rounded outward), and the primal point they come from."""
-
-    state: DualState
-    bound: Float[Tensor, "batch objectives"]
-    cut_scales: Float[
-        Tensor, "batch objectives depth"
-    ]  # the unit of each cut's multiplier: the cotangents' size there
-    pre_activations: dict[int, Float[Tensor, "batch objectives pre"]]  # by layer's node
-
-
-def spread(t: Tensor, pre_size: int) -> Tensor:
-    """The outputs' cotangent beside each of the activation's operands (once for elementwise ones, twice for products)."""
-    copies = pre_size // t.shape[-1]
-    return t if copies == 1 else t.repeat(*(1 for _ in t.shape[1:]), copies)
-
-
-def gathered_slopes(slope: Tensor, z: Tensor, post_size: int) -> Tensor:
-    """`slope * z`, added up over each output's operands."""
-    copies = z.shape[-1] // post_size
-    return slope * z if copies == 1 else (slope * z).unflatten(-1, (copies, post_size)).sum(dim=-2)
-
-
-def gathered(line: Line, z: Tensor, post_size: int) -> Tensor:
-    """The lines' values at pre-activations `z`."""
-    if z.shape[-1] == post_size:
-        return torch.addcmul(line.intercept, line.slope, z)
-    return line.intercept + gathered_slopes(line.slope, z, post_size)
-
-
-def join(pending: dict[int, Tensor], node: int, cotangent: Tensor) -> None:
-    """One more cotangent of a node."""
-    pending[node] = pending[node] + cotangent if node in pending else cotangent
-
-
-def pull(node: Node, cotangent: Tensor, pending: dict[int, Tensor]) -> None:
-    """Carries the cotangent of an affine node back to its operands."""
-    assert isinstance(node.operator, Affine)
-    for operand, part in zip(node.operands, node.operator.transpose(cotangent), strict=True):
-        join(pending, operand, part)
-
-
-class _Account:
-    """Adds up q over a sweep and, given magnitudes, what rounding may have cost, as `sum |cotangent| magnitude`.
-
-    A pass through an affine map W turns the cotangent c, taken as exact, into W^T c with an error of at most
-    gamma |W|^T |c|; against values of magnitude m that moves the bound by at most gamma |c| . (|W| m). (Higham 2002, section 3.5.)
-    """
-
-    def __init__(self, start: Tensor, magnitudes: dict[int, Tensor] | None) -> None:
-        self.bound, self.magnitudes, self.charged = start, magnitudes, torch.zeros_like(start)
-
-    def add(self, amount: Tensor) -> None:
-        """A part of q."""
-        self.bound = self.bound + amount
-
-    def charge(self, cotangent: Tensor, node: int) -> None:
-        """Charges one cotangent against its node's magnitude."""
-        if self.magnitudes is not None:
-            self.charge_size(cotangent.reshape(*self.bound.shape, -1).abs() @ self.magnitudes[node])
-
-    def charge_size(self, size: Tensor) -> None:
-        """Charges a sum of magnitudes."""
-        self.charged = self.charged + size
 
 
 class DualProblem:
@@ -380,7 +267,7 @@ class DualProblem:
         return Support(t, rho, line, touch, torch.where(t > inner_t, low, high), inner)
 
     def _settle(
-        self, account: _Account, layer: Layer, support: Support, cost: Tensor, state: DualState
+        self, account: Account, layer: Layer, support: Support, cost: Tensor, state: DualState
     ) -> None:
         """A layer's part of q."""
         t, rho = support.cotangent, support.rho
@@ -452,7 +339,7 @@ class DualProblem:
         value = start @ self.network.offsets[self.node]
         if self.aside is not None:
             value = value + self.aside.coefficients @ self.network.offsets[self.aside.node]
-        account = _Account(value - (state.row_weights * self.objective.thresholds).sum(2), magnitudes)
+        account = Account(value - (state.row_weights * self.objective.thresholds).sum(2), magnitudes)
         sweep = self._sweep(state, account, probes)
         account.add(self._input_minimum(sweep.input_cotangent))
         bound = account.bound
@@ -466,7 +353,7 @@ class DualProblem:
         """The sweep without its value, which `supergradient` finds as well."""
         return self._sweep(state, None, None)
 
-    def _sweep(self, state: DualState, account: _Account | None, probes: Probes | None) -> Sweep:
+    def _sweep(self, state: DualState, account: Account | None, probes: Probes | None) -> Sweep:
         flat = self.batch * self.objectives
         start, straight = self.weighted_objective(state)
         supports: dict[int, Support] = {}
@@ -528,7 +415,7 @@ class DualProblem:
         centre, radius = self._input_ball
         return (t0 @ centre.mT - t0.abs() @ radius.mT)[..., 0]
 
-    def _charge_objective(self, account: _Account, state: DualState, magnitudes: dict[int, Tensor]) -> None:
+    def _charge_objective(self, account: Account, state: DualState, magnitudes: dict[int, Tensor]) -> None:
         """The rounding of the weighted objective itself and of its thresholds."""
         if self.aside is not None:
             account.charge(self.aside.coefficients, self.aside.node)

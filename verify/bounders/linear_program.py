@@ -29,8 +29,9 @@ from jaxtyping import Float
 from numpy.typing import NDArray
 from torch import Tensor
 
-from verify.bounders.ascent import Ascended, Observer
-from verify.bounders.dual import DualProblem, gathered, gathered_slopes, join, pull, spread
+from verify.bounders.ascent import Ascended, Bounder, Observer
+from verify.bounders.dual import DualProblem
+from verify.bounders.sweep import gathered, gathered_slopes, join, pull, spread
 from verify.deadline import Deadline
 from verify.errors import ResourceError
 from verify.network.affine import Affine
@@ -49,7 +50,7 @@ _RAY_LENGTHS = (1e2, 1e4, 1e6)  # how far to go along a ray that proves the rela
 
 
 @dataclass(frozen=True)
-class LinearProgram:
+class LinearProgram(Bounder):
     """Solves up to `rounds` programs for each objective of each subproblem, one after the other.
 
     Networks of more than `most_variables` variables are refused.

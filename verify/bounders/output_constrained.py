@@ -18,7 +18,8 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from verify.bounders.dual import Aside, DualProblem
+from verify.bounders.dual import DualProblem
+from verify.bounders.sweep import Aside
 from verify.deadline import Deadline
 from verify.network.activations import Line
 from verify.network.graph import Layer

@@ -17,8 +17,9 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from verify.bounders.ascent import Bounder, Climber, Moments, weight_direction
-from verify.bounders.dual import DualProblem, Sweep, join, pull
+from verify.bounders.ascent import Climber, Iterative, Moments, weight_direction
+from verify.bounders.dual import DualProblem
+from verify.bounders.sweep import Sweep, join, pull
 from verify.network.affine import Affine
 from verify.network.graph import Layer
 from verify.state import DualState
@@ -29,7 +30,7 @@ _FIRST_WEIGHT_STEP, _LAST_WEIGHT_STEP = 0.1, 1e-4  # Adam's, of row weights
 
 
 @dataclass(frozen=True)
-class Proximal(Bounder):
+class Proximal(Iterative):
     """`iterations` updates of the multipliers, with `inner` rounds of Frank-Wolfe before each.
 
     `first` to `last`: the proximal weight's schedule, in units of the cotangents' size over the intervals' width.

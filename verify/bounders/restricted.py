@@ -13,13 +13,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from verify.bounders.ascent import Bounder, Climber, GradientClimber
+from verify.bounders.ascent import Climber, GradientClimber, Iterative
 from verify.bounders.dual import DualProblem
 from verify.state import DualState
 
 
 @dataclass(frozen=True)
-class Restricted(Bounder):
+class Restricted(Iterative):
     """`iterations` steps from any dual state; the step size of slopes starts at `step` and decays geometrically."""
 
     iterations: int = 20

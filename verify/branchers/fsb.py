@@ -16,7 +16,8 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from verify.bounders.dual import DualProblem, Probes, Supergradient, Sweep
+from verify.bounders.dual import DualProblem
+from verify.bounders.sweep import Probes, Supergradient, Sweep
 from verify.network.activations import Line
 from verify.state import DualState
 
