@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from jaxtyping import Float
 from torch import Tensor
@@ -20,6 +21,7 @@ from verify.network.graph import Network
 from verify.problem import Problem, Witness
 from verify.state import Objective
 
+_SAMPLES = 4096  # random points of a clause, at most
 _REPLAYS = 8  # the best candidates of a batch that are run in ONNX Runtime
 
 
@@ -36,11 +38,14 @@ def rows(
 
 @dataclass(frozen=True)
 class Attack:
-    """Rounds of `restarts` random starts for each clause and `steps` steps, until `seconds` or `rounds` are used up."""
+    """`restarts` starts for each clause and `steps` steps from there; as often as `rounds` while a search goes on.
+
+    Every other start is the best of some random points, as many as a batch holds, the others are random.
+    """
 
     restarts: int = 16
     steps: int = 40
-    seconds: float = 5.0
+    seconds: float = 5.0  # of one round
     rounds: int = 1
     batch_elements: int = 2_000_000  # network values in one batch of points
 
@@ -49,26 +54,46 @@ class Attack:
         problem: Problem,
         network: Network,
         clauses: Sequence[int],
-        generator: torch.Generator,
+        generator: np.random.Generator,
         deadline: Deadline,
     ) -> Witness | None:
-        """A replayed witness of one of the clauses, or None. Stops early when time is up; never raises for it."""
+        """One round: a replayed witness of one of the clauses, or None. Stops early when time is up; never raises for it."""
         limit = deadline.within(self.seconds)
         points = max(self.restarts, self.batch_elements // sum(node.size for node in network.nodes))
         at_once = max(1, points // self.restarts)
-        for _ in range(self.rounds):
-            for start in range(0, len(clauses), at_once):
-                if limit.remaining <= 0:
-                    return None
-                owners = [clause for clause in clauses[start : start + at_once] for _ in range(self.restarts)]
-                lower, upper = problem.boxes(owners)
-                noise = torch.rand(lower.shape, generator=generator, dtype=lower.dtype)
-                noise[:: self.restarts] = 0.5
-                noise[1 :: self.restarts] = noise[1 :: self.restarts].round()
-                witness = self.descend(problem, network, owners, lower + (upper - lower) * noise, limit)
-                if witness is not None:
-                    return witness
+        for start in range(0, len(clauses), at_once):
+            if limit.remaining <= 0:
+                return None
+            some = clauses[start : start + at_once]
+            x = self._starts(problem, network, some, generator, min(points // len(some), _SAMPLES))
+            owners = [clause for clause in some for _ in range(self.restarts)]
+            witness = self.descend(problem, network, owners, x, limit)
+            if witness is not None:
+                return witness
         return None
+
+    @torch.no_grad()
+    def _starts(
+        self, problem: Problem, network: Network, clauses: Sequence[int], generator: np.random.Generator, samples: int
+    ) -> Float[Tensor, "batch inputs"]:  # fmt: skip
+        """`restarts` points of each clause's box: its middle, a corner, random ones and the best of `samples`."""
+        lower, upper = (end[:, None] for end in problem.boxes(clauses))
+        count = max(samples, self.restarts)
+        noise = torch.from_numpy(generator.random((len(clauses), count, lower.shape[2])))
+        noise[:, 0] = 0.5
+        noise[:, 1::8] = noise[:, 1::8].round()
+        x = lower + (upper - lower) * noise
+        best = count > self.restarts
+        if best:
+            owners = [clause for clause in clauses for _ in range(count)]
+            objective = problem.objective(owners).to(network.device, network.dtype)
+            loss = rows(network, objective, x.flatten(0, 1).to(network.device, network.dtype)).amax(1)
+            order = loss.reshape(len(clauses), count).argsort(1).to(x.device)
+            half = self.restarts // 2
+            x[:, self.restarts - half : self.restarts] = x.gather(
+                1, order[:, :half, None].expand(-1, -1, x.shape[2])
+            )
+        return x[:, : self.restarts].flatten(0, 1)
 
     def descend(
         self,

@@ -13,6 +13,7 @@ import click
 
 from verify import __version__
 from verify.errors import BAD_INPUT, DECIDED, INTERNAL, RESOURCES, UNDECIDED, VerifyError
+from verify.startup import import_torch
 
 if TYPE_CHECKING:
     from verify.api import ClauseBounds, Result, Step
@@ -69,6 +70,7 @@ def run(
     The first word on stdout is the verdict: sat, unsat, unknown or timeout. For sat the counterexample follows, as each
     tensor's name, type and shape and then one value a line, as ONNX Runtime reproduced it.
     """
+    import_torch()
     from verify.api import decide, prepare
     from verify.deadline import Deadline
     from verify.reports.terminal import terminal
@@ -163,6 +165,7 @@ def bounds(
     form: str,
 ) -> int:
     """Bound every clause of PROPERTY at the root: above 0 the clause is refuted."""
+    import_torch()
     from verify import api
 
     found = api.bounds(
@@ -218,6 +221,7 @@ def _layer_line(row: dict[str, Any]) -> str:
 @_FORMAT
 def info(model: Path, property_: Path | None, form: str) -> int:
     """Show what MODEL is made of, and what PROPERTY asks."""
+    import_torch()
     from verify.reports.description import describe, render
 
     record = describe(model, property_)

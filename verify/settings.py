@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
+import numpy as np
 import torch
 
 from verify.attack import Attack
@@ -15,7 +16,9 @@ from verify.errors import InputError
 from verify.problem import Problem
 from verify.search.branch_and_bound import BranchAndBound, Reporter
 from verify.search.frontier import Frontier
-from verify.search.regions import SplitActivations, SplitInputs, Strategy
+from verify.search.split_activations import SplitActivations
+from verify.search.split_inputs import SplitInputs
+from verify.search.strategy import Strategy
 
 
 @dataclass(frozen=True)
@@ -28,7 +31,6 @@ class Settings:
     optimised: IntermediateBounds = IntermediateBounds(Restricted(iterations=5))
     root: Restricted = Restricted(iterations=40)
     child: Restricted = Restricted(iterations=5, step=0.1, decay=0.8)
-    joint: Restricted = Restricted(iterations=0)
     brancher: FilteredSmartBranching = FilteredSmartBranching(candidates=2)
     unsafe: OutputConstrained | None = OutputConstrained()
     splittable_inputs: int = 16  # at most so many free inputs: split inputs, else activations
@@ -38,12 +40,12 @@ class Settings:
 _DEFAULT = Settings()
 PRESETS = {
     "fast": replace(
-        _DEFAULT, second_attack=Attack(8, 20, 1.0), root=Restricted(iterations=20),
+        _DEFAULT, second_attack=Attack(8, 20, 1.0, 4), root=Restricted(iterations=20),
         child=Restricted(iterations=3, step=0.1, decay=0.7),
     ),
     "default": _DEFAULT,
     "thorough": replace(
-        _DEFAULT, second_attack=Attack(64, 100, 15.0), root=Restricted(iterations=100),
+        _DEFAULT, second_attack=Attack(64, 100, 5.0, 20), root=Restricted(iterations=100),
         child=Restricted(iterations=20, step=0.1, decay=0.9), brancher=FilteredSmartBranching(candidates=6),
     ),
 }  # fmt: skip
@@ -75,7 +77,7 @@ def build_search(
     network = problem.model.network.to(device, torch.float64)
     strategy: Strategy
     if problem.free_inputs <= settings.splittable_inputs:
-        strategy = SplitInputs(problem, network, settings.intermediate, settings.joint)
+        strategy = SplitInputs(problem, network, settings.intermediate)
     else:
         strategy = SplitActivations(
             problem,
@@ -93,5 +95,5 @@ def build_search(
     own_type = torch.float64 if problem.model.element_type == "float64" else torch.float32
     return BranchAndBound(
         problem, network.to(device, own_type), strategy, settings.first_attack, settings.second_attack, reporter,
-        torch.Generator().manual_seed(seed), batch, frontier,
+        np.random.default_rng(seed), batch, frontier,
     )  # fmt: skip

@@ -151,8 +151,10 @@ class Subproblems(Struct):
     cut_multipliers: Float[Tensor, "batch depth"]
     row_weights: Float[Tensor, "batch rows"]
     parameters: Float[Tensor, "batch parameters"]
-    tail_lower: Float[Tensor, "batch tail"]  # of the last pre-activations, over the region's unsafe points
-    tail_upper: Float[Tensor, "batch tail"]
+    carried_lower: Float[
+        Tensor, "batch carried"
+    ]  # over the region's unsafe points: of the inputs, or of the last pre-activations
+    carried_upper: Float[Tensor, "batch carried"]
     tightened_at: Float[Tensor, " batch"]  # the bound just after these were found; -inf: never
 
     @property

@@ -24,7 +24,7 @@ def regions(bounds: list[float], depth: int, first: int = 0) -> Subproblems:
         cut_variable=number[:, None] * 100 + level, cut_value=number[:, None].double() + level.double() / 7 + 1 / 3,
         cut_side=(number[:, None] + level) % 2 * 2 - 1, cut_multipliers=(number[:, None] + level).float() / 3,
         row_weights=torch.stack([number, number + 1], 1).float() / 3, parameters=number[:, None].float() % 8 / 8,
-        tail_lower=-number[:, None].double() / 3, tail_upper=number[:, None].double() / 7,
+        carried_lower=-number[:, None].double() / 3, carried_upper=number[:, None].double() / 7,
         tightened_at=-number.float() / 3,
     )  # fmt: skip
 
@@ -40,7 +40,7 @@ def assert_whole(popped: Subproblems, depths: dict[int, int]) -> None:
             assert torch.equal(getattr(one, name)[:, :depth], getattr(want, name)), name
         assert bool((one.cut_variable[:, depth:] == -1).all())
         assert bool((one.cut_multipliers[:, depth:] == 0).all())
-        for name in ("row_weights", "tail_lower", "tail_upper", "tightened_at"):
+        for name in ("row_weights", "carried_lower", "carried_upper", "tightened_at"):
             assert torch.equal(getattr(one, name), getattr(want, name)), name
         assert torch.equal(one.parameters, want.parameters)
 

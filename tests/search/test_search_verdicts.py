@@ -28,13 +28,16 @@ from torch import Tensor
 
 from verify.api import Silent, prepare
 from verify.attack import Attack
+from verify.branchers.fsb import Split
 from verify.deadline import Deadline, OutOfTimeError
 from verify.formats.vnnlib import parse
 from verify.network.activations import Activation, Relu
 from verify.network.graph import Network
 from verify.problem import Problem, Witness
 from verify.search.branch_and_bound import BranchAndBound, Outcome
-from verify.search.regions import Bounded, Split, SplitActivations, SplitInputs, Strategy
+from verify.search.split_activations import SplitActivations
+from verify.search.split_inputs import SplitInputs
+from verify.search.strategy import Bounded, Strategy
 from verify.settings import Settings, build_search, preset
 from verify.state import Subproblems
 
@@ -170,6 +173,14 @@ class Watched:
         self.alive += int(holds.sum())
         assert self.alive >= 1, "no region with the counterexample is left"
         return bounded
+
+    def leaders(self) -> list[int]:
+        """As the strategy does."""
+        return self.strategy.leaders()
+
+    def stands_for(self, regions: Subproblems) -> list[int]:
+        """As the strategy does."""
+        return self.strategy.stands_for(regions)
 
     def roots(self, clauses: Sequence[int], deadline: Deadline) -> Bounded:
         """As the strategy does."""

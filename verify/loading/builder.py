@@ -11,6 +11,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -52,7 +53,7 @@ class Value:
 
 def broadcast_shape(*shapes: Sequence[int]) -> Shape:
     """The common shape of numpy's broadcasting."""
-    return tuple(torch.broadcast_shapes(*shapes))
+    return np.broadcast_shapes(*map(tuple, shapes))
 
 
 class Builder:

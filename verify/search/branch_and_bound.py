@@ -8,9 +8,12 @@ every region of every clause is refuted, `sat` with a replayed witness, else `un
 from __future__ import annotations
 
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Protocol
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -20,9 +23,10 @@ from verify.errors import ResourceError
 from verify.network.graph import Network
 from verify.problem import Problem, Witness
 from verify.search.frontier import Frontier
-from verify.search.regions import Bounded, Strategy
+from verify.search.strategy import Bounded, Strategy
 
-_ATTACK_SHARE = 0.1  # of the time, for descents from open regions' minimisers
+_FIRST_SHARE = 0.3  # of the time, for attacks, while rounds of random starts are left
+_ATTACK_SHARE = 0.1  # later, for descents from open regions' minimisers
 
 
 @dataclass
@@ -64,17 +68,18 @@ class BranchAndBound:
     first_attack: Attack
     second_attack: Attack
     reporter: Reporter
-    generator: torch.Generator
+    generator: np.random.Generator
     batch: int
     frontier: Frontier = field(default_factory=Frontier)
     progress: Progress = field(default_factory=Progress)
     stuck: int = 0
     _began: float = 0.0
-    _descending: float = 0.0
+    _attacked: float = 0.0  # seconds
+    _rounds: int = 0  # of the second attack, left
 
     def run(self, deadline: Deadline) -> Outcome:
         """Decides the problem, or says why not."""
-        self._began = time.monotonic()
+        self._began, self._rounds = time.monotonic(), self.second_attack.rounds
         try:
             witness = self._search(deadline)
         except OutOfTimeError:
@@ -101,25 +106,40 @@ class BranchAndBound:
             return witness
         deadline.check()
         self._report("root")
-        witness = self._roots(clauses, deadline)
+        witness = self._roots(deadline)
         if witness is not None or not len(self.frontier):
             return witness
-        left = sorted(set(self._open_clauses()))
-        self._report("attack")
-        witness = self.second_attack.run(self.problem, self.network, left, self.generator, deadline)
+        open_clauses = self._open_clauses()
         while witness is None and len(self.frontier):
             deadline.check()
-            witness = self._step(deadline)
+            witness = self._attack(open_clauses, deadline) or self._step(deadline)
         return witness
+
+    def _attack(self, clauses: list[int], deadline: Deadline) -> Witness | None:
+        """Now and then another round on the clauses open after the root, at first for up to a third of the time."""
+        if not self._rounds or not self._may_attack(_FIRST_SHARE):
+            return None
+        self._rounds -= 1
+        with self._attacking():
+            return self.second_attack.run(self.problem, self.network, clauses, self.generator, deadline)
+
+    def _may_attack(self, share: float) -> bool:
+        return self._attacked < share * (time.monotonic() - self._began)
+
+    @contextmanager
+    def _attacking(self) -> Iterator[None]:
+        started = time.monotonic()
+        yield
+        self._attacked += time.monotonic() - started
 
     def _open_clauses(self) -> list[int]:
         regions = self.frontier.pop(len(self.frontier), torch.device("cpu"), torch.float32)
         self.frontier.push(regions)
-        return [int(clause) for clause in regions.clause]
+        return self.strategy.stands_for(regions)
 
-    def _roots(self, clauses: list[int], deadline: Deadline) -> Witness | None:
-        """Bounds every clause's whole box, few at first, more at a time when that is many clauses."""
-        order = sorted(clauses, key=lambda clause: int(self.problem.box_of[clause]))
+    def _roots(self, deadline: Deadline) -> Witness | None:
+        """Bounds every clause's whole box."""
+        order = self.strategy.leaders()
         for start in range(0, len(order), self.batch):
             deadline.check()
             witness = self._keep(self.strategy.roots(order[start : start + self.batch], deadline), deadline)
@@ -155,15 +175,13 @@ class BranchAndBound:
 
     def _descend(self, clauses: Tensor, points: Tensor, deadline: Deadline) -> Witness | None:
         """Now and then gradient descent from the minimisers too, for a tenth of the time at most."""
-        now = time.monotonic()
-        if self._descending > _ATTACK_SHARE * (now - self._began):
+        if self._rounds or not self._may_attack(_ATTACK_SHARE):
             return None
-        chosen = torch.randperm(len(clauses), generator=self.generator)[:64]
-        witness = self.second_attack.descend(
-            self.problem, self.network, clauses[chosen].tolist(), points[chosen], deadline.within(2.0)
-        )
-        self._descending += time.monotonic() - now
-        return witness
+        chosen = torch.from_numpy(self.generator.permutation(len(clauses))[:64])
+        with self._attacking():
+            return self.second_attack.descend(
+                self.problem, self.network, clauses[chosen].tolist(), points[chosen], deadline.within(2.0)
+            )
 
     @torch.no_grad()
     def _try(self, clauses: Tensor, points: Tensor) -> Witness | None:

@@ -62,8 +62,8 @@ class UnsafeBounds:
         if self.layer is None:
             return bounds
         lower, upper, columns = bounds.lower.clone(), bounds.upper.clone(), self.layer.variables
-        lower[:, columns] = torch.maximum(lower[:, columns], regions.tail_lower.to(lower))
-        upper[:, columns] = torch.minimum(upper[:, columns], regions.tail_upper.to(upper))
+        lower[:, columns] = torch.maximum(lower[:, columns], regions.carried_lower.to(lower))
+        upper[:, columns] = torch.minimum(upper[:, columns], regions.carried_upper.to(upper))
         return Bounds(lower, upper)
 
     def due(self, regions: Subproblems) -> Bool[Tensor, " batch"]:
@@ -81,7 +81,7 @@ class UnsafeBounds:
         """The regions with tighter bounds of the layer, from their dual points. Raises OutOfTimeError."""
         assert self.method is not None and self.layer is not None
         tight = self.method.tighten(problem, fast, state, self.layer, sizes, deadline)
-        return replace(regions, tail_lower=tight.lower, tail_upper=tight.upper)
+        return replace(regions, carried_lower=tight.lower, carried_upper=tight.upper)
 
     def learned(self, before: Subproblems, after: Subproblems) -> Subproblems:
         """The regions after a tightening and a climb; where that gained nothing they are as before, for this time."""

@@ -1,20 +1,17 @@
-"""How regions are bounded and split: two strategies behind one interface.
+"""Splitting activations: the root's intermediate bounds are kept, pre-activations cut, dual points inherited.
 
-`SplitActivations` keeps the root's intermediate bounds and cuts pre-activations; children inherit their parent's dual point
-and climb from it in float32. `SplitInputs` halves the input box and computes all intermediate bounds afresh in float64. In
-both a region is *refuted* only by a float64 sweep that charges its own rounding errors; a float32 bound is a proposal.
+Children climb from their parent's dual point in float32; a region is *refuted* only by a float64 sweep that charges its own
+rounding errors.
 """
 
 from __future__ import annotations
 
-import time
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
-from typing import Protocol
 
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Bool
 from torch import Tensor
 
 from verify.bounders.backward import IntermediateBounds
@@ -27,73 +24,11 @@ from verify.branchers.inputs import widest_effect
 from verify.deadline import Deadline
 from verify.network.graph import Network
 from verify.problem import Problem
+from verify.search.strategy import Bounded, Objectives, fresh
 from verify.search.unsafe import UnsafeBounds
-from verify.state import Bounds, DualState, Objective, Struct, Subproblems
+from verify.state import Bounds, DualState, Subproblems
 
 _ROOT_SHARE = 0.15  # of the time left, for optimised intermediate bounds
-
-
-@dataclass(frozen=True)
-class Bounded:
-    """Regions with their new bounds, which of them are refuted for certain, and an input to try for the others."""
-
-    regions: Subproblems
-    refuted: Bool[Tensor, " batch"]
-    minimiser: Float[Tensor, "batch inputs"]
-
-
-class Strategy(Protocol):
-    """Bounds regions and splits those left open."""
-
-    def roots(self, clauses: Sequence[int], deadline: Deadline) -> Bounded:
-        """The clauses' whole boxes, bounded."""
-
-    def bound(self, regions: Subproblems, deadline: Deadline) -> Bounded:
-        """Bounds the regions, each no looser than what it inherited."""
-
-    def choose(self, regions: Subproblems) -> Split:
-        """Where to cut each region; variable -1 where nothing is left to cut."""
-
-
-def _fresh(
-    problem: Problem, clauses: Sequence[int], parameters: int, device: torch.device, tail: int = 0
-) -> Subproblems:
-    count = len(clauses)
-    unknown = torch.full((count, tail), torch.inf, dtype=torch.float64, device=device)
-    none = torch.zeros(count, 0, dtype=torch.int64, device=device)
-    return Subproblems(
-        torch.tensor(list(clauses), dtype=torch.int64, device=device), torch.full((count,), -torch.inf, device=device),
-        none, none.double(), none, none.to(torch.float32),
-        torch.full((count, problem.rows), 1 / problem.rows, device=device),
-        torch.zeros(count, parameters, device=device), -unknown, unknown,
-        torch.full((count,), -torch.inf, device=device),
-    )  # fmt: skip
-
-
-class _Objectives:
-    """The clauses' objectives, built once each and gathered by clause number."""
-
-    def __init__(self, problem: Problem, device: torch.device) -> None:
-        self._problem, self._device = problem, device
-        self._known: dict[int, int] = {}
-        self._table: list[Objective] = []
-
-    def prepare(self, clauses: Sequence[int]) -> None:
-        """Makes the given clauses known."""
-        new = [clause for clause in clauses if clause not in self._known]
-        if new:
-            start = len(self._known)
-            self._known.update({clause: start + i for i, clause in enumerate(new)})
-            self._table = [
-                Objective.concatenate(
-                    [*self._table, self._problem.objective(new).to(self._device, torch.float64)]
-                )
-            ]
-
-    def of(self, clauses: Tensor, dtype: torch.dtype) -> Objective:
-        """The objectives of the given clause numbers."""
-        rows = torch.tensor([self._known[clause] for clause in clauses.tolist()], device=self._device)
-        return self._table[0].select(rows).to(self._device, dtype)
 
 
 class _Boxes:
@@ -143,7 +78,7 @@ class SplitActivations:
         self.root, self.child, self.brancher = root, child, brancher
         self.fast_network = network.to(network.device, fast)
         self.unsafe = UnsafeBounds(network, unsafe)
-        self._objectives = _Objectives(problem, network.device)
+        self._objectives = Objectives(problem, network.device)
         self._boxes = _Boxes(problem, network)
         self._sizes: dict[int, Tensor] = {}
         # A cut of one factor says much of the factors and quotients behind it: there intervals are worth redoing.
@@ -151,11 +86,19 @@ class SplitActivations:
             layer.activation.post_size(layer.size) != layer.size for layer in network.layers
         )
 
+    def leaders(self) -> list[int]:
+        """All clauses, those on one box side by side."""
+        return sorted(range(self.problem.clauses), key=lambda clause: int(self.problem.box_of[clause]))
+
+    def stands_for(self, regions: Subproblems) -> list[int]:
+        return sorted(set(regions.clause.tolist()))
+
     def roots(self, clauses: Sequence[int], deadline: Deadline) -> Bounded:
         """CROWN on interval bounds first; only clauses still open get intermediate bounds and an ascent."""
         self._objectives.prepare(clauses)
-        device, tail = self.network.device, self.unsafe.width
-        regions = _fresh(self.problem, clauses, self.network.parameters, device, tail)
+        regions = fresh(
+            self.problem, clauses, self.network.parameters, self.network.device, self.unsafe.width
+        )
         refuted = self._quickly_refuted(regions)
         minimiser = regions.parameters.new_zeros(len(regions), self.network.inputs)
         left = (~refuted).nonzero()[:, 0]
@@ -289,125 +232,3 @@ class SplitActivations:
                 torch.where(stuck[:, None], 0.0, split.multipliers),
             )
         return split
-
-
-@dataclass(frozen=True)
-class Found(Struct):
-    """What bounding a box afresh gives."""
-
-    bound: Float[Tensor, " batch"]
-    refuted: Bool[Tensor, " batch"]
-    cotangent: Float[Tensor, "batch inputs"]
-    minimiser: Float[Tensor, "batch inputs"]
-
-
-@dataclass
-class Effort:
-    """Whether intermediate bounds are worth their price, found out by paying it now and then.
-
-    They are when they close many more boxes than the quick bound does, or, where neither closes any, when they more
-    than halve what is missing: a further split would do as much for the price of two quick bounds.
-    """
-
-    period: int = 8
-    _since: int = 0
-    _pays: bool = True
-
-    def worth_it(self) -> bool:
-        """Whether to pay this time."""
-        self._since += 1
-        return self._pays or self._since >= self.period
-
-    def learn(
-        self, quick: Found, tight: Found, total: int, quick_seconds: float, tight_seconds: float
-    ) -> None:
-        """Compares both bounds on the boxes that the quick one left open, of `total`."""
-        self._since = 0
-        closed_quickly, closed = total - len(quick.refuted), total - int((~tight.refuted).sum())
-        dear = tight_seconds > 3 * quick_seconds
-        if closed:
-            enough = closed_quickly >= 0.4 * closed
-        else:
-            enough = bool((tight.bound < 0.5 * quick.bound).float().mean() > 0.5)
-        self._pays = not (dear and enough)
-
-
-class SplitInputs:
-    """Halved input boxes, everything recomputed in float64; nothing is inherited but the box."""
-
-    def __init__(
-        self, problem: Problem, network: Network, intermediate: IntermediateBounds, joint: Restricted
-    ) -> None:
-        self.problem, self.network, self.intermediate, self.joint = problem, network, intermediate, joint
-        self._objectives = _Objectives(problem, network.device)
-        self._effort = Effort()
-
-    def roots(self, clauses: Sequence[int], deadline: Deadline) -> Bounded:
-        self._objectives.prepare(clauses)
-        regions = _fresh(self.problem, clauses, self.network.inputs, self.network.device)
-        return self.bound(regions, deadline)
-
-    def _input_boxes(self, regions: Subproblems) -> Bounds:
-        lower, upper = (end.to(self.network.device) for end in self.problem.boxes(regions.clause.tolist()))
-        return regions.cuts.apply(Bounds(lower, upper))
-
-    def bound(self, regions: Subproblems, deadline: Deadline) -> Bounded:
-        """CROWN on interval bounds first; what that leaves open gets intermediate bounds where they pay."""
-        began = time.monotonic()
-        box = self._input_boxes(regions)
-        bounds, _ = interval(self.network, box.lower, box.upper)
-        found = self._each_row(regions, bounds)
-        left = (~found.refuted).nonzero()[:, 0]
-        middle = time.monotonic()
-        if len(left) and self._effort.worth_it():
-            deadline.check()
-            quick = found.select(left)
-            tight = self._tightened(regions.select(left), bounds.select(left), quick, deadline)
-            found = found.updated(left, tight)
-            self._effort.learn(quick, tight, len(regions), middle - began, time.monotonic() - middle)
-        scale = found.cotangent.abs().amax(1, keepdim=True).clamp(min=1e-300)
-        lower_bound = torch.where(found.refuted, found.bound, found.bound.clamp(max=0)).float()
-        lower_bound = torch.maximum(lower_bound, regions.lower_bound)
-        regions = replace(regions, lower_bound=lower_bound, parameters=(found.cotangent / scale).float())
-        return Bounded(regions, found.refuted, found.minimiser)
-
-    def _tightened(self, regions: Subproblems, bounds: Bounds, quick: Found, deadline: Deadline) -> Found:
-        tight = self.intermediate.tighten(self.network, bounds, deadline)
-        found = self._each_row(regions, tight)
-        better = quick.bound > found.bound
-        found = replace(found, bound=torch.where(better, quick.bound, found.bound))
-        return self._jointly(regions, tight, found, deadline) if self.joint.iterations else found
-
-    def _each_row(self, regions: Subproblems, bounds: Bounds) -> Found:
-        """The best single row's CROWN bound, with its input coefficients and minimiser."""
-        joint = self._objectives.of(regions.clause, torch.float64)
-        rows = Objective(
-            joint.coefficients.transpose(1, 2), joint.thresholds.transpose(1, 2),
-            joint.input_coefficients.transpose(1, 2),
-        )  # fmt: skip
-        problem = DualProblem(self.network, bounds, rows)
-        sweep = problem.evaluate(problem.initial(), magnitudes(self.network, bounds))
-        bound, row = torch.where(sweep.bound.isfinite(), sweep.bound, -torch.inf).max(1)
-        cotangent = sweep.input_cotangent.gather(1, row[:, None, None].expand(-1, 1, self.network.inputs))[
-            :, 0
-        ]
-        return self._found(bounds, bound, cotangent)
-
-    def _jointly(self, regions: Subproblems, bounds: Bounds, before: Found, deadline: Deadline) -> Found:
-        """All rows of each conjunction at once, their weights and all slopes optimised."""
-        problem = DualProblem(self.network, bounds, self._objectives.of(regions.clause, torch.float64))
-        state = problem.clamp(self.joint.ascend(problem, problem.initial(), 0.0, deadline).state)
-        sweep = problem.evaluate(state, magnitudes(self.network, bounds))
-        return self._found(
-            bounds, torch.maximum(before.bound, sweep.bound[:, 0]), sweep.input_cotangent[:, 0]
-        )
-
-    def _found(self, bounds: Bounds, bound: Tensor, cotangent: Tensor) -> Found:
-        inputs = slice(0, self.network.inputs)
-        cotangent = cotangent.nan_to_num(nan=0.0)
-        minimiser = torch.where(cotangent > 0, bounds.lower[:, inputs], bounds.upper[:, inputs])
-        return Found(bound, ((bound > 0) & bound.isfinite()) | bounds.empty, cotangent, minimiser)
-
-    def choose(self, regions: Subproblems) -> Split:
-        box = self._input_boxes(regions)
-        return widest_effect(regions.parameters.double(), box.lower, box.upper)

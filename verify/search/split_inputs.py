@@ -1,0 +1,219 @@
+"""Splitting inputs: halved boxes, bounded afresh in float64; nothing is inherited but the box.
+
+A region stands for all clauses on one box that share it as a group: intermediate bounds, the dear part, are theirs in common. A
+clause's rows bound linear functions of the input from below, so its unsafe points lie in a smaller box, which the region
+is clipped to (as in Clip-and-Verify, Zhou et al. 2025). Every bound charges its own rounding errors.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+from verify.bounders.backward import IntermediateBounds
+from verify.bounders.dual import DualProblem
+from verify.bounders.interval import interval, magnitudes
+from verify.branchers.fsb import Split
+from verify.branchers.inputs import widest_effect
+from verify.deadline import Deadline
+from verify.network.graph import Network
+from verify.problem import Problem
+from verify.search.strategy import Bounded, Objectives, fresh
+from verify.state import Bounds, Objective, Struct, Subproblems
+
+_GROUP = 32  # clauses that a region stands for, at most
+
+
+@dataclass(frozen=True)
+class Found(Struct):
+    """What bounding a box afresh gives: of the clause that is furthest from refuted, and where its unsafe points lie."""
+
+    clause: Int[Tensor, " batch"]
+    bound: Float[Tensor, " batch"]
+    refuted: Bool[Tensor, " batch"]  # all clauses of the region
+    cotangent: Float[Tensor, "batch inputs"]
+    minimiser: Float[Tensor, "batch inputs"]
+    lower: Float[Tensor, "batch inputs"]  # all unsafe points of all clauses lie between these
+    upper: Float[Tensor, "batch inputs"]
+
+    def intersected(self, other: Found) -> Found:
+        """The better bound of the two, and the box that both have in common."""
+        better = other.bound > self.bound
+        refuted = self.refuted | other.refuted
+        return replace(
+            self,
+            bound=torch.where(better, other.bound, self.bound),
+            refuted=refuted,
+            lower=torch.maximum(self.lower, other.lower),
+            upper=torch.minimum(self.upper, other.upper),
+        )
+
+
+@dataclass
+class Effort:
+    """Whether intermediate bounds are worth their price, found out by paying it now and then.
+
+    They are when they close many more boxes than the quick bound does, or, where neither closes any, when they more
+    than halve what is missing: a further split would do as much for the price of two quick bounds.
+    """
+
+    period: int = 8
+    _since: int = 0
+    _pays: bool = True
+
+    def worth_it(self) -> bool:
+        """Whether to pay this time."""
+        self._since += 1
+        return self._pays or self._since >= self.period
+
+    def learn(
+        self, quick: Found, tight: Found, total: int, quick_seconds: float, tight_seconds: float
+    ) -> None:
+        """Compares both bounds on the boxes that the quick one left open, of `total`."""
+        self._since = 0
+        closed_quickly, closed = total - len(quick.refuted), total - int((~tight.refuted).sum())
+        dear = tight_seconds > 3 * quick_seconds
+        if closed:
+            enough = closed_quickly >= 0.4 * closed
+        else:
+            enough = bool((tight.bound < 0.5 * quick.bound).float().mean() > 0.5)
+        self._pays = not (dear and enough)
+
+
+class SplitInputs:
+    """Halves and clips input boxes, and bounds each afresh for all clauses of its group."""
+
+    def __init__(self, problem: Problem, network: Network, intermediate: IntermediateBounds) -> None:
+        self.problem, self.network, self.intermediate = problem, network, intermediate
+        self._objectives = Objectives(problem, network.device)
+        self._group_of, self._members = (
+            table.to(network.device) for table in _groups(problem.box_of.tolist())
+        )
+        self._effort = Effort()
+
+    def leaders(self) -> list[int]:
+        """The first clause of each group."""
+        return [int(clause) for clause in self._members[:, 0]]
+
+    def stands_for(self, regions: Subproblems) -> list[int]:
+        groups = self._group_of[regions.clause.to(self._group_of.device)].unique()
+        return sorted(self._members[groups].unique().tolist())
+
+    def roots(self, clauses: Sequence[int], deadline: Deadline) -> Bounded:
+        self._objectives.prepare(self._members[self._group_of[list(clauses)]].unique().tolist())
+        inputs = self.network.inputs
+        return self.bound(fresh(self.problem, clauses, inputs, self.network.device, inputs), deadline)
+
+    def _boxes(self, regions: Subproblems) -> Bounds:
+        """The input boxes: the clauses' own, cut and clipped."""
+        lower, upper = (end.to(self.network.device) for end in self.problem.boxes(regions.clause.tolist()))
+        box = regions.cuts.apply(Bounds(lower, upper))
+        return Bounds(
+            torch.maximum(box.lower, regions.carried_lower), torch.minimum(box.upper, regions.carried_upper)
+        )
+
+    def bound(self, regions: Subproblems, deadline: Deadline) -> Bounded:
+        """CROWN on interval bounds first; what that leaves open gets intermediate bounds where they pay."""
+        began = time.monotonic()
+        box = self._boxes(regions)
+        bounds, _ = interval(self.network, box.lower, box.upper)
+        found = self._found(regions, bounds)
+        left = (~found.refuted).nonzero()[:, 0]
+        middle = time.monotonic()
+        if len(left) and self._effort.worth_it():
+            deadline.check()
+            quick, box = found.select(left), bounds.select(left)
+            tight = self._found(
+                regions.select(left), self.intermediate.tighten(self.network, box, deadline)
+            ).intersected(quick)
+            found = found.updated(left, tight)
+            self._effort.learn(quick, tight, len(regions), middle - began, time.monotonic() - middle)
+        scale = found.cotangent.abs().amax(1, keepdim=True).clamp(min=1e-300)
+        lower_bound = torch.where(found.refuted, found.bound, found.bound.clamp(max=0)).float()
+        lower_bound = torch.maximum(lower_bound, regions.lower_bound)
+        regions = replace(
+            regions, clause=found.clause, lower_bound=lower_bound, parameters=(found.cotangent / scale).float(),
+            carried_lower=found.lower, carried_upper=found.upper,
+        )  # fmt: skip
+        return Bounded(regions, found.refuted, found.minimiser)
+
+    def _found(self, regions: Subproblems, bounds: Bounds) -> Found:
+        """Every row of every clause bounded by CROWN."""
+        members = self._members[self._group_of[regions.clause]]
+        problem = DualProblem(self.network, bounds, self._rows(members))
+        sweep = problem.evaluate(problem.initial(), magnitudes(self.network, bounds))
+        shape = (*members.shape, self.problem.rows)
+        bound = torch.where(sweep.bound.isfinite(), sweep.bound, -torch.inf).reshape(shape)
+        cotangent = sweep.input_cotangent.nan_to_num(nan=0.0).reshape(*shape, -1)
+        inputs = slice(0, self.network.inputs)
+        box = Bounds(bounds.lower[:, inputs], bounds.upper[:, inputs])
+        lower, upper = _clipped(box, bound, cotangent)
+        refuted = (bound > 0).any(2) | (lower > upper).any(2)
+        open_clause = ~refuted[..., None]
+        nearest, row = bound.max(2)
+        worst = torch.where(refuted, torch.inf, nearest).argmin(1, keepdim=True)
+        row = row.gather(1, worst)[:, 0]
+        cotangent = cotangent[torch.arange(len(row), device=row.device), worst[:, 0], row]
+        return Found(
+            members.gather(1, worst)[:, 0],
+            nearest.gather(1, worst)[:, 0],
+            refuted.all(1),
+            cotangent,
+            torch.where(cotangent > 0, box.lower, box.upper),
+            torch.where(open_clause, lower, torch.inf).amin(1),
+            torch.where(open_clause, upper, -torch.inf).amax(1),
+        )
+
+    def _rows(self, members: Int[Tensor, "batch group"]) -> Objective:
+        """Every row of every clause as an objective of its own."""
+        clauses = self._objectives.of(members.flatten(), torch.float64)
+        shape = (len(members), members.shape[1] * self.problem.rows, 1)
+        return Objective(
+            clauses.coefficients.reshape(*shape, -1), clauses.thresholds.reshape(shape),
+            clauses.input_coefficients.reshape(*shape, clauses.input_coefficients.shape[3]),
+        )  # fmt: skip
+
+    def choose(self, regions: Subproblems) -> Split:
+        box = self._boxes(regions)
+        return widest_effect(regions.parameters.double(), box.lower, box.upper)
+
+
+def _groups(boxes: Sequence[int]) -> tuple[Tensor, Tensor]:
+    """The number of each clause's group, and each group's clauses (the last repeated): clauses on one box, `_GROUP` at most."""
+    numbers = np.asarray(boxes)
+    order = np.argsort(numbers, kind="stable")
+    _, first, sizes = np.unique(numbers[order], return_index=True, return_counts=True)
+    within = np.arange(len(order)) - np.repeat(first, sizes)
+    starts = np.flatnonzero(within % _GROUP == 0)
+    sizes = np.diff(np.append(starts, len(order)))
+    group_of = np.empty(len(order), dtype=np.int64)
+    group_of[order] = np.repeat(np.arange(len(starts)), sizes)
+    place = np.minimum(np.arange(sizes.max(initial=1)), sizes[:, None] - 1)
+    return torch.from_numpy(group_of), torch.from_numpy(order[starts[:, None] + place])
+
+
+def _clipped(
+    box: Bounds, bound: Float[Tensor, "batch group rows"], cotangent: Float[Tensor, "batch group rows inputs"]
+) -> tuple[Float[Tensor, "batch group inputs"], Float[Tensor, "batch group inputs"]]:
+    """The boxes that each clause's unsafe points lie in.
+
+    A row is at least its `bound`, where every input is at the end that its coefficient asks for, and grows by the
+    coefficient's size with the distance from there; beyond distance `-bound / |coefficient|` it is positive.
+    """
+    reach = (-bound.clamp(max=0))[..., None] / cotangent.abs()
+    reach = _next(torch.where(reach.isnan(), torch.inf, reach), torch.inf)
+    low, high = box.lower[:, None, None], box.upper[:, None, None]
+    upper = torch.where(cotangent > 0, _next(low + reach, torch.inf), high)
+    lower = torch.where(cotangent < 0, _next(high - reach, -torch.inf), low)
+    return torch.maximum(lower.amax(2), box.lower[:, None]), torch.minimum(upper.amin(2), box.upper[:, None])
+
+
+def _next(value: Tensor, towards: float) -> Tensor:
+    """The next number in that direction: rounding to nearest has moved no further."""
+    return torch.nextafter(value, value.new_tensor(towards))

@@ -1,0 +1,83 @@
+"""What the search asks of a way to bound and split regions, and what such ways have in common."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+from verify.branchers.fsb import Split
+from verify.deadline import Deadline
+from verify.problem import Problem
+from verify.state import Objective, Subproblems
+
+
+@dataclass(frozen=True)
+class Bounded:
+    """Regions with their new bounds, which of them are refuted for certain, and an input to try for the others."""
+
+    regions: Subproblems
+    refuted: Bool[Tensor, " batch"]
+    minimiser: Float[Tensor, "batch inputs"]
+
+
+class Strategy(Protocol):
+    """Bounds regions and splits those left open."""
+
+    def leaders(self) -> list[int]:
+        """The clauses whose roots stand for all clauses there are, in the order that roots are best made."""
+
+    def stands_for(self, regions: Subproblems) -> list[int]:
+        """The clauses that the regions stand for."""
+
+    def roots(self, clauses: Sequence[int], deadline: Deadline) -> Bounded:
+        """The whole boxes of some leaders, bounded."""
+
+    def bound(self, regions: Subproblems, deadline: Deadline) -> Bounded:
+        """Bounds the regions, each no looser than what it inherited."""
+
+    def choose(self, regions: Subproblems) -> Split:
+        """Where to cut each region; variable -1 where nothing is left to cut."""
+
+
+def fresh(
+    problem: Problem, clauses: Sequence[int], parameters: int, device: torch.device, carried: int = 0
+) -> Subproblems:
+    """The clauses' whole boxes; nothing is known of them yet."""
+    count = len(clauses)
+    unknown = torch.full((count, carried), torch.inf, dtype=torch.float64, device=device)
+    none = torch.zeros(count, 0, dtype=torch.int64, device=device)
+    return Subproblems(
+        torch.tensor(list(clauses), dtype=torch.int64, device=device), torch.full((count,), -torch.inf, device=device),
+        none, none.double(), none, none.to(torch.float32),
+        torch.full((count, problem.rows), 1 / problem.rows, device=device),
+        torch.zeros(count, parameters, device=device), -unknown, unknown,
+        torch.full((count,), -torch.inf, device=device),
+    )  # fmt: skip
+
+
+class Objectives:
+    """The clauses' objectives, built once each and gathered by clause number."""
+
+    def __init__(self, problem: Problem, device: torch.device) -> None:
+        self._problem, self._device = problem, device
+        self._row = torch.full((problem.clauses,), -1, dtype=torch.int64, device=device)
+        self._table: list[Objective] = []
+
+    def prepare(self, clauses: Sequence[int]) -> None:
+        """Makes the given clauses known."""
+        wanted = torch.tensor(list(clauses), dtype=torch.int64, device=self._device).unique()
+        new = wanted[self._row[wanted] < 0]
+        if len(new):
+            known = int(self._row.max()) + 1
+            self._row[new] = torch.arange(known, known + len(new), device=self._device)
+            made = self._problem.objective(new.tolist()).to(self._device, torch.float64)
+            self._table = [Objective.concatenate([*self._table, made])]
+
+    def of(self, clauses: Int[Tensor, " batch"], dtype: torch.dtype) -> Objective:
+        """The objectives of the given clause numbers."""
+        return self._table[0].select(self._row[clauses]).to(self._device, dtype)
