@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
+from threading import Event
 
 
 class OutOfTimeError(Exception):
@@ -12,9 +13,10 @@ class OutOfTimeError(Exception):
 
 @dataclass(frozen=True)
 class Deadline:
-    """A point of `time.monotonic()`; infinity where there is no limit."""
+    """A point of `time.monotonic()`; infinity where there is no limit. It has passed, too, once `called_off` is set."""
 
     at: float = float("inf")
+    called_off: Event = field(default_factory=Event)
 
     @classmethod
     def after(cls, seconds: float | None) -> Deadline:
@@ -24,7 +26,7 @@ class Deadline:
     @property
     def remaining(self) -> float:
         """Seconds left, negative when late."""
-        return self.at - time.monotonic()
+        return float("-inf") if self.called_off.is_set() else self.at - time.monotonic()
 
     def check(self) -> None:
         """Raises OutOfTimeError once the deadline has passed."""
@@ -33,7 +35,7 @@ class Deadline:
 
     def within(self, seconds: float) -> Deadline:
         """The earlier of this deadline and `seconds` from now."""
-        return Deadline(min(self.at, time.monotonic() + seconds))
+        return replace(self, at=min(self.at, time.monotonic() + seconds))
 
     def share(self, fraction: float, unlimited: float = 60.0) -> Deadline:
         """A share of the time that is left; of `unlimited` seconds where there is no limit."""

@@ -34,7 +34,7 @@ class Settings:
     brancher: FilteredSmartBranching = FilteredSmartBranching(candidates=2)
     unsafe: OutputConstrained | None = OutputConstrained()
     splittable_inputs: int = 16  # at most so many free inputs: split inputs, else activations
-    batch_elements: int = 400_000  # variables in one batch of subproblems
+    batch_elements: int = 800_000  # variables in one batch of subproblems
 
 
 _DEFAULT = Settings()
@@ -95,5 +95,6 @@ def build_search(
     own_type = torch.float64 if problem.model.element_type == "float64" else torch.float32
     return BranchAndBound(
         problem, network.to(device, own_type), strategy, settings.first_attack, settings.second_attack, reporter,
-        np.random.default_rng(seed), batch, frontier,
+        np.random.default_rng(seed), batch,
+        torch.get_num_threads() if device.type == "cpu" else 1, frontier,
     )  # fmt: skip

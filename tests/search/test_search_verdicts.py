@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 
 import numpy as np
 import pytest
@@ -37,7 +37,7 @@ from verify.problem import Problem, Witness
 from verify.search.branch_and_bound import BranchAndBound, Outcome
 from verify.search.split_activations import SplitActivations
 from verify.search.split_inputs import SplitInputs
-from verify.search.strategy import Bounded, Strategy
+from verify.search.strategy import Bounded, Objectives, Strategy
 from verify.settings import Settings, build_search, preset
 from verify.state import Subproblems
 
@@ -157,7 +157,11 @@ class Watched:
     steps: int
     seen: int = 0
     alive: int = 0
-    log: list[str] = field(default_factory=list)
+
+    @property
+    def objectives(self) -> Objectives:
+        """As the strategy does."""
+        return self.strategy.objectives
 
     def _holds(self, regions: Subproblems) -> Tensor:
         """Which regions contain the planted input."""
@@ -223,7 +227,7 @@ def watched(problem: Problem, network: Network, x: Tensor, splits: str, steps: i
     settings = replace(preset("default"), first_attack=NO_ATTACK, second_attack=NO_ATTACK)
     search = search_for(problem, splits, settings)
     search.strategy = Watched(search.strategy, network, x, steps)
-    search.batch = 16
+    search.batch, search.workers = 16, 1
     return search.run(Deadline.after(20))
 
 

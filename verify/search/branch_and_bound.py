@@ -3,14 +3,20 @@
 The loop knows neither networks nor duals: a `Strategy` bounds and splits regions, a `Frontier` stores them, an `Attack` and
 the bounds' own minimisers look for witnesses, a `Reporter` is told. It ends with a verdict and a reason in words: `unsat` when
 every region of every clause is refuted, `sat` with a replayed witness, else `unknown` or `timeout` saying why.
+
+Batches are worked on by several threads, one for each core (torch lets go of the interpreter's lock in every operation, and
+two batches at once take half as long as one batch on two cores does). Only the main thread touches frontier and counters.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from functools import partial
+from threading import Event
 from typing import Protocol
 
 import numpy as np
@@ -24,9 +30,12 @@ from verify.network.graph import Network
 from verify.problem import Problem, Witness
 from verify.search.frontier import Frontier
 from verify.search.strategy import Bounded, Strategy
+from verify.state import Subproblems
 
 _FIRST_SHARE = 0.3  # of the time, for attacks, while rounds of random starts are left
 _ATTACK_SHARE = 0.1  # later, for descents from open regions' minimisers
+_DESCENTS = 64  # at once
+_FEW = 16  # regions that are not worth dividing among workers
 
 
 @dataclass
@@ -58,9 +67,19 @@ class Outcome:
     progress: Progress = field(default_factory=Progress)
 
 
+@dataclass(frozen=True)
+class _Done:
+    """What a piece of work brought: regions to keep, or a witness, or nothing."""
+
+    witness: Witness | None = None
+    bounded: Bounded | None = None
+    stuck: int = 0  # regions that could be split no further
+    attacked: float = 0.0  # seconds
+
+
 @dataclass
 class BranchAndBound:
-    """One search. `batch` regions are split at a time, `root_batch` clauses bounded at a time."""
+    """One search. `batch` regions are split at a time by each of the `workers`, as many clauses bounded at a time."""
 
     problem: Problem
     network: Network
@@ -70,12 +89,16 @@ class BranchAndBound:
     reporter: Reporter
     generator: np.random.Generator
     batch: int
+    workers: int = 1
     frontier: Frontier = field(default_factory=Frontier)
     progress: Progress = field(default_factory=Progress)
     stuck: int = 0
     _began: float = 0.0
     _attacked: float = 0.0  # seconds
     _rounds: int = 0  # of the second attack, left
+    _suspects: tuple[Tensor, Tensor] | None = (
+        None  # clauses of regions lately left open, and their minimisers
+    )
 
     def run(self, deadline: Deadline) -> Outcome:
         """Decides the problem, or says why not."""
@@ -83,7 +106,7 @@ class BranchAndBound:
         try:
             witness = self._search(deadline)
         except OutOfTimeError:
-            return self._outcome("timeout", f"time ran out with {len(self.frontier)} subproblems waiting")
+            return self._outcome("timeout", f"time ran out with {self.progress.waiting} subproblems waiting")
         except ResourceError as problem:
             return self._outcome("unknown", f"memory: {problem}")
         if witness is not None:
@@ -96,6 +119,8 @@ class BranchAndBound:
         return self._outcome("unsat", f"every region of all {self.problem.clauses} clauses is refuted")
 
     def _outcome(self, verdict: str, reason: str, witness: Witness | None = None) -> Outcome:
+        if verdict == "unsat":
+            self._report("done")
         return Outcome(verdict, reason, witness, self.progress)
 
     def _search(self, deadline: Deadline) -> Witness | None:
@@ -109,91 +134,141 @@ class BranchAndBound:
         witness = self._roots(deadline)
         if witness is not None or not len(self.frontier):
             return witness
-        open_clauses = self._open_clauses()
-        while witness is None and len(self.frontier):
-            deadline.check()
-            witness = self._attack(open_clauses, deadline) or self._step(deadline)
-        return witness
-
-    def _attack(self, clauses: list[int], deadline: Deadline) -> Witness | None:
-        """Now and then another round on the clauses open after the root, at first for up to a third of the time."""
-        if not self._rounds or not self._may_attack(_FIRST_SHARE):
-            return None
-        self._rounds -= 1
-        with self._attacking():
-            return self.second_attack.run(self.problem, self.network, clauses, self.generator, deadline)
-
-    def _may_attack(self, share: float) -> bool:
-        return self._attacked < share * (time.monotonic() - self._began)
-
-    @contextmanager
-    def _attacking(self) -> Iterator[None]:
-        started = time.monotonic()
-        yield
-        self._attacked += time.monotonic() - started
-
-    def _open_clauses(self) -> list[int]:
-        regions = self.frontier.pop(len(self.frontier), torch.device("cpu"), torch.float32)
-        self.frontier.push(regions)
-        return self.strategy.stands_for(regions)
+        deadline = replace(deadline, called_off=Event())
+        with _threads(self.workers) as pool:
+            try:
+                return self._branch(pool, self._open_clauses(), deadline)
+            finally:
+                deadline.called_off.set()
 
     def _roots(self, deadline: Deadline) -> Witness | None:
         """Bounds every clause's whole box."""
         order = self.strategy.leaders()
         for start in range(0, len(order), self.batch):
             deadline.check()
-            witness = self._keep(self.strategy.roots(order[start : start + self.batch], deadline), deadline)
+            bounded = self.strategy.roots(order[start : start + self.batch], deadline)
+            witness = self._absorb(_Done(self._try(bounded), bounded))
+            self._report("root", 0)
             if witness is not None:
                 return witness
         return None
 
-    def _step(self, deadline: Deadline) -> Witness | None:
-        device, dtype = self.network.device, self.network.dtype
-        regions = self.frontier.pop(self.batch, device, dtype)
+    def _open_clauses(self) -> list[int]:
+        regions = self.frontier.pop(len(self.frontier), torch.device("cpu"), torch.float32)
+        self.frontier.push(regions)
+        return self.strategy.stands_for(regions)
+
+    def _branch(self, pool: ThreadPoolExecutor, clauses: list[int], deadline: Deadline) -> Witness | None:
+        """Hands out work until nothing waits and no region is worked on."""
+        steps: dict[Future[_Done], int] = {}  # each with the number of its regions
+        attacks: set[Future[_Done]] = set()
+        while len(self.frontier) or steps:
+            deadline.check()
+            if not attacks and (job := self._next_attack(clauses)) is not None:
+                attacks.add(pool.submit(job, deadline))
+            for idle in range(self.workers - len(steps) - len(attacks), 0, -1):
+                if len(self.frontier):
+                    regions = self._pop(idle)
+                    steps[pool.submit(self._step, regions, deadline)] = len(regions)
+            self._report("branch and bound", sum(steps.values()))
+            done, _ = wait({*steps, *attacks}, return_when=FIRST_COMPLETED)
+            for job_done in done:
+                steps.pop(job_done, None)
+                attacks.discard(job_done)
+                witness = self._absorb(job_done.result())
+                if witness is not None:
+                    return witness
+        return None
+
+    def _pop(self, idle: int) -> Subproblems:
+        """The next batch: this worker's share of what waits."""
+        share = max(-(-len(self.frontier) // idle), _FEW)
+        return self.frontier.pop(min(self.batch, share), self.network.device, self.network.dtype)
+
+    def _step(self, regions: Subproblems, deadline: Deadline) -> _Done:
+        """Splits regions and bounds their children."""
+        deadline.check()
         split = self.strategy.choose(regions)
         cut = split.variable >= 0
-        self.stuck += int((~cut).sum())
+        stuck = int((~cut).sum())
         regions = regions.select(cut)
         if not len(regions):
-            return None
+            return _Done(stuck=stuck)
         children = regions.split(split.variable[cut], split.value[cut], split.multipliers[cut])
-        self.progress.opened += len(children)
-        self.progress.depth = max(self.progress.depth, children.cut_variable.shape[1])
-        return self._keep(self.strategy.bound(children, deadline), deadline)
-
-    def _keep(self, bounded: Bounded, deadline: Deadline) -> Witness | None:
-        """Closes what is refuted, tries the others' minimisers, and lets them wait."""
-        left = ~bounded.refuted
-        regions = bounded.regions.select(left)
-        witness = self._try(regions.clause, bounded.minimiser[left]) if len(regions) else None
-        if witness is None and len(regions):
-            witness = self._descend(regions.clause, bounded.minimiser[left], deadline)
-        self.frontier.push(regions)
-        self.progress.closed += int(bounded.refuted.sum())
-        self._report("branch and bound")
-        return witness
-
-    def _descend(self, clauses: Tensor, points: Tensor, deadline: Deadline) -> Witness | None:
-        """Now and then gradient descent from the minimisers too, for a tenth of the time at most."""
-        if self._rounds or not self._may_attack(_ATTACK_SHARE):
-            return None
-        chosen = torch.from_numpy(self.generator.permutation(len(clauses))[:64])
-        with self._attacking():
-            return self.second_attack.descend(
-                self.problem, self.network, clauses[chosen].tolist(), points[chosen], deadline.within(2.0)
-            )
+        bounded = self.strategy.bound(children, deadline)
+        return _Done(self._try(bounded), bounded, stuck)
 
     @torch.no_grad()
-    def _try(self, clauses: Tensor, points: Tensor) -> Witness | None:
-        numbers = clauses.tolist()
-        x = points.to(self.network.device, self.network.dtype)
-        objective = self.problem.objective(numbers).to(self.network.device, self.network.dtype)
-        return replay_best(self.problem, numbers, x, rows(self.network, objective, x).amax(1))
-
-    def _report(self, phase: str) -> None:
-        self.progress.phase, self.progress.waiting, self.progress.worst = (
-            phase,
-            len(self.frontier),
-            self.frontier.worst,
+    def _try(self, bounded: Bounded) -> Witness | None:
+        """The minimisers of regions left open, as they are."""
+        left = (~bounded.refuted).nonzero()[:, 0]
+        if not len(left):
+            return None
+        clauses, x = (
+            bounded.regions.clause[left],
+            bounded.minimiser[left].to(self.network.device, self.network.dtype),
         )
+        objective = self.strategy.objectives.of(clauses, self.network.dtype)
+        return replay_best(self.problem, clauses.tolist(), x, rows(self.network, objective, x).amax(1))
+
+    def _absorb(self, done: _Done) -> Witness | None:
+        """Counts what was done and lets what is open wait."""
+        self.stuck += done.stuck
+        self._attacked += done.attacked
+        if done.witness is None and done.bounded is not None:
+            bounded = done.bounded
+            left = ~bounded.refuted
+            regions = bounded.regions.select(left)
+            if len(regions):
+                self._suspects = regions.clause, bounded.minimiser[left]
+            self.frontier.push(regions)
+            self.progress.opened += len(bounded.refuted)
+            self.progress.closed += int(bounded.refuted.sum())
+            self.progress.depth = max(self.progress.depth, bounded.regions.cut_variable.shape[1])
+        return done.witness
+
+    def _next_attack(self, clauses: list[int]) -> Callable[[Deadline], _Done] | None:
+        """Rounds on the clauses open after the root while there are any, then descents from minimisers; each now and then."""
+        share = self._attacked / (self.workers * (time.monotonic() - self._began))
+        if self._rounds and share < _FIRST_SHARE:
+            self._rounds -= 1
+            return self._timed(partial(self._round, clauses))
+        if not self._rounds and share < _ATTACK_SHARE and self._suspects is not None:
+            return self._timed(partial(self._descend, *self._suspects))
+        return None
+
+    def _timed(self, attack: Callable[[Deadline], Witness | None]) -> Callable[[Deadline], _Done]:
+        def run(deadline: Deadline) -> _Done:
+            started = time.monotonic()
+            witness = attack(deadline)
+            return _Done(witness, attacked=time.monotonic() - started)
+
+        return run
+
+    def _round(self, clauses: list[int], deadline: Deadline) -> Witness | None:
+        return self.second_attack.run(self.problem, self.network, clauses, self.generator, deadline)
+
+    def _descend(self, clauses: Tensor, points: Tensor, deadline: Deadline) -> Witness | None:
+        chosen = torch.from_numpy(self.generator.permutation(len(clauses))[:_DESCENTS])
+        owners = clauses[chosen].tolist()
+        return self.second_attack.descend(
+            self.problem, self.network, owners, points[chosen], deadline.within(self.second_attack.seconds)
+        )
+
+    def _report(self, phase: str, working: int = 0) -> None:
+        self.progress.phase, self.progress.worst = phase, self.frontier.worst
+        self.progress.waiting = len(self.frontier) + working
         self.reporter.update(self.progress)
+
+
+@contextmanager
+def _threads(count: int) -> Iterator[ThreadPoolExecutor]:
+    """Threads in each of which torch works alone; as many as it had before."""
+    before = torch.get_num_threads()
+    own = max(1, before // count)
+    torch.set_num_threads(own)
+    try:
+        with ThreadPoolExecutor(count, "verify", torch.set_num_threads, (own,)) as pool:
+            yield pool
+    finally:
+        torch.set_num_threads(before)

@@ -78,7 +78,7 @@ class SplitActivations:
         self.root, self.child, self.brancher = root, child, brancher
         self.fast_network = network.to(network.device, fast)
         self.unsafe = UnsafeBounds(network, unsafe)
-        self._objectives = Objectives(problem, network.device)
+        self.objectives = Objectives(problem, network.device)
         self._boxes = _Boxes(problem, network)
         self._sizes: dict[int, Tensor] = {}
         # A cut of one factor says much of the factors and quotients behind it: there intervals are worth redoing.
@@ -95,7 +95,7 @@ class SplitActivations:
 
     def roots(self, clauses: Sequence[int], deadline: Deadline) -> Bounded:
         """CROWN on interval bounds first; only clauses still open get intermediate bounds and an ascent."""
-        self._objectives.prepare(clauses)
+        self.objectives.prepare(clauses)
         regions = fresh(
             self.problem, clauses, self.network.parameters, self.network.device, self.unsafe.width
         )
@@ -117,7 +117,7 @@ class SplitActivations:
     def _quickly_refuted(self, regions: Subproblems) -> Bool[Tensor, " batch"]:
         lower, upper = (end.to(self.network.device) for end in self.problem.boxes(regions.clause.tolist()))
         bounds, _ = interval(self.network, lower, upper)
-        problem = DualProblem(self.network, bounds, self._objectives.of(regions.clause, torch.float64))
+        problem = DualProblem(self.network, bounds, self.objectives.of(regions.clause, torch.float64))
         bound = problem.evaluate(problem.initial(), magnitudes(self.network, bounds)).bound[:, 0]
         return (bound > 0) & bound.isfinite()
 
@@ -143,7 +143,7 @@ class SplitActivations:
         else:
             bounds = regions.cuts.apply(self._boxes.all(network.dtype).select(rows))
         bounds = self.unsafe.apply(bounds, regions)
-        return DualProblem(network, bounds, self._objectives.of(regions.clause, network.dtype), regions.cuts)
+        return DualProblem(network, bounds, self.objectives.of(regions.clause, network.dtype), regions.cuts)
 
     def bound(self, regions: Subproblems, deadline: Deadline) -> Bounded:
         # The new cut's multiplier would leave the bound as it was; from 0 the climb mostly gets further.

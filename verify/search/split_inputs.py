@@ -91,7 +91,7 @@ class SplitInputs:
 
     def __init__(self, problem: Problem, network: Network, intermediate: IntermediateBounds) -> None:
         self.problem, self.network, self.intermediate = problem, network, intermediate
-        self._objectives = Objectives(problem, network.device)
+        self.objectives = Objectives(problem, network.device)
         self._group_of, self._members = (
             table.to(network.device) for table in _groups(problem.box_of.tolist())
         )
@@ -106,7 +106,7 @@ class SplitInputs:
         return sorted(self._members[groups].unique().tolist())
 
     def roots(self, clauses: Sequence[int], deadline: Deadline) -> Bounded:
-        self._objectives.prepare(self._members[self._group_of[list(clauses)]].unique().tolist())
+        self.objectives.prepare(self._members[self._group_of[list(clauses)]].unique().tolist())
         inputs = self.network.inputs
         return self.bound(fresh(self.problem, clauses, inputs, self.network.device, inputs), deadline)
 
@@ -172,7 +172,7 @@ class SplitInputs:
 
     def _rows(self, members: Int[Tensor, "batch group"]) -> Objective:
         """Every row of every clause as an objective of its own."""
-        clauses = self._objectives.of(members.flatten(), torch.float64)
+        clauses = self.objectives.of(members.flatten(), torch.float64)
         shape = (len(members), members.shape[1] * self.problem.rows, 1)
         return Objective(
             clauses.coefficients.reshape(*shape, -1), clauses.thresholds.reshape(shape),

@@ -25,8 +25,33 @@ class Bounded:
     minimiser: Float[Tensor, "batch inputs"]
 
 
+class Objectives:
+    """The clauses' objectives, built once each and gathered by clause number."""
+
+    def __init__(self, problem: Problem, device: torch.device) -> None:
+        self._problem, self._device = problem, device
+        self._row = torch.full((problem.clauses,), -1, dtype=torch.int64, device=device)
+        self._table: list[Objective] = []
+
+    def prepare(self, clauses: Sequence[int]) -> None:
+        """Makes the given clauses known."""
+        wanted = torch.tensor(list(clauses), dtype=torch.int64, device=self._device).unique()
+        new = wanted[self._row[wanted] < 0]
+        if len(new):
+            known = int(self._row.max()) + 1
+            self._row[new] = torch.arange(known, known + len(new), device=self._device)
+            made = self._problem.objective(new.tolist()).to(self._device, torch.float64)
+            self._table = [Objective.concatenate([*self._table, made])]
+
+    def of(self, clauses: Int[Tensor, " batch"], dtype: torch.dtype) -> Objective:
+        """The objectives of the given clause numbers."""
+        return self._table[0].select(self._row[clauses]).to(self._device, dtype)
+
+
 class Strategy(Protocol):
-    """Bounds regions and splits those left open."""
+    """Bounds regions and splits those left open. Several threads may ask at once, once the roots are bounded."""
+
+    objectives: Objectives
 
     def leaders(self) -> list[int]:
         """The clauses whose roots stand for all clauses there are, in the order that roots are best made."""
@@ -58,26 +83,3 @@ def fresh(
         torch.zeros(count, parameters, device=device), -unknown, unknown,
         torch.full((count,), -torch.inf, device=device),
     )  # fmt: skip
-
-
-class Objectives:
-    """The clauses' objectives, built once each and gathered by clause number."""
-
-    def __init__(self, problem: Problem, device: torch.device) -> None:
-        self._problem, self._device = problem, device
-        self._row = torch.full((problem.clauses,), -1, dtype=torch.int64, device=device)
-        self._table: list[Objective] = []
-
-    def prepare(self, clauses: Sequence[int]) -> None:
-        """Makes the given clauses known."""
-        wanted = torch.tensor(list(clauses), dtype=torch.int64, device=self._device).unique()
-        new = wanted[self._row[wanted] < 0]
-        if len(new):
-            known = int(self._row.max()) + 1
-            self._row[new] = torch.arange(known, known + len(new), device=self._device)
-            made = self._problem.objective(new.tolist()).to(self._device, torch.float64)
-            self._table = [Objective.concatenate([*self._table, made])]
-
-    def of(self, clauses: Int[Tensor, " batch"], dtype: torch.dtype) -> Objective:
-        """The objectives of the given clause numbers."""
-        return self._table[0].select(self._row[clauses]).to(self._device, dtype)
