@@ -26,13 +26,13 @@ FILES = {"numpy", "torch", "onnx", "onnx2torch", "onnxruntime", "torchvision", "
 # From the bottom to the top: what may be imported of other people's libraries, by component. Components of one layer do
 # not know one another.
 LAYERS: tuple[dict[str, set[str]], ...] = (
-    {"errors": set(), "deadline": set()},
+    {"errors": set(), "deadline": set(), "startup": {"torch"}},
     {"formats": {"numpy"}, "specification": {"numpy"}, "network": MATHS, "state": MATHS},
     {"loading": FILES},
     {"problem": {"numpy", "torch"}, "bounders": MATHS | {"highspy", "numpy"}},
-    {"branchers": MATHS, "attack": MATHS},
-    {"search": MATHS},
-    {"settings": {"torch"}},
+    {"branchers": MATHS, "attack": MATHS | {"numpy"}},
+    {"search": MATHS | {"numpy"}},
+    {"settings": {"numpy", "torch"}},
     {"api": {"torch", "onnx"}},
     {"reports": {"numpy", "rich"}},
     {"cli": {"click"}},

@@ -52,14 +52,15 @@ class Silent:
 class Result:
     """A verdict (`sat`, `unsat`, `unknown` or `timeout`), why, and what it took.
 
-    `witness` is set for `sat` alone. `statistics`: subproblems bounded and closed, greatest depth, waiting at the end.
+    `witness` is set for `sat` alone. `statistics`: clauses; subproblems bounded, closed, and waiting at the end; the greatest
+    depth; batches and the largest of them; seconds by phase, and of attacks beside branching (of all threads).
     """
 
     verdict: str
     reason: str
     seconds: float
     witness: Witness | None = None
-    statistics: dict[str, int] = field(default_factory=dict)
+    statistics: dict[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -141,11 +142,7 @@ def decide(
     """Decides a prepared problem; `started` is where its clock began."""
     search = build_search(problem, preset(preset_name), choose_device(device), seed, reporter or Silent())
     outcome = search.run(deadline)
-    done = outcome.progress
-    statistics = {
-        "subproblems": done.opened, "closed": done.closed, "waiting": done.waiting, "depth": done.depth,
-        "clauses": problem.clauses,
-    }  # fmt: skip
+    statistics = {"clauses": problem.clauses, **outcome.progress.statistics()}
     return Result(outcome.verdict, outcome.reason, time.monotonic() - started, outcome.witness, statistics)
 
 

@@ -6,6 +6,7 @@ import json
 import sys
 import time
 import traceback
+from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
@@ -18,6 +19,7 @@ from verify.startup import import_torch
 if TYPE_CHECKING:
     from verify.api import ClauseBounds, Result, Step
     from verify.problem import Problem
+    from verify.search.branch_and_bound import Reporter
 
 _STARTED = time.monotonic()
 _EXIT_CODES = """
@@ -55,6 +57,9 @@ def cli() -> None:
 @click.option("--seed", type=int, default=0, show_default=True, help="Of the attacks' random starts.")
 @_FORMAT
 @click.option("--quiet", is_flag=True, help="Nothing on stderr but errors.")
+@click.option(
+    "--log-json", type=click.Path(path_type=Path), help="A file for progress, one JSON object a line."
+)
 def run(
     model: Path,
     property_: Path,
@@ -64,6 +69,7 @@ def run(
     seed: int,
     form: str,
     quiet: bool,
+    log_json: Path | None,
 ) -> int:
     """Decide PROPERTY for MODEL.
 
@@ -73,13 +79,20 @@ def run(
     import_torch()
     from verify.api import decide, prepare
     from verify.deadline import Deadline
+    from verify.reports.log import json_log
     from verify.reports.terminal import terminal
 
     started: float = click.get_current_context().obj or time.monotonic()
     deadline = Deadline() if timeout is None else Deadline(started + timeout)
-    with terminal(quiet) as reporter:
+    with ExitStack() as stack:
+        reporter: Reporter = stack.enter_context(terminal(quiet))
+        log = stack.enter_context(json_log(log_json, reporter, started)) if log_json else None
         problem = prepare(model, property_)
-        result = decide(problem, deadline, started, device, preset, seed, reporter)
+        result = decide(problem, deadline, started, device, preset, seed, log or reporter)
+        if log is not None:
+            log.write(
+                {"event": "result", "verdict": result.verdict, "reason": result.reason, **result.statistics}
+            )
     if form == "json":
         click.echo(json.dumps(_as_json(problem, result)))
     else:

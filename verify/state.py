@@ -155,7 +155,9 @@ class Subproblems(Struct):
         Tensor, "batch carried"
     ]  # over the region's unsafe points: of the inputs, or of the last pre-activations
     carried_upper: Float[Tensor, "batch carried"]
-    tightened_at: Float[Tensor, " batch"]  # the bound just after these were found; -inf: never
+    tightened_at: Float[
+        Tensor, "batch layers"
+    ]  # the bound just after each carried layer was tightened; -inf: never
 
     @property
     def cuts(self) -> Cuts:

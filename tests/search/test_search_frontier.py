@@ -25,7 +25,7 @@ def regions(bounds: list[float], depth: int, first: int = 0) -> Subproblems:
         cut_side=(number[:, None] + level) % 2 * 2 - 1, cut_multipliers=(number[:, None] + level).float() / 3,
         row_weights=torch.stack([number, number + 1], 1).float() / 3, parameters=number[:, None].float() % 8 / 8,
         carried_lower=-number[:, None].double() / 3, carried_upper=number[:, None].double() / 7,
-        tightened_at=-number.float() / 3,
+        tightened_at=-number[:, None].float() / 3,
     )  # fmt: skip
 
 

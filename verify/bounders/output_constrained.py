@@ -36,8 +36,8 @@ class OutputConstrained:
     again). share: of what the layer's relaxation costs, the part whose neurons are bounded.
     """
 
-    weight: float = 0.08
-    share: float = 0.97
+    weight: float = 0.1
+    share: float = 0.85
 
     def tighten(
         self, problem: DualProblem, fast: DualProblem, state: DualState, layer: Layer, magnitudes: dict[int, Tensor],

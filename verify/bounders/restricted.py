@@ -11,11 +11,13 @@ The optimum of the relaxation also needs multipliers on the other pre-activation
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from verify.bounders.ascent import Climber, GradientClimber, Iterative
 from verify.bounders.dual import DualProblem
 from verify.state import DualState
+
+_LARGEST = 0.3  # first step of a longer climb
 
 
 @dataclass(frozen=True)
@@ -32,3 +34,10 @@ class Restricted(Iterative):
             state = problem.coupled(state)
         own = 0.03 * self.step if state.multipliers.shape[2] else 0.0
         return GradientClimber.begin(problem, state, self.step, self.decay, own)
+
+    def longer(self, factor: int) -> Restricted:
+        """As many times the iterations, with steps that start larger and end at the same fraction of that."""
+        return replace(
+            self, iterations=factor * self.iterations, step=min(factor * self.step, _LARGEST),
+            decay=self.decay ** (1 / factor),
+        )  # fmt: skip

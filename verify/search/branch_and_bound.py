@@ -17,7 +17,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from functools import partial
 from threading import Event
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -32,7 +32,7 @@ from verify.search.frontier import Frontier
 from verify.search.strategy import Bounded, Strategy
 from verify.state import Subproblems
 
-_FIRST_SHARE = 0.3  # of the time, for attacks, while rounds of random starts are left
+_FIRST_SHARE = 0.2  # of the time, for attacks, while rounds of random starts are left
 _ATTACK_SHARE = 0.1  # later, for descents from open regions' minimisers
 _DESCENTS = 64  # at once
 _FEW = 16  # regions that are not worth dividing among workers
@@ -48,6 +48,19 @@ class Progress:
     waiting: int = 0
     worst: float = float("-inf")
     depth: int = 0
+    batches: int = 0
+    largest_batch: int = 0  # regions bounded at once
+    attack_seconds: float = 0.0  # of all threads, while branching
+    seconds: dict[str, float] = field(default_factory=dict)  # by phase
+
+    def statistics(self) -> dict[str, Any]:
+        """What a result and a log say of it."""
+        return {
+            "subproblems": self.opened, "closed": self.closed, "waiting": self.waiting, "depth": self.depth,
+            "batches": self.batches, "largest_batch": self.largest_batch,
+            "attack_seconds_while_branching": round(self.attack_seconds, 4),
+            "seconds_by_phase": {phase: round(seconds, 4) for phase, seconds in self.seconds.items()},
+        }  # fmt: skip
 
 
 class Reporter(Protocol):
@@ -94,7 +107,8 @@ class BranchAndBound:
     progress: Progress = field(default_factory=Progress)
     stuck: int = 0
     _began: float = 0.0
-    _attacked: float = 0.0  # seconds
+    _phase_began: float = 0.0
+    _working: int = 0  # regions that threads work on
     _rounds: int = 0  # of the second attack, left
     _suspects: tuple[Tensor, Tensor] | None = (
         None  # clauses of regions lately left open, and their minimisers
@@ -106,7 +120,9 @@ class BranchAndBound:
         try:
             witness = self._search(deadline)
         except OutOfTimeError:
-            return self._outcome("timeout", f"time ran out with {self.progress.waiting} subproblems waiting")
+            return self._outcome(
+                "timeout", f"time ran out with {len(self.frontier) + self._working} subproblems waiting"
+            )
         except ResourceError as problem:
             return self._outcome("unknown", f"memory: {problem}")
         if witness is not None:
@@ -119,8 +135,7 @@ class BranchAndBound:
         return self._outcome("unsat", f"every region of all {self.problem.clauses} clauses is refuted")
 
     def _outcome(self, verdict: str, reason: str, witness: Witness | None = None) -> Outcome:
-        if verdict == "unsat":
-            self._report("done")
+        self._report("end", self._working)
         return Outcome(verdict, reason, witness, self.progress)
 
     def _search(self, deadline: Deadline) -> Witness | None:
@@ -148,7 +163,7 @@ class BranchAndBound:
             deadline.check()
             bounded = self.strategy.roots(order[start : start + self.batch], deadline)
             witness = self._absorb(_Done(self._try(bounded), bounded))
-            self._report("root", 0)
+            self._report("root")
             if witness is not None:
                 return witness
         return None
@@ -170,10 +185,11 @@ class BranchAndBound:
                 if len(self.frontier):
                     regions = self._pop(idle)
                     steps[pool.submit(self._step, regions, deadline)] = len(regions)
-            self._report("branch and bound", sum(steps.values()))
+            self._working = sum(steps.values())
+            self._report("branch and bound", self._working)
             done, _ = wait({*steps, *attacks}, return_when=FIRST_COMPLETED)
             for job_done in done:
-                steps.pop(job_done, None)
+                self._working -= steps.pop(job_done, 0)
                 attacks.discard(job_done)
                 witness = self._absorb(job_done.result())
                 if witness is not None:
@@ -214,7 +230,7 @@ class BranchAndBound:
     def _absorb(self, done: _Done) -> Witness | None:
         """Counts what was done and lets what is open wait."""
         self.stuck += done.stuck
-        self._attacked += done.attacked
+        self.progress.attack_seconds += done.attacked
         if done.witness is None and done.bounded is not None:
             bounded = done.bounded
             left = ~bounded.refuted
@@ -224,12 +240,14 @@ class BranchAndBound:
             self.frontier.push(regions)
             self.progress.opened += len(bounded.refuted)
             self.progress.closed += int(bounded.refuted.sum())
+            self.progress.batches += 1
+            self.progress.largest_batch = max(self.progress.largest_batch, len(bounded.refuted))
             self.progress.depth = max(self.progress.depth, bounded.regions.cut_variable.shape[1])
         return done.witness
 
     def _next_attack(self, clauses: list[int]) -> Callable[[Deadline], _Done] | None:
         """Rounds on the clauses open after the root while there are any, then descents from minimisers; each now and then."""
-        share = self._attacked / (self.workers * (time.monotonic() - self._began))
+        share = self.progress.attack_seconds / (self.workers * (time.monotonic() - self._began))
         if self._rounds and share < _FIRST_SHARE:
             self._rounds -= 1
             return self._timed(partial(self._round, clauses))
@@ -256,9 +274,16 @@ class BranchAndBound:
         )
 
     def _report(self, phase: str, working: int = 0) -> None:
-        self.progress.phase, self.progress.worst = phase, self.frontier.worst
-        self.progress.waiting = len(self.frontier) + working
-        self.reporter.update(self.progress)
+        """Tells the reporter; `phase` is what comes now."""
+        progress, now = self.progress, time.monotonic()
+        if progress.phase != "start":
+            progress.seconds[progress.phase] = (
+                progress.seconds.get(progress.phase, 0.0) + now - self._phase_began
+            )
+        self._phase_began = now
+        progress.phase, progress.worst = phase, self.frontier.worst
+        progress.waiting = len(self.frontier) + working
+        self.reporter.update(progress)
 
 
 @contextmanager

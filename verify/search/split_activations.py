@@ -6,6 +6,7 @@ rounding errors.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
@@ -97,7 +98,12 @@ class SplitActivations:
         """CROWN on interval bounds first; only clauses still open get intermediate bounds and an ascent."""
         self.objectives.prepare(clauses)
         regions = fresh(
-            self.problem, clauses, self.network.parameters, self.network.device, self.unsafe.width
+            self.problem,
+            clauses,
+            self.network.parameters,
+            self.network.device,
+            self.unsafe.width,
+            layers=len(self.unsafe.layers),
         )
         refuted = self._quickly_refuted(regions)
         minimiser = regions.parameters.new_zeros(len(regions), self.network.inputs)
@@ -146,28 +152,41 @@ class SplitActivations:
         return DualProblem(network, bounds, self.objectives.of(regions.clause, network.dtype), regions.cuts)
 
     def bound(self, regions: Subproblems, deadline: Deadline) -> Bounded:
+        began = time.monotonic()
         # The new cut's multiplier would leave the bound as it was; from 0 the climb mostly gets further.
         start = regions.cut_multipliers.clone()
         start[:, -1:] = 0
         fresh = replace(regions, cut_multipliers=start)
-        return self._tighten(self._climb(fresh, self.child, deadline, regions.state), deadline)
+        bounded = self._climb(fresh, self.child.longer(self.unsafe.splitting.factor), deadline, regions.state)
+        self.unsafe.splitting.learn(bounded.refuted, time.monotonic() - began)
+        return self._tighten(bounded, deadline)
 
     def _tighten(self, bounded: Bounded, deadline: Deadline) -> Bounded:
-        """Regions left open get bounds over their unsafe points, as long as these pay, and climb on."""
+        """Regions left open get bounds over their unsafe points, layer by layer as far as these pay, and climb on."""
         refuted, minimiser, regions = bounded.refuted.clone(), bounded.minimiser.clone(), bounded.regions
-        while True:
-            rows = (~refuted).nonzero()[:, 0]
-            rows = rows[self.unsafe.due(regions.select(rows))]
-            if not len(rows):
-                return Bounded(regions, refuted, minimiser)
-            chosen = regions.select(rows)
-            problem, fast = self._dual(chosen, self.network), self._dual(chosen, self.fast_network)
-            state = fast.clamp(chosen.state.to(fast.bounds.lower.device, fast.bounds.lower.dtype))
-            tight = self.unsafe.tighten(chosen, problem, fast, state, self._sizes, deadline)
-            climbed = self._climb(tight, self.child, deadline)
-            learned = self.unsafe.learned(chosen, climbed.regions)
-            regions = regions.updated(rows, learned)
-            minimiser[rows], refuted[rows] = climbed.minimiser, climbed.refuted
+        again = self.unsafe.width > 0
+        while again:
+            again = False
+            for layer in range(len(self.unsafe.layers)):
+                rows = (~refuted & self.unsafe.due(regions, layer)).nonzero()[:, 0]
+                rows = rows[: self.unsafe.how_many(layer, len(rows))]
+                if len(rows):
+                    tight = self._tightened(regions.select(rows), layer, deadline)
+                    regions, again = regions.updated(rows, tight.regions), True
+                    minimiser[rows], refuted[rows] = tight.minimiser, tight.refuted
+        return Bounded(regions, refuted, minimiser)
+
+    def _tightened(self, regions: Subproblems, layer: int, deadline: Deadline) -> Bounded:
+        """The regions with one layer bounded over their unsafe points."""
+        began = time.monotonic()
+        problem, fast = self._dual(regions, self.network), self._dual(regions, self.fast_network)
+        state = fast.clamp(regions.state.to(fast.bounds.lower.device, fast.bounds.lower.dtype))
+        tight = self.unsafe.tighten(regions, problem, fast, state, layer, self._sizes, deadline)
+        climbed = self._climb(tight, self.child, deadline)
+        return replace(
+            climbed,
+            regions=self.unsafe.learned(layer, regions, climbed.regions, time.monotonic() - began),
+        )
 
     def _climb(
         self, regions: Subproblems, method: Restricted, deadline: Deadline, kept: DualState | None = None

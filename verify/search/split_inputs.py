@@ -107,8 +107,8 @@ class SplitInputs:
 
     def roots(self, clauses: Sequence[int], deadline: Deadline) -> Bounded:
         self.objectives.prepare(self._members[self._group_of[list(clauses)]].unique().tolist())
-        inputs = self.network.inputs
-        return self.bound(fresh(self.problem, clauses, inputs, self.network.device, inputs), deadline)
+        inputs, device = self.network.inputs, self.network.device
+        return self.bound(fresh(self.problem, clauses, inputs, device, inputs, torch.float64), deadline)
 
     def _boxes(self, regions: Subproblems) -> Bounds:
         """The input boxes: the clauses' own, cut and clipped."""

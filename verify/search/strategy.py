@@ -70,16 +70,22 @@ class Strategy(Protocol):
 
 
 def fresh(
-    problem: Problem, clauses: Sequence[int], parameters: int, device: torch.device, carried: int = 0
+    problem: Problem,
+    clauses: Sequence[int],
+    parameters: int,
+    device: torch.device,
+    carried: int = 0,
+    dtype: torch.dtype = torch.float32,
+    layers: int = 0,
 ) -> Subproblems:
-    """The clauses' whole boxes; nothing is known of them yet."""
+    """The clauses' whole boxes; nothing is known of them yet. `dtype` is of the bounds they carry."""
     count = len(clauses)
-    unknown = torch.full((count, carried), torch.inf, dtype=torch.float64, device=device)
+    unknown = torch.full((count, carried), torch.inf, dtype=dtype, device=device)
     none = torch.zeros(count, 0, dtype=torch.int64, device=device)
     return Subproblems(
         torch.tensor(list(clauses), dtype=torch.int64, device=device), torch.full((count,), -torch.inf, device=device),
         none, none.double(), none, none.to(torch.float32),
         torch.full((count, problem.rows), 1 / problem.rows, device=device),
         torch.zeros(count, parameters, device=device), -unknown, unknown,
-        torch.full((count,), -torch.inf, device=device),
+        torch.full((count, layers), -torch.inf, device=device),
     )  # fmt: skip

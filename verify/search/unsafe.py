@@ -1,92 +1,161 @@
-"""When to tighten a region's last layer over its unsafe points alone, and where those bounds are kept.
+"""How hard the search tries on each region: how long children climb, and which layers are tightened over unsafe points.
 
 Bounds over the unsafe points (`OutputConstrained`) hold for the region and all that is cut from it, so a subproblem carries
-them. They are due again when splitting has brought the clause's bound a good deal closer to 0, as long as they close enough
-of what is missing: that is measured while the search runs.
+them. A layer's are due when it never was tightened and again when the clause's bound has come a good deal closer to 0. Whether
+they pay is measured while the search runs: what a layer closes of the distance from 0, and at what price in children.
 """
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, replace
 
 import torch
-from jaxtyping import Bool
+from jaxtyping import Bool, Float
 from torch import Tensor
 
 from verify.bounders.dual import DualProblem
 from verify.bounders.output_constrained import OutputConstrained
 from verify.deadline import Deadline
-from verify.network.graph import Network
+from verify.network.graph import Layer, Network
 from verify.state import Bounds, DualState, Subproblems
 
-_WIDEST = 1024  # neurons of a layer whose bounds each subproblem may carry
+_WIDEST = 4096  # neurons whose bounds each subproblem may carry
 _CLOSER = 0.5  # the bound's distance from 0, relative to where it was last time, that makes them due again
-_WORTH = 0.1  # of the distance from 0: what they must close, on average, to be worth ten or twenty children
-_PERIOD = 64  # calls after which they are tried again where they weren't
+_LEVEL = 0.005  # what a layer must close of that distance for each doubling of its price in children
+_TRIAL = 2  # regions that a layer is tried on when it did not pay last time
+_TRIALS = 0.2  # of the time that bounding children takes, for trials of each layer
+_STUCK, _EASY = 1.9, 1.5  # open children of a region that make climbs longer, or shorter again
+_LONGEST = 8  # times the iterations of a short climb
+_WEIGHT = 0.3  # of the latest batch in running averages
+
+
+@dataclass
+class Splitting:
+    """What children cost and how many stay open: where nearly all do, they climb longer, since splits alone lead nowhere."""
+
+    seconds: float = 0.0  # a child, a running average
+    total: float = 0.0  # seconds
+    growth: float = (_STUCK + _EASY) / 2  # open children of a region, a running average
+    factor: int = 1  # of the iterations that children climb
+
+    def learn(self, refuted: Bool[Tensor, " batch"], seconds: float) -> None:
+        """From children that were bounded."""
+        each = seconds / len(refuted)
+        self.seconds += (_WEIGHT if self.total else 1.0) * (each - self.seconds)
+        self.total += seconds
+        self.growth += _WEIGHT * (2 * float((~refuted).float().mean()) - self.growth)
+        factor = self.factor
+        if self.growth > _STUCK:
+            factor = min(2 * factor, _LONGEST)
+        elif self.growth < _EASY:
+            factor = max(factor // 2, 1)
+        if factor != self.factor:
+            self.factor, self.growth = factor, (_STUCK + _EASY) / 2
 
 
 @dataclass
 class Worth:
-    """Whether tightening has closed enough of what was missing, lately."""
+    """Whether tightening a layer beats splitting."""
 
-    share: float = 1.0  # a running average of the share closed
-    since: int = 0  # calls without a trial
+    share: float = 0.0  # of the distance from 0 that it closes, a running average
+    seconds: float = 0.0  # a region, a running average
+    known: bool = False
+    tried: float = 0.0  # seconds of trials
 
-    def worthwhile(self) -> bool:
-        """Whether to tighten now."""
-        self.since += 1
-        return self.share >= _WORTH or self.since > _PERIOD
+    def regions(self, splitting: Splitting, available: int) -> int:
+        """How many of the available regions to tighten now: all, a few for a trial, or none."""
+        if self.pays(splitting):
+            return available
+        return min(_TRIAL, available) if self.tried <= _TRIALS * splitting.total else 0
 
-    def learn(self, before: Tensor, after: Tensor) -> None:
+    def pays(self, splitting: Splitting) -> bool:
+        """Whether it did last time. For the same price, splitting would go down some levels."""
+        if not self.known or not splitting.total:
+            return False
+        return self.share > _LEVEL * math.log2(1 + self.seconds / splitting.seconds)
+
+    def learn(
+        self, before: Float[Tensor, " batch"], after: Float[Tensor, " batch"], seconds: float, splitting: Splitting
+    ) -> None:  # fmt: skip
         """From regions whose bounds were `before` < 0."""
+        self.tried += 0.0 if self.pays(splitting) else seconds
         closed = float(((after - before) / -before).clamp(0, 1).mean())
-        self.share, self.since = 0.8 * self.share + 0.2 * closed, 0
+        weight = _WEIGHT if self.known else 1.0
+        self.share += weight * (closed - self.share)
+        self.seconds += weight * (seconds / len(before) - self.seconds)
+        self.known = True
 
 
 class UnsafeBounds:
-    """The last layer's bounds over the unsafe points of each region."""
+    """The last layers' bounds over the unsafe points of each region."""
 
     def __init__(self, network: Network, method: OutputConstrained | None) -> None:
-        self.method, self.worth = method, Worth()
-        self.layer = network.layers[-1] if network.layers else None
-        if method is None or self.layer is None or self.layer.size > _WIDEST:
-            self.layer = None
+        self.method, self.splitting = method, Splitting()
+        self.layers = _last_layers(network) if method is not None else ()
+        self.worth = [Worth() for _ in self.layers]
+        ends = [layer.variables for layer in self.layers]
+        self._columns = slice(ends[-1].start, ends[0].stop) if ends else slice(0, 0)
 
     @property
     def width(self) -> int:
         """How many bounds of either side a subproblem carries."""
-        return 0 if self.layer is None else self.layer.size
+        return self._columns.stop - self._columns.start
 
     def apply(self, bounds: Bounds, regions: Subproblems) -> Bounds:
         """The regions' boxes with what they carry."""
-        if self.layer is None:
+        if not self.width:
             return bounds
-        lower, upper, columns = bounds.lower.clone(), bounds.upper.clone(), self.layer.variables
-        lower[:, columns] = torch.maximum(lower[:, columns], regions.carried_lower.to(lower))
-        upper[:, columns] = torch.minimum(upper[:, columns], regions.carried_upper.to(upper))
+        lower, upper = bounds.lower.clone(), bounds.upper.clone()
+        lower[:, self._columns] = torch.maximum(lower[:, self._columns], regions.carried_lower.to(lower))
+        upper[:, self._columns] = torch.minimum(upper[:, self._columns], regions.carried_upper.to(upper))
         return Bounds(lower, upper)
 
-    def due(self, regions: Subproblems) -> Bool[Tensor, " batch"]:
-        """Which open regions to tighten now."""
-        if self.layer is None:
-            return torch.zeros_like(regions.lower_bound, dtype=torch.bool)
+    def due(self, regions: Subproblems, layer: int) -> Bool[Tensor, " batch"]:
+        """Which open regions' bounds have come closer since the layer was tightened."""
         bound = regions.lower_bound
-        closer = bound.isfinite() & (bound > _CLOSER * regions.tightened_at) & (bound < 0)
-        return closer if bool(closer.any()) and self.worth.worthwhile() else torch.zeros_like(closer)
+        return bound.isfinite() & (bound > _CLOSER * regions.tightened_at[:, layer]) & (bound < 0)
+
+    def how_many(self, layer: int, available: int) -> int:
+        """How many of the regions that are due to tighten."""
+        return self.worth[layer].regions(self.splitting, available)
 
     def tighten(
-        self, regions: Subproblems, problem: DualProblem, fast: DualProblem, state: DualState, sizes: dict[int, Tensor],
-        deadline: Deadline,
+        self, regions: Subproblems, problem: DualProblem, fast: DualProblem, state: DualState, layer: int,
+        sizes: dict[int, Tensor], deadline: Deadline,
     ) -> Subproblems:  # fmt: skip
         """The regions with tighter bounds of the layer, from their dual points. Raises OutOfTimeError."""
-        assert self.method is not None and self.layer is not None
-        tight = self.method.tighten(problem, fast, state, self.layer, sizes, deadline)
-        return replace(regions, carried_lower=tight.lower, carried_upper=tight.upper)
+        assert self.method is not None
+        own = self.layers[layer]
+        tight = self.method.tighten(problem, fast, state, own, sizes, deadline)
+        lower, upper = regions.carried_lower.clone(), regions.carried_upper.clone()
+        start = self._columns.start
+        columns = slice(own.variables.start - start, own.variables.stop - start)
+        lower[:, columns] = torch.maximum(lower[:, columns], _outward(tight.lower, -torch.inf))
+        upper[:, columns] = torch.minimum(upper[:, columns], _outward(tight.upper, torch.inf))
+        return replace(regions, carried_lower=lower, carried_upper=upper)
 
-    def learned(self, before: Subproblems, after: Subproblems) -> Subproblems:
+    def learned(self, layer: int, before: Subproblems, after: Subproblems, seconds: float) -> Subproblems:
         """The regions after a tightening and a climb; where that gained nothing they are as before, for this time."""
+        self.worth[layer].learn(before.lower_bound, after.lower_bound, seconds, self.splitting)
         gained = after.lower_bound > before.lower_bound
-        self.worth.learn(before.lower_bound, after.lower_bound)
-        kept = replace(before, tightened_at=after.lower_bound.clamp(max=0))
-        after = replace(after, tightened_at=kept.tightened_at)
-        return kept.updated(gained, after.select(gained))
+        tightened_at = before.tightened_at.clone()
+        tightened_at[:, layer] = after.lower_bound.clamp(max=0)
+        before, after = (replace(regions, tightened_at=tightened_at) for regions in (before, after))
+        return before.updated(gained, after.select(gained))
+
+
+def _last_layers(network: Network) -> tuple[Layer, ...]:
+    """From the last on, as many as a subproblem may carry."""
+    chosen: list[Layer] = []
+    for layer in reversed(network.layers):
+        if sum(one.size for one in chosen) + layer.size > _WIDEST:
+            break
+        chosen.append(layer)
+    return tuple(chosen)
+
+
+def _outward(value: Tensor, towards: float) -> Tensor:
+    """In float32, no tighter."""
+    nearest = value.float()
+    return torch.nextafter(nearest, nearest.new_tensor(towards))
