@@ -117,6 +117,26 @@ def test_json_is_one_object(command: Command, property_: Path, verdict: str) -> 
         assert_witness(MODEL, property_, x.reshape(shapes[0]), y.reshape(shapes[1]))
 
 
+def test_log_of_a_run(command: Command, tmp_path: Path) -> None:
+    """A JSON object a line, the last one with the verdict; every counter only grows."""
+    path = tmp_path / "log.jsonl"
+    ran = command("run", MODEL, UNSAT, "--device", "cpu", "--quiet", "--log-json", path)
+    assert (ran.code, ran.out, ran.err) == (0, "unsat\n", "")
+    *steps, last = [json.loads(line) for line in path.read_text().splitlines()]
+    assert (last["event"], last["verdict"], last["clauses"]) == ("result", "unsat", 9)
+    assert {step["event"] for step in steps} == {"progress"}
+    for counter in ("seconds", "subproblems", "closed", "batches"):
+        values = [record[counter] for record in [*steps, last]]
+        assert values == sorted(values), counter
+    assert set(last["seconds_by_phase"]) <= {"attack", "root", "branch and bound"}
+
+
+def test_log_that_cannot_be_written(command: Command, tmp_path: Path) -> None:
+    ran = command("run", MODEL, UNSAT, "--log-json", tmp_path / "nowhere" / "log.jsonl")
+    assert (ran.code, ran.out) == (2, "")
+    assert "log.jsonl" in ran.err and "Traceback" not in ran.err
+
+
 def hard(folder: Path) -> tuple[Path, Path]:
     """A wide random network and a threshold that no attack reaches and no bound at the root."""
     layers = random_layers(0, (40, 120, 120, 120, 1))

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 import click
 
 from verify import __version__
-from verify.errors import BAD_INPUT, DECIDED, INTERNAL, RESOURCES, UNDECIDED, VerifyError
+from verify.errors import BAD_INPUT, DECIDED, INTERNAL, RESOURCES, UNDECIDED, VerifyError, is_out_of_memory
 from verify.startup import import_torch
 
 if TYPE_CHECKING:
@@ -260,11 +260,12 @@ def main() -> NoReturn:
         _fail(UNDECIDED, "interrupted")
     except VerifyError as error:
         _fail(error.exit_code, str(error))
-    except MemoryError:
-        _fail(RESOURCES, "out of memory; try a smaller model, another machine, or --preset fast")
     except Exception as error:
-        if "out of memory" in str(error).lower() or "can't allocate memory" in str(error).lower():
-            _fail(RESOURCES, "out of memory; try a smaller model, another machine, or --device cpu")
+        if is_out_of_memory(error):
+            _fail(
+                RESOURCES,
+                "out of memory; try a smaller model, another machine, --preset fast or --device cpu",
+            )
         traceback.print_exc()
         _fail(
             INTERNAL,

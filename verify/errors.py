@@ -107,3 +107,9 @@ class InternalError(VerifyError):
     """A broken promise inside the verifier; no verdict may follow from it."""
 
     exit_code: ClassVar[int] = INTERNAL
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether an exception, of Python or of torch on any device, says that memory ran out."""
+    text = str(error).lower()
+    return isinstance(error, MemoryError) or "out of memory" in text or "can't allocate memory" in text

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -44,7 +44,14 @@ class Struct:
     @classmethod
     def concatenate(cls: type[T], parts: Sequence[T]) -> T:
         """The parts' rows in order."""
-        return cls(**{f.name: torch.cat([getattr(part, f.name) for part in parts]) for f in fields(cls)})
+        columns = {f.name: [getattr(part, f.name) for part in parts] for f in fields(cls)}
+        return cls(**{name: _joined(column) for name, column in columns.items()})
+
+
+def _joined(column: list[Any]) -> Any:
+    """Tensors, or structs of them, one after the other."""
+    first = column[0]
+    return type(first).concatenate(column) if isinstance(first, Struct) else torch.cat(column)
 
 
 @dataclass(frozen=True)

@@ -337,3 +337,36 @@ def test_absorption_fools_neither_strategy(power: int, splits: str) -> None:
     problem = prepare(relu_model(layers), property_text([0.1], [1.0], 1, "(>= Y_0 -1.0)"))
     outcome = search_for(problem, splits).run(Deadline.after(1.5))
     assert outcome.verdict != "unsat", outcome.reason
+
+
+@both_strategies
+def test_batches_are_halved_where_memory_ends(splits: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A machine that holds three regions at a time decides all the same; one that holds none says so."""
+    model, lower, upper, coefficients, thresholds = Case(37, 1).parts()
+    optimum = exact_minimum(model, lower, upper, coefficients, thresholds)  # type: ignore[arg-type]
+    text = property_text(lower, upper, 3, conjunction(coefficients, thresholds + optimum - 1e-4))
+    settings = replace(preset("default"), first_attack=NO_ATTACK, second_attack=NO_ATTACK, unsafe=None)
+    for room, expected in ((3, "unsat"), (0, "unknown")):
+        search = search_for(prepare(model, text), splits, settings)  # type: ignore[arg-type]
+        whole = search.strategy.choose
+
+        def choose(regions: Subproblems, room: int = room, whole: Any = whole) -> Split:
+            if len(regions) > room:
+                raise RuntimeError("DefaultCPUAllocator: can't allocate memory")
+            return whole(regions)  # type: ignore[no-any-return]
+
+        monkeypatch.setattr(search.strategy, "choose", choose)
+        outcome = search.run(Deadline.after(20))
+        assert outcome.verdict == expected, outcome.reason
+        assert room or "memory" in outcome.reason
+
+
+def test_leaves_are_solved_exactly() -> None:
+    """Close to the optimum the dual ascents stall on regions with nothing left to cut; linear programs finish them."""
+    model, lower, upper, coefficients, thresholds = Case(37, 1).parts()
+    optimum = exact_minimum(model, lower, upper, coefficients, thresholds)  # type: ignore[arg-type]
+    text = property_text(lower, upper, 3, conjunction(coefficients, thresholds + optimum - 1e-4))
+    settings = replace(preset("default"), first_attack=NO_ATTACK, second_attack=NO_ATTACK, unsafe=None)
+    outcome = search_for(prepare(model, text), "activations", settings).run(Deadline.after(20))  # type: ignore[arg-type]
+    assert outcome.verdict == "unsat", outcome.reason
+    assert outcome.progress.opened < 2000

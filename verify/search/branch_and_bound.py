@@ -25,7 +25,7 @@ from torch import Tensor
 
 from verify.attack import Attack, replay_best, rows
 from verify.deadline import Deadline, OutOfTimeError
-from verify.errors import ResourceError
+from verify.errors import ResourceError, is_out_of_memory
 from verify.network.graph import Network
 from verify.problem import Problem, Witness
 from verify.search.frontier import Frontier
@@ -88,6 +88,15 @@ class _Done:
     bounded: Bounded | None = None
     stuck: int = 0  # regions that could be split no further
     attacked: float = 0.0  # seconds
+
+    def joined(self, other: _Done) -> _Done:
+        """Both together."""
+        parts = [done.bounded for done in (self, other) if done.bounded is not None]
+        return _Done(
+            self.witness or other.witness,
+            Bounded.concatenate(parts) if parts else None,
+            self.stuck + other.stuck,
+        )
 
 
 @dataclass
@@ -202,6 +211,21 @@ class BranchAndBound:
         return self.frontier.pop(min(self.batch, share), self.network.device, self.network.dtype)
 
     def _step(self, regions: Subproblems, deadline: Deadline) -> _Done:
+        """Splits regions and bounds their children; half of them at a time, from then on, where memory does not hold them all."""
+        try:
+            return self._expand(regions, deadline)
+        except (MemoryError, RuntimeError) as problem:
+            if not is_out_of_memory(problem):
+                raise
+        if len(regions) == 1:
+            raise ResourceError("the bounds of a single region do not fit")
+        half = len(regions) // 2
+        self.batch = min(self.batch, half)
+        order = torch.arange(len(regions), device=regions.clause.device)
+        first, second = (self._step(regions.select(rows), deadline) for rows in (order[:half], order[half:]))
+        return first.joined(second)
+
+    def _expand(self, regions: Subproblems, deadline: Deadline) -> _Done:
         """Splits regions and bounds their children."""
         deadline.check()
         split = self.strategy.choose(regions)

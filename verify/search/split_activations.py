@@ -18,6 +18,7 @@ from torch import Tensor
 from verify.bounders.backward import IntermediateBounds
 from verify.bounders.dual import DualProblem
 from verify.bounders.interval import interval, magnitudes
+from verify.bounders.linear_program import LinearProgram
 from verify.bounders.output_constrained import OutputConstrained
 from verify.bounders.restricted import Restricted
 from verify.branchers.fsb import FilteredSmartBranching, Split
@@ -29,6 +30,7 @@ from verify.search.strategy import Bounded, Objectives, fresh
 from verify.search.unsafe import UnsafeBounds
 from verify.state import Bounds, DualState, Subproblems
 
+_LARGEST_PROGRAM, _PROGRAM_SECONDS = 1000, 2.0  # variables of a linear program, and time for those of a batch
 _ROOT_SHARE = 0.15  # of the time left, for optimised intermediate bounds
 
 
@@ -159,7 +161,25 @@ class SplitActivations:
         fresh = replace(regions, cut_multipliers=start)
         bounded = self._climb(fresh, self.child.longer(self.unsafe.splitting.factor), deadline, regions.state)
         self.unsafe.splitting.learn(bounded.refuted, time.monotonic() - began)
-        return self._tighten(bounded, deadline)
+        return self._finish(self._tighten(bounded, deadline), deadline)
+
+    def _finish(self, bounded: Bounded, deadline: Deadline) -> Bounded:
+        """Regions cut at an input have no activation left to cut: they are linear programs, solved as such if they are small."""
+        if self.network.variables > _LARGEST_PROGRAM:
+            return bounded
+        last = bounded.regions.cut_variable[:, -1]
+        rows = (~bounded.refuted & (last < self.network.inputs)).nonzero()[:, 0]
+        if not len(rows):
+            return bounded
+        problem = self._dual(bounded.regions.select(rows), self.network)
+        found = LinearProgram().ascend(
+            problem, problem.initial(), 0.0, deadline, deadline.within(_PROGRAM_SECONDS)
+        )
+        bound = problem.evaluate(found.state, self._sizes).bound[:, 0]
+        refuted, minimiser = bounded.refuted.clone(), bounded.minimiser.clone()
+        refuted[rows] = (bound > 0) & bound.isfinite()
+        minimiser[rows] = found.minimiser[:, 0].to(minimiser)
+        return Bounded(bounded.regions, refuted, minimiser)
 
     def _tighten(self, bounded: Bounded, deadline: Deadline) -> Bounded:
         """Regions left open get bounds over their unsafe points, layer by layer as far as these pay, and climb on."""

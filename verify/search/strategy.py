@@ -13,11 +13,11 @@ from torch import Tensor
 from verify.branchers.fsb import Split
 from verify.deadline import Deadline
 from verify.problem import Problem
-from verify.state import Objective, Subproblems
+from verify.state import Objective, Struct, Subproblems
 
 
 @dataclass(frozen=True)
-class Bounded:
+class Bounded(Struct):
     """Regions with their new bounds, which of them are refuted for certain, and an input to try for the others."""
 
     regions: Subproblems
