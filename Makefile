@@ -3,9 +3,11 @@
 #   make test    run the tests
 #   make lint    formatting, lint rules and types
 #   make bench INSTANCES=dir   measure tightness and throughput on a folder of instances (docs/benchmarks.md)
+#   make bench-suites INSTANCES=dir   decide whole folders, beside other commands if BENCH_ARGS names some
 #   make bench-micro           measure the parts of an iteration on shipped networks
+#   make soundness   decide 500 random networks and compare with their exact optima (20 minutes at most)
 #   make clean   remove the environment and caches
-# Options: PYTHON=python3.12, VENV=/elsewhere/venv, PYTEST_ARGS="-k vnnlib", BENCH_ARGS="...".
+# Options: PYTHON=python3.12, VENV=/elsewhere/venv, PYTEST_ARGS="-k vnnlib", BENCH_ARGS="...", SOUNDNESS_ARGS="...".
 
 PYTHON ?= python3
 VENV ?= .venv
@@ -19,7 +21,7 @@ BENCH = OMP_NUM_THREADS=1 $(VENV)/bin/python -m
 SELECTED = $(addprefix --instances ,$(or $(INSTANCES),$(error say what to measure: make bench INSTANCES="DIR DIR:REGEX ...", \
 	folders with an instances.csv; see docs/benchmarks.md)))
 
-.PHONY: demo test lint format bench bench-tightness bench-throughput bench-selected bench-micro clean
+.PHONY: demo test lint format bench bench-tightness bench-throughput bench-suites bench-selected bench-micro soundness clean
 .DELETE_ON_ERROR:
 
 demo: $(VENV)/.stamp-core
@@ -47,12 +49,19 @@ bench-throughput: bench-selected $(VENV)/.stamp-bench
 	$(BENCH) benchmarks.throughput $(SELECTED) $(BENCH_ARGS)
 	$(BENCH) benchmarks.document
 
+bench-suites: bench-selected $(VENV)/.stamp-bench
+	$(BENCH) benchmarks.suites $(SELECTED) $(BENCH_ARGS)
+
 bench-selected:
 	@echo measuring: $(SELECTED)
 
 bench-micro: $(VENV)/.stamp-bench
 	$(BENCH) pytest benchmarks/test_micro.py --benchmark-timer=time.process_time --benchmark-group-by=func \
 		--benchmark-columns=min,median,rounds --benchmark-sort=name $(BENCH_ARGS)
+
+# The exact optima need SciPy, which is for development alone.
+soundness: $(VENV)/.stamp-dev
+	$(BENCH) benchmarks.soundness $(SOUNDNESS_ARGS)
 
 clean:
 	rm -rf $(VENV) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache

@@ -15,9 +15,9 @@ from benchmarks.common import Row
 from benchmarks.tightness import grouped, is_reference
 
 _FLOOR, _TOP = 1e-5, 2.0  # gaps below are drawn there; gaps above are left out
-_COLOURS = ("#111111", "#b8860b", "#2a7f62", "#6a4c93", "#c1272d")
-_MARKERS = "sv^Do"
-_STYLE = {
+COLOURS = ("#111111", "#b8860b", "#2a7f62", "#6a4c93", "#c1272d")
+MARKERS = "sv^Do"
+STYLE = {
     "svg.fonttype": "none", "svg.hashsalt": "verify", "font.family": "sans-serif", "font.size": 10, "axes.spines.top": False,
     "axes.spines.right": False, "axes.edgecolor": "#555555", "grid.color": "#e4e4e4", "figure.facecolor": "white",
 }  # fmt: skip
@@ -38,13 +38,13 @@ def points(rows: Sequence[Row]) -> dict[str, list[Point]]:
 
 def tightness(rows: Sequence[Row], path: Path) -> None:
     """Gap to the best bound known against seconds, a line for each method."""
-    with mpl.rc_context(_STYLE):  # type: ignore[arg-type, unused-ignore]
+    with mpl.rc_context(STYLE):  # type: ignore[arg-type, unused-ignore]
         figure = Figure(figsize=(7.2, 4.6), layout="constrained")
         axes = figure.add_subplot()
         for index, (method, line) in enumerate(points(rows).items()):
             axes.loglog(
-                *zip(*line, strict=True), label=method, color=_COLOURS[index % len(_COLOURS)], linewidth=1.8,
-                marker=_MARKERS[index % len(_MARKERS)], markersize=6,
+                *zip(*line, strict=True), label=method, color=COLOURS[index % len(COLOURS)], linewidth=1.8,
+                marker=MARKERS[index % len(MARKERS)], markersize=6,
             )  # fmt: skip
         dress(axes)
         path.parent.mkdir(parents=True, exist_ok=True)
