@@ -40,7 +40,7 @@ def rows(
 class Attack:
     """`restarts` starts for each clause and `steps` steps from there; as often as `rounds` while a search goes on.
 
-    Every other start is the best of some random points, as many as a batch holds, the others are random.
+    Half of the starts are the best of random points, as many as a batch holds; the others are the middle, a corner and random.
     """
 
     restarts: int = 16
@@ -83,16 +83,13 @@ class Attack:
         noise[:, 0] = 0.5
         noise[:, 1::8] = noise[:, 1::8].round()
         x = lower + (upper - lower) * noise
-        best = count > self.restarts
-        if best:
-            owners = [clause for clause in clauses for _ in range(count)]
-            objective = problem.objective(owners).to(network.device, network.dtype)
+        if count > self.restarts:
+            owners = torch.arange(len(clauses)).repeat_interleave(count)
+            objective = problem.objective(clauses).select(owners).to(network.device, network.dtype)
             loss = rows(network, objective, x.flatten(0, 1).to(network.device, network.dtype)).amax(1)
-            order = loss.reshape(len(clauses), count).argsort(1).to(x.device)
             half = self.restarts // 2
-            x[:, self.restarts - half : self.restarts] = x.gather(
-                1, order[:, :half, None].expand(-1, -1, x.shape[2])
-            )
+            best = loss.reshape(len(clauses), count).argsort(1)[:, :half, None].to(x.device)
+            x[:, self.restarts - half : self.restarts] = x.gather(1, best.expand(-1, -1, x.shape[2]))
         return x[:, : self.restarts].flatten(0, 1)
 
     def descend(

@@ -21,14 +21,20 @@ def linear_rows(seed: int) -> tuple[Bounds, torch.Tensor, torch.Tensor, torch.Te
     return box, bound, cotangent, bound - (cotangent.clamp(max=0) * width).sum(3)
 
 
+def sampled(
+    box: Bounds, cotangent: torch.Tensor, start: torch.Tensor, seed: int
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Random points, as distances from the boxes' lower ends, and the rows' values there."""
+    share = torch.rand(5, 4000, 4, generator=torch.Generator().manual_seed(seed), dtype=DOUBLE)
+    moved = share * (box.upper - box.lower)[:, None]
+    return moved, start[..., None, :] + torch.einsum("bgri,bsi->bgsr", cotangent, moved)
+
+
 @pytest.mark.parametrize("seed", range(8))
 def test_joined_rows_lie_below_the_largest_and_above_the_best_alone(seed: int) -> None:
     box, bound, cotangent, start = linear_rows(seed)
     joint, _ = _joined(box, bound, cotangent)
-    generator = torch.Generator().manual_seed(seed)
-    share = torch.rand(5, 2000, 4, generator=generator, dtype=DOUBLE)
-    moved = share * (box.upper - box.lower)[:, None]
-    values = start[..., None, :] + torch.einsum("bgri,bsi->bgsr", cotangent, moved)
+    _, values = sampled(box, cotangent, start, seed)
     assert bool((joint[..., 0] <= values.amax(3).amin(2)).all())
     mean = (start.mean(2) + (cotangent.mean(2).clamp(max=0) * (box.upper - box.lower)[:, None]).sum(2))[
         ..., None
@@ -51,10 +57,7 @@ def test_conflicting_rows_refute_together() -> None:
 def test_clipped_boxes_hold_every_unsafe_point(seed: int) -> None:
     box, bound, cotangent, start = linear_rows(seed)
     lower, upper = _clipped(box, bound, cotangent)
-    generator = torch.Generator().manual_seed(seed)
-    share = torch.rand(5, 4000, 4, generator=generator, dtype=DOUBLE)
-    moved = share * (box.upper - box.lower)[:, None]
-    values = start[..., None, :] + torch.einsum("bgri,bsi->bgsr", cotangent, moved)
+    moved, values = sampled(box, cotangent, start, seed)
     x = (box.lower[:, None] + moved)[:, None]
     inside = ((x >= lower[:, :, None]) & (x <= upper[:, :, None])).all(3)
     assert bool((inside | (values > 0).any(3)).all())

@@ -5,7 +5,7 @@ the bounds' own minimisers look for witnesses, a `Reporter` is told. It ends wit
 every region of every clause is refuted, `sat` with a replayed witness, else `unknown` or `timeout` saying why.
 
 Batches are worked on by several threads, one for each core (torch lets go of the interpreter's lock in every operation, and
-two batches at once take half as long as one batch on two cores does). Only the main thread touches frontier and counters.
+two cores get further with a batch each than with one between them). Only the main thread touches frontier and counters.
 """
 
 from __future__ import annotations

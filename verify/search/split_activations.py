@@ -158,8 +158,8 @@ class SplitActivations:
         # The new cut's multiplier would leave the bound as it was; from 0 the climb mostly gets further.
         start = regions.cut_multipliers.clone()
         start[:, -1:] = 0
-        fresh = replace(regions, cut_multipliers=start)
-        bounded = self._climb(fresh, self.child.longer(self.unsafe.splitting.factor), deadline, regions.state)
+        begun = replace(regions, cut_multipliers=start)
+        bounded = self._climb(begun, self.child.longer(self.unsafe.splitting.factor), deadline, regions.state)
         self.unsafe.splitting.learn(bounded.refuted, time.monotonic() - began)
         return self._finish(self._tighten(bounded, deadline), deadline)
 

@@ -44,15 +44,14 @@ class Found(Struct):
     upper: Float[Tensor, "batch inputs"]
 
     def intersected(self, other: Found) -> Found:
-        """The better bound of the two, and the box that both have in common."""
-        better = other.bound > self.bound
-        refuted = self.refuted | other.refuted
+        """The better bound of the two, and the box that both have in common; without one, nothing in it is unsafe."""
+        lower, upper = torch.maximum(self.lower, other.lower), torch.minimum(self.upper, other.upper)
         return replace(
             self,
-            bound=torch.where(better, other.bound, self.bound),
-            refuted=refuted,
-            lower=torch.maximum(self.lower, other.lower),
-            upper=torch.minimum(self.upper, other.upper),
+            bound=torch.maximum(self.bound, other.bound),
+            refuted=self.refuted | other.refuted | (lower > upper).any(1),
+            lower=lower,
+            upper=upper,
         )
 
 
