@@ -26,15 +26,22 @@ FILES = {"numpy", "torch", "onnx", "onnx2torch", "onnxruntime", "torchvision", "
 # From the bottom to the top: what may be imported of other people's libraries, by component. Components of one layer do
 # not know one another.
 LAYERS: tuple[dict[str, set[str]], ...] = (
-    {"errors": set(), "deadline": set(), "startup": {"torch"}},
+    {
+        "errors": set(),
+        "deadline": set(),
+        "startup": {"torch"},
+        "checker": {"numpy", "onnx", "onnxruntime", "flint"},
+    },
     {"formats": {"numpy"}, "specification": {"numpy"}, "network": MATHS, "state": MATHS},
     {"loading": FILES},
     {"problem": {"numpy", "torch"}, "bounders": MATHS | {"highspy", "numpy"}},
-    {"branchers": MATHS, "attack": MATHS | {"numpy"}},
+    {"branchers": MATHS, "attack": MATHS | {"numpy"}, "certificates": {"numpy"}},
     {"search": MATHS | {"numpy"}},
     {"settings": {"numpy", "torch"}},
     {"api": {"torch", "onnx"}},
+    {"suite": {"torch"}},
     {"reports": {"numpy", "rich"}},
+    {"cli_suite": {"click"}},
     {"cli": {"click"}},
     {"__main__": set()},
 )

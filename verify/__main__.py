@@ -2,4 +2,5 @@
 
 from verify.cli import main
 
-main()
+if __name__ == "__main__":  # not in processes that multiprocessing starts
+    main()

@@ -23,6 +23,7 @@ from verify.loading import LoadedModel, load
 from verify.network.graph import Layer, Network
 from verify.problem import Problem, Witness
 from verify.search.branch_and_bound import Progress, Reporter
+from verify.search.evidence import Writer
 from verify.settings import build_search, choose_device, preset
 from verify.specification import LinfBall, Specification
 from verify.state import Bounds
@@ -53,7 +54,8 @@ class Result:
     """A verdict (`sat`, `unsat`, `unknown` or `timeout`), why, and what it took.
 
     `witness` is set for `sat` alone. `statistics`: clauses; subproblems bounded, closed, and waiting at the end; the greatest
-    depth; batches and the largest of them; seconds by phase, and of attacks beside branching (of all threads).
+    depth; batches and the largest of them; seconds by phase, and of attacks beside branching (of all threads). `certificate`:
+    the file written, if one was asked for and proved.
     """
 
     verdict: str
@@ -61,6 +63,7 @@ class Result:
     seconds: float
     witness: Witness | None = None
     statistics: dict[str, Any] = field(default_factory=dict)
+    certificate: Path | None = None
 
 
 @dataclass(frozen=True)
@@ -116,31 +119,55 @@ def prepare(model: Model, specification: Spec, example_input: torch.Tensor | Non
 def verify(
     model: Model, specification: Spec, *, timeout: float | None = None, device: str = "auto", preset_name: str = "default",
     seed: int = 0, example_input: torch.Tensor | None = None, reporter: Reporter | None = None,
+    certificate: str | Path | None = None,
 ) -> Result:  # fmt: skip
     """Decides whether the property holds for every input.
 
     model: a path or bytes of an ONNX file, a parsed ONNX model, or a torch.nn.Module (with `example_input`, a tensor of the
     shape it takes). specification: a path of a VNN-LIB file, VNN-LIB text, or a builder. timeout: seconds, loading included.
-    Raises InputError for bad input and ResourceError where the machine is too small.
+    certificate: a file for the evidence of `unsat` or `sat`; model and specification are then paths, and `unsat` is only
+    said of what the checker has proved. Raises InputError for bad input and ResourceError where the machine is too small.
     """
-    started = time.monotonic()
-    return decide(
-        prepare(model, specification, example_input),
-        Deadline.after(timeout),
-        started,
-        device,
-        preset_name,
-        seed,
-        reporter,
-    )
+    started, deadline = time.monotonic(), Deadline.after(timeout)
+    problem = prepare(model, specification, example_input)
+    options = (deadline, started, device, preset_name, seed, reporter)
+    if certificate is None:
+        return decide(problem, *options)
+    return certified(problem, Path(certificate), model, specification, *options)
+
+
+def certified(
+    problem: Problem, path: Path, model: Model, specification: Spec, deadline: Deadline, started: float, device: str = "auto",
+    preset_name: str = "default", seed: int = 0, reporter: Reporter | None = None,
+) -> Result:  # fmt: skip
+    """Decides a prepared problem and writes its certificate, which the checker has proved, or changes the verdict to `unknown`.
+
+    The check is part of `seconds`; it may go on past the deadline.
+    """
+    from verify.certificates.recording import recording  # with the checker, which others do not need
+
+    with recording(path, model, specification, problem) as record:
+        result = decide(problem, deadline, started, device, preset_name, seed, reporter, record.writer)
+        failure = None
+        if result.verdict == "unsat":
+            failure = record.close_unsat(problem)
+        elif result.witness is not None:
+            failure = record.close_sat(problem, result.witness)
+    seconds = time.monotonic() - started
+    if failure is not None and result.verdict == "unsat":
+        return replace(result, verdict="unknown", reason=f"the certificate is {failure}", seconds=seconds)
+    written = path if failure is None and result.verdict in ("sat", "unsat") else None
+    return replace(result, seconds=seconds, certificate=written)
 
 
 def decide(
     problem: Problem, deadline: Deadline, started: float, device: str = "auto", preset_name: str = "default", seed: int = 0,
-    reporter: Reporter | None = None,
+    reporter: Reporter | None = None, writer: Writer | None = None,
 ) -> Result:  # fmt: skip
     """Decides a prepared problem; `started` is where its clock began."""
-    search = build_search(problem, preset(preset_name), choose_device(device), seed, reporter or Silent())
+    search = build_search(
+        problem, preset(preset_name), choose_device(device), seed, reporter or Silent(), writer
+    )
     outcome = search.run(deadline)
     statistics = {"clauses": problem.clauses, **outcome.progress.statistics()}
     return Result(outcome.verdict, outcome.reason, time.monotonic() - started, outcome.witness, statistics)

@@ -13,7 +13,17 @@ from typing import TYPE_CHECKING, Any, NoReturn
 import click
 
 from verify import __version__
-from verify.errors import BAD_INPUT, DECIDED, INTERNAL, RESOURCES, UNDECIDED, VerifyError, is_out_of_memory
+from verify.cli_suite import suite
+from verify.errors import (
+    BAD_INPUT,
+    DECIDED,
+    INTERNAL,
+    RESOURCES,
+    UNDECIDED,
+    InputError,
+    VerifyError,
+    is_out_of_memory,
+)
 from verify.startup import import_torch
 
 if TYPE_CHECKING:
@@ -60,6 +70,11 @@ def cli() -> None:
 @click.option(
     "--log-json", type=click.Path(path_type=Path), help="A file for progress, one JSON object a line."
 )
+@click.option(
+    "--certificate",
+    type=click.Path(path_type=Path),
+    help="A file for the proof of unsat (or the evidence of sat), as `verify check` reads it.",
+)
 def run(
     model: Path,
     property_: Path,
@@ -70,6 +85,7 @@ def run(
     form: str,
     quiet: bool,
     log_json: Path | None,
+    certificate: Path | None,
 ) -> int:
     """Decide PROPERTY for MODEL.
 
@@ -77,7 +93,7 @@ def run(
     tensor's name, type and shape and then one value a line, as ONNX Runtime reproduced it.
     """
     import_torch()
-    from verify.api import decide, prepare
+    from verify.api import certified, decide, prepare
     from verify.deadline import Deadline
     from verify.reports.log import json_log
     from verify.reports.terminal import terminal
@@ -88,7 +104,11 @@ def run(
         reporter: Reporter = stack.enter_context(terminal(quiet))
         log = stack.enter_context(json_log(log_json, reporter, started)) if log_json else None
         problem = prepare(model, property_)
-        result = decide(problem, deadline, started, device, preset, seed, log or reporter)
+        options = (deadline, started, device, preset, seed, log or reporter)
+        if certificate is None:
+            result = decide(problem, *options)
+        else:
+            result = certified(problem, certificate, model, property_, *options)
         if log is not None:
             log.write(
                 {"event": "result", "verdict": result.verdict, "reason": result.reason, **result.statistics}
@@ -130,6 +150,7 @@ def _as_json(problem: Problem, result: Result) -> dict[str, Any]:
     record: dict[str, Any] = {
         "verdict": result.verdict, "reason": result.reason, "seconds": round(result.seconds, 4),
         "statistics": result.statistics, "witness": None,
+        "certificate": None if result.certificate is None else str(result.certificate),
     }  # fmt: skip
     if result.witness is not None:
         tensors = {"X": result.witness.inputs, "Y": result.witness.outputs}
@@ -139,6 +160,41 @@ def _as_json(problem: Problem, result: Result) -> dict[str, Any]:
         }
         record["witness"]["snapped"] = result.witness.snapped
     return record
+
+
+@cli.command()
+@click.argument("certificate", type=click.Path(path_type=Path))
+@_MODEL
+@_PROPERTY
+@click.option(
+    "--exact", is_flag=True, help="In rational arithmetic throughout, not only where float64 cannot decide."
+)
+@click.option(
+    "--semantics",
+    type=click.Choice(["real", "ieee32-any-order"]),
+    default="real",
+    show_default=True,
+    help="Of which network: its real-valued function, or as float32 libraries compute it.",
+)
+@click.option("--jobs", type=click.IntRange(min=1), default=1, show_default=True, help="Processes.")
+def check(certificate: Path, model: Path, property_: Path, exact: bool, semantics: str, jobs: int) -> int:
+    """Prove again what CERTIFICATE says of MODEL and PROPERTY, trusting nothing of the search.
+
+    \b
+    Exit codes:
+      0   proved
+      1   not proved
+      2   a file cannot be read
+    """
+    from verify.checker.checking import check as check_certificate
+    from verify.checker.errors import Refused
+
+    try:
+        found = check_certificate(certificate, model, property_, exact, semantics, jobs)
+    except Refused as problem:
+        raise InputError(str(problem)) from None
+    click.echo(found.sentence)
+    return DECIDED if found.proved else UNDECIDED
 
 
 @cli.command(epilog=_EXIT_CODES)
@@ -240,6 +296,9 @@ def info(model: Path, property_: Path | None, form: str) -> int:
     record = describe(model, property_)
     click.echo(json.dumps(record) if form == "json" else render(record))
     return DECIDED
+
+
+cli.add_command(suite)
 
 
 def _fail(code: int, message: str) -> NoReturn:

@@ -15,6 +15,7 @@ from verify.branchers.fsb import FilteredSmartBranching
 from verify.errors import InputError
 from verify.problem import Problem
 from verify.search.branch_and_bound import BranchAndBound, Reporter
+from verify.search.evidence import Evidence, Writer
 from verify.search.frontier import Frontier
 from verify.search.split_activations import SplitActivations
 from verify.search.split_inputs import SplitInputs
@@ -71,13 +72,17 @@ def preset(name: str) -> Settings:
 
 
 def build_search(
-    problem: Problem, settings: Settings, device: torch.device, seed: int, reporter: Reporter
-) -> BranchAndBound:
-    """The search for one problem."""
+    problem: Problem, settings: Settings, device: torch.device, seed: int, reporter: Reporter,
+    writer: Writer | None = None,
+) -> BranchAndBound:  # fmt: skip
+    """The search for one problem; with a `writer` it tells what a certificate needs."""
     network = problem.model.network.to(device, torch.float64)
+    evidence = None if writer is None else Evidence(network, problem.rows, writer)
+    if evidence is not None and not evidence.piecewise:  # slopes are stored of ReLUs alone
+        settings = replace(settings, unsafe=None, optimised=settings.intermediate)
     strategy: Strategy
     if problem.free_inputs <= settings.splittable_inputs:
-        strategy = SplitInputs(problem, network, settings.intermediate)
+        strategy = SplitInputs(problem, network, settings.intermediate, evidence)
     else:
         strategy = SplitActivations(
             problem,
@@ -88,6 +93,7 @@ def build_search(
             settings.child,
             settings.brancher,
             settings.unsafe,
+            evidence=evidence,
         )
     batch = max(16, min(2048, settings.batch_elements // network.variables))
     unit = all(layer.activation.unit_parameters for layer in network.layers)
@@ -96,5 +102,5 @@ def build_search(
     return BranchAndBound(
         problem, network.to(device, own_type), strategy, settings.first_attack, settings.second_attack, reporter,
         np.random.default_rng(seed), batch,
-        torch.get_num_threads() if device.type == "cpu" else 1, frontier,
+        torch.get_num_threads() if device.type == "cpu" else 1, evidence, frontier,
     )  # fmt: skip

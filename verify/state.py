@@ -48,6 +48,13 @@ class Struct:
         return cls(**{name: _joined(column) for name, column in columns.items()})
 
 
+def outward(value: Tensor, towards: float) -> Tensor:
+    """The nearest float32 numbers that are no tighter: towards -inf for lower ends, inf for upper ones."""
+    near = value.float()
+    beyond = near.to(value) > value if towards < 0 else near.to(value) < value
+    return torch.where(beyond, torch.nextafter(near, near.new_tensor(towards)), near)
+
+
 def _joined(column: list[Any]) -> Any:
     """Tensors, or structs of them, one after the other."""
     first = column[0]
@@ -96,6 +103,10 @@ class DualState(Struct):
         Tensor, "batch objectives pre"
     ]  # of every pre-activation, beside slope times cotangent
     post_multipliers: Float[Tensor, "batch objectives post"]  # of every activation's own equality
+
+    def objectives(self, chosen: Tensor) -> DualState:
+        """The points of some objectives (indices or a mask) alone."""
+        return DualState(*(part[:, chosen] for part in vars(self).values()))
 
 
 @dataclass(frozen=True)
@@ -165,6 +176,7 @@ class Subproblems(Struct):
     tightened_at: Float[
         Tensor, "batch layers"
     ]  # the bound just after each carried layer was tightened; -inf: never
+    node: Int[Tensor, " batch"]  # its number in a certificate's tree
 
     @property
     def cuts(self) -> Cuts:

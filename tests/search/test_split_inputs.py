@@ -33,7 +33,7 @@ def sampled(
 @pytest.mark.parametrize("seed", range(8))
 def test_joined_rows_lie_below_the_largest_and_above_the_best_alone(seed: int) -> None:
     box, bound, cotangent, start = linear_rows(seed)
-    joint, _ = _joined(box, bound, cotangent)
+    joint, *_ = _joined(box, bound, cotangent)
     _, values = sampled(box, cotangent, start, seed)
     assert bool((joint[..., 0] <= values.amax(3).amin(2)).all())
     mean = (start.mean(2) + (cotangent.mean(2).clamp(max=0) * (box.upper - box.lower)[:, None]).sum(2))[
@@ -47,7 +47,7 @@ def test_conflicting_rows_refute_together() -> None:
     box = Bounds(torch.zeros(1, 1, dtype=DOUBLE), torch.ones(1, 1, dtype=DOUBLE))
     cotangent = torch.tensor([1.0, -1.0], dtype=DOUBLE).reshape(1, 1, 2, 1)
     bound = torch.tensor([-0.4, -0.4], dtype=DOUBLE).reshape(1, 1, 2)
-    joint, _ = _joined(box, bound, cotangent)
+    joint, *_ = _joined(box, bound, cotangent)
     assert 0.05 < float(joint) <= 0.1
     lower, upper = _clipped(box, bound, cotangent)
     assert bool((lower > upper).all())

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Protocol
 
 import torch
 from jaxtyping import Bool, Int
@@ -19,7 +20,33 @@ from verify.bounders.interval import interval, magnitudes
 from verify.bounders.restricted import Restricted
 from verify.deadline import Deadline
 from verify.network.graph import Layer, Network
-from verify.state import Bounds, Objective
+from verify.state import Bounds, DualState, Objective
+
+
+class Record(Protocol):
+    """Is told of bounds that others will rest on; a certificate is made of it."""
+
+    def settled(self, bounds: Bounds) -> Bounds:
+        """The bounds as they are written down: no tighter, and the same when settled again."""
+
+    def rounded(self, state: DualState) -> DualState:
+        """Slopes as they are written down."""
+
+    def known(self, bounds: Bounds) -> None:
+        """These (settled) bounds follow from what was known before, by intervals and CROWN."""
+
+    def climbed(
+        self,
+        box: int,
+        layer: Layer,
+        problem: DualProblem,
+        state: DualState,
+        neurons: Tensor,
+        low: Tensor,
+        high: Tensor,
+    ) -> None:
+        """Bounds of some neurons of one box, each by slopes of its own (one row of problem and state)."""
+
 
 _CHUNK_BYTES = 8 * 2**20  # of one live tensor; a pass holds a handful
 
@@ -36,7 +63,7 @@ class IntermediateBounds:
 
     def tighten(
         self, network: Network, bounds: Bounds, deadline: Deadline, fast: Network | None = None,
-        enough: Deadline | None = None,
+        enough: Deadline | None = None, record: Record | None = None,
     ) -> Bounds:  # fmt: skip
         """Bounds of all variables, no looser than those given (whose input columns are the boxes).
 
@@ -44,6 +71,7 @@ class IntermediateBounds:
         """
         inputs = slice(0, network.inputs)
         bounds, _ = interval(network, bounds.lower[:, inputs], bounds.upper[:, inputs], bounds)
+        bounds = self._settled(bounds, record, self.ascent is not None)
         for position, layer in enumerate(network.layers):
             if position == 0 and not _worth_a_pass(network, layer):
                 continue
@@ -51,14 +79,23 @@ class IntermediateBounds:
             if not bool(open_neurons.any()) or (enough is not None and enough.remaining <= 0):
                 continue
             bounds = self._tighten_layer(
-                network, layer, bounds, open_neurons, deadline, fast or network, enough
+                network, layer, bounds, open_neurons, deadline, fast or network, enough, record
             )
             bounds, _ = interval(network, bounds.lower[:, inputs], bounds.upper[:, inputs], bounds)
+            bounds = self._settled(bounds, record, self.ascent is not None)
+        return self._settled(bounds, record, self.ascent is None)
+
+    def _settled(self, bounds: Bounds, record: Record | None, tell: bool) -> Bounds:
+        if record is None:
+            return bounds
+        bounds = record.settled(bounds)
+        if tell:
+            record.known(bounds)
         return bounds
 
     def _tighten_layer(
         self, network: Network, layer: Layer, bounds: Bounds, open_neurons: Bool[Tensor, "batch size"],
-        deadline: Deadline, fast: Network, enough: Deadline | None,
+        deadline: Deadline, fast: Network, enough: Deadline | None, record: Record | None,
     ) -> Bounds:  # fmt: skip
         lower, upper = bounds.lower.clone(), bounds.upper.clone()
         sizes = magnitudes(network, bounds)
@@ -66,9 +103,18 @@ class IntermediateBounds:
             deadline.check()
             if enough is not None and enough.remaining <= 0:
                 break
-            low, high = self._bound_neurons(
-                network, layer, bounds.select(rows), neurons, sizes, deadline, fast
-            )
+            problem, state = self._point(network, layer, bounds.select(rows), neurons, deadline, fast, record)
+            found = problem.evaluate(state, sizes).bound
+            low, high = torch.where(found.isfinite(), found, -torch.inf).chunk(2, dim=1)
+            slack = 1e-9 * (-high - low) if record is not None else 0.0  # others round differently
+            low, high = low - slack, slack - high
+            if record is not None and self.ascent is not None:
+                for i, box in enumerate(rows.tolist()):
+                    one, real = rows.new_tensor([i]), used[i]
+                    both = state.select(one).objectives(torch.cat([real, real]))
+                    record.climbed(
+                        box, layer, problem.select(one), both, neurons[i, real], low[i, real], high[i, real]
+                    )
             columns = neurons + layer.variables.start
             low = torch.where(used, low, -torch.inf)
             high = torch.where(used, high, torch.inf)
@@ -76,10 +122,11 @@ class IntermediateBounds:
             upper[rows] = upper[rows].scatter_reduce(1, columns, high, "amin")
         return Bounds(lower, upper)
 
-    def _bound_neurons(
-        self, network: Network, layer: Layer, bounds: Bounds, neurons: Int[Tensor, "batch count"],
-        sizes: dict[int, Tensor], deadline: Deadline, fast: Network,
-    ) -> tuple[Tensor, Tensor]:  # fmt: skip
+    def _point(
+        self, network: Network, layer: Layer, bounds: Bounds, neurons: Int[Tensor, "batch count"], deadline: Deadline,
+        fast: Network, record: Record | None,
+    ) -> tuple[DualProblem, DualState]:  # fmt: skip
+        """The neurons' objectives, both ends each, and the dual points to bound them from."""
         objective = _both_ends(bounds, layer, neurons)
         problem = DualProblem(network, bounds, objective, node=layer.pre_node)
         state = problem.initial()
@@ -91,11 +138,9 @@ class IntermediateBounds:
                 node=layer.pre_node,
             )
             climbed = self.ascent.ascend(quick, state.to(fast.device, fast.dtype), deadline=deadline).state
-            state = problem.clamp(climbed.to(network.device, network.dtype))
-        found = problem.evaluate(state, sizes).bound
-        found = torch.where(found.isfinite(), found, -torch.inf)
-        low, high = found.chunk(2, dim=1)
-        return low, -high
+            climbed = climbed.to(network.device, network.dtype)
+            state = problem.clamp(climbed if record is None else record.rounded(climbed))
+        return problem, state
 
 
 def _both_ends(bounds: Bounds, layer: Layer, neurons: Int[Tensor, "batch count"]) -> Objective:

@@ -43,6 +43,7 @@ from verify.network.affine import Affine
 from verify.network.graph import Layer, Network
 from verify.state import Bounds, Cuts, DualState, Objective
 
+_UNDERFLOW = 1e-290  # what products too small for float64 may lose, of values up to 1e15
 _FIXED = 1e-9  # relative width below which an interval counts as a single value
 
 
@@ -346,7 +347,7 @@ class DualProblem:
         if magnitudes is not None:
             account.charge(sweep.input_cotangent, 0)
             self._charge_objective(account, state, magnitudes)
-            bound = bound - 8 * self.network.gamma * account.charged
+            bound = bound - (8 * self.network.gamma * account.charged + _UNDERFLOW)
         return Evaluation(sweep.input_cotangent, sweep.supports, bound)
 
     def backward(self, state: DualState) -> Sweep:

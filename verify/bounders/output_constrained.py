@@ -12,6 +12,7 @@ the clause serve as they are, so each bound is one sweep; and only neurons whose
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 import torch
@@ -25,6 +26,9 @@ from verify.network.activations import Line
 from verify.network.graph import Layer
 from verify.state import Bounds, DualState, Objective
 
+# is told which regions' neurons were bounded, with which weights of the rows, and both ends found
+Observer = Callable[[Tensor, Tensor, Tensor, Tensor, Tensor], None]
+_LEAST = 0.01  # of an interval, that an end must cut off to count
 _ELEMENTS = 8_000_000  # values of one tensor in one batch
 
 
@@ -41,16 +45,17 @@ class OutputConstrained:
 
     def tighten(
         self, problem: DualProblem, fast: DualProblem, state: DualState, layer: Layer, magnitudes: dict[int, Tensor],
-        deadline: Deadline,
+        deadline: Deadline, observe: Observer | None = None,
     ) -> Bounds:  # fmt: skip
         """The layer's bounds, [batch, size] each, over the unsafe points of each region.
 
         problem, fast: the regions' clauses in float64, in which the bounds are proved, and as they are climbed on; state: their
-        dual points of one objective each. Regions whose bound there is not below 0 keep what they have. Raises OutOfTimeError.
+        dual points of one objective each, in float64. Regions whose bound there is not below 0 keep what they have. Raises
+        OutOfTimeError.
         """
         lower = problem.bounds.lower[:, layer.variables].clone()
         upper = problem.bounds.upper[:, layer.variables].clone()
-        bound, losses = _losses(fast, state, layer)
+        bound, losses = _losses(fast, state.to(fast.bounds.lower.device, fast.bounds.lower.dtype), layer)
         counts = self._counts(losses)
         counts[bound >= 0] = 0
         order = counts.argsort(descending=True)
@@ -61,9 +66,13 @@ class OutputConstrained:
             most = int(counts[order[start]])
             rows = order[start : start + max(1, _ELEMENTS // (2 * most * problem.network.variables))]
             neurons = losses[rows].topk(most, dim=1).indices
-            low, high = self._bound(
-                problem.select(rows), state.select(rows), bound[rows], layer, neurons, magnitudes
+            weights = self._weights(
+                problem.bounds.select(rows), state.select(rows), bound[rows], layer, neurons
             )
+            low, high = _bound(problem.select(rows), state.select(rows), layer, neurons, weights, magnitudes)
+            low, high = _worthwhile(problem.bounds.select(rows), layer, neurons, low, high)
+            if observe is not None:
+                observe(rows, neurons, weights, low, high)
             lower[rows] = lower[rows].scatter_reduce(1, neurons, low, "amax")
             upper[rows] = upper[rows].scatter_reduce(1, neurons, high, "amin")
             start += len(rows)
@@ -75,19 +84,43 @@ class OutputConstrained:
         before = ranked.cumsum(1) - ranked
         return ((before < self.share * ranked.sum(1, keepdim=True)) & (ranked > 0)).sum(1)
 
-    def _bound(
-        self, problem: DualProblem, state: DualState, bound: Tensor, layer: Layer, neurons: Int[Tensor, "batch count"],
-        magnitudes: dict[int, Tensor],
-    ) -> tuple[Tensor, Tensor]:  # fmt: skip
-        wide = DualState(*(part.expand(-1, 2 * neurons.shape[1], -1) for part in vars(state).values()))
-        width = (problem.bounds.upper - problem.bounds.lower)[:, layer.variables].gather(1, neurons)
+    def _weights(
+        self,
+        bounds: Bounds,
+        state: DualState,
+        bound: Tensor,
+        layer: Layer,
+        neurons: Int[Tensor, "batch count"],
+    ) -> Float[Tensor, "batch objectives rows"]:
+        """The rows' weights beside each neuron's lower and upper end, as float32 holds them."""
+        width = (bounds.upper - bounds.lower)[:, layer.variables].gather(1, neurons)
         weight = self.weight * width / (-bound.to(width)[:, None]).clamp(min=1e-9)
-        wide = replace(wide, row_weights=weight.repeat(1, 2)[..., None] * state.row_weights)
-        beside = _beside(problem, layer, neurons)
-        point = beside.clamp(wide.to(width.device, width.dtype))
-        found = beside.evaluate(point, magnitudes).bound
-        low, high = torch.where(found.isfinite(), found, -torch.inf).chunk(2, dim=1)
-        return low, -high
+        return (weight.repeat(1, 2)[..., None] * state.row_weights).float().to(width)
+
+
+def _bound(
+    problem: DualProblem, state: DualState, layer: Layer, neurons: Int[Tensor, "batch count"], weights: Tensor,
+    magnitudes: dict[int, Tensor],
+) -> tuple[Tensor, Tensor]:  # fmt: skip
+    """Both ends of each neuron, [batch, count]; infinite where nothing is known."""
+    wide = DualState(*(part.expand(-1, 2 * neurons.shape[1], -1) for part in vars(state).values()))
+    beside = _beside(problem, layer, neurons)
+    found = beside.evaluate(beside.clamp(replace(wide, row_weights=weights)), magnitudes).bound
+    low, high = torch.where(found.isfinite(), found, -torch.inf).chunk(2, dim=1)
+    return low, -high
+
+
+def _worthwhile(
+    bounds: Bounds, layer: Layer, neurons: Tensor, low: Tensor, high: Tensor
+) -> tuple[Tensor, Tensor]:
+    """The ends that cut off some of what was known; others would have to be carried, and proved, for next to nothing."""
+    lower, upper = (end[:, layer.variables].gather(1, neurons) for end in (bounds.lower, bounds.upper))
+    least = _LEAST * (upper - lower)
+    slack = 1e-9 * (upper - lower)  # so that others, who round differently, find them as well
+    return (
+        torch.where(low > lower + least, low - slack, -torch.inf),
+        torch.where(high < upper - least, high + slack, torch.inf),
+    )
 
 
 def _losses(

@@ -28,6 +28,7 @@ from verify.deadline import Deadline, OutOfTimeError
 from verify.errors import ResourceError, is_out_of_memory
 from verify.network.graph import Network
 from verify.problem import Problem, Witness
+from verify.search.evidence import Evidence
 from verify.search.frontier import Frontier
 from verify.search.strategy import Bounded, Strategy
 from verify.state import Subproblems
@@ -112,6 +113,7 @@ class BranchAndBound:
     generator: np.random.Generator
     batch: int
     workers: int = 1
+    evidence: Evidence | None = None
     frontier: Frontier = field(default_factory=Frontier)
     progress: Progress = field(default_factory=Progress)
     stuck: int = 0
@@ -234,7 +236,10 @@ class BranchAndBound:
         regions = regions.select(cut)
         if not len(regions):
             return _Done(stuck=stuck)
-        children = regions.split(split.variable[cut], split.value[cut], split.multipliers[cut])
+        variable, value = split.variable[cut], split.value[cut]
+        children = regions.split(variable, value, split.multipliers[cut])
+        if self.evidence is not None:
+            children = replace(children, node=self.evidence.split(regions, variable, value))
         bounded = self.strategy.bound(children, deadline)
         return _Done(self._try(bounded), bounded, stuck)
 

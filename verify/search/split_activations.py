@@ -26,6 +26,7 @@ from verify.branchers.inputs import widest_effect
 from verify.deadline import Deadline
 from verify.network.graph import Network
 from verify.problem import Problem
+from verify.search.evidence import BoxRecord, Evidence
 from verify.search.strategy import Bounded, Objectives, fresh
 from verify.search.unsafe import UnsafeBounds
 from verify.state import Bounds, DualState, Subproblems
@@ -74,9 +75,9 @@ class SplitActivations:
     def __init__(
         self, problem: Problem, network: Network, intermediate: IntermediateBounds, optimised: IntermediateBounds,
         root: Restricted, child: Restricted, brancher: FilteredSmartBranching,
-        unsafe: OutputConstrained | None = None, fast: torch.dtype = torch.float32,
+        unsafe: OutputConstrained | None = None, fast: torch.dtype = torch.float32, evidence: Evidence | None = None,
     ) -> None:  # fmt: skip
-        self.problem, self.network = problem, network
+        self.problem, self.network, self.evidence = problem, network, evidence
         self.intermediate, self.optimised = intermediate, optimised
         self.root, self.child, self.brancher = root, child, brancher
         self.fast_network = network.to(network.device, fast)
@@ -107,14 +108,18 @@ class SplitActivations:
             self.unsafe.width,
             layers=len(self.unsafe.layers),
         )
+        if self.evidence is not None:
+            regions = replace(regions, node=self.evidence.roots([[clause] for clause in clauses]))
         refuted = self._quickly_refuted(regions)
+        if self.evidence is not None:
+            self.evidence.leaves_by_default(regions.select(refuted))
         minimiser = regions.parameters.new_zeros(len(regions), self.network.inputs)
         left = (~refuted).nonzero()[:, 0]
         for intermediate in (self.intermediate, self.optimised):
             if not len(left):
                 break
-            self._bound_boxes(regions.clause[left].tolist(), intermediate, deadline)
             chosen = regions.select(left)
+            self._bound_boxes(chosen, intermediate, deadline)
             chosen = chosen.with_state(chosen.lower_bound, self._dual(chosen, self.fast_network).initial())
             climbed = self._climb(chosen, self.root, deadline)
             minimiser[left], refuted[left] = climbed.minimiser, climbed.refuted
@@ -129,13 +134,17 @@ class SplitActivations:
         bound = problem.evaluate(problem.initial(), magnitudes(self.network, bounds)).bound[:, 0]
         return (bound > 0) & bound.isfinite()
 
-    def _bound_boxes(self, clauses: Sequence[int], method: IntermediateBounds, deadline: Deadline) -> None:
-        """Tightens the table's rows of the clauses' boxes."""
-        rows = self._boxes.rows(clauses).unique()
-        part = len(clauses) / self.problem.clauses  # roots come in batches, which share the share
+    def _bound_boxes(self, regions: Subproblems, method: IntermediateBounds, deadline: Deadline) -> None:
+        """Tightens the table's rows of the roots' boxes."""
+        rows, owner = self._boxes.rows(regions.clause.tolist()).unique(return_inverse=True)
+        part = len(regions) / self.problem.clauses  # roots come in batches, which share the share
         enough = None if method.ascent is None else deadline.share(_ROOT_SHARE * part)
         box = self._boxes.all().select(rows)
-        self._boxes.tighten(rows, method.tighten(self.network, box, deadline, self.fast_network, enough))
+        record = None
+        if self.evidence is not None:
+            record = BoxRecord(self.evidence, [regions.node[owner == row] for row in range(len(rows))])
+        tight = method.tighten(self.network, box, deadline, self.fast_network, enough, record)
+        self._boxes.tighten(rows, tight)
         self._sizes = magnitudes(self.network, self._boxes.all())
 
     def root_bounds(self, clause: int) -> Bounds:
@@ -177,7 +186,13 @@ class SplitActivations:
         )
         bound = problem.evaluate(found.state, self._sizes).bound[:, 0]
         refuted, minimiser = bounded.refuted.clone(), bounded.minimiser.clone()
-        refuted[rows] = (bound > 0) & bound.isfinite()
+        closed = (bound > 0) & bound.isfinite()
+        if self.evidence is not None:
+            chosen = closed.nonzero()[:, 0]
+            self.evidence.leaves_by_multipliers(
+                bounded.regions.select(rows[chosen]), problem.select(chosen), found.state.select(chosen)
+            )
+        refuted[rows] = closed
         minimiser[rows] = found.minimiser[:, 0].to(minimiser)
         return Bounded(bounded.regions, refuted, minimiser)
 
@@ -200,8 +215,12 @@ class SplitActivations:
         """The regions with one layer bounded over their unsafe points."""
         began = time.monotonic()
         problem, fast = self._dual(regions, self.network), self._dual(regions, self.fast_network)
-        state = fast.clamp(regions.state.to(fast.bounds.lower.device, fast.bounds.lower.dtype))
-        tight = self.unsafe.tighten(regions, problem, fast, state, layer, self._sizes, deadline)
+        state = problem.clamp(regions.state.to(self.network.device, torch.float64))
+        observe = None
+        if self.evidence is not None:
+            state = self.evidence.rounded(state)
+            observe = partial(self.evidence.lemmas, regions, self.unsafe.layers[layer], problem.bounds, state)
+        tight = self.unsafe.tighten(regions, problem, fast, state, layer, self._sizes, deadline, observe)
         climbed = self._climb(tight, self.child, deadline)
         return replace(
             climbed,
@@ -238,6 +257,9 @@ class SplitActivations:
             chosen = regions.select(rows)
             problem = self._dual(chosen, self.network)
             state = problem.clamp(chosen.state.to(self.network.device, torch.float64))
+            if self.evidence is not None:
+                refuted[rows] = self.evidence.prove(chosen, problem, state, self._sizes)
+                return refuted
             bound = problem.evaluate(state, self._sizes).bound[:, 0]
             refuted[rows] = ((bound > 0) & bound.isfinite()) | problem.bounds.empty
         return refuted

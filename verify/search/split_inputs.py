@@ -24,10 +24,12 @@ from verify.branchers.inputs import widest_effect
 from verify.deadline import Deadline
 from verify.network.graph import Network
 from verify.problem import Problem
+from verify.search.evidence import Evidence
 from verify.search.strategy import Bounded, Objectives, fresh
 from verify.state import Bounds, Objective, Struct, Subproblems
 
 _GROUP = 32  # clauses that a region stands for, at most
+_CLIP = 0.9  # of an interval: a clipped box that keeps more of all of them is not worth a proof
 _JOINING_STEPS = 16  # of the weights of a clause's rows
 
 
@@ -42,6 +44,9 @@ class Found(Struct):
     minimiser: Float[Tensor, "batch inputs"]
     lower: Float[Tensor, "batch inputs"]  # all unsafe points of all clauses lie between these
     upper: Float[Tensor, "batch inputs"]
+    weights: Float[
+        Tensor, "batch passes group rows"
+    ]  # of each clause's rows, as joined; 0 in a pass not made
 
     def intersected(self, other: Found) -> Found:
         """The better bound of the two, and the box that both have in common; without one, nothing in it is unsafe."""
@@ -52,6 +57,7 @@ class Found(Struct):
             refuted=self.refuted | other.refuted | (lower > upper).any(1),
             lower=lower,
             upper=upper,
+            weights=self.weights + other.weights,
         )
 
 
@@ -89,8 +95,11 @@ class Effort:
 class SplitInputs:
     """Halves and clips input boxes, and bounds each afresh for all clauses of its group."""
 
-    def __init__(self, problem: Problem, network: Network, intermediate: IntermediateBounds) -> None:
+    def __init__(
+        self, problem: Problem, network: Network, intermediate: IntermediateBounds, evidence: Evidence | None = None
+    ) -> None:  # fmt: skip
         self.problem, self.network, self.intermediate = problem, network, intermediate
+        self.evidence = evidence
         self.objectives = Objectives(problem, network.device)
         self._group_of, self._members = (
             table.to(network.device) for table in _groups(problem.box_of.tolist())
@@ -108,7 +117,11 @@ class SplitInputs:
     def roots(self, clauses: Sequence[int], deadline: Deadline) -> Bounded:
         self.objectives.prepare(self._members[self._group_of[list(clauses)]].unique().tolist())
         inputs, device = self.network.inputs, self.network.device
-        return self.bound(fresh(self.problem, clauses, inputs, device, inputs, torch.float64), deadline)
+        regions = fresh(self.problem, clauses, inputs, device, inputs, torch.float64)
+        if self.evidence is not None:
+            groups = self._members[self._group_of[regions.clause]].tolist()
+            regions = replace(regions, node=self.evidence.roots([list(dict.fromkeys(one)) for one in groups]))
+        return self.bound(regions, deadline)
 
     def _boxes(self, regions: Subproblems) -> Bounds:
         """The input boxes: the clauses' own, cut and clipped."""
@@ -121,19 +134,22 @@ class SplitInputs:
     def bound(self, regions: Subproblems, deadline: Deadline) -> Bounded:
         """CROWN on interval bounds first; what that leaves open gets intermediate bounds where they pay."""
         began = time.monotonic()
-        box = self._boxes(regions)
-        bounds, _ = interval(self.network, box.lower, box.upper)
-        found = self._found(regions, bounds)
+        whole = self._boxes(regions)
+        bounds, _ = interval(self.network, whole.lower, whole.upper)
+        found = self._found(regions, bounds, 0)
+        passes = torch.ones_like(regions.clause)
         left = (~found.refuted).nonzero()[:, 0]
         middle = time.monotonic()
         if len(left) and self._effort.worth_it():
             deadline.check()
-            quick, box = found.select(left), bounds.select(left)
+            quick, known = found.select(left), bounds.select(left)
             tight = self._found(
-                regions.select(left), self.intermediate.tighten(self.network, box, deadline)
+                regions.select(left), self.intermediate.tighten(self.network, known, deadline), 1
             ).intersected(quick)
-            found = found.updated(left, tight)
+            found, passes[left] = found.updated(left, tight), 3
             self._effort.learn(quick, tight, len(regions), middle - began, time.monotonic() - middle)
+        if self.evidence is not None:
+            found = self._told(self.evidence, regions, whole, found, passes)
         scale = found.cotangent.abs().amax(1, keepdim=True).clamp(min=1e-300)
         lower_bound = torch.where(found.refuted, found.bound, found.bound.clamp(max=0)).float()
         lower_bound = torch.maximum(lower_bound, regions.lower_bound)
@@ -143,8 +159,22 @@ class SplitInputs:
         )  # fmt: skip
         return Bounded(regions, found.refuted, found.minimiser)
 
-    def _found(self, regions: Subproblems, bounds: Bounds) -> Found:
-        """Every row of every clause bounded by CROWN."""
+    @staticmethod
+    def _told(evidence: Evidence, regions: Subproblems, whole: Bounds, found: Found, passes: Tensor) -> Found:
+        """Writes leaves and clipped boxes; boxes clipped by little, which the checker would work for, are left whole."""
+        refuted = found.refuted
+        clipped = ((found.upper - found.lower) < _CLIP * (whole.upper - whole.lower)).any(1) & ~refuted
+        evidence.input_leaves(regions.select(refuted), passes[refuted], found.weights[refuted])
+        evidence.clip(
+            regions.select(clipped), passes[clipped], found.weights[clipped], found.lower[clipped], found.upper[clipped]
+        )  # fmt: skip
+        kept = clipped[:, None]
+        return replace(
+            found, lower=torch.where(kept, found.lower, whole.lower), upper=torch.where(kept, found.upper, whole.upper)
+        )  # fmt: skip
+
+    def _found(self, regions: Subproblems, bounds: Bounds, number: int) -> Found:
+        """Every row of every clause bounded by CROWN, in the first pass (0) or the second."""
         members = self._members[self._group_of[regions.clause]]
         problem = DualProblem(self.network, bounds, self._rows(members))
         sweep = problem.evaluate(problem.initial(), magnitudes(self.network, bounds))
@@ -153,8 +183,9 @@ class SplitInputs:
         cotangent = sweep.input_cotangent.nan_to_num(nan=0.0).reshape(*shape, -1)
         inputs = slice(0, self.network.inputs)
         box = Bounds(bounds.lower[:, inputs], bounds.upper[:, inputs])
+        weights = bound.new_zeros(len(bound), 2, *shape[1:])
         if self.problem.rows > 1:
-            joint, direction = _joined(box, bound, cotangent)
+            joint, direction, weights[:, number] = _joined(box, bound, cotangent)
             bound, cotangent = torch.cat([bound, joint], 2), torch.cat([cotangent, direction], 2)
         lower, upper = _clipped(box, bound, cotangent)
         refuted = (bound > 0).any(2) | (lower > upper).any(2)
@@ -171,6 +202,7 @@ class SplitInputs:
             torch.where(cotangent > 0, box.lower, box.upper),
             torch.where(open_clause, lower, torch.inf).amin(1),
             torch.where(open_clause, upper, -torch.inf).amax(1),
+            weights,
         )
 
     def _rows(self, members: Int[Tensor, "batch group"]) -> Objective:
@@ -203,8 +235,10 @@ def _groups(boxes: Sequence[int]) -> tuple[Tensor, Tensor]:
 
 def _joined(
     box: Bounds, bound: Float[Tensor, "batch group rows"], cotangent: Float[Tensor, "batch group rows inputs"]
-) -> tuple[Float[Tensor, "batch group 1"], Float[Tensor, "batch group 1 inputs"]]:
+) -> tuple[Float[Tensor, "batch group 1"], Float[Tensor, "batch group 1 inputs"], Tensor]:
     """Each clause's rows as one: a weighted sum whose least value on the box is as large as some steps make it.
+
+    Its bound, its slope, and the weights, which float32 holds exactly.
 
     The rows' bounds are linear functions of the input, so no sweep is needed: with values `v` at the box's centre, radius `r`
     and weights w >= 0 of sum 1 it is `w . v - |w . cotangent| . r`. Multiplicative weights climb it (Arora et al. 2012).
@@ -215,19 +249,20 @@ def _joined(
     middle = bound + (cotangent.abs() * radius).sum(3)
     sizes = bound.abs() + (cotangent.abs() * (centre.abs() + 2 * radius)).sum(3)
     error = 8 * (cotangent.shape[2] + cotangent.shape[3] + 8) * torch.finfo(bound.dtype).eps * sizes
-    weights = torch.full_like(bound, 1 / bound.shape[2])
+    weights = torch.full_like(bound, 1 / bound.shape[2]).float().to(bound)
     best = torch.full_like(bound[..., 0], -torch.inf)
-    chosen = cotangent[..., 0, :]
+    chosen, best_weights = cotangent[..., 0, :], weights
     for step in range(_JOINING_STEPS):
         direction = (weights[..., None] * cotangent).sum(2)
         value = (weights * (middle - error)).sum(2) - (direction.abs() * radius[:, 0]).sum(2)
         better = value > best
         best = torch.where(better, value, best)
         chosen = torch.where(better[..., None], direction, chosen)
+        best_weights = torch.where(better[..., None], weights, best_weights)
         rows = middle - (cotangent * (radius * direction.sign()[:, :, None])).sum(3)
         size = (rows - rows.mean(2, keepdim=True)).abs().amax(2, keepdim=True).clamp(min=1e-300)
-        weights = torch.softmax(weights.log() + 2 * 0.85**step * rows / size, 2)
-    return best[..., None], chosen[:, :, None]
+        weights = torch.softmax(weights.log() + 2 * 0.85**step * rows / size, 2).float().to(bound)
+    return best[..., None], chosen[:, :, None], best_weights
 
 
 def _clipped(

@@ -87,5 +87,5 @@ def fresh(
         none, none.double(), none, none.to(torch.float32),
         torch.full((count, problem.rows), 1 / problem.rows, device=device),
         torch.zeros(count, parameters, device=device), -unknown, unknown,
-        torch.full((count, layers), -torch.inf, device=device),
+        torch.full((count, layers), -torch.inf, device=device), torch.zeros(count, dtype=torch.int64, device=device),
     )  # fmt: skip

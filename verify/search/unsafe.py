@@ -15,10 +15,10 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from verify.bounders.dual import DualProblem
-from verify.bounders.output_constrained import OutputConstrained
+from verify.bounders.output_constrained import Observer, OutputConstrained
 from verify.deadline import Deadline
 from verify.network.graph import Layer, Network
-from verify.state import Bounds, DualState, Subproblems
+from verify.state import Bounds, DualState, Subproblems, outward
 
 _WIDEST = 4096  # neurons whose bounds each subproblem may carry
 _CLOSER = 0.5  # the bound's distance from 0, relative to where it was last time, that makes them due again
@@ -122,23 +122,24 @@ class UnsafeBounds:
 
     def tighten(
         self, regions: Subproblems, problem: DualProblem, fast: DualProblem, state: DualState, layer: int,
-        sizes: dict[int, Tensor], deadline: Deadline,
+        sizes: dict[int, Tensor], deadline: Deadline, observe: Observer | None = None,
     ) -> Subproblems:  # fmt: skip
         """The regions with tighter bounds of the layer, from their dual points. Raises OutOfTimeError."""
         assert self.method is not None
         own = self.layers[layer]
-        tight = self.method.tighten(problem, fast, state, own, sizes, deadline)
+        tight = self.method.tighten(problem, fast, state, own, sizes, deadline, observe)
         lower, upper = regions.carried_lower.clone(), regions.carried_upper.clone()
         start = self._columns.start
         columns = slice(own.variables.start - start, own.variables.stop - start)
-        lower[:, columns] = torch.maximum(lower[:, columns], _outward(tight.lower, -torch.inf))
-        upper[:, columns] = torch.minimum(upper[:, columns], _outward(tight.upper, torch.inf))
+        lower[:, columns] = torch.maximum(lower[:, columns], outward(tight.lower, -torch.inf))
+        upper[:, columns] = torch.minimum(upper[:, columns], outward(tight.upper, torch.inf))
         return replace(regions, carried_lower=lower, carried_upper=upper)
 
     def learned(self, layer: int, before: Subproblems, after: Subproblems, seconds: float) -> Subproblems:
-        """The regions after a tightening and a climb; where that gained nothing they are as before, for this time."""
+        """The regions after a tightening and a climb; where that gained nothing their dual points are as before."""
         self.worth[layer].learn(before.lower_bound, after.lower_bound, seconds, self.splitting)
         gained = after.lower_bound > before.lower_bound
+        before = replace(before, carried_lower=after.carried_lower, carried_upper=after.carried_upper)
         tightened_at = before.tightened_at.clone()
         tightened_at[:, layer] = after.lower_bound.clamp(max=0)
         before, after = (replace(regions, tightened_at=tightened_at) for regions in (before, after))
@@ -153,9 +154,3 @@ def _last_layers(network: Network) -> tuple[Layer, ...]:
             break
         chosen.append(layer)
     return tuple(chosen)
-
-
-def _outward(value: Tensor, towards: float) -> Tensor:
-    """In float32, no tighter."""
-    nearest = value.float()
-    return torch.nextafter(nearest, nearest.new_tensor(towards))

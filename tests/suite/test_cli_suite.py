@@ -1,0 +1,172 @@
+"""The command: rows, counterexamples, report, exit codes, and a suite that is killed and started again."""
+
+from __future__ import annotations
+
+import csv
+import os
+import signal
+import subprocess
+import sys
+import time
+from functools import partial
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner, Result
+from fakes import WITNESS, Fakes, folder
+
+from verify.cli_suite import suite, witness_path
+from verify.errors import InputError
+from verify.suite import runner
+from verify.suite.instances import read_instances
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def table_of(path: Path) -> list[list[str]]:
+    """The rows of a csv file."""
+    return list(csv.reader(path.read_text().splitlines()))
+
+
+def call(*arguments: object) -> Result:
+    """The command in this process; `return_value` is what main() exits with."""
+    return CliRunner().invoke(suite, list(map(str, arguments)), standalone_mode=False)
+
+
+@pytest.fixture
+def fakes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Fakes:
+    """Workers that do as told instead of verifying."""
+    fakes = Fakes(str(tmp_path / "log"))
+    monkeypatch.setattr(runner, "Settings", partial(runner.Settings, deciders=fakes))
+    return fakes
+
+
+def test_results_report_and_counterexamples(tmp_path: Path, fakes: Fakes) -> None:
+    table = folder(tmp_path / "family", ["unsat", "sat", "unknown", "crash"], ["unsat", "sat", "", "sat"])
+    out, report, found = tmp_path / "r.csv", tmp_path / "r.html", tmp_path / "found"
+    done = call(table, "--out", out, "--report", report, "--witnesses", found)
+    assert done.return_value == 0, done.output
+    rows = table_of(out)
+    assert [row[4] for row in rows] == ["unsat", "sat", "unknown", "error"]
+    assert rows[0][:3] == [
+        "family",
+        str(table.parent / "net.onnx"),
+        str(table.parent / "vnnlib" / "p0.vnnlib"),
+    ]
+    assert float(rows[0][3]) > 0 == float(rows[1][3]) and all(float(row[5]) >= 0 for row in rows)
+    assert {path.relative_to(found).as_posix(): path.read_text() for path in found.rglob("*.*")} == {
+        "family/net_p1.counterexample": WITNESS
+    }
+    assert "because of unknown" in report.read_text() and "memory may have run out" in report.read_text()
+    assert not done.stdout and "[4/4] family" in done.stderr and "│ family │" in done.stderr
+
+
+def test_contradictions_are_loud(tmp_path: Path, fakes: Fakes) -> None:
+    """In the run that finds them and in one that finds them in the file."""
+    table = folder(tmp_path / "family", ["unsat", "unsat"], ["sat", "unsat"])
+    for _ in range(2):
+        done = call(table, "--out", tmp_path / "r.csv")
+        assert done.return_value == 1
+        assert "CONTRADICTION: family" in done.stderr
+    assert len(fakes.lines()) == 2
+
+
+def test_rows_go_to_stdout_without_a_file(tmp_path: Path, fakes: Fakes) -> None:
+    done = call(folder(tmp_path / "family", ["unsat"]).parent, "--timeout", 5)
+    assert [row[4] for row in csv.reader(done.stdout.splitlines())] == ["unsat"]
+
+
+def test_a_killed_suite_goes_on(tmp_path: Path) -> None:
+    """With the instance that it was at; its worker is gone soon after it."""
+    table = folder(tmp_path / "family", ["sat", "unsat", "hang", "unknown"], timeout=600)
+    out, log = tmp_path / "r.csv", tmp_path / "log"
+    script = Path(__file__).parent / "fakes.py"
+    process = subprocess.Popen([sys.executable, script, table, out, log], env={**os.environ, "PYTHONPATH": str(ROOT)},
+                               stderr=subprocess.DEVNULL)  # fmt: skip
+    until(lambda: log.exists() and len(log.read_text().splitlines()) == 3)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    worker = log.read_text().split()[-2]
+    until(lambda: not running(worker))
+    with out.open("a") as file:
+        file.write("family,torn")
+    (table.parent / "vnnlib" / "p2.vnnlib").write_text("unsat")
+    from fakes import main
+
+    main(str(table), str(out), str(log))
+    assert [row[4] for row in table_of(out)] == ["sat", "unsat", "unsat", "unknown"]
+    assert [line.split()[1] for line in log.read_text().splitlines()] == [
+        f"p{at}.vnnlib" for at in (0, 1, 2, 2, 3)
+    ]
+
+
+def test_a_terminated_suite_leaves_nothing(tmp_path: Path) -> None:
+    table = folder(tmp_path / "family", ["sat", "hang"], timeout=600)
+    out, log = tmp_path / "r.csv", tmp_path / "log"
+    script = Path(__file__).parent / "fakes.py"
+    process = subprocess.Popen([sys.executable, script, table, out, log], env={**os.environ, "PYTHONPATH": str(ROOT)},
+                               stderr=subprocess.PIPE, text=True)  # fmt: skip
+    until(lambda: log.exists() and len(log.read_text().splitlines()) == 2)
+    process.terminate()
+    _, err = process.communicate(timeout=30)
+    assert process.returncode == 128 + signal.SIGTERM and "│ family │" in err
+    assert not running(log.read_text().split()[-2])
+
+
+def until(condition: object) -> None:
+    """Waits for it, at most half a minute."""
+    assert callable(condition)
+    for _ in range(600):
+        if condition():
+            return
+        time.sleep(0.05)
+    raise AssertionError("it never came")
+
+
+def running(process: str) -> bool:
+    try:
+        return Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except OSError:
+        return False
+
+
+@pytest.mark.parametrize("option", [["--timeout", "0"], ["--jobs", "0"], ["--restart", "0"], []])
+def test_usage(option: list[str]) -> None:
+    done = CliRunner().invoke(suite, option + ["x"] * bool(option))
+    assert done.exit_code == 2
+
+
+def test_bad_input(tmp_path: Path, fakes: Fakes) -> None:
+    """Is found before anything is decided."""
+    table = folder(tmp_path / "family", ["sat"])
+    for arguments, message in (
+        ([tmp_path / "none.csv"], "check the path"),
+        ([table, "--out", table / "r.csv"], "choose a file that can be written to"),
+        ([table, "--out", table], "choose another file"),
+    ):
+        done = call(*arguments)
+        assert isinstance(done.exception, InputError) and message in str(done.exception)
+    assert not Path(fakes.log).exists()
+
+
+def test_counterexamples_are_named_as_the_organisers_do(tmp_path: Path) -> None:
+    home = tmp_path / "safenlp" / "1.0"
+    (home / "vnnlib" / "medical").mkdir(parents=True)
+    (home / "onnx" / "medical").mkdir(parents=True)
+    (home / "onnx" / "medical" / "net_0.onnx").touch()
+    (home / "vnnlib" / "medical" / "prop_1.vnnlib").touch()
+    (home / "instances.csv").write_text("onnx/medical/net_0.onnx,vnnlib/medical/prop_1.vnnlib,20\n")
+    (one,) = read_instances([home])
+    assert witness_path(Path("d"), one) == Path("d/safenlp/medical_net_0_prop_1.counterexample")
+
+
+def test_shipped_problems(tmp_path: Path) -> None:
+    """Really decided, by two workers, one of which is replaced."""
+    out, found = tmp_path / "r.csv", tmp_path / "found"
+    family = ROOT / "properties" / "controller"
+    done = call(family, "--out", out, "--witnesses", found, "--jobs", 2, "--restart", 6, "--device", "cpu")
+    assert done.return_value == 0, done.output
+    verdicts = {Path(row[2]).name: row[4] for row in table_of(out)}
+    expected = {Path(row[1]).name: row[3] for row in table_of(family / "instances.csv")[1:]}
+    assert verdicts == expected
+    assert len(list(found.rglob("*.counterexample"))) == list(expected.values()).count("sat")

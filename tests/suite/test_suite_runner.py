@@ -1,0 +1,122 @@
+"""Workers that crash, hang, exit, die at their start and grow old: the suite goes on, and nothing of them is left."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+
+import pytest
+from fakes import Fakes, Unready, instance
+
+from verify.suite import worker
+from verify.suite.runner import Ended, Settings, run
+from verify.suite.worker import Task
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+@pytest.fixture
+def fakes(tmp_path: Path) -> Fakes:
+    return Fakes(str(tmp_path / "log"))
+
+
+def suite(tmp_path: Path, settings: Settings, *words: str, timeout: float = 30.0) -> dict[str, Ended]:
+    """What came out for each property, in the order in which it came."""
+    todo = [instance(tmp_path / f"p{at}.{word}", word, timeout) for at, word in enumerate(words)]
+    found = list(run(todo, settings))
+    assert len(found) == len(todo)
+    return {Path(one.instance.vnnlib).name: one for one in found}
+
+
+def alive(process: str) -> bool:
+    try:
+        return Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except OSError:
+        return False
+
+
+def test_crashes_are_errors_of_their_instance_alone(tmp_path: Path, fakes: Fakes) -> None:
+    found = suite(tmp_path, Settings(deciders=fakes), "sat", "crash", "exit", "unsat")
+    assert [one.answer.result for one in found.values()] == ["sat", "error", "error", "unsat"]
+    assert "SIGKILL; memory may have run out" in found["p1.crash"].answer.reason
+    assert "ended with code 7" in found["p2.exit"].answer.reason
+    assert len({process for process, _ in fakes.lines()}) == 3
+    assert not any(alive(process) for process, _ in fakes.lines())
+    assert found["p0.sat"].start_seconds > 0 == found["p0.sat"].answer.healthy - 1
+
+
+def test_what_hangs_is_killed_after_its_limit_and_the_grace(tmp_path: Path, fakes: Fakes) -> None:
+    """Others go on beside it."""
+    settings = Settings(jobs=2, grace=0.5, deciders=fakes)
+    found = suite(tmp_path, settings, "hang", "unsat", "unknown", "sat", timeout=1.5)
+    assert list(found)[-1] == "p0.hang"
+    late = found["p0.hang"]
+    assert late.answer.result == "timeout" and 2.0 <= late.seconds < 10
+    assert "killed" in late.answer.reason
+    assert [found[name].answer.result for name in ("p1.unsat", "p2.unknown", "p3.sat")] == [
+        "unsat", "unknown", "sat",
+    ]  # fmt: skip
+    assert not any(alive(process) for process, _ in fakes.lines())
+
+
+def test_workers_are_replaced(tmp_path: Path, fakes: Fakes) -> None:
+    """After their share, and after an error that is not the input's."""
+    suite(tmp_path, Settings(restart=2, deciders=fakes), "sat", "sat", "error", "sat", "sat")
+    processes = [process for process, _ in fakes.lines()]
+    assert processes[0] == processes[1] and processes[3] == processes[4]
+    assert len(set(processes)) == 3
+
+
+def test_workers_that_do_not_start(tmp_path: Path) -> None:
+    found = suite(tmp_path, Settings(deciders=Unready()), "sat")
+    assert found["p0.sat"].answer.result == "error"
+    assert "ended with code 5" in found["p0.sat"].answer.reason
+
+
+def test_closing_ends_the_workers(tmp_path: Path, fakes: Fakes) -> None:
+    todo = [instance(tmp_path / "a", "sat"), instance(tmp_path / "b", "hang")]
+    found = run(todo, Settings(deciders=fakes))
+    assert next(found).answer.result == "sat"
+    began = time.monotonic()
+    found.close()
+    assert time.monotonic() - began < 5
+    assert not any(alive(process) for process, _ in fakes.lines())
+
+
+def test_obstacles_are_errors(tmp_path: Path) -> None:
+    one = instance(tmp_path / "a", "sat")
+    blocked = type(one)(**{**vars(one), "obstacle": "no way"})
+    (ended,) = run([blocked], Settings(deciders=Unready()))
+    assert (ended.answer.result, ended.answer.reason) == ("error", "no way")
+
+
+def test_the_real_answers() -> None:
+    """In this process: verdicts, counterexamples, and errors of the input and of ours."""
+    family = ROOT / "properties" / "controller"
+    model = str(family / "onnx" / "controller.onnx")
+
+    def decided(name: str, timeout: float = 60.0, network: str = model) -> worker.Answer:
+        return worker.decide(Task(network, str(family / "vnnlib" / name), timeout, "cpu"))
+
+    assert decided("ordered_thrusts.vnnlib").result == "unsat"
+    sat = decided("thrust_bound_tight.vnnlib")
+    assert sat.result == "sat" and sat.witness is not None
+    assert sat.witness.startswith("((X_0 ") and sat.witness.endswith("))\n")
+    assert decided("thrust_bound.vnnlib", 1e-6).result == "timeout"
+    missing = decided("none.vnnlib")
+    assert missing.result == "error" and "check the path" in missing.reason and missing.healthy
+
+
+@pytest.mark.parametrize(
+    ("error", "reason"),
+    [(MemoryError(), "out of memory"), (ZeroDivisionError("zero"), "internal error: Zero")],
+)
+def test_errors_of_ours_make_a_worker_unhealthy(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], error: Exception, reason: str
+) -> None:
+    def fail(task: Task) -> worker.Answer:
+        raise error
+
+    monkeypatch.setattr(worker, "_verdict", fail)
+    answer = worker.decide(Task("m", "p", 1.0))
+    assert answer.result == "error" and answer.reason.startswith(reason) and not answer.healthy

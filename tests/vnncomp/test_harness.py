@@ -1,0 +1,328 @@
+"""The three scripts in the organisers' loop: `timeout` around each, the result file read back, witnesses replayed strictly.
+
+Whether limits, kills and errors end as they should is tried with shell scripts in the place of `verify`.
+"""
+
+from __future__ import annotations
+
+import gzip
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import onnxruntime
+import pytest
+
+from properties.spec import violated
+
+ROOT = Path(__file__).resolve().parents[2]
+SCRIPTS = ROOT / "benchmarks" / "vnncomp"
+INSTANCES = ROOT.parent / "shared" / "instances"
+CONTROLLER = ROOT / "properties" / "controller"
+ONNX, VNNLIB = CONTROLLER / "onnx" / "controller.onnx", CONTROLLER / "vnnlib" / "thrust_bound_tight.vnnlib"
+TENSORS = "X float32 [1,2]\n0.5\n-1e-05\nY float32 [1,1]\n3.0\n"
+PAIRS = "((X_0 0.5)\n (X_1 -1e-05)\n (Y_0 3.0))\n"
+
+
+@dataclass(frozen=True)
+class Recorded:
+    """What the organisers keep of an instance."""
+
+    result: str
+    seconds: float
+    witness: str
+    messages: str
+
+
+class Loop:
+    """The organisers' loop, for one tool."""
+
+    def __init__(self, folder: Path, environment: dict[str, str]) -> None:
+        self.folder, self.out = folder, folder / "out.txt"
+        self.environment = {
+            **os.environ,
+            "OMP_NUM_THREADS": "1",
+            "VERIFY_RUNS": str(folder / "runs"),
+            **environment,
+        }
+
+    def script(self, name: str, *arguments: object, limit: float = 600) -> subprocess.CompletedProcess[str]:
+        """A script under a limit, after which it is sent SIGTERM (and the exit code is 124)."""
+        return subprocess.run(
+            ["timeout", str(limit), str(SCRIPTS / name), *map(str, arguments)], cwd=self.folder, env=self.environment,
+            stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=120,
+        )  # fmt: skip
+
+    def __call__(
+        self, onnx: object, vnnlib: object, timeout: object = 60, kill: float = 120, prepare: bool = True
+    ) -> Recorded:
+        """One instance."""
+        if prepare:
+            prepared = self.script("prepare_instance.sh", "v1", "category", onnx, vnnlib)
+            assert prepared.returncode == 0, prepared.stderr
+        self.out.write_text("no_result_in_file\n")
+        began = time.monotonic()
+        ran = self.script("run_instance.sh", "v1", "category", onnx, vnnlib, "out.txt", timeout, limit=kill)
+        seconds = time.monotonic() - began
+        assert ran.returncode in (0, 124), ran.stderr
+        first, _, rest = self.out.read_text().partition("\n")
+        return Recorded(first, seconds, rest, ran.stderr)
+
+
+@pytest.fixture
+def loop(tmp_path: Path) -> Loop:
+    """The loop with this interpreter's own installation."""
+    return Loop(tmp_path, {"VERIFY_VENV": sys.prefix})
+
+
+@pytest.fixture
+def stub(tmp_path: Path) -> Callable[[str], Loop]:
+    """The loop with a shell script as `verify`."""
+
+    def install(script: str) -> Loop:
+        programs = tmp_path / "venv" / "bin"
+        programs.mkdir(parents=True)
+        (programs / "verify").write_text(f"#!/bin/sh\n[ $1 = run ] || exit 0\n{script}\n")
+        (programs / "python").write_text(f'#!/bin/sh\nexec {sys.executable} "$@"\n')
+        for program in programs.iterdir():
+            program.chmod(0o755)
+        return Loop(tmp_path, {"VERIFY_VENV": str(tmp_path / "venv"), "TMPDIR": str(tmp_path)})
+
+    return install
+
+
+def unpacked(path: Path) -> bytes:
+    """A file's content, gzipped or not."""
+    data = (path if path.exists() else Path(f"{path}.gz")).read_bytes()
+    return gzip.decompress(data) if data[:2] == b"\x1f\x8b" else data
+
+
+def strict(onnx: Path, vnnlib: Path, text: str) -> bool:
+    """As the scorer of 2026: inputs from the text, outputs from ONNX Runtime on the CPU, no slack on either."""
+    content = text.replace("\n", " ").strip()
+    assert content[0] == "(" and content[-1] == ")"
+    values: dict[str, list[float]] = {"X": [], "Y": []}
+    for part in filter(None, map(str.strip, content[1:-1].split(")"))):
+        assert part[0] == "("
+        name, number = part[1:].split(" ")
+        assert int(name[2:]) == len(values[name[0]])
+        values[name[0]].append(float(number))
+    session = onnxruntime.InferenceSession(unpacked(onnx), providers=["CPUExecutionProvider"])
+    (inputs,) = session.get_inputs()
+    shape = [size if isinstance(size, int) and size > 0 else 1 for size in inputs.shape]
+    point = np.array(values["X"], dtype=np.float32).reshape(shape)
+    outputs = session.run(None, {inputs.name: point})[0].ravel()
+    assert len(outputs) == len(values["Y"])
+    return violated(unpacked(vnnlib).decode(), point.ravel().tolist(), outputs.tolist())
+
+
+def check(loop: Loop, folder: Path, onnx: str, vnnlib: str, expected: str) -> None:
+    """An instance has the expected result, and its witness convinces."""
+    paths = folder / "onnx" / onnx, folder / "vnnlib" / vnnlib
+    found = loop(*paths)
+    assert found.result == expected, found.messages
+    assert found.seconds < 60
+    if expected == "sat":
+        assert strict(*paths, found.witness)
+    else:
+        assert not found.witness
+    assert not list((loop.folder / "runs").iterdir())
+
+
+@pytest.mark.skipif(not INSTANCES.exists(), reason="the public instances are not here")
+@pytest.mark.parametrize(
+    ("family", "onnx", "vnnlib", "expected"),
+    [
+        ("test", "test_nano.onnx", "test_nano.vnnlib", "unsat"),
+        ("test", "test_sat.onnx", "test_prop.vnnlib", "sat"),
+        ("test", "test_unsat.onnx", "test_prop.vnnlib", "unsat"),
+        ("acasxu", "ACASXU_run2a_1_7_batch_2000.onnx", "prop_3.vnnlib", "sat"),
+    ],
+)
+def test_public_instances(loop: Loop, family: str, onnx: str, vnnlib: str, expected: str) -> None:
+    """Named without the `.gz` that their files have."""
+    check(loop, INSTANCES / family, onnx, vnnlib, expected)
+
+
+@pytest.mark.parametrize(("name", "expected"), [("thrust_bound_tight", "sat"), ("ordered_thrusts", "unsat")])
+def test_shipped_instances(loop: Loop, name: str, expected: str) -> None:
+    check(loop, CONTROLLER, "controller.onnx", f"{name}.vnnlib", expected)
+
+
+def test_gzipped_files_named_as_they_are(loop: Loop, tmp_path: Path) -> None:
+    """In the way that the organisers name them: relative to where they run the script."""
+    for path in (ONNX, VNNLIB):
+        (tmp_path / f"{path.name}.gz").write_bytes(gzip.compress(path.read_bytes()))
+    found = loop("./controller.onnx.gz", "./thrust_bound_tight.vnnlib.gz", "60.0\r", prepare=False)
+    assert found.result == "sat" and strict(ONNX, VNNLIB, found.witness)
+
+
+@pytest.mark.parametrize(
+    ("script", "result", "witness"),
+    [
+        ("echo unsat", "unsat", ""),
+        ("echo unknown; exit 1", "unknown", ""),
+        ("echo timeout; exit 1", "timeout", ""),
+        (f"printf 'sat\\n{TENSORS}'", "sat", PAIRS),
+        ("echo sat", "error", ""),
+        ("printf 'sat\\nX float32 [1,2]\\n0.5\\n'", "error", ""),
+        ("echo out of memory >&2; exit 3", "error", ""),
+        ("exit 70", "error", ""),
+        ("echo unsat; exit 70", "error", ""),
+        ("kill -KILL $$", "error", ""),
+        ("echo maybe", "error", ""),
+        ("true", "error", ""),
+    ],
+)
+def test_what_verify_does_is_what_is_recorded(
+    stub: Callable[[str], Loop], script: str, result: str, witness: str
+) -> None:
+    found = stub(script.replace("\n", "\\n"))(ONNX, VNNLIB, prepare=False)
+    assert (found.result, found.witness) == (result, witness), found.messages
+
+
+def test_witnesses_of_2_0_stay_as_they_are(stub: Callable[[str], Loop], tmp_path: Path) -> None:
+    text = "; (a comment)\n(vnnlib-version <2.0>)\n"
+    printed = TENSORS.replace("\n", "\\n")
+    loop = stub(f"printf 'sat\\n{printed}'")
+    (tmp_path / "p.vnnlib").write_text(text)
+    (tmp_path / "q.vnnlib.gz").write_bytes(gzip.compress(text.encode()))
+    (tmp_path / "r.vnnlib").write_text(";" + text[text.index("(vnnlib") :])
+    assert [loop(ONNX, name, prepare=False).witness for name in ("p.vnnlib", "q.vnnlib", "r.vnnlib")] == [
+        TENSORS, TENSORS, PAIRS,
+    ]  # fmt: skip
+
+
+HANGS = "echo $$ >>pids; sleep 1000 & echo $! >>pids; wait"
+
+
+def test_the_scripts_own_limit_is_inside_the_organisers(stub: Callable[[str], Loop], tmp_path: Path) -> None:
+    found = stub(HANGS)(ONNX, VNNLIB, timeout=2, kill=2, prepare=False)
+    assert found.result == "timeout" and found.seconds < 2
+    until(lambda: not any(map(running, pids(tmp_path))))
+
+
+def test_verify_gets_a_limit_inside_that(stub: Callable[[str], Loop]) -> None:
+    loop = stub('[ "$2" = --timeout ] && echo "$3" >limit; echo unsat')
+    limits = {}
+    for timeout in (0.5, 1, 30, "116", "300.0"):
+        assert loop(ONNX, VNNLIB, timeout=timeout, prepare=False).result == "unsat"
+        limits[float(timeout)] = float((loop.folder / "limit").read_text())
+    assert limits == {0.5: 0.25, 1: 0.5, 30: 28.5, 116: 113, 300: 297}
+
+
+def test_killed_at_the_limit(stub: Callable[[str], Loop], tmp_path: Path) -> None:
+    """SIGTERM, as `timeout` sends it: the file says so, and nothing goes on."""
+    found = stub(HANGS)(ONNX, VNNLIB, timeout=600, kill=1, prepare=False)
+    assert found.result == "timeout" and found.seconds < 3
+    until(lambda: not any(map(running, pids(tmp_path))))
+    assert not list((tmp_path / "runs").iterdir())
+
+
+def test_what_does_not_listen_is_killed(stub: Callable[[str], Loop], tmp_path: Path) -> None:
+    found = stub(f"trap '' TERM; {HANGS}")(ONNX, VNNLIB, timeout=2, prepare=False)
+    assert found.result == "timeout" and found.seconds < 4
+    until(lambda: not any(map(running, pids(tmp_path))))
+
+
+def test_leftovers_are_ended_and_others_are_not(stub: Callable[[str], Loop], tmp_path: Path) -> None:
+    """Of a script that was killed outright, by the next preparation; a run whose script is there is let be."""
+    loop = stub(HANGS)
+    commands = [
+        [SCRIPTS / "run_instance.sh", "v1", "c", ONNX, VNNLIB, name, "600"] for name in ("dead", "alive")
+    ]
+    dead, alive = (
+        subprocess.Popen(command, cwd=tmp_path, env=loop.environment, stderr=subprocess.DEVNULL)
+        for command in commands
+    )
+    until(lambda: (tmp_path / "pids").exists() and len(pids(tmp_path)) == 4)
+    until(lambda: len(list((tmp_path / "runs").glob("*/processes"))) == 2)
+    dead.send_signal(signal.SIGKILL)
+    dead.wait()
+    assert (tmp_path / "dead").read_text() == "error\n"
+    assert sum(map(running, pids(tmp_path))) == 4
+    assert "ending a leftover" in loop.script("prepare_instance.sh", "v1", "c", ONNX, VNNLIB).stderr
+    until(lambda: sum(map(running, pids(tmp_path))) == 2)
+    assert alive.poll() is None
+    alive.terminate()
+    assert alive.wait(10) == 0 and (tmp_path / "alive").read_text() == "timeout\n"
+    until(lambda: not any(map(running, pids(tmp_path))))
+
+
+def test_numbers_of_processes_that_are_somebody_elses_now(
+    stub: Callable[[str], Loop], tmp_path: Path
+) -> None:
+    """A note whose process was born at another time is only a note."""
+    loop = stub("true")
+    other = subprocess.Popen(["sleep", "1000"], start_new_session=True)
+    try:
+        note = tmp_path / "runs" / "999999999"
+        note.mkdir(parents=True)
+        (note / "processes").write_text(f"12345 {other.pid} 12345\n")
+        assert loop.script("prepare_instance.sh", "v1", "c", ONNX, VNNLIB).returncode == 0
+        assert not note.exists() and other.poll() is None
+    finally:
+        other.kill()
+        other.wait()
+
+
+@pytest.mark.parametrize(
+    ("onnx", "vnnlib", "timeout", "message"),
+    [
+        ("none.onnx", VNNLIB, 60, "none.onnx: there is no such file"),
+        (ONNX, "none.vnnlib", 60, "none.vnnlib: there is no such file"),
+        ("[('f', 'a.onnx'), ('g', 'b.onnx')]", VNNLIB, 60, "several networks are not supported yet"),
+        (ONNX, VNNLIB, "soon", "TIMEOUT is 'soon'"),
+        (ONNX, VNNLIB, 0, "TIMEOUT is '0'"),
+        (ONNX, VNNLIB, "", "TIMEOUT is ''"),
+    ],
+)
+def test_what_cannot_be_run_is_an_error_of_the_instance(
+    stub: Callable[[str], Loop], onnx: object, vnnlib: object, timeout: object, message: str
+) -> None:
+    """Preparation does not fail, or the category would be skipped."""
+    found = stub("echo unsat")(onnx, vnnlib, timeout)
+    assert found.result == "error" and message in found.messages
+
+
+@pytest.mark.parametrize("name", ["install_tool.sh", "prepare_instance.sh", "run_instance.sh"])
+def test_usage(stub: Callable[[str], Loop], name: str) -> None:
+    """Another version of the interface, and missing arguments."""
+    loop = stub("true")
+    for arguments in (["v2", "c", ONNX, VNNLIB, "out.txt", 60], ["v1", "c", "d"], []):
+        done = loop.script(name, *arguments)
+        assert done.returncode == 1 and done.stderr.startswith(f"{name}: usage: {name} v1"), done.stderr
+
+
+def test_not_installed(tmp_path: Path) -> None:
+    loop = Loop(tmp_path, {"VERIFY_VENV": str(tmp_path)})
+    done = loop.script("prepare_instance.sh", "v1", "c", ONNX, VNNLIB)
+    assert done.returncode == 1 and "run install_tool.sh v1 first" in done.stderr
+    assert loop(ONNX, VNNLIB, prepare=False).result == "error"
+
+
+def pids(folder: Path) -> list[int]:
+    return [int(word) for word in re.findall(r"\d+", (folder / "pids").read_text())]
+
+
+def running(process: int) -> bool:
+    try:
+        return Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except OSError:
+        return False
+
+
+def until(condition: Callable[[], bool]) -> None:
+    """Waits for it, at most half a minute."""
+    for _ in range(600):
+        if condition():
+            return
+        time.sleep(0.05)
+    raise AssertionError("it never came")

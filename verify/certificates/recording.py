@@ -1,0 +1,80 @@
+"""A certificate from the search to the file: written, proved by the checker itself, and only then published."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import numpy as np
+
+from verify.certificates.writer import CertificateWriter
+from verify.checker.checking import DEPLOYED, REAL, check, content, digest
+from verify.checker.errors import Refused
+from verify.checker.onnx_reader import read_model
+from verify.errors import InputError
+from verify.problem import Problem, Witness
+
+
+class Recording:
+    """One certificate in the making."""
+
+    def __init__(self, path: Path, model: Path, specification: Path, writer: CertificateWriter) -> None:
+        self.path, self.model, self.specification, self.writer = path, model, specification, writer
+
+    def close_unsat(self, problem: Problem, semantics: str = REAL, jobs: int = 1) -> str | None:
+        """Finishes and checks the proof; what is wrong with it, or None once the file is in place."""
+        self.writer.finish(self._header("unsat") | {"semantics": semantics, "rows": str(problem.rows)})
+        return self._publish(semantics, jobs)
+
+    def close_sat(self, problem: Problem, witness: Witness) -> str | None:
+        """Writes the witness; what is wrong with it, or None once the file is in place."""
+        values = {
+            "inputs": json.dumps([float(value).hex() for value in np.ravel(witness.inputs)]),
+            "outputs": json.dumps([float(value).hex() for value in np.ravel(witness.outputs)]),
+        }
+        self.writer.finish(self._header("sat") | {"element_type": problem.model.element_type} | values)
+        failure = self._publish(REAL, 1)
+        return failure and self._publish(DEPLOYED, 1)  # a point on the edge may violate in float32 alone
+
+    def _header(self, verdict: str) -> dict[str, str]:
+        return {
+            "verdict": verdict,
+            "onnx_sha256": digest(content(self.model)),
+            "vnnlib_sha256": digest(content(self.specification)),
+        }
+
+    def _publish(self, semantics: str, jobs: int) -> str | None:
+        found = check(self.writer.whole, self.model, self.specification, semantics=semantics, jobs=jobs)
+        if not found.proved:
+            return found.sentence
+        self.writer.publish()
+        return None
+
+
+@contextmanager
+def recording(path: Path, model: object, specification: object, problem: Problem) -> Iterator[Recording]:
+    """A certificate for a problem read from two files. Raises InputError where there can be none."""
+    if not isinstance(model, str | Path) or not isinstance(specification, str | Path):
+        raise InputError("a certificate speaks of the bytes of two files: give model and property as paths")
+    model, specification = Path(model), Path(specification)
+    _check_readable(model, problem)
+    with CertificateWriter(path) as writer:
+        yield Recording(path, model, specification, writer)
+
+
+def _check_readable(model: Path, problem: Problem) -> None:
+    """InputError unless the checker reads the same network from the file: as many variables, in the same layers."""
+    try:
+        network = read_model(content(model), model.parent)
+    except Refused as problem_found:
+        raise InputError(
+            f"--certificate: the checker does not read {model}: {problem_found}"
+        ) from problem_found
+    own = [layer.size for layer in problem.model.network.layers]
+    theirs = [layer.variables.stop - layer.variables.start for layer in network.layers]
+    if own != theirs:
+        raise InputError(
+            f"--certificate: {model} is lowered in another way by the checker (layers {theirs}, the search's {own})"
+        )

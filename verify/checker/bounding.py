@@ -1,0 +1,172 @@
+"""Bounds in the arithmetic that it takes: float64 with its rounding errors charged first, rationals for what that leaves open.
+
+Both tiers evaluate the same declared multipliers: those that a block holds, or CROWN's, once worked out in float64.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from verify.checker.activations import EXACT, default_rho, relu_slopes
+from verify.checker.clauses import Rows
+from verify.checker.dual import Arithmetic, Dual, Rho
+from verify.checker.network import Network
+
+Array = NDArray[Any]
+Pair = tuple[Array, Array]
+
+
+@dataclass(frozen=True)
+class Objective:
+    """`weights . (C y + E x - d)`, and `aside . z` on an earlier node's values beside it.
+
+    weights: [regions, objectives, rows], none negative. rows: one clause's for each region, or one for all. aside: the node, and
+    coefficients [objectives, size].
+    """
+
+    weights: Array
+    rows: list[Rows]
+    aside: tuple[int, Array] | None = None
+
+    def select(self, regions: Array, objectives: Array) -> Objective:
+        """Some objectives of some regions."""
+        rows = self.rows if len(self.rows) == 1 else [self.rows[i] for i in regions.tolist()]
+        aside = None if self.aside is None else (self.aside[0], self.aside[1][objectives])
+        return Objective(self.weights[regions][:, objectives], rows, aside)
+
+    def start(self, dual: Dual, sizes: dict[int, Array]) -> tuple[dict[int, Array], Array, Array]:
+        """Coefficients by node, the constant, and how far they may be off; see `Dual.sweep`."""
+        arithmetic, last = dual.arithmetic, len(dual.network.nodes) - 1
+        weights = arithmetic.array(self.weights)
+        outputs = arithmetic.array(np.stack([rows.outputs for rows in self.rows]))
+        ends = [rows.exact_thresholds if arithmetic.exact else rows.thresholds for rows in self.rows]
+        thresholds = np.stack([arithmetic.array(end) for end in ends])
+        start = {last: weights @ outputs}
+        constant: Array = -(weights @ thresholds[:, :, None])[..., 0]
+        size = np.abs(outputs) @ sizes[last] + np.abs(thresholds) if dual.gamma else 0 * thresholds
+        if any(rows.inputs is not None for rows in self.rows):
+            inputs = arithmetic.array(
+                np.stack([rows.dense_inputs(dual.network.inputs) for rows in self.rows])
+            )
+            start[0] = weights @ inputs
+            size = size + np.abs(inputs) @ sizes[0] if dual.gamma else size
+        if self.aside is not None:
+            node, coefficients = self.aside
+            beside = np.broadcast_to(arithmetic.array(coefficients), (*constant.shape, coefficients.shape[1]))
+            start[node] = start[node] + beside if node in start else beside
+        error: Array = dual.gamma * (weights @ size[:, :, None])[..., 0] if dual.gamma else 0 * constant
+        return start, constant, error
+
+
+class Bounder:
+    """Bounds objectives on regions. With `arithmetic.exact` everything is decided in rationals, not only what float64 leaves."""
+
+    def __init__(self, network: Network, arithmetic: Arithmetic) -> None:
+        self.network = network
+        self.dual = Dual(network, replace(arithmetic, exact=False))
+        self.in_rationals = 0  # bounds decided so
+        self._all_exact, self._arithmetic = arithmetic.exact, replace(arithmetic, exact=True)
+        self._exact: Dual | None = None
+        self._can_be_exact = all(layer.kind in EXACT for layer in network.layers)
+
+    def reach(
+        self,
+        bounds: Pair,
+        objective: Objective,
+        rho: Rho,
+        sizes: dict[int, Array],
+        needed: Array,
+        strictly: bool,
+    ) -> Pair:
+        """Bounds [regions, objectives], and which of them are at least `needed`, or more than that."""
+        lower, upper = bounds
+        declared: dict[int, Array] = {}
+
+        def declare(layer: int, t: Array) -> Array:
+            declared[layer] = rho(layer, t)
+            return declared[layer]
+
+        inputs = slice(0, self.network.inputs)
+        linear = self.dual.sweep(lower, upper, *objective.start(self.dual, sizes), declare, sizes)
+        bound = linear.bound(lower[:, None, inputs], upper[:, None, inputs])
+        reached = np.asarray((bound > needed if strictly else bound >= needed) & np.isfinite(bound))
+        if self._can_be_exact:
+            for region in np.flatnonzero(self._all_exact | ~reached.all(1)).tolist():
+                at, left = np.array([region]), np.flatnonzero(self._all_exact | ~reached[region])
+                multipliers = {
+                    layer: np.broadcast_to(values, (*reached.shape, values.shape[2]))[at][:, left]
+                    for layer, values in declared.items()
+                }
+                found = self._in_rationals((lower[at], upper[at]), objective.select(at, left), multipliers)
+                if found is not None:
+                    least = self._arithmetic.array(needed[region, left])
+                    reached[region, left] = found > least if strictly else found >= least
+                    bound[region, left] = [float(value) for value in found]
+        return bound, reached
+
+    def _in_rationals(self, bounds: Pair, objective: Objective, declared: dict[int, Array]) -> Array | None:
+        """The bounds of one region's objectives; None where a number that it takes is not finite."""
+        if not all(np.isfinite(values).all() for values in (*bounds, *declared.values())):
+            return None
+        if self._exact is None:
+            self._exact = Dual(self.network, self._arithmetic)
+        dual, inputs = self._exact, slice(0, self.network.inputs)
+        low, high = (dual.arithmetic.array(end) for end in bounds)
+        sizes = dual.sizes(low, high) if dual.needs_sizes else {}
+        multipliers = {layer: dual.arithmetic.array(values) for layer, values in declared.items()}
+        linear = dual.sweep(
+            low, high, *objective.start(dual, sizes), lambda layer, _: multipliers[layer], sizes
+        )
+        found = linear.bound(low[:, None, inputs], high[:, None, inputs])[0]
+        self.in_rationals += len(found)
+        return np.asarray(found)
+
+    def propagated(self, bounds: Pair) -> Pair:
+        """The regions with what interval arithmetic makes of what is known of them."""
+        inputs = slice(0, self.network.inputs)
+        return self.dual.intervals(bounds[0][:, inputs], bounds[1][:, inputs], bounds)
+
+    def default(self, bounds: Pair) -> Rho:
+        """CROWN's multipliers."""
+        lower, upper = bounds
+
+        def rho(number: int, t: Array) -> Array:
+            layer = self.network.layers[number]
+            low, high = lower[:, None, layer.variables], upper[:, None, layer.variables]
+            return default_rho(layer.kind, layer.parameters, t, low, high)
+
+        return rho
+
+    def sloped(self, bounds: Pair, alphas: dict[int, Array], cuts: Pair | None = None) -> Rho:
+        """Given slopes of ReLUs times cotangents, plus the multipliers of cuts (variables and values, [regions, depth])."""
+        lower, upper = bounds
+        default = self.default(bounds)
+
+        def rho(number: int, t: Array) -> Array:
+            layer = self.network.layers[number]
+            if number not in alphas:
+                return default(number, t)
+            low, high = lower[:, None, layer.variables], upper[:, None, layer.variables]
+            found = t * relu_slopes(t, low, high, alphas[number])
+            if cuts is not None:
+                add_cuts(found, layer.variables, *cuts)
+            return found
+
+        return rho
+
+    def pieces(self, count: int, chunk: int) -> list[slice]:
+        """Slices of so many objectives that they fit."""
+        step = max(1, chunk // max(node.size for node in self.network.nodes))
+        return [slice(start, start + step) for start in range(0, count, step)]
+
+
+def add_cuts(rho: Array, columns: slice, variables: Array, multipliers: Array) -> None:
+    """Adds the multipliers of a layer's own cuts to its `rho` ([regions, objectives, size])."""
+    row, place = np.nonzero((variables >= columns.start) & (variables < columns.stop))
+    neurons = variables[row, place] - columns.start
+    for objective in range(rho.shape[1]):
+        np.add.at(rho[:, objective], (row, neurons), multipliers[row, place])

@@ -1,0 +1,183 @@
+"""`verify check`: what a certificate proves of a model and a property, or why it proves nothing."""
+
+from __future__ import annotations
+
+import gzip
+import hashlib
+import zlib
+from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass
+from functools import reduce
+from multiprocessing import get_context
+from pathlib import Path
+from typing import TypeVar
+
+import numpy as np
+
+from verify.checker import claims, leaves, regions
+from verify.checker.clauses import Clauses
+from verify.checker.container import FORMAT, Container, read
+from verify.checker.dual import Arithmetic
+from verify.checker.errors import NotProved, Refused
+from verify.checker.network import Network
+from verify.checker.onnx_reader import read_model
+from verify.checker.proof import Proof, Summary
+from verify.checker.query import Query, read_query
+from verify.checker.stream import Block, Cursor, blocks
+from verify.checker.tree import Tree
+from verify.checker.witness import check_witness
+
+T = TypeVar("T")
+REAL, DEPLOYED = "real", "ieee32-any-order"
+HANDLERS: dict[str, Callable[[Proof, Cursor, bool], None]] = {
+    "box": claims.box, "slopes": claims.slopes, "lemma": claims.lemma, "leaves8": leaves.leaves8,
+    "leaves32": leaves.leaves32, "leaves_rho": leaves.leaves_rho, "leaves_default": leaves.leaves_default,
+    "empty": leaves.empty, "input_leaves": regions.input_leaves, "clip": regions.clip,
+}  # fmt: skip
+SEMANTICS = (REAL, DEPLOYED)
+_SPEAKS_OF = {
+    REAL: "the real-valued function of the model's weights",
+    DEPLOYED: "the model in IEEE float32 arithmetic, in any order of summation",
+}
+
+
+@dataclass(frozen=True)
+class Checked:
+    """What came of a check: whether the certificate proves its claim, and in one sentence what, or what failed and where."""
+
+    proved: bool
+    sentence: str
+    verdict: str = ""
+    summary: Summary | None = None
+
+
+def content(path: Path) -> bytes:
+    """A file's bytes, decompressed if it is gzipped. Raises Refused."""
+    try:
+        data = path.read_bytes()
+        return gzip.decompress(data) if data.startswith(b"\x1f\x8b") else data
+    except (OSError, EOFError, zlib.error) as error:
+        raise Refused(f"{path}: cannot be read ({error})") from error
+
+
+def digest(data: bytes) -> str:
+    """The SHA-256 of a file's decompressed content, in hexadecimal."""
+    return hashlib.sha256(data).hexdigest()
+
+
+def check(
+    certificate: Path,
+    model: Path,
+    specification: Path,
+    exact: bool = False,
+    semantics: str = REAL,
+    jobs: int = 1,
+) -> Checked:
+    """Checks a certificate against the bytes of model and property. Raises Refused where one of the files is unreadable."""
+    container = _named(certificate, lambda: read(certificate))
+    onnx, vnnlib = content(model), content(specification)
+    network = _named(model, lambda: read_model(onnx, model.parent))
+    query = _named(specification, lambda: read_query(vnnlib.decode("utf-8", "replace")))
+    if (query.inputs, query.outputs) != (network.inputs, network.outputs):
+        raise Refused(
+            f"{specification}: speaks of {query.inputs} inputs and {query.outputs} outputs, "
+            f"the model has {network.inputs} and {network.outputs}"
+        )
+    try:
+        verdict = _check_header(container, digest(onnx), digest(vnnlib))
+        if verdict == "sat":
+            sentence = check_witness(container, network, query, onnx, semantics == DEPLOYED)
+            return Checked(True, sentence, verdict)
+        claimed = container.text("semantics")
+        if claimed not in SEMANTICS or (semantics == DEPLOYED and claimed == REAL):
+            raise Refused(f"the certificate is of semantics {claimed!r}, not {semantics!r}")
+        arithmetic = Arithmetic(exact, semantics == DEPLOYED)
+        summary = _prove(certificate, container, network, query, arithmetic, jobs)
+    except (NotProved, Refused, ArithmeticError, ValueError, IndexError, MemoryError) as problem:
+        return Checked(False, f"not proved: {problem}")
+    return Checked(True, _sentence(summary, container, semantics, exact), "unsat", summary)
+
+
+def _named(path: Path, action: Callable[[], T]) -> T:
+    try:
+        return action()
+    except Refused as problem:
+        raise Refused(f"{path}: {problem}") from problem
+
+
+def _check_header(container: Container, onnx: str, vnnlib: str) -> str:
+    """The certificate's verdict; Refused where it is of another format or of other files."""
+    if container.text("format") != FORMAT:
+        raise Refused(f"the format is {container.text('format')!r}, not {FORMAT!r}")
+    for key, own in (("onnx_sha256", onnx), ("vnnlib_sha256", vnnlib)):
+        if container.text(key) != own:
+            raise Refused(f"{key} does not fit: the certificate is of another file")
+    verdict = container.text("verdict")
+    if verdict not in ("sat", "unsat"):
+        raise Refused(f"verdict {verdict!r} is not known")
+    return verdict
+
+
+def _prove(
+    path: Path, container: Container, network: Network, query: Query, arithmetic: Arithmetic, jobs: int
+) -> Summary:
+    """Proves every block, some in other processes."""
+    if jobs <= 1:
+        return prove_share(container, network, query, arithmetic, 0, 1)
+    with ProcessPoolExecutor(
+        jobs, get_context("spawn")
+    ) as pool:  # threads of others would not survive a fork
+        shares = [
+            pool.submit(_share, path, network, query, arithmetic, number, jobs) for number in range(jobs)
+        ]
+        found = [share.result() for share in shares]
+    return reduce(Summary.joined, found)
+
+
+def _share(
+    path: Path, network: Network, query: Query, arithmetic: Arithmetic, number: int, shares: int
+) -> Summary:
+    return prove_share(read(path), network, query, arithmetic, number, shares)
+
+
+def prove_share(
+    container: Container,
+    network: Network,
+    query: Query,
+    arithmetic: Arithmetic,
+    number: int = 0,
+    shares: int = 1,
+) -> Summary:
+    """Takes in all blocks, proves every `shares`-th from `number` on, and checks that the tree is complete."""
+    clauses = Clauses(query, container)
+    tree = Tree.read(container, clauses.roots, network.variables, clauses.box)
+    proof = Proof(network, clauses, tree, arithmetic)
+    for block in blocks(container):
+        _take_in(proof, block, block.number % shares == number)
+    tree.check_complete()
+    proof.summary.in_rationals = proof.bounder.in_rationals
+    return proof.summary
+
+
+def _take_in(proof: Proof, block: Block, prove: bool) -> None:
+    """One block, in the order of the file; with `prove` False its claims are taken on trust: another process proves them."""
+    cursor = block.cursor()
+    try:
+        with np.errstate(all="ignore"):
+            HANDLERS[block.kind](proof, cursor, prove)
+        cursor.finish()
+    except (NotProved, Refused) as problem:
+        raise type(problem)(f"block {block.number} ({block.kind}): {problem}") from problem
+
+
+def _sentence(summary: Summary, container: Container, semantics: str, exact: bool) -> str:
+    files = f"model {container.text('onnx_sha256')[:16]}.., property {container.text('vnnlib_sha256')[:16]}.."
+    tier = "exact rational arithmetic" if exact else "float64 with rounding errors charged"
+    if summary.in_rationals and not exact:
+        tier += f" ({summary.in_rationals} bounds in exact rational arithmetic)"
+    margin = f", smallest bound {summary.margin:.3g}" if summary.margin < float("inf") else ""
+    return (
+        f"proved: no input violates the property ({files}), for {_SPEAKS_OF[semantics]}: "
+        f"{summary.leaves} leaves, {summary.claims} claims{margin}; {tier}"
+    )

@@ -1,0 +1,177 @@
+"""Blocks that claim bounds of pre-activations: on the boxes of roots, or over the unsafe points of a node's region."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from verify.checker.bounding import Objective, Pair
+from verify.checker.clauses import Rows
+from verify.checker.errors import NotProved, Refused
+from verify.checker.proof import CHUNK, Proof
+from verify.checker.stream import Cursor
+
+Array = NDArray[Any]
+
+
+def box(proof: Proof, cursor: Cursor, prove: bool) -> None:
+    """Bounds of all pre-activations on the box of some roots, by intervals and CROWN."""
+    roots = cursor.counted("<i8")
+    inputs, count = proof.network.inputs, proof.network.variables - proof.network.inputs
+    claimed = [np.array(cursor.take("<f8", count)) for _ in range(2)]
+    _check_roots(proof, roots)
+    old = proof.tree.base(int(roots[0]))
+    lower, upper = old[0].copy(), old[1].copy()
+    lower[inputs:] = np.maximum(lower[inputs:], claimed[0])
+    upper[inputs:] = np.minimum(upper[inputs:], claimed[1])
+    if np.isnan(lower).any() or np.isnan(upper).any():
+        raise Refused("a claim is not a number")
+    if prove:
+        _prove_box(proof, (lower, upper), (old[0][None].copy(), old[1][None].copy()))
+    for root in roots.tolist():
+        proof.tree.set_base(root, lower, upper)
+
+
+def _prove_box(proof: Proof, claimed: Pair, known: Pair) -> None:
+    """Layer by layer: what intervals do not show, a sweep for each neuron does."""
+    for number, layer in enumerate(proof.network.layers):
+        found, columns = proof.bounder.propagated(known), layer.variables
+        sizes = proof.dual.sizes(*found)
+        for side, end in ((1, 0), (-1, 1)):
+            claims = claimed[end][columns]
+            neurons = np.flatnonzero(side * claims > side * found[end][0, columns])
+            objective = variables(proof, number, neurons, np.full(len(neurons), side))
+            needed = side * claims[neurons]
+            for some in proof.bounder.pieces(len(neurons), CHUNK):
+                part = _piece(objective, some)
+                _, reached = proof.bounder.reach(
+                    found, part, proof.bounder.default(found), sizes, needed[some][None], False
+                )
+                _check_reached(reached, number, neurons[some])
+        known[0][0, columns] = np.maximum(found[0][0, columns], claimed[0][columns])
+        known[1][0, columns] = np.minimum(found[1][0, columns], claimed[1][columns])
+        proof.summary.claims += 2 * (columns.stop - columns.start)
+
+
+def slopes(proof: Proof, cursor: Cursor, prove: bool) -> None:
+    """Bounds of some neurons of a layer on the box of some roots, each by slopes of its own."""
+    roots, number = cursor.counted("<i8"), cursor.integer()
+    places, sides, claims = cursor.claims("<f8")
+    _check_roots(proof, roots)
+    neurons = _neurons(proof, number, places)
+    old = proof.tree.base(int(roots[0]))
+    bounds = old[0][None], old[1][None]
+    below = proof.dual.layers_below(proof.network.layers[number].operand)
+    alphas = read_alphas(proof, cursor, bounds, len(places), "<u1", below)
+    if prove:
+        objective = variables(proof, number, neurons, sides)
+        _prove_claims(proof, number, bounds, objective, claims * sides, alphas, None)
+    lower, upper = old[0].copy(), old[1].copy()
+    np.maximum.at(lower, places[sides > 0], claims[sides > 0])
+    np.minimum.at(upper, places[sides < 0], claims[sides < 0])
+    for root in roots.tolist():
+        proof.tree.set_base(root, lower, upper)
+
+
+def lemma(proof: Proof, cursor: Cursor, prove: bool) -> None:
+    """Bounds of some neurons of a layer over the unsafe points of a node's region; the slopes are theirs in common."""
+    node, number = cursor.integer(), cursor.integer()
+    places, sides, claims = cursor.claims("<f4")
+    weights = proof.weights(cursor, "<f4", len(places), proof.clauses.most_rows)
+    nodes = np.array([node])
+    proof.tree.check_nodes(nodes)
+    neurons = _neurons(proof, number, places)
+    cuts, counts = proof.tree.cuts(nodes)
+    multipliers = np.array(cursor.take("<f2", int(counts[0])), dtype=np.float64)[None]
+    bounds = proof.tree.regions(nodes)
+    alphas = read_alphas(proof, cursor, bounds, 1, "<u1", list(range(len(proof.network.layers))))
+    if prove:
+        objective = variables(proof, number, neurons, sides, weights, proof.clause(node))
+        _prove_claims(proof, number, bounds, objective, claims * sides, alphas, (cuts, multipliers))
+    proof.tree.claim(
+        node, places, np.where(sides > 0, claims, -np.inf), np.where(sides < 0, claims, np.inf)
+    )  # fmt: skip
+
+
+def _prove_claims(
+    proof: Proof, number: int, bounds: Pair, objective: Objective, needed: Array, alphas: dict[int, Array],
+    cuts: Pair | None,
+) -> None:  # fmt: skip
+    """Claims of one region's neurons, by slopes."""
+    sizes = proof.dual.sizes(*proof.bounder.propagated(bounds))
+    for some in proof.bounder.pieces(len(needed), CHUNK):
+        own = {layer: values if values.shape[1] == 1 else values[:, some] for layer, values in alphas.items()}
+        rho = proof.bounder.sloped(bounds, own, cuts)
+        _, reached = proof.bounder.reach(
+            bounds, _piece(objective, some), rho, sizes, needed[some][None], False
+        )
+        _check_reached(reached, number, np.arange(len(needed))[some])
+    proof.summary.claims += len(needed)
+
+
+def variables(
+    proof: Proof,
+    number: int,
+    neurons: Array,
+    sides: Array,
+    weights: Array | None = None,
+    rows: Rows | None = None,
+) -> Objective:
+    """The objectives `side z_neuron` of a layer, and weighted rows of a clause beside them."""
+    node = proof.network.layers[number].operand
+    coefficients = np.zeros((len(neurons), proof.network.nodes[node].size))
+    coefficients[np.arange(len(neurons)), neurons] = sides
+    if weights is None or rows is None:
+        weights, rows = np.zeros((len(neurons), 1)), Rows.none(proof.network.outputs)
+    return Objective(weights[None], [rows], (node, coefficients))
+
+
+def _piece(objective: Objective, some: slice) -> Objective:
+    assert objective.aside is not None
+    node, coefficients = objective.aside
+    return Objective(objective.weights[:, some], objective.rows, (node, coefficients[some]))
+
+
+def _check_reached(reached: Array, number: int, names: Array) -> None:
+    if not reached.all():
+        raise NotProved(f"claim of neuron {int(names[np.flatnonzero(~reached[0])[0]])} of layer {number}")
+
+
+def _neurons(proof: Proof, number: int, places: Array) -> Array:
+    """Variables as places within a layer. Refused where they are not its."""
+    if not 0 <= number < len(proof.network.layers):
+        raise Refused(f"there is no layer {number}")
+    columns = proof.network.layers[number].variables
+    if ((places < columns.start) | (places >= columns.stop)).any():
+        raise Refused(f"a claim of layer {number} is not of its variables")
+    return np.asarray(places - columns.start)
+
+
+def _check_roots(proof: Proof, roots: Array) -> None:
+    """Refused unless they share a box and what is claimed of it."""
+    if not len(roots) or ((roots < 0) | (roots >= proof.tree.roots)).any():
+        raise Refused("a root that is not in the tree")
+    first = proof.tree.base(int(roots[0]))
+    for root in roots[1:].tolist():
+        if not all(a is b or np.array_equal(a, b) for a, b in zip(first, proof.tree.base(root), strict=True)):
+            raise Refused("roots of different boxes share a claim")
+
+
+def read_alphas(
+    proof: Proof, cursor: Cursor, bounds: Pair, objectives: int, kind: str, layers: list[int]
+) -> dict[int, Array]:
+    """The slopes of the given layers' unstable ReLUs: [regions, objectives, size] each, 0 elsewhere."""
+    lower, upper = bounds
+    own = [number for number in layers if proof.network.layers[number].kind == "relu"]
+    columns = [proof.network.layers[number].variables for number in own]
+    masks = [(lower[:, None, c] < 0) & (upper[:, None, c] > 0) for c in columns]
+    if not masks:
+        return {}
+    mask = np.concatenate(masks, 2).repeat(objectives, 1)
+    stored = np.array(cursor.take(kind, int(mask.sum())), dtype=np.float64)
+    alpha = np.zeros(mask.shape)
+    alpha[mask] = stored / 255 if kind == "<u1" else stored
+    ends = np.cumsum([part.shape[2] for part in masks])[:-1]
+    return dict(zip(own, np.split(alpha, ends, 2), strict=True))

@@ -1,0 +1,287 @@
+"""The dual bound: for any multipliers `rho` at all, a lower bound of an objective on every region.
+
+With `t` the objective's pull on an activation's outputs, `rho` any multipliers of its inputs, and `c = W^T (..)` what they pull
+on everything before, every input of a region satisfies
+
+    objective  >=  constant + sum_i c_i . b_i + sum_layers min_{l <= z <= u} [ t sigma(z) - rho z ] + min_x c_0 . x ,
+
+(Bunel et al. 2020; docs/certificate-format.md). The multipliers are *declared*: whatever floating-point numbers they are, they are
+exact. What rounds is each product with a matrix and each sum. The two tiers share this code: in float64 every rounding
+error is charged, in exact arithmetic (object arrays of rationals) there is none.
+
+A product `W^T c` of k terms is off by at most `gamma_k |W|^T |c|` (Higham 2002, section 3.1; any order, fused or not), which
+moves the bound by at most `gamma_k |c| . s`, where s bounds the sum of sizes that `W x + b` is made of.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from verify.checker.activations import PIECEWISE, interval, minimum
+from verify.checker.errors import Refused
+from verify.checker.network import Activation, Affine, Gather, Identity, Input, Network, rational, rationals
+
+Array = NDArray[Any]
+Rho = Callable[[int, Array], Array]  # from the layer's number and t
+_UNIT, _UNIT32 = 2.0**-53, 2.0**-24
+_UNDERFLOW = 2.0**-1000  # what all float64 products that underflow may lose, of values of size 1
+_TINY32 = 2.0**-126  # what a product or sum that underflows may lose
+
+
+@dataclass(frozen=True)
+class Arithmetic:
+    """Which numbers are computed with, and of which network the claim speaks.
+
+    exact: rationals instead of float64. deployed: the network as any library computes it in IEEE float32, in any order of
+    summation (`ieee32-any-order`), instead of the real function.
+    """
+
+    exact: bool = False
+    deployed: bool = False
+
+    def array(self, values: Any) -> Array:
+        """Floats (or Fractions), as numbers of this arithmetic."""
+        if not self.exact:
+            return np.asarray(values, dtype=np.float64)
+        return rationals(np.asarray(values))
+
+
+@dataclass(frozen=True)
+class Linear:
+    """`objective >= cotangent . x + constant - error` on a region: [regions, objectives, ..]."""
+
+    cotangent: Array
+    constant: Array
+    error: Array
+
+    def bound(self, lower: Array, upper: Array) -> Array:
+        """The least value on input boxes [regions, 1, inputs], rounded down."""
+        at_ends = np.minimum(self.cotangent * lower, self.cotangent * upper)
+        return np.asarray(at_ends.sum(-1) + self.constant - self.error)
+
+
+class Dual:
+    """A network with what bounding it in one arithmetic needs."""
+
+    def __init__(self, network: Network, arithmetic: Arithmetic) -> None:
+        self.network, self.arithmetic = network, arithmetic
+        self.maps, self.absolute, self.biases = {}, {}, {}
+        for index, node in enumerate(network.nodes):
+            if isinstance(node, Affine):
+                maps = [(linear.exact() if arithmetic.exact else linear, i) for linear, i in node.operands]
+                self.maps[index] = maps
+                self.absolute[index] = [(linear.absolute(), i) for linear, i in maps]
+                self.biases[index] = arithmetic.array(node.bias)
+            elif isinstance(node, Activation) and arithmetic.deployed and node.kind not in PIECEWISE:
+                raise Refused(f"how float32 libraries compute {node.kind} is not standardised")
+        terms = [sum(linear.terms + 1 for linear, _ in maps) for maps in self.maps.values()]
+        count = max(terms, default=1) + network.variables + network.outputs + len(network.nodes) + 64
+        self.gamma = 0.0 if arithmetic.exact else 4 * _gamma(count, _UNIT)
+        self._layer_of = {layer.node: number for number, layer in enumerate(network.layers)}
+        self._ancestors = _ancestors(network)
+
+    @property
+    def needs_sizes(self) -> bool:
+        """Whether anything is charged for."""
+        return any(self._errors(index) != (0, 0) for index in self.maps)
+
+    def _errors(self, index: int) -> tuple[Any, Any]:
+        """What may be off at an affine node, relative to its sizes and absolutely.
+
+        The sums made here, its coefficients, and what the deployed network rounds.
+        """
+        relative = self.gamma + max((linear.slack for linear, _ in self.maps[index]), default=0.0)
+        maps, bias = self.maps[index], self.biases[index]
+        moved = (
+            len(maps) == 1
+            and isinstance(maps[0][0], Gather | Identity)
+            and maps[0][0].terms == 1
+            and not bias.any()
+        )
+        if not self.arithmetic.deployed or moved:
+            return self._number(relative), self._number(0.0)
+        count = sum(linear.terms for linear, _ in maps) + len(maps) + 1
+        return self._number(relative + _gamma(count, _UNIT32)), self._number(count * _TINY32)
+
+    # intervals
+
+    def intervals(
+        self, lower: Array, upper: Array, known: tuple[Array, Array] | None = None
+    ) -> tuple[Array, Array]:
+        """Bounds of all variables by interval arithmetic on boxes [regions, inputs], intersected with `known` ones."""
+        return self.node_intervals(lower, upper, known)[0]
+
+    def node_intervals(
+        self, lower: Array, upper: Array, known: tuple[Array, Array] | None = None
+    ) -> tuple[tuple[Array, Array], list[tuple[Array, Array]]]:
+        """Those, and the bounds of every node's values."""
+        found = [(lower, upper)]
+        values: list[tuple[Array, Array]] = []
+        for index, node in enumerate(self.network.nodes):
+            if isinstance(node, Input):
+                values.append((lower, upper))
+            elif isinstance(node, Affine):
+                values.append(self.affine_interval(index, values))
+            else:
+                low, high = values[node.operand]
+                if known is not None:
+                    columns = self.network.layers[self._layer_of[index]].variables
+                    low = np.maximum(low, known[0][:, columns])
+                    high = np.minimum(high, known[1][:, columns])
+                found.append((low, high))
+                values.append(self._outputs(node, low, np.maximum(low, high)))
+        lowers, uppers = zip(*found, strict=True)
+        return (np.concatenate(lowers, 1), np.concatenate(uppers, 1)), values
+
+    def _outputs(self, node: Activation, low: Array, high: Array) -> tuple[Array, Array]:
+        """An activation's outputs on boxes; the deployed one's may round a product."""
+        low, high = interval(node.kind, node.parameters, low, high)
+        if self.arithmetic.deployed and node.kind == "leaky":
+            unit, tiny = self._number(_UNIT32), self._number(_TINY32)
+            low, high = low - unit * np.abs(low) - tiny, high + unit * np.abs(high) + tiny
+        return low, high
+
+    def affine_interval(self, index: int, values: list[tuple[Array, Array]]) -> tuple[Array, Array]:
+        """The interval of an affine node from those of its operands, rounded outward; infinite where nothing is known."""
+        centre: Any = self.biases[index][None]
+        radius: Any = 0 * centre
+        size: Any = np.abs(centre)
+        half = self._number(0.5)
+        with np.errstate(invalid="ignore"):
+            for (linear, operand), (absolute, _) in zip(self.maps[index], self.absolute[index], strict=True):
+                low, high = values[operand]
+                middle = (low + high) * half
+                spread = np.maximum(high - middle, middle - low)
+                centre = centre + linear.forward(middle)
+                radius = radius + absolute.forward(spread)
+                size = size + absolute.forward(np.abs(middle) + spread)
+            relative, absolute = self._errors(index)
+            slack = relative * size + absolute
+            low, high = centre - radius - slack, centre + radius + slack
+        if self.arithmetic.exact:
+            return low, high
+        return np.where(np.isnan(low), -np.inf, low), np.where(np.isnan(high), np.inf, high)
+
+    def sizes(self, lower: Array, upper: Array) -> dict[int, Array]:
+        """For every node [size]: what its values, and the terms they are sums of, are at most in absolute value.
+
+        Over all regions given ([regions, variables] bounds), and so over every part of them.
+        """
+        found: dict[int, Array] = {}
+        for index, node in enumerate(self.network.nodes):
+            if isinstance(node, Affine):
+                size: Any = np.abs(self.biases[index])[None]
+                for linear, operand in self.absolute[index]:
+                    size = size + linear.forward(found[operand][None])
+                relative, absolute = self._errors(index)
+                found[index] = (size * (1 + relative) + absolute)[0]
+                continue
+            columns = slice(0, self.network.inputs)
+            if isinstance(node, Activation):
+                columns = self.network.layers[self._layer_of[index]].variables
+            low, high = lower[:, columns], np.maximum(lower[:, columns], upper[:, columns])
+            if isinstance(node, Activation):
+                low, high = self._outputs(node, low, high)
+            found[index] = np.maximum(np.abs(low), np.abs(high)).max(0)
+        return found
+
+    # the sweep
+
+    def sweep(
+        self, lower: Array, upper: Array, start: dict[int, Array], constant: Array, error: Array, rho: Rho,
+        sizes: dict[int, Array],
+    ) -> Linear:  # fmt: skip
+        """The objective as a linear function of the input.
+
+        lower, upper: [regions, variables], for all objectives of a region. start: the objective's coefficients on nodes' values,
+        [regions, objectives, size] each; constant, error: [regions, objectives], what it has besides and how far that is off.
+        """
+        pending = dict(start)
+        for index in range(max(pending), 0, -1):
+            c = pending.pop(index, None)
+            if c is None:
+                continue
+            node = self.network.nodes[index]
+            if isinstance(node, Affine):
+                constant = constant + c @ self.biases[index]
+                error = error + self._affine_error(index, c, sizes)
+                for linear, operand in self.maps[index]:
+                    _join(pending, operand, _pulled(linear.transpose, c))
+                continue
+            assert isinstance(node, Activation)
+            number = self._layer_of[index]
+            columns = self.network.layers[number].variables
+            low, high = lower[:, None, columns], upper[:, None, columns]
+            multipliers = rho(number, c)
+            least = minimum(node.kind, node.parameters, c, multipliers, low, high)
+            constant = constant + least.sum(-1)
+            error = error + self._activation_error(index, node, c, multipliers, sizes)
+            _join(pending, node.operand, multipliers)
+        shape = (*constant.shape, self.network.inputs)
+        zero = self._number(0.0)
+        c = pending.get(0)
+        c = np.full(shape, zero) if c is None else np.broadcast_to(c, shape)
+        if self.gamma:
+            lost = _UNDERFLOW * sum(float(size.sum()) for size in sizes.values())
+            error = (error + self.gamma * (np.abs(c) @ sizes[0])) * (1 + 1e-9) + (lost + _UNDERFLOW)
+        return Linear(c, constant, error)
+
+    def _affine_error(self, index: int, c: Array, sizes: dict[int, Array]) -> Any:
+        relative, absolute = self._errors(index)
+        if not relative and not absolute:
+            return 0
+        size = np.abs(c)
+        return relative * (size @ sizes[index]) + absolute * size.sum(-1)
+
+    def _activation_error(
+        self, index: int, node: Activation, t: Array, rho: Array, sizes: dict[int, Array]
+    ) -> Any:
+        error: Any = 0
+        if self.gamma:
+            error = self.gamma * (np.abs(t) @ sizes[index] + np.abs(rho) @ sizes[node.operand])
+        if self.arithmetic.deployed and node.kind == "leaky":
+            unit, tiny = self._number(_UNIT32), self._number(_TINY32)
+            error = error + np.abs(t) @ (unit * sizes[index] + tiny)
+        return error
+
+    def _number(self, value: float) -> Any:
+        return rational(value) if self.arithmetic.exact else value
+
+    def layers_below(self, node: int) -> list[int]:
+        """The numbers of the layers that a node's value depends on."""
+        return [
+            number for number, layer in enumerate(self.network.layers) if layer.node in self._ancestors[node]
+        ]
+
+
+def _gamma(count: int, unit: float) -> float:
+    if count * unit >= 0.5:
+        raise Refused("the network is too wide for the rounding errors of this arithmetic to be bounded")
+    return count * unit / (1 - count * unit)
+
+
+def _pulled(transpose: Callable[[Array], Array], c: Array) -> Array:
+    """A map's transpose on [regions, objectives, size]."""
+    flat = transpose(c.reshape(-1, c.shape[-1]))
+    return flat.reshape(*c.shape[:-1], flat.shape[-1])
+
+
+def _join(pending: dict[int, Array], node: int, cotangent: Array) -> None:
+    pending[node] = pending[node] + cotangent if node in pending else cotangent
+
+
+def _ancestors(network: Network) -> list[set[int]]:
+    found: list[set[int]] = []
+    for index, node in enumerate(network.nodes):
+        operands: tuple[int, ...] = ()
+        if isinstance(node, Affine):
+            operands = tuple(operand for _, operand in node.operands)
+        elif isinstance(node, Activation):
+            operands = (node.operand,)
+        found.append({index}.union(*(found[operand] for operand in operands)))
+    return found

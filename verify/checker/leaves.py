@@ -1,0 +1,99 @@
+"""Blocks that close nodes: their clause's dual bound is above 0 on the node's region, or the region is empty."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from verify.checker.bounding import Objective, Pair
+from verify.checker.claims import read_alphas
+from verify.checker.dual import Rho
+from verify.checker.errors import Refused
+from verify.checker.proof import Proof
+from verify.checker.stream import Cursor
+
+Array = NDArray[Any]
+
+
+def leaves8(proof: Proof, cursor: Cursor, prove: bool) -> None:
+    """By slopes in a byte and multipliers of cuts in half precision."""
+    _sloped(proof, cursor, prove, "<u1", "<f2")
+
+
+def leaves32(proof: Proof, cursor: Cursor, prove: bool) -> None:
+    """By both in single precision."""
+    _sloped(proof, cursor, prove, "<f4", "<f4")
+
+
+def _sloped(proof: Proof, cursor: Cursor, prove: bool, slopes: str, multipliers: str) -> None:
+    """By the slopes of unstable ReLUs and the multipliers of cuts."""
+    if any(layer.kind != "relu" for layer in proof.network.layers):
+        raise Refused("slopes are stored of networks with no activation but ReLU")
+    nodes = proof.nodes(cursor)
+    if not prove:
+        return cursor.skip()
+    weights = proof.weights(cursor, "<f4", len(nodes), proof.clauses.most_rows)
+    variables, counts = proof.tree.cuts(nodes)
+    values = np.zeros(variables.shape)
+    values[variables >= 0] = cursor.take(multipliers, int(counts.sum()))
+    lower, upper = proof.tree.regions(nodes)
+    layers = list(range(len(proof.network.layers)))
+    for rows in proof.rows_at_once(len(nodes)):
+        bounds = lower[rows], upper[rows]
+        alphas = read_alphas(proof, cursor, bounds, 1, slopes, layers)
+        rho = proof.bounder.sloped(bounds, alphas, (variables[rows], values[rows]))
+        _prove(proof, nodes[rows], bounds, weights[rows], rho, proof.sizes_of(nodes[rows]))
+
+
+def leaves_rho(proof: Proof, cursor: Cursor, prove: bool) -> None:
+    """By multipliers of all pre-activations."""
+    nodes = proof.nodes(cursor)
+    if not prove:
+        return cursor.skip()
+    weights = proof.weights(cursor, "<f8", len(nodes), proof.clauses.most_rows)
+    inputs, count = proof.network.inputs, proof.network.variables - proof.network.inputs
+    stored = np.array(cursor.take("<f8", len(nodes) * count)).reshape(len(nodes), 1, count)
+    columns = [
+        slice(one.variables.start - inputs, one.variables.stop - inputs) for one in proof.network.layers
+    ]
+    for rows in proof.rows_at_once(len(nodes)):
+        bounds = proof.bounder.propagated(proof.tree.regions(nodes[rows]))
+
+        def rho(number: int, _: Array, own: Array = stored[rows]) -> Array:
+            return own[..., columns[number]]
+
+        _prove(proof, nodes[rows], bounds, weights[rows], rho, proof.sizes_of(nodes[rows]))
+    return None
+
+
+def leaves_default(proof: Proof, cursor: Cursor, prove: bool) -> None:
+    """By interval arithmetic on what is known, and CROWN's multipliers."""
+    nodes = proof.nodes(cursor)
+    weights = proof.weights(cursor, "<f4", len(nodes), proof.clauses.most_rows)
+    for rows in proof.rows_at_once(len(nodes) if prove else 0):
+        bounds = proof.bounder.propagated(proof.tree.regions(nodes[rows]))
+        sizes = proof.dual.sizes(*bounds)
+        _prove(proof, nodes[rows], bounds, weights[rows], proof.bounder.default(bounds), sizes)
+
+
+def empty(proof: Proof, cursor: Cursor, prove: bool) -> None:
+    """Nothing is left of them: their bounds contradict one another."""
+    nodes = proof.nodes(cursor)
+    for rows in proof.rows_at_once(len(nodes) if prove else 0):
+        nothing = np.full(len(nodes[rows]), -np.inf)
+        proof.closed(nodes[rows], nothing, nothing > 0, proof.tree.regions(nodes[rows]))
+
+
+def _prove(
+    proof: Proof, nodes: Array, bounds: Pair, weights: Array, rho: Rho, sizes: dict[int, Array]
+) -> None:
+    clauses = [proof.clause(node) for node in nodes.tolist()]
+    if len(np.unique(proof.tree.root_of[nodes])) == 1:
+        clauses = clauses[:1]
+    needed = np.zeros((len(nodes), 1))
+    bound, reached = proof.bounder.reach(
+        bounds, Objective(weights[:, None], clauses), rho, sizes, needed, True
+    )
+    proof.closed(nodes, bound[:, 0], reached[:, 0], bounds)

@@ -1,0 +1,118 @@
+"""Evidence of `sat`: an input as hexadecimal floats, checked again over the reals and in ONNX Runtime.
+
+Over the reals the network is evaluated exactly where it can be (otherwise enclosed in intervals), and the property is judged
+with the decimals of its file. An input whose interval in the property holds no number of the model's type (a point such as
+0.1) is judged at the nearest end of that interval.
+"""
+
+from __future__ import annotations
+
+import json
+from fractions import Fraction
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from verify.checker.activations import EXACT
+from verify.checker.container import Container
+from verify.checker.dual import Arithmetic, Dual
+from verify.checker.errors import NotProved, Refused
+from verify.checker.network import Network
+from verify.checker.query import Query, Row
+
+Array = NDArray[Any]
+
+
+def check_witness(container: Container, network: Network, query: Query, onnx: bytes, deployed: bool) -> str:
+    """What the witness shows, in one sentence. NotProved where it shows nothing of the semantics asked for."""
+    inputs = _floats(container, "inputs", query.inputs)
+    point, moved = _in_box(query, inputs)
+    real = _violates(network, query, point)
+    outputs = _run(onnx, container.text("element_type"), inputs)
+    stored = _floats(container, "outputs", query.outputs)
+    in_runtime = None if outputs is None else query.violated(point, [Fraction(value) for value in outputs])
+    same = outputs == stored
+    told = [
+        f"over the reals: {'confirmed' if real else 'not confirmed'}",
+        "ONNX Runtime: not installed" if in_runtime is None else
+        f"ONNX Runtime: {'confirmed' if in_runtime else 'not confirmed'}{'' if same else ' (other outputs than recorded)'}",
+    ]  # fmt: skip
+    if moved:
+        told.append(
+            f"{moved} inputs judged at the nearest end of an interval that holds no number of their type"
+        )
+    if not (in_runtime if deployed else real):
+        raise NotProved(f"the input is in the box, but {'; '.join(told)}")
+    return f"proved: an input violates the property; {'; '.join(told)}"
+
+
+def _floats(container: Container, key: str, count: int) -> list[float]:
+    """Hexadecimal floats of the header."""
+    try:
+        values = [float.fromhex(text) for text in json.loads(container.text(key))]
+    except (ValueError, TypeError, OverflowError, RecursionError) as error:
+        raise Refused(f"the header's {key!r} are no hexadecimal floats") from error
+    if len(values) != count or not np.isfinite(values).all():
+        raise Refused(f"the header's {key!r} are not {count} finite numbers")
+    return values
+
+
+def _in_box(query: Query, inputs: list[float]) -> tuple[list[Fraction], int]:
+    """The point that the input stands for, in the box of some clause, and how many coordinates had to be moved there."""
+    exact = [Fraction(value) for value in inputs]
+    for clause in query.clauses:
+        pairs = list(zip(exact, clause.lower, clause.upper, strict=True))
+        if all(low <= value <= high or low == high for value, low, high in pairs):
+            moved = [min(max(value, low), high) for value, low, high in pairs]
+            near = [abs(new - old) <= abs(new) / 2**20 for new, old in zip(moved, exact, strict=True)]
+            if all(near):
+                return moved, sum(new != old for new, old in zip(moved, exact, strict=True))
+    raise NotProved("the input is in the box of no clause")
+
+
+def _violates(network: Network, query: Query, point: list[Fraction]) -> bool:
+    """Whether the property is violated at the point over the reals, for certain."""
+    exact = all(layer.kind in EXACT for layer in network.layers)
+    dual = Dual(network, Arithmetic(exact))
+    x = dual.arithmetic.array(np.array(point, dtype=object)[None])
+    low, high = (x, x) if exact else (np.nextafter(x, -np.inf), np.nextafter(x, np.inf))
+    _, values = dual.node_intervals(low, high)
+    lower, upper = ([_fraction(value) for value in end[0].tolist()] for end in values[-1])
+    if exact:
+        return query.violated(point, lower)
+    return any(
+        all(low <= value <= high for value, low, high in zip(point, clause.lower, clause.upper, strict=True))
+        and all(_holds(row, point, lower, upper) for row in clause.rows)
+        for clause in query.clauses
+    )
+
+
+def _fraction(value: Any) -> Fraction:
+    if isinstance(value, float):
+        return Fraction(value)
+    return Fraction(int(value.numerator), int(value.denominator))
+
+
+def _holds(row: Row, point: list[Fraction], lower: list[Fraction], upper: list[Fraction]) -> bool:
+    """Whether a row holds for all outputs between the bounds."""
+    most = sum((c * point[i] for i, c in row.inputs.items()), Fraction(0))
+    most += sum((max(c * lower[i], c * upper[i]) for i, c in row.outputs.items()), Fraction(0))
+    return most < row.threshold or (most == row.threshold and not row.strict)
+
+
+def _run(onnx: bytes, element_type: str, inputs: list[float]) -> list[float] | None:
+    """ONNX Runtime's outputs; None where it is not installed."""
+    try:
+        import onnxruntime
+    except ImportError:
+        return None
+    if element_type not in ("float32", "float64"):
+        raise Refused(f"element type {element_type!r} is not known")
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 4
+    session = onnxruntime.InferenceSession(onnx, options, providers=["CPUExecutionProvider"])
+    told = session.get_inputs()[0]
+    shape = [size if isinstance(size, int) else 1 for size in told.shape]
+    x = np.array(inputs, dtype=element_type).reshape(shape)
+    return [float(value) for value in np.ravel(session.run(None, {told.name: x})[0])]

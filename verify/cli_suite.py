@@ -1,0 +1,180 @@
+"""`verify suite`: whole folders of instances. Everything that is needed is imported inside."""
+
+from __future__ import annotations
+
+import signal
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import closing, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from types import FrameType
+from typing import TYPE_CHECKING
+
+import click
+
+from verify.errors import DECIDED, UNDECIDED, InputError
+
+if TYPE_CHECKING:
+    from verify.suite.instances import Instance
+    from verify.suite.results import Judged, Results, Row
+    from verify.suite.runner import Ended, Settings
+
+_EXIT_CODES = """
+\b
+Exit codes:
+  0   done, whatever the verdicts
+  1   a verdict contradicts the expected one; interrupted
+  2   bad input or usage
+  3   resources (disk)
+  70  internal error
+"""
+_POSITIVE = click.FloatRange(min=0, min_open=True)
+
+
+@click.command(epilog=_EXIT_CODES)
+@click.argument("instances", nargs=-1, required=True, type=click.Path(path_type=Path))
+@click.option("--timeout", type=_POSITIVE, help="Seconds for each instance, instead of the table's.")
+@click.option("--jobs", type=click.IntRange(min=1), default=1, show_default=True, help="Instances at a time.")
+@click.option(
+    "--out",
+    type=click.Path(dir_okay=False, path_type=Path),
+    help="The results; a file that has some is gone on with. [default: stdout]",
+)
+@click.option(
+    "--report", type=click.Path(dir_okay=False, path_type=Path), help="An HTML page of the results."
+)
+@click.option(
+    "--witnesses", type=click.Path(file_okay=False, path_type=Path), help="A folder for counterexamples."
+)
+@click.option("--device", default="auto", show_default=True, help="auto, cpu or cuda.")
+@click.option(
+    "--preset", type=click.Choice(["fast", "default", "thorough"]), default="default", show_default=True
+)
+@click.option(
+    "--grace",
+    type=_POSITIVE,
+    default=10.0,
+    show_default=True,
+    help="Seconds past the limit after which an instance is killed.",
+)
+@click.option(
+    "--restart",
+    type=click.IntRange(min=1),
+    default=25,
+    show_default=True,
+    help="Instances that a worker process decides before a fresh one takes its place.",
+)
+def suite(
+    instances: tuple[Path, ...], timeout: float | None, jobs: int, out: Path | None, report: Path | None,
+    witnesses: Path | None, device: str, preset: str, grace: float, restart: int,
+) -> int:  # fmt: skip
+    """Decide all instances of INSTANCES: csv files of onnx,vnnlib,timeout lines, or folders with an instances.csv.
+
+    A row for each goes to --out (or stdout), in VNN-COMP's columns: folder, network, property, seconds of preparation, result,
+    seconds. Rows that the file has are not run again.
+    """
+    from verify.suite.instances import read_instances
+    from verify.suite.results import Results
+    from verify.suite.runner import Settings
+
+    todo = read_instances(instances, timeout)
+    return _Suite(todo, Results(out), out is None, witnesses, report).run(
+        Settings(jobs, restart, grace, device, preset)
+    )
+
+
+@dataclass
+class _Suite:
+    """Instances, and where what is found about them goes."""
+
+    instances: Sequence[Instance]
+    results: Results
+    echo: bool
+    witnesses: Path | None
+    report: Path | None
+
+    def run(self, settings: Settings) -> int:
+        """Decides what there are no results of, and sums up."""
+        from verify.suite.results import judged
+        from verify.suite.runner import run
+
+        self._reasons: dict[Row, str] = {}
+        known = judged(self.instances, self.results.rows)
+        todo = [one.instance for one in known if one.row is None]
+        self._done = len(known) - len(todo)
+        if self._done:
+            _say(f"{self._done} of {len(known)} instances have results already")
+        try:
+            with _terminable(), closing(run(todo, settings)) as found:
+                for ended in found:
+                    self._keep(ended)
+        finally:
+            final = judged(self.instances, self.results.rows, self._reasons)
+            self._sum_up(final)
+        return UNDECIDED if any(one.contradiction for one in final) else DECIDED
+
+    def _keep(self, ended: Ended) -> None:
+        """A row, a counterexample, a line for who waits."""
+        from verify.suite.results import Judged, Row
+
+        row = Row(*ended.instance.key, ended.start_seconds, ended.answer.result, ended.seconds)
+        if self.witnesses is not None and ended.answer.witness is not None:
+            _write_witness(self.witnesses, ended.instance, ended.answer.witness)
+        self.results.append(row)
+        self._reasons[row] = ended.answer.reason
+        self._done += 1
+        if self.echo:
+            click.echo(row.line(), nl=False)
+        one = Judged(ended.instance, row)
+        _say(
+            f"[{self._done}/{len(self.instances)}] {row.benchmark} {row.onnx} {row.vnnlib}: {row.result} "
+            f"{row.seconds:.2f} s" + ("" if one.decided else f" ({ended.answer.reason})")
+        )
+        if one.contradiction:
+            _say(click.style(one.complaint(), fg="red", bold=True))
+
+    def _sum_up(self, final: Sequence[Judged]) -> None:
+        from verify.reports.suite_report import print_summary, write_report
+
+        print_summary(final)
+        if self.report is not None:
+            write_report(self.report, final)
+
+
+def _say(text: str) -> None:
+    click.echo(text, err=True)
+
+
+def witness_path(folder: Path, instance: Instance) -> Path:
+    """Where a counterexample goes: named as VNN-COMP does, after network and property and the property's own folder."""
+    onnx, vnnlib = Path(instance.onnx), Path(instance.vnnlib)
+    parents = vnnlib.parts[:-1]
+    own = parents[len(parents) - parents[::-1].index("vnnlib") :] if "vnnlib" in parents else ()
+    name = "_".join((*own, onnx.name.removesuffix(".onnx"), vnnlib.name.removesuffix(".vnnlib")))
+    return folder / instance.benchmark / f"{name}.counterexample"
+
+
+def _write_witness(folder: Path, instance: Instance, text: str) -> None:
+    path = witness_path(folder, instance)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text, encoding="utf-8")
+    except OSError as error:
+        raise InputError(
+            f"--witnesses {path}: {error.strerror or error}; choose a place that can be written to"
+        ) from None
+
+
+@contextmanager
+def _terminable() -> Iterator[None]:
+    """Within it, SIGTERM unwinds as an interrupt does, so that no worker is left."""
+
+    def stop(number: int, _frame: FrameType | None) -> None:
+        sys.exit(128 + number)
+
+    before = signal.signal(signal.SIGTERM, stop)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)

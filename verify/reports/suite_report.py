@@ -1,0 +1,218 @@
+"""A suite's results for people: a table on a terminal, and one HTML page with tables and a plot that needs nothing else."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Sequence
+from datetime import datetime
+from html import escape
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from verify import __version__
+from verify.errors import InputError
+from verify.suite.results import RESULTS, Judged, Summary, summaries
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+_COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#000000", "#999933")
+_STYLE = """
+body { font: 15px/1.45 system-ui, sans-serif; margin: 2em auto; max-width: 76em; padding: 0 1em; color: #222; }
+table { border-collapse: collapse; margin: 1em 0; }
+th, td { padding: .25em .7em; border-bottom: 1px solid #ddd; text-align: left; vertical-align: top; }
+td.number, th.number { text-align: right; font-variant-numeric: tabular-nums; }
+.sat { color: #b45309; } .unsat { color: #047857; } .error, .contradiction { color: #b91c1c; font-weight: 600; }
+.unknown, .timeout, .not-run { color: #777; }
+svg text { font: 12px system-ui, sans-serif; fill: #444; }
+"""
+_WIDTH, _HEIGHT, _LEFT, _BOTTOM, _TOP = 760, 360, 60, 45, 12
+
+
+def summary_rows(found: Sequence[Judged]) -> tuple[list[str], list[list[str]]]:
+    """The heading and the lines of the summary, a line for each folder."""
+    heading = ["folder", "instances", "decided", *RESULTS, "contradictions", "seconds", "PAR2"]
+    return heading, [_summary_row(one) for one in summaries(found)]
+
+
+def _summary_row(one: Summary) -> list[str]:
+    counts = [str(one.counts[word]) for word in RESULTS]
+    return [one.benchmark, str(one.instances), str(one.decided), *counts, str(one.contradictions),
+            f"{one.seconds:.1f}", f"{one.par2:.2f}"]  # fmt: skip
+
+
+def summary_table(found: Sequence[Judged]) -> Table:
+    """The summary for a terminal."""
+    from rich.table import Table
+    from rich.text import Text
+
+    heading, rows = summary_rows(found)
+    table = Table()
+    for name in heading:
+        table.add_column(name, justify="left" if name == heading[0] else "right")
+    for row in rows:
+        table.add_row(*map(Text, row))
+    return table
+
+
+def print_summary(found: Sequence[Judged]) -> None:
+    """The summary on stderr, as wide as it has to be where that is no terminal, with every contradiction under it."""
+    from rich.console import Console
+
+    console = Console(stderr=True)
+    if not console.is_terminal:
+        console.width = 200
+    console.print(summary_table(found))
+    for one in found:
+        if one.contradiction:
+            console.print(one.complaint(), style="bold red", markup=False, highlight=False)
+
+
+def write_report(path: Path, found: Sequence[Judged]) -> None:
+    """The page in a file. Raises InputError where it cannot be written."""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(page(found), encoding="utf-8")
+    except OSError as error:
+        raise InputError(
+            f"--report {path}: {error.strerror or error}; choose a place that can be written to"
+        ) from None
+
+
+def page(found: Sequence[Judged]) -> str:
+    """The whole page."""
+    heading, rows = summary_rows(found)
+    complaints = "".join(
+        f'<p class="contradiction">{escape(one.complaint())}</p>' for one in found if one.contradiction
+    )
+    when = datetime.now().astimezone().strftime("%Y-%m-%d %H:%M %Z")
+    return f"""<!DOCTYPE html>
+<html lang="en">
+<head><meta charset="utf-8"><title>verify suite</title><style>{_STYLE}</style></head>
+<body>
+<h1>verify suite</h1>
+<p>verify {escape(__version__)}, {escape(when)}</p>
+{complaints}
+<h2>Summary</h2>
+{_table(heading, ("".join(_cell(cell, number=at > 0) for at, cell in enumerate(row)) for row in rows), numbers=True)}
+<p>PAR2: mean seconds, an undecided or contradicted instance counting as twice its limit.</p>
+<h2>Decided instances over time</h2>
+{cactus(found)}
+<h2>Instances</h2>
+{_table(["folder", "network", "property", "limit", "expected", "result", "seconds", "reason"], map(_instance, found))}
+</body>
+</html>
+"""
+
+
+def _table(heading: Iterable[str], rows: Iterable[str], numbers: bool = False) -> str:
+    head = "".join(
+        f'<th class="number">{escape(name)}</th>' if numbers and at else f"<th>{escape(name)}</th>"
+        for at, name in enumerate(heading)
+    )
+    body = "\n".join(f"<tr>{row}</tr>" for row in rows)
+    return f"<table>\n<thead><tr>{head}</tr></thead>\n<tbody>\n{body}\n</tbody>\n</table>"
+
+
+def _cell(text: str, number: bool = False, kind: str = "") -> str:
+    kinds = " ".join(filter(None, ("number" if number else "", kind)))
+    return f'<td class="{kinds}">{escape(text)}</td>' if kinds else f"<td>{escape(text)}</td>"
+
+
+def _instance(one: Judged) -> str:
+    instance = one.instance
+    kind = "contradiction" if one.contradiction else one.result.replace(" ", "-")
+    return "".join(
+        (
+            _cell(instance.benchmark),
+            _cell(_name(instance.onnx, ".onnx")),
+            _cell(_name(instance.vnnlib, ".vnnlib")),
+            _cell(f"{instance.timeout:g}", number=True),
+            _cell(instance.expected or "-"),
+            _cell(one.result, kind=kind),
+            _cell(f"{one.row.seconds:.2f}" if one.row else "-", number=True),
+            _cell(one.reason),
+        )
+    )
+
+
+def _name(path: str, ending: str) -> str:
+    """A file's name; several networks as they are named."""
+    return path if path.startswith("[") else Path(path).name.removesuffix(ending)
+
+
+def cactus(found: Sequence[Judged]) -> str:
+    """How many instances of each folder were decided within how many seconds each, as SVG."""
+    curves: dict[str, list[float]] = {}
+    for one in found:
+        if one.row and one.decided and not one.contradiction:
+            curves.setdefault(one.instance.benchmark, []).append(max(one.row.seconds, 0.001))
+    if not curves:
+        return "<p>None was decided.</p>"
+    axes = _Axes(max(map(len, curves.values())), [time for times in curves.values() for time in times])
+    lines = (
+        axes.curve(sorted(times), _COLOURS[at % len(_COLOURS)]) for at, times in enumerate(curves.values())
+    )
+    legend = (
+        _legend(at, f"{name} ({len(times)})", _COLOURS[at % len(_COLOURS)])
+        for at, (name, times) in enumerate(curves.items())
+    )
+    return (
+        f'<svg xmlns="http://www.w3.org/2000/svg" width="{_WIDTH + 220}" height="{_height(len(curves))}" role="img" '
+        f'aria-label="seconds against decided instances">\n{axes.grid()}\n{"".join(lines)}{"".join(legend)}</svg>'
+    )
+
+
+def _height(curves: int) -> int:
+    return max(_HEIGHT, 20 * curves + 2 * _TOP)
+
+
+def _legend(at: int, text: str, colour: str) -> str:
+    x, y = _WIDTH + 12, _TOP + 12 + 20 * at
+    line = f'<line x1="{x}" y1="{y - 4}" x2="{x + 22}" y2="{y - 4}" stroke="{colour}" stroke-width="2.5"/>'
+    return f'{line}<text x="{x + 28}" y="{y}">{escape(text)}</text>\n'
+
+
+class _Axes:
+    """Counts to the right, seconds upwards by powers of ten."""
+
+    def __init__(self, count: int, seconds: Sequence[float]) -> None:
+        self.count = count
+        self.low = math.floor(math.log10(min(seconds)))
+        self.high = max(self.low + 1, math.ceil(math.log10(max(seconds))))
+
+    def x(self, count: float) -> float:
+        return round(_LEFT + (_WIDTH - _LEFT - 10) * count / self.count, 1)
+
+    def y(self, seconds: float) -> float:
+        share = (math.log10(seconds) - self.low) / (self.high - self.low)
+        return round(_HEIGHT - _BOTTOM - (_HEIGHT - _BOTTOM - _TOP) * share, 1)
+
+    def curve(self, times: Sequence[float], colour: str) -> str:
+        """A line with a dot for each instance."""
+        points = [(self.x(at), self.y(time)) for at, time in enumerate(times, 1)]
+        path = " ".join(f"{x},{y}" for x, y in points)
+        dots = "".join(f'<circle cx="{x}" cy="{y}" r="2.5" fill="{colour}"/>' for x, y in points)
+        return f'<polyline points="{path}" fill="none" stroke="{colour}" stroke-width="1.8"/>{dots}\n'
+
+    def grid(self) -> str:
+        """Lines, numbers and names of the axes."""
+        parts = [self._horizontal(power) for power in range(self.low, self.high + 1)]
+        step = max(1, math.ceil(self.count / 10))
+        parts += [self._number(count) for count in range(0, self.count + 1, step)]
+        middle = (_HEIGHT - _BOTTOM) / 2
+        parts.append(
+            f'<text x="{(_LEFT + _WIDTH) / 2}" y="{_HEIGHT - 8}" text-anchor="middle">instances decided</text>'
+        )
+        parts.append(
+            f'<text x="14" y="{middle}" text-anchor="middle" transform="rotate(-90 14 {middle})">seconds for each</text>'
+        )
+        return "\n".join(parts)
+
+    def _horizontal(self, power: int) -> str:
+        y = self.y(10.0**power)
+        line = f'<line x1="{_LEFT}" y1="{y}" x2="{_WIDTH - 10}" y2="{y}" stroke="#ddd"/>'
+        return f'{line}<text x="{_LEFT - 6}" y="{y + 4}" text-anchor="end">{10.0**power:g}</text>'
+
+    def _number(self, count: int) -> str:
+        return f'<text x="{self.x(count)}" y="{_HEIGHT - _BOTTOM + 18}" text-anchor="middle">{count}</text>'

@@ -1,0 +1,200 @@
+"""The file of results: VNN-COMP's columns without a header, a row for each instance, written as soon as it is known.
+
+    benchmark, onnx, vnnlib, seconds of preparation, result, seconds of running
+
+A suite that is started again with the same file goes on with the instances that the file lacks.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections import defaultdict, deque
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from verify.errors import InputError, ResourceError
+from verify.suite.instances import Instance
+
+DECIDED = ("sat", "unsat")
+
+
+@dataclass(frozen=True)
+class Row:
+    """A result."""
+
+    benchmark: str
+    onnx: str
+    vnnlib: str
+    prepare: float
+    result: str
+    seconds: float
+
+    @property
+    def key(self) -> tuple[str, str, str]:
+        """The instance that it is of."""
+        return self.benchmark, self.onnx, self.vnnlib
+
+    def line(self) -> str:
+        """The row as text, with its end of line."""
+        text = io.StringIO()
+        times = f"{self.prepare:.3f}", f"{self.seconds:.3f}"
+        csv.writer(text, lineterminator="\n").writerow([*self.key, times[0], self.result, times[1]])
+        return text.getvalue()
+
+
+@dataclass(frozen=True)
+class Judged:
+    """An instance with its result, if there is one yet."""
+
+    instance: Instance
+    row: Row | None = None
+    reason: str = ""
+
+    @property
+    def result(self) -> str:
+        """The result in a word; what is none of VNN-COMP's words is an error."""
+        if self.row is None:
+            return "not run"
+        return self.row.result if self.row.result in (*DECIDED, "unknown", "timeout") else "error"
+
+    @property
+    def decided(self) -> bool:
+        return self.result in DECIDED
+
+    @property
+    def contradiction(self) -> bool:
+        """Whether the verdict is the opposite of the expected one."""
+        return {self.result, self.instance.expected} == set(DECIDED)
+
+    def complaint(self) -> str:
+        """A contradiction, loudly."""
+        one = self.instance
+        return (
+            f"CONTRADICTION: {one.benchmark} {one.onnx} {one.vnnlib}: the verdict is {self.result}, "
+            f"expected is {one.expected}"
+        )
+
+
+class Results:
+    """Results in a file, or nowhere: then they are only remembered."""
+
+    def __init__(self, path: Path | None) -> None:
+        self._path = path
+        self.rows = [] if path is None else _read(path)
+
+    def append(self, row: Row) -> None:
+        """Keeps a row; it is in the file when this returns."""
+        self.rows.append(row)
+        if self._path is not None:
+            try:
+                with self._path.open("a", encoding="utf-8", newline="") as file:
+                    file.write(row.line())
+            except OSError as error:
+                raise ResourceError(
+                    f"{self._path}: {error.strerror or error}; the row was: {row.line()}"
+                ) from None
+
+
+def _read(path: Path) -> list[Row]:
+    """The rows of an earlier run; a last line without an end was cut off and is taken away. A new file is made.
+
+    Raises InputError where the file cannot be used.
+    """
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with path.open("a+b") as file:
+            file.seek(0)
+            data = file.read()
+            whole = data[: data.rfind(b"\n") + 1]
+            rows = [_row(path, number, line) for number, line in enumerate(_lines(whole), 1)]
+            if data and not whole:
+                raise _foreign(f"{path}:1")
+            file.truncate(len(whole))
+    except OSError as error:
+        raise InputError(f"{path}: {error.strerror or error}; choose a file that can be written to") from None
+    except (csv.Error, UnicodeDecodeError) as error:
+        raise _foreign(f"{path}: {error}") from None
+    return rows
+
+
+def _lines(data: bytes) -> Iterable[list[str]]:
+    return csv.reader(io.StringIO(data.decode("utf-8"), newline=""), strict=True)
+
+
+def _row(path: Path, number: int, cells: Sequence[str]) -> Row:
+    try:
+        benchmark, onnx, vnnlib, prepare, result, seconds = cells
+        return Row(benchmark, onnx, vnnlib, float(prepare), result, float(seconds))
+    except ValueError:
+        raise _foreign(f"{path}:{number}") from None
+
+
+def _foreign(place: str) -> InputError:
+    return InputError(
+        f"{place}: not a row of results (benchmark,onnx,vnnlib,seconds,result,seconds); choose another file or remove this one"
+    )
+
+
+def judged(
+    instances: Sequence[Instance], rows: Iterable[Row], reasons: dict[Row, str] | None = None
+) -> list[Judged]:
+    """Every instance with its row; of instances that are listed twice each takes its own."""
+    known: dict[tuple[str, str, str], deque[Row]] = defaultdict(deque)
+    for row in rows:
+        known[row.key].append(row)
+    found = []
+    for one in instances:
+        if known[one.key]:
+            row = known[one.key].popleft()
+            found.append(Judged(one, row, (reasons or {}).get(row, "")))
+        else:
+            found.append(Judged(one))
+    return found
+
+
+@dataclass(frozen=True)
+class Summary:
+    """A folder in numbers."""
+
+    benchmark: str
+    counts: dict[str, int]  # by result
+    contradictions: int
+    seconds: float  # of all instances together
+    par2: float  # mean seconds, an undecided or wrong instance counting as twice its limit
+
+    @property
+    def instances(self) -> int:
+        return sum(self.counts.values())
+
+    @property
+    def decided(self) -> int:
+        return sum(self.counts.get(word, 0) for word in DECIDED)
+
+
+RESULTS = ("sat", "unsat", "unknown", "timeout", "error", "not run")
+
+
+def summary(benchmark: str, found: Sequence[Judged]) -> Summary:
+    """The numbers of some instances under a name."""
+    penalised = [
+        one.row.seconds if one.row and one.decided and not one.contradiction else 2 * one.instance.timeout
+        for one in found
+    ]
+    return Summary(
+        benchmark,
+        {word: sum(one.result == word for one in found) for word in RESULTS},
+        sum(one.contradiction for one in found),
+        sum(one.row.seconds for one in found if one.row),
+        sum(penalised) / max(1, len(found)),
+    )
+
+
+def summaries(found: Sequence[Judged]) -> list[Summary]:
+    """A summary for each folder, and one of everything where there are several."""
+    folders: dict[str, list[Judged]] = {}
+    for one in found:
+        folders.setdefault(one.instance.benchmark, []).append(one)
+    each = [summary(name, part) for name, part in folders.items()]
+    return each if len(each) < 2 else [*each, summary("all", found)]

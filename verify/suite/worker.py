@@ -1,0 +1,120 @@
+"""What runs in a process of its own: tasks in, answers out, over a pipe.
+
+An error of verification is an answer too, so a process ends only for what it cannot catch: a crash, or the kernel that kills it
+for its memory.
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import signal
+import threading
+import time
+import traceback
+from collections.abc import Callable
+from dataclasses import dataclass
+from multiprocessing.connection import Connection
+from typing import TYPE_CHECKING
+
+from verify.deadline import Deadline
+from verify.errors import InputError, VerifyError, is_out_of_memory
+from verify.startup import import_torch
+
+if TYPE_CHECKING:
+    from verify.problem import Witness
+
+
+@dataclass(frozen=True)
+class Task:
+    """What is to be decided, and how."""
+
+    model: str
+    specification: str
+    timeout: float
+    device: str = "auto"
+    preset: str = "default"
+
+
+@dataclass(frozen=True)
+class Answer:
+    """A verdict (or `error`) and why, with the counterexample's text for `sat`."""
+
+    result: str
+    reason: str
+    witness: str | None = None
+    healthy: bool = True  # whether the process can be trusted with another task
+
+
+Decide = Callable[[Task], Answer]
+
+
+@dataclass(frozen=True)
+class Deciders:
+    """Makes what decides in a worker, there; `jobs` workers share the machine's cores."""
+
+    jobs: int = 1
+
+    def __call__(self) -> Decide:
+        """Imports everything heavy."""
+        import_torch()
+        import torch
+
+        import verify.api  # noqa: F401
+
+        torch.set_num_threads(max(1, torch.get_num_threads() // self.jobs))
+        return decide
+
+
+def decide(task: Task) -> Answer:
+    """Decides one instance; never raises."""
+    try:
+        return _verdict(task)
+    except InputError as error:
+        return Answer("error", str(error))
+    except VerifyError as error:
+        return Answer("error", str(error), healthy=False)
+    except Exception as error:
+        if is_out_of_memory(error):
+            return Answer("error", "out of memory", healthy=False)
+        traceback.print_exc()
+        return Answer("error", f"internal error: {type(error).__name__}: {error}", healthy=False)
+
+
+def _verdict(task: Task) -> Answer:
+    from verify.api import decide, prepare
+
+    started = time.monotonic()
+    problem = prepare(task.model, task.specification)
+    found = decide(
+        problem, Deadline(started + task.timeout), started, device=task.device, preset_name=task.preset
+    )
+    return Answer(found.verdict, found.reason, None if found.witness is None else _text(found.witness))
+
+
+def _text(witness: Witness) -> str:
+    """VNN-COMP's form for VNN-LIB 1.0."""
+    from verify.formats.witness import format_competition
+
+    return format_competition(witness.inputs, witness.outputs)
+
+
+def _end_with_parent() -> None:
+    """Ends this process once the one that started it is gone, however that went."""
+    if (parent := multiprocessing.parent_process()) is not None:
+        parent.join()
+        os._exit(1)
+
+
+def serve(pipe: Connection, deciders: Callable[[], Decide]) -> None:
+    """Sends None once ready, then an answer for each task, until the other end is closed."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # ending a suite is the runner's business
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+    os.dup2(2, 1)  # stdout is for results
+    decide = deciders()
+    try:
+        pipe.send(None)
+        while True:
+            pipe.send(decide(pipe.recv()))
+    except (EOFError, BrokenPipeError):
+        return
