@@ -24,7 +24,7 @@ from verify.network.graph import Layer, Network
 from verify.problem import Problem, Witness
 from verify.search.branch_and_bound import Progress, Reporter
 from verify.search.evidence import Writer
-from verify.settings import build_search, choose_device, preset
+from verify.settings import Settings, build_search, choose_device, preset
 from verify.specification import LinfBall, Specification
 from verify.state import Bounds
 
@@ -119,26 +119,29 @@ def prepare(model: Model, specification: Spec, example_input: torch.Tensor | Non
 def verify(
     model: Model, specification: Spec, *, timeout: float | None = None, device: str = "auto", preset_name: str = "default",
     seed: int = 0, example_input: torch.Tensor | None = None, reporter: Reporter | None = None,
-    certificate: str | Path | None = None,
+    certificate: str | Path | None = None, semantics: str = "real", rigorous: bool = True,
 ) -> Result:  # fmt: skip
     """Decides whether the property holds for every input.
 
     model: a path or bytes of an ONNX file, a parsed ONNX model, or a torch.nn.Module (with `example_input`, a tensor of the
     shape it takes). specification: a path of a VNN-LIB file, VNN-LIB text, or a builder. timeout: seconds, loading included.
     certificate: a file for the evidence of `unsat` or `sat`; model and specification are then paths, and `unsat` is only
-    said of what the checker has proved. Raises InputError for bad input and ResourceError where the machine is too small.
+    said of what the checker has proved. semantics: `real`, or `ieee32-any-order` for the network as float32 libraries
+    compute it. rigorous: False takes float32's word for refutations (for timing alone). Raises InputError for bad input
+    and ResourceError where the machine is too small.
     """
     started, deadline = time.monotonic(), Deadline.after(timeout)
     problem = prepare(model, specification, example_input)
-    options = (deadline, started, device, preset_name, seed, reporter)
+    settings = replace(preset(preset_name), semantics=semantics, rigorous=rigorous)
+    options = (deadline, started, settings, device, seed, reporter)
     if certificate is None:
         return decide(problem, *options)
     return certified(problem, Path(certificate), model, specification, *options)
 
 
 def certified(
-    problem: Problem, path: Path, model: Model, specification: Spec, deadline: Deadline, started: float, device: str = "auto",
-    preset_name: str = "default", seed: int = 0, reporter: Reporter | None = None,
+    problem: Problem, path: Path, model: Model, specification: Spec, deadline: Deadline, started: float, settings: Settings,
+    device: str = "auto", seed: int = 0, reporter: Reporter | None = None,
 ) -> Result:  # fmt: skip
     """Decides a prepared problem and writes its certificate, which the checker has proved, or changes the verdict to `unknown`.
 
@@ -146,11 +149,13 @@ def certified(
     """
     from verify.certificates.recording import recording  # with the checker, which others do not need
 
+    if not settings.rigorous:
+        raise InputError("--no-rigorous proves nothing that a certificate could hold; leave one of them out")
     with recording(path, model, specification, problem) as record:
-        result = decide(problem, deadline, started, device, preset_name, seed, reporter, record.writer)
+        result = decide(problem, deadline, started, settings, device, seed, reporter, record.writer)
         failure = None
         if result.verdict == "unsat":
-            failure = record.close_unsat(problem)
+            failure = record.close_unsat(problem, settings.semantics, torch.get_num_threads())
         elif result.witness is not None:
             failure = record.close_sat(problem, result.witness)
     seconds = time.monotonic() - started
@@ -161,16 +166,18 @@ def certified(
 
 
 def decide(
-    problem: Problem, deadline: Deadline, started: float, device: str = "auto", preset_name: str = "default", seed: int = 0,
+    problem: Problem, deadline: Deadline, started: float, settings: Settings | None = None, device: str = "auto", seed: int = 0,
     reporter: Reporter | None = None, writer: Writer | None = None,
 ) -> Result:  # fmt: skip
     """Decides a prepared problem; `started` is where its clock began."""
-    search = build_search(
-        problem, preset(preset_name), choose_device(device), seed, reporter or Silent(), writer
-    )
+    settings = settings or preset("default")
+    search = build_search(problem, settings, choose_device(device), seed, reporter or Silent(), writer)
     outcome = search.run(deadline)
     statistics = {"clauses": problem.clauses, **outcome.progress.statistics()}
-    return Result(outcome.verdict, outcome.reason, time.monotonic() - started, outcome.witness, statistics)
+    reason = outcome.reason
+    if outcome.verdict == "unsat" and not settings.rigorous:
+        reason += ", by float32 bounds that nothing has proved (--no-rigorous)"
+    return Result(outcome.verdict, reason, time.monotonic() - started, outcome.witness, statistics)
 
 
 def bounds(

@@ -7,6 +7,7 @@ import sys
 import time
 import traceback
 from contextlib import ExitStack
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
@@ -44,6 +45,10 @@ Exit codes:
 _METHODS = ("interval", "crown", "dsg", "supergradient", "proximal", "restricted", "lp")
 _MODEL = click.argument("model", type=click.Path(path_type=Path))
 _PROPERTY = click.argument("property_", metavar="PROPERTY", type=click.Path(path_type=Path))
+_SEMANTICS = click.option(
+    "--semantics", type=click.Choice(["real", "ieee32-any-order"]), default="real", show_default=True,
+    help="Of what: the model's real-valued function, or what any library computes of it in float32.",
+)  # fmt: skip
 _DEVICE = click.option("--device", default="auto", show_default=True, help="auto, cpu or cuda.")
 _FORMAT = click.option(
     "--format", "form", type=click.Choice(["text", "json"]), default="text", show_default=True
@@ -75,6 +80,10 @@ def cli() -> None:
     type=click.Path(path_type=Path),
     help="A file for the proof of unsat (or the evidence of sat), as `verify check` reads it.",
 )
+@_SEMANTICS
+@click.option(
+    "--rigorous/--no-rigorous", default=True, help="For timing alone: take float32's word for refutations."
+)
 def run(
     model: Path,
     property_: Path,
@@ -86,6 +95,8 @@ def run(
     quiet: bool,
     log_json: Path | None,
     certificate: Path | None,
+    semantics: str,
+    rigorous: bool,
 ) -> int:
     """Decide PROPERTY for MODEL.
 
@@ -97,6 +108,7 @@ def run(
     from verify.deadline import Deadline
     from verify.reports.log import json_log
     from verify.reports.terminal import terminal
+    from verify.settings import preset as choose_preset
 
     started: float = click.get_current_context().obj or time.monotonic()
     deadline = Deadline() if timeout is None else Deadline(started + timeout)
@@ -104,7 +116,8 @@ def run(
         reporter: Reporter = stack.enter_context(terminal(quiet))
         log = stack.enter_context(json_log(log_json, reporter, started)) if log_json else None
         problem = prepare(model, property_)
-        options = (deadline, started, device, preset, seed, log or reporter)
+        settings = replace(choose_preset(preset), semantics=semantics, rigorous=rigorous)
+        options = (deadline, started, settings, device, seed, log or reporter)
         if certificate is None:
             result = decide(problem, *options)
         else:
@@ -169,13 +182,7 @@ def _as_json(problem: Problem, result: Result) -> dict[str, Any]:
 @click.option(
     "--exact", is_flag=True, help="In rational arithmetic throughout, not only where float64 cannot decide."
 )
-@click.option(
-    "--semantics",
-    type=click.Choice(["real", "ieee32-any-order"]),
-    default="real",
-    show_default=True,
-    help="Of which network: its real-valued function, or as float32 libraries compute it.",
-)
+@_SEMANTICS
 @click.option("--jobs", type=click.IntRange(min=1), default=1, show_default=True, help="Processes.")
 def check(certificate: Path, model: Path, property_: Path, exact: bool, semantics: str, jobs: int) -> int:
     """Prove again what CERTIFICATE says of MODEL and PROPERTY, trusting nothing of the search.

@@ -13,6 +13,8 @@ from verify.bounders.output_constrained import OutputConstrained
 from verify.bounders.restricted import Restricted
 from verify.branchers.fsb import FilteredSmartBranching
 from verify.errors import InputError
+from verify.network.activations.relu import Relu
+from verify.network.graph import Network
 from verify.problem import Problem
 from verify.search.branch_and_bound import BranchAndBound, Reporter
 from verify.search.evidence import Evidence, Writer
@@ -20,6 +22,9 @@ from verify.search.frontier import Frontier
 from verify.search.split_activations import SplitActivations
 from verify.search.split_inputs import SplitInputs
 from verify.search.strategy import Strategy
+
+# The real-valued function of the model's weights, or what any library computes of it in float32
+SEMANTICS = ("real", "ieee32-any-order")
 
 
 @dataclass(frozen=True)
@@ -36,6 +41,8 @@ class Settings:
     unsafe: OutputConstrained | None = OutputConstrained()
     splittable_inputs: int = 16  # at most so many free inputs: split inputs, else activations
     batch_elements: int = 800_000  # variables in one batch of subproblems
+    semantics: str = "real"  # of what is decided: see SEMANTICS
+    rigorous: bool = True  # False, for timing alone: float32's word is taken for a refutation
 
 
 _DEFAULT = Settings()
@@ -71,12 +78,27 @@ def preset(name: str) -> Settings:
     return PRESETS[name]
 
 
+def _deployed(problem: Problem, network: Network, semantics: str) -> Network:
+    """The network with what float32 libraries may round; InputError where that is not known."""
+    if semantics not in SEMANTICS:
+        raise InputError(f"semantics {semantics!r} is not known; there are {', '.join(SEMANTICS)}")
+    curved = {layer.activation.name for layer in network.layers if not isinstance(layer.activation, Relu)}
+    if curved or problem.model.element_type != "float32":
+        what = (
+            f"how libraries compute {', '.join(sorted(curved))}" if curved else "a model that is not float32"
+        )
+        raise InputError(f"--semantics {semantics}: covers float32 networks of ReLUs, not {what}; use real")
+    return replace(network, deployed=True)
+
+
 def build_search(
     problem: Problem, settings: Settings, device: torch.device, seed: int, reporter: Reporter,
     writer: Writer | None = None,
 ) -> BranchAndBound:  # fmt: skip
     """The search for one problem; with a `writer` it tells what a certificate needs."""
     network = problem.model.network.to(device, torch.float64)
+    if settings.semantics != "real":
+        network = _deployed(problem, network, settings.semantics)
     evidence = None if writer is None else Evidence(network, problem.rows, writer)
     if evidence is not None and not evidence.piecewise:  # slopes are stored of ReLUs alone
         settings = replace(settings, unsafe=None, optimised=settings.intermediate)
@@ -94,6 +116,7 @@ def build_search(
             settings.brancher,
             settings.unsafe,
             evidence=evidence,
+            rigorous=settings.rigorous,
         )
     batch = max(16, min(2048, settings.batch_elements // network.variables))
     unit = all(layer.activation.unit_parameters for layer in network.layers)

@@ -347,7 +347,7 @@ class DualProblem:
         if magnitudes is not None:
             account.charge(sweep.input_cotangent, 0)
             self._charge_objective(account, state, magnitudes)
-            bound = bound - (8 * self.network.gamma * account.charged + _UNDERFLOW)
+            bound = bound - (8 * self.network.gamma * account.charged + account.deployed + _UNDERFLOW)
         return Evaluation(sweep.input_cotangent, sweep.supports, bound)
 
     def backward(self, state: DualState) -> Sweep:
@@ -370,8 +370,9 @@ class DualProblem:
                 continue
             node = self.network.nodes[index]
             if isinstance(node.operator, Affine):
-                if account is not None and node.operator.terms > 1:
-                    account.charge(cotangent, index)
+                rounding32 = self.network.rounding32(index)
+                if account is not None and (node.operator.terms > 1 or rounding32):
+                    account.charge(cotangent, index, rounding32)
                 pull(node, cotangent, pending)
                 continue
             layer = self.network.layer_of_node[index]

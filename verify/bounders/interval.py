@@ -27,7 +27,9 @@ def affine_interval(network: Network, index: int, operands: list[Pair]) -> Pair:
     radii = [torch.maximum(upper - c, c - lower) for (lower, upper), c in zip(operands, centres, strict=True)]
     centre, radius = operator.forward(*centres), absolute.forward(*radii)
     sizes = absolute.forward(*(c.abs() + r for c, r in zip(centres, radii, strict=True)))
-    slack = 2 * network.gamma * (sizes + network.bias_sizes[index].reshape(1, *network.nodes[index].shape))
+    slack = (2 * network.gamma + network.rounding32(index)) * (
+        sizes + network.bias_sizes[index].reshape(1, *network.nodes[index].shape)
+    )
     lower, upper = centre - radius - slack, centre + radius + slack
     # infinite operands give NaN: nothing is known then
     return torch.where(lower.isnan(), -torch.inf, lower), torch.where(upper.isnan(), torch.inf, upper)
@@ -95,5 +97,6 @@ def magnitudes(network: Network, bounds: Bounds) -> dict[int, Float[Tensor, " si
             found.append(torch.maximum(low.abs(), high.abs()).amax(0).reshape(1, *node.shape))
         else:
             size = network.absolute[index].forward(*(found[operand] for operand in node.operands))
-            found.append((size + network.bias_sizes[index].reshape(1, *node.shape)) * (1 + 2 * network.gamma))
+            relative = 2 * network.gamma + network.rounding32(index)
+            found.append((size + network.bias_sizes[index].reshape(1, *node.shape)) * (1 + relative))
     return {index: value.flatten() for index, value in enumerate(found)}

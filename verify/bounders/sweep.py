@@ -127,15 +127,19 @@ class Account:
 
     def __init__(self, start: Tensor, magnitudes: dict[int, Tensor] | None) -> None:
         self.bound, self.magnitudes, self.charged = start, magnitudes, torch.zeros_like(start)
+        self.deployed = torch.zeros_like(start)  # what the deployed network may be off by
 
     def add(self, amount: Tensor) -> None:
         """A part of q."""
         self.bound = self.bound + amount
 
-    def charge(self, cotangent: Tensor, node: int) -> None:
+    def charge(self, cotangent: Tensor, node: int, rounding32: float = 0.0) -> None:
         """Charges one cotangent against its node's magnitude."""
         if self.magnitudes is not None:
-            self.charge_size(cotangent.reshape(*self.bound.shape, -1).abs() @ self.magnitudes[node])
+            size = cotangent.reshape(*self.bound.shape, -1).abs() @ self.magnitudes[node]
+            self.charge_size(size)
+            if rounding32:
+                self.deployed = self.deployed + rounding32 * size
 
     def charge_size(self, size: Tensor) -> None:
         """Charges a sum of magnitudes."""

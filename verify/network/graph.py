@@ -52,9 +52,13 @@ class Layer:
 
 @dataclass(frozen=True)
 class Network:
-    """A DAG in topological order; see the head of this file. Tensors are on one device, in one dtype."""
+    """A DAG in topological order; see the head of this file. Tensors are on one device, in one dtype.
+
+    deployed: bounds are to hold not of the real-valued function but of what any library computes of it in float32.
+    """
 
     nodes: tuple[Node, ...]
+    deployed: bool = False
 
     def __post_init__(self) -> None:
         if not self.nodes or self.nodes[0].operator is not None:
@@ -191,6 +195,17 @@ class Network:
             raise ValueError("the network is too wide for rounding errors to be bounded in this precision")
         return rounding / (1 - rounding)
 
+    def rounding32(self, index: int) -> float:
+        """What a deployed network's affine node may be off by, relative to the sizes of its terms; 0 of the real function.
+
+        The terms in any order, and some roundings to spare for the operators that were folded into it.
+        """
+        operator = self.nodes[index].operator
+        if not self.deployed or not isinstance(operator, Affine):
+            return 0.0
+        rounding = (2 * operator.terms + 16) * 2.0**-24
+        return rounding / (1 - rounding)
+
     def to(self, device: torch.device | str, dtype: torch.dtype) -> Network:
         """The network with its tensors on `device`, as `dtype`."""
         target = torch.device(device)
@@ -200,7 +215,8 @@ class Network:
                 if isinstance(node.operator, Affine)
                 else node
                 for node in self.nodes
-            )
+            ),
+            self.deployed,
         )
 
     def apply(self, node: Node, operands: Sequence[Tensor]) -> Tensor:

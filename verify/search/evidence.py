@@ -235,11 +235,11 @@ class BoxRecord:
         self._evidence, self._roots = evidence, roots
 
     def settled(self, bounds: Bounds) -> Bounds:
-        """Pre-activations' bounds on float32's grid, rounded outward."""
-        inputs = self._evidence.network.inputs
-        lower, upper = bounds.lower.clone(), bounds.upper.clone()
-        lower[:, inputs:] = outward(lower[:, inputs:], -torch.inf).to(lower)
-        upper[:, inputs:] = outward(upper[:, inputs:], torch.inf).to(upper)
+        """Pre-activations' bounds on float32's grid, rounded outward, with some slack for who rounds in another way."""
+        inputs = slice(0, self._evidence.network.inputs)
+        slack = 1e-9 * (bounds.upper - bounds.lower)
+        lower, upper = _on_grid(bounds.lower, -slack, -torch.inf), _on_grid(bounds.upper, slack, torch.inf)
+        lower[:, inputs], upper[:, inputs] = bounds.lower[:, inputs], bounds.upper[:, inputs]
         return Bounds(lower, upper)
 
     def rounded(self, state: DualState) -> DualState:
@@ -263,6 +263,12 @@ class BoxRecord:
     ) -> None:
         """Bounds of some neurons of one box, each by slopes of its own."""
         self._evidence.slopes(self._roots[box], layer, problem, state, neurons, low, high)
+
+
+def _on_grid(end: Tensor, slack: Tensor, towards: float) -> Tensor:
+    """Numbers that float32 holds as they are, others further out."""
+    held = end.float().to(end) == end
+    return torch.where(held, end, outward(end + slack.nan_to_num(nan=0.0), towards).to(end))
 
 
 def rounded_slopes(state: DualState) -> DualState:
@@ -290,7 +296,7 @@ def _levels(slopes: Tensor) -> Tensor:
 
 
 def _of_layers(parameters: Tensor, layers: Sequence[Layer]) -> Tensor:
-    return torch.cat([parameters[..., layer.parameters] for layer in layers], -1)
+    return torch.cat([parameters[..., :0], *(parameters[..., layer.parameters] for layer in layers)], -1)
 
 
 def _unstable(bounds: Bounds, layers: Sequence[Layer]) -> Bool[Tensor, "batch size"]:

@@ -83,12 +83,11 @@ def decide(task: Task) -> Answer:
 
 def _verdict(task: Task) -> Answer:
     from verify.api import decide, prepare
+    from verify.settings import preset
 
     started = time.monotonic()
     problem = prepare(task.model, task.specification)
-    found = decide(
-        problem, Deadline(started + task.timeout), started, device=task.device, preset_name=task.preset
-    )
+    found = decide(problem, Deadline(started + task.timeout), started, preset(task.preset), task.device)
     return Answer(found.verdict, found.reason, None if found.witness is None else _text(found.witness))
 
 
