@@ -305,6 +305,54 @@ def info(model: Path, property_: Path | None, form: str) -> int:
     return DECIDED
 
 
+@cli.group()
+def certificate() -> None:
+    """Look into certificates."""
+
+
+@certificate.command()
+@click.argument("certificate_", metavar="CERTIFICATE", type=click.Path(path_type=Path))
+@click.argument("model", required=False, type=click.Path(path_type=Path))
+@click.argument("property_", metavar="[PROPERTY]", required=False, type=click.Path(path_type=Path))
+def show(certificate_: Path, model: Path | None, property_: Path | None) -> int:
+    """Show header, tree and sizes of CERTIFICATE; with its MODEL and PROPERTY also what it proves, and the hardest leaves."""
+    from verify.checker.checking import check as check_certificate
+    from verify.checker.container import read
+    from verify.checker.errors import Refused
+    from verify.checker.showing import describe
+
+    if model is not None and property_ is None:
+        raise click.UsageError("MODEL needs its PROPERTY too")
+    try:
+        click.echo(describe(read(certificate_)))
+        if model is not None and property_ is not None:
+            found = check_certificate(certificate_, model, property_)
+            click.echo(found.sentence)
+            for bound, node in found.summary.hardest if found.summary else []:
+                click.echo(f"node {node}: bound {bound:.6g}")
+    except Refused as problem:
+        raise InputError(f"{certificate_}: {problem}") from None
+    return DECIDED
+
+
+@certificate.command()
+@click.argument("certificate_", metavar="CERTIFICATE", type=click.Path(path_type=Path))
+@_MODEL
+@_PROPERTY
+@click.argument("target", type=click.Path(path_type=Path))
+def trim(certificate_: Path, model: Path, property_: Path, target: Path) -> int:
+    """Write CERTIFICATE to TARGET without the leaves that it does not need."""
+    from verify.certificates.trimming import trim as trim_certificate
+    from verify.checker.errors import NotProved, Refused
+
+    try:
+        gone = trim_certificate(certificate_, model, property_, target)
+    except (NotProved, Refused) as problem:
+        raise InputError(f"{certificate_}: {problem}") from None
+    click.echo(f"{gone} leaves fewer")
+    return DECIDED
+
+
 cli.add_command(suite)
 
 

@@ -150,17 +150,32 @@ def prove_share(
     shares: int = 1,
 ) -> Summary:
     """Takes in all blocks, proves every `shares`-th from `number` on, and checks that the tree is complete."""
-    clauses = Clauses(query, container)
-    tree = Tree.read(container, clauses.roots, network.variables, clauses.box)
-    proof = Proof(network, clauses, tree, arithmetic)
+    proof = _start(container, network, query, arithmetic)
     for block in blocks(container):
-        _take_in(proof, block, block.number % shares == number)
-    tree.check_complete()
+        take_in(proof, block, block.number % shares == number)
+    proof.tree.check_complete()
     proof.summary.in_rationals = proof.bounder.in_rationals
     return proof.summary
 
 
-def _take_in(proof: Proof, block: Block, prove: bool) -> None:
+def _start(container: Container, network: Network, query: Query, arithmetic: Arithmetic) -> Proof:
+    clauses = Clauses(query, container)
+    tree = Tree.read(container, clauses.roots, network.variables, clauses.box)
+    return Proof(network, clauses, tree, arithmetic)
+
+
+def prepare_proof(certificate: Path, model: Path, specification: Path) -> tuple[Container, Proof]:
+    """A proof of `unsat` with nothing taken in yet, for others to work on. Raises Refused."""
+    container = _named(certificate, lambda: read(certificate))
+    onnx, vnnlib = content(model), content(specification)
+    if _check_header(container, digest(onnx), digest(vnnlib)) != "unsat":
+        raise Refused(f"{certificate}: only certificates of unsat can be worked on")
+    arithmetic = Arithmetic(deployed=container.text("semantics") == DEPLOYED)
+    query = read_query(vnnlib.decode("utf-8", "replace"))
+    return container, _start(container, read_model(onnx, model.parent), query, arithmetic)
+
+
+def take_in(proof: Proof, block: Block, prove: bool) -> None:
     """One block, in the order of the file; with `prove` False its claims are taken on trust: another process proves them."""
     cursor = block.cursor()
     try:

@@ -67,7 +67,8 @@ def slopes(proof: Proof, cursor: Cursor, prove: bool) -> None:
     alphas = read_alphas(proof, cursor, bounds, len(places), "<u1", below)
     if prove:
         objective = variables(proof, number, neurons, sides)
-        _prove_claims(proof, number, bounds, objective, claims * sides, alphas, None)
+        sizes = proof.dual.sizes(*proof.bounder.propagated(bounds))
+        _prove_claims(proof, number, bounds, objective, claims * sides, alphas, None, sizes)
     lower, upper = old[0].copy(), old[1].copy()
     np.maximum.at(lower, places[sides > 0], claims[sides > 0])
     np.minimum.at(upper, places[sides < 0], claims[sides < 0])
@@ -89,7 +90,8 @@ def lemma(proof: Proof, cursor: Cursor, prove: bool) -> None:
     alphas = read_alphas(proof, cursor, bounds, 1, "<u1", list(range(len(proof.network.layers))))
     if prove:
         objective = variables(proof, number, neurons, sides, weights, proof.clause(node))
-        _prove_claims(proof, number, bounds, objective, claims * sides, alphas, (cuts, multipliers))
+        sizes = proof.sizes_of(nodes)
+        _prove_claims(proof, number, bounds, objective, claims * sides, alphas, (cuts, multipliers), sizes)
     proof.tree.claim(
         node, places, np.where(sides > 0, claims, -np.inf), np.where(sides < 0, claims, np.inf)
     )  # fmt: skip
@@ -97,10 +99,9 @@ def lemma(proof: Proof, cursor: Cursor, prove: bool) -> None:
 
 def _prove_claims(
     proof: Proof, number: int, bounds: Pair, objective: Objective, needed: Array, alphas: dict[int, Array],
-    cuts: Pair | None,
+    cuts: Pair | None, sizes: dict[int, Array],
 ) -> None:  # fmt: skip
     """Claims of one region's neurons, by slopes."""
-    sizes = proof.dual.sizes(*proof.bounder.propagated(bounds))
     for some in proof.bounder.pieces(len(needed), CHUNK):
         own = {layer: values if values.shape[1] == 1 else values[:, some] for layer, values in alphas.items()}
         rho = proof.bounder.sloped(bounds, own, cuts)

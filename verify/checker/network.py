@@ -11,7 +11,7 @@ from __future__ import annotations
 import itertools
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from fractions import Fraction
@@ -28,6 +28,7 @@ Array: TypeAlias = NDArray[Any]  # float64, or object with rational numbers
 Integers: TypeAlias = NDArray[np.int64]
 Shape: TypeAlias = tuple[int, ...]
 
+_SPREAD_OUT = 1_000_000  # numbers that a convolution spreads its operand out to, at a time
 fmpq: Any = None
 with suppress(ImportError):
     fmpq = import_module("flint").fmpq
@@ -249,29 +250,57 @@ class Convolution(Map):
 
     def _collect(self, x: Array) -> Array:
         """The convolution, from large to small."""
-        image, result = self._channels_last(x, self.large), self._zeros(len(x), self.small)
-        for weight, places, targets in self._taps():
-            part = image[targets]
-            product = part.reshape(self.groups, -1, part.shape[-1]) @ weight
-            result[places] += product.reshape(*part.shape[:-1], -1)
-        return self._flat(result, len(x))
+        return self._in_pieces(x, self._collect_piece)
+
+    def _collect_piece(self, x: Array) -> Array:
+        image = x.reshape(len(x) * self.lead, self.groups, -1, *self.large[1:])
+        columns = zeros((*image.shape[:2], self._taps, image.shape[2], *self.small[1:]), x.dtype)
+        for tap, places, targets in self._joins():
+            columns[:, :, tap][places] = image[targets]
+        return self._matrix_times(self._matrix, columns).reshape(len(x), -1)
 
     def _spread(self, c: Array) -> Array:
         """Its transpose, from small to large."""
-        image, result = self._channels_last(c, self.small), self._zeros(len(c), self.large)
-        for weight, places, targets in self._taps():
-            part = image[places]
-            product = part.reshape(self.groups, -1, part.shape[-1]) @ weight.swapaxes(1, 2)
-            result[targets] += product.reshape(*part.shape[:-1], -1)
-        return self._flat(result, len(c))
+        return self._in_pieces(c, self._spread_piece)
 
-    def _taps(self) -> Iterator[tuple[Array, tuple[slice, ...], tuple[slice, ...]]]:
-        """For every entry of the kernel its matrices [groups, large channels, small channels] (each of one group), and what
-        it joins in `_channels_last` of the small value and of the large one."""
-        kernel = self.weight.shape[2:]
-        weight = self.weight.reshape(self.groups, -1, *self.weight.shape[1:]).swapaxes(1, 2)
-        for offset in itertools.product(*map(range, kernel)):
-            places, targets = [slice(None)] * 2, [slice(None)] * 2
+    def _spread_piece(self, c: Array) -> Array:
+        image = c.reshape(len(c) * self.lead, self.groups, -1, *self.small[1:])
+        flat = self._matrix_times(self._matrix.swapaxes(1, 2), image)
+        columns = flat.reshape(*image.shape[:2], self._taps, -1, *self.small[1:])
+        result = zeros((*image.shape[:2], columns.shape[3], *self.large[1:]), c.dtype)
+        for tap, places, targets in self._joins():
+            result[targets] += columns[:, :, tap][places]
+        return result.reshape(len(c), -1)
+
+    @property
+    def _taps(self) -> int:
+        """The entries of the kernel."""
+        return math.prod(self.weight.shape[2:])
+
+    @cached_property
+    def _matrix(self) -> Array:
+        """The weight as [groups, small channels, taps * large channels] (of one group)."""
+        weight = self.weight.reshape(self.groups, -1, self.weight.shape[1], self._taps).swapaxes(2, 3)
+        return np.ascontiguousarray(weight.reshape(*weight.shape[:2], -1))
+
+    def _matrix_times(self, matrix: Array, image: Array) -> Array:
+        """A matrix for each group times [batch, groups, .., positions]."""
+        product: Array = matrix @ image.reshape(*image.shape[:2], matrix.shape[2], -1)
+        return product
+
+    def _in_pieces(self, x: Array, action: Callable[[Array], Array]) -> Array:
+        """So many rows at a time that what is spread out for the kernel stays small."""
+        row = self.lead * self._taps * self.groups * self.weight.shape[1] * math.prod(self.small[1:])
+        step = max(1, _SPREAD_OUT // row)
+        if len(x) <= step:
+            return action(x)
+        return np.concatenate([action(x[start : start + step]) for start in range(0, len(x), step)])
+
+    def _joins(self) -> Iterator[tuple[int, tuple[slice, ...], tuple[slice, ...]]]:
+        """For every entry of the kernel its number, and what it joins of the small value and of the large one, both
+        [batch, groups, channels, *spatial]."""
+        for tap, offset in enumerate(itertools.product(*map(range, self.weight.shape[2:]))):
+            places, targets = [slice(None)] * 3, [slice(None)] * 3
             for axis, entry in enumerate(offset):
                 stride, shift = self.strides[axis], entry * self.dilations[axis] - self.begins[axis]
                 first = max(0, -(shift // stride))
@@ -280,22 +309,7 @@ class Convolution(Map):
                 start = first * stride + shift
                 places.append(slice(first, stop))
                 targets.append(slice(start, start + (stop - first) * stride, stride))
-            taken = (..., *offset)
-            yield weight[taken], tuple(places), tuple(targets)
-
-    def _channels_last(self, x: Array, shape: Shape) -> Array:
-        """[batch, lead * channels * positions] as [groups, batch * lead, *spatial, channels of one group]."""
-        split = x.reshape(-1, self.groups, shape[0] // self.groups, *shape[1:])
-        return np.moveaxis(split.swapaxes(0, 1), 2, -1)
-
-    def _zeros(self, batch: int, shape: Shape) -> Array:
-        full = (self.groups, batch * self.lead, *shape[1:], shape[0] // self.groups)
-        return zeros(full, self.weight.dtype)
-
-    def _flat(self, image: Array, batch: int) -> Array:
-        """`_channels_last` undone."""
-        flat: Array = np.moveaxis(image, -1, 2).swapaxes(0, 1).reshape(batch, -1)
-        return flat
+            yield tap, tuple(places), tuple(targets)
 
     def absolute(self) -> Map:
         return replace(self, weight=np.abs(self.weight))
