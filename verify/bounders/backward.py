@@ -81,6 +81,7 @@ class IntermediateBounds:
             bounds = self._tighten_layer(
                 network, layer, bounds, open_neurons, deadline, fast or network, enough, record
             )
+            bounds = self._settled(bounds, record, False)  # intervals rest on what is written down
             bounds, _ = interval(network, bounds.lower[:, inputs], bounds.upper[:, inputs], bounds)
             bounds = self._settled(bounds, record, self.ascent is not None)
         return self._settled(bounds, record, self.ascent is None)

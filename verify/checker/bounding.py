@@ -24,8 +24,8 @@ Pair = tuple[Array, Array]
 class Objective:
     """`weights . (C y + E x - d)`, and `aside . z` on an earlier node's values beside it.
 
-    weights: [regions, objectives, rows], none negative. rows: one clause's for each region, or one for all. aside: the node, and
-    coefficients [objectives, size].
+    weights: [regions, objectives, rows], none negative. rows: one clause's for each region, one for all, or none. aside: the
+    node, and coefficients [objectives, size].
     """
 
     weights: Array
@@ -34,12 +34,25 @@ class Objective:
 
     def select(self, regions: Array, objectives: Array) -> Objective:
         """Some objectives of some regions."""
-        rows = self.rows if len(self.rows) == 1 else [self.rows[i] for i in regions.tolist()]
+        rows = self.rows if len(self.rows) < 2 else [self.rows[i] for i in regions.tolist()]
         aside = None if self.aside is None else (self.aside[0], self.aside[1][objectives])
         return Objective(self.weights[regions][:, objectives], rows, aside)
 
     def start(self, dual: Dual, sizes: dict[int, Array]) -> tuple[dict[int, Array], Array, Array]:
         """Coefficients by node, the constant, and how far they may be off; see `Dual.sweep`."""
+        arithmetic = dual.arithmetic
+        start: dict[int, Array] = {}
+        constant = error = arithmetic.array(np.zeros(self.weights.shape[:2]))
+        if self.rows:
+            start, constant, error = self._start_rows(dual, sizes)
+        if self.aside is not None:
+            node, coefficients = self.aside
+            beside = np.broadcast_to(arithmetic.array(coefficients), (*constant.shape, coefficients.shape[1]))
+            start[node] = start[node] + beside if node in start else beside
+        return start, constant, error
+
+    def _start_rows(self, dual: Dual, sizes: dict[int, Array]) -> tuple[dict[int, Array], Array, Array]:
+        """That of the weighted rows."""
         arithmetic, last = dual.arithmetic, len(dual.network.nodes) - 1
         weights = arithmetic.array(self.weights)
         outputs = arithmetic.array(np.stack([rows.outputs for rows in self.rows]))
@@ -54,10 +67,6 @@ class Objective:
             )
             start[0] = weights @ inputs
             size = size + np.abs(inputs) @ sizes[0] if dual.gamma else size
-        if self.aside is not None:
-            node, coefficients = self.aside
-            beside = np.broadcast_to(arithmetic.array(coefficients), (*constant.shape, coefficients.shape[1]))
-            start[node] = start[node] + beside if node in start else beside
         error: Array = dual.gamma * (weights @ size[:, :, None])[..., 0] if dual.gamma else 0 * constant
         return start, constant, error
 
@@ -95,8 +104,10 @@ class Bounder:
         bound = linear.bound(lower[:, None, inputs], upper[:, None, inputs])
         reached = np.asarray((bound > needed if strictly else bound >= needed) & np.isfinite(bound))
         if self._can_be_exact:
-            for region in np.flatnonzero(self._all_exact | ~reached.all(1)).tolist():
-                at, left = np.array([region]), np.flatnonzero(self._all_exact | ~reached[region])
+            # exact values are at most twice the errors charged above: below that there is no hope
+            undecided = self._all_exact | (~reached & ~(bound + 2.5 * linear.error < needed))
+            for region in np.flatnonzero(undecided.any(1)).tolist():
+                at, left = np.array([region]), np.flatnonzero(undecided[region])
                 multipliers = {
                     layer: np.broadcast_to(values, (*reached.shape, values.shape[2]))[at][:, left]
                     for layer, values in declared.items()

@@ -47,11 +47,12 @@ def _prove_box(proof: Proof, claimed: Pair, known: Pair) -> None:
             for some in proof.bounder.pieces(len(neurons), CHUNK):
                 part = _piece(objective, some)
                 _, reached = proof.bounder.reach(
-                    found, part, proof.bounder.default(found), sizes, needed[some][None], False
+                    known, part, proof.bounder.default(known), sizes, needed[some][None], False
                 )
                 _check_reached(reached, number, neurons[some])
-        known[0][0, columns] = np.maximum(found[0][0, columns], claimed[0][columns])
-        known[1][0, columns] = np.minimum(found[1][0, columns], claimed[1][columns])
+        for end in range(2):  # the claims themselves, even where more is known: CROWN's slopes depend on them
+            claims = claimed[end][columns]
+            known[end][0, columns] = np.where(np.isfinite(claims), claims, found[end][0, columns])
         proof.summary.claims += 2 * (columns.stop - columns.start)
 
 
@@ -125,7 +126,7 @@ def variables(
     coefficients = np.zeros((len(neurons), proof.network.nodes[node].size))
     coefficients[np.arange(len(neurons)), neurons] = sides
     if weights is None or rows is None:
-        weights, rows = np.zeros((len(neurons), 1)), Rows.none(proof.network.outputs)
+        return Objective(np.zeros((1, len(neurons), 0)), [], (node, coefficients))
     return Objective(weights[None], [rows], (node, coefficients))
 
 
