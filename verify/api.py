@@ -134,9 +134,20 @@ def verify(
     problem = prepare(model, specification, example_input)
     settings = replace(preset(preset_name), semantics=semantics, rigorous=rigorous)
     options = (deadline, started, settings, device, seed, reporter)
+    check_semantics(settings, certificate)
     if certificate is None:
         return decide(problem, *options)
     return certified(problem, Path(certificate), model, specification, *options)
+
+
+def check_semantics(settings: Settings, certificate: str | Path | None) -> None:
+    """InputError where a claim is asked for that only the checker can make, or none that it could."""
+    if certificate is None and settings.semantics != "real":
+        raise InputError(
+            f"--semantics {settings.semantics} needs --certificate FILE: the checker has the last word on it"
+        )
+    if certificate is not None and not settings.rigorous:
+        raise InputError("--no-rigorous proves nothing that a certificate could hold; leave one of them out")
 
 
 def certified(
@@ -149,8 +160,6 @@ def certified(
     """
     from verify.certificates.recording import recording  # with the checker, which others do not need
 
-    if not settings.rigorous:
-        raise InputError("--no-rigorous proves nothing that a certificate could hold; leave one of them out")
     with recording(path, model, specification, problem) as record:
         result = decide(problem, deadline, started, settings, device, seed, reporter, record.writer)
         failure = None

@@ -104,7 +104,7 @@ def run(
     tensor's name, type and shape and then one value a line, as ONNX Runtime reproduced it.
     """
     import_torch()
-    from verify.api import certified, decide, prepare
+    from verify.api import certified, check_semantics, decide, prepare
     from verify.deadline import Deadline
     from verify.reports.log import json_log
     from verify.reports.terminal import terminal
@@ -117,6 +117,7 @@ def run(
         log = stack.enter_context(json_log(log_json, reporter, started)) if log_json else None
         problem = prepare(model, property_)
         settings = replace(choose_preset(preset), semantics=semantics, rigorous=rigorous)
+        check_semantics(settings, certificate)
         options = (deadline, started, settings, device, seed, log or reporter)
         if certificate is None:
             result = decide(problem, *options)

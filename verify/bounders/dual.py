@@ -43,7 +43,7 @@ from verify.network.affine import Affine
 from verify.network.graph import Layer, Network
 from verify.state import Bounds, Cuts, DualState, Objective
 
-_UNDERFLOW = 1e-290  # what products too small for float64 may lose, of values up to 1e15
+_UNDERFLOW = 1e-200  # what products too small for float64 may lose, of values up to 1e100
 _FIXED = 1e-9  # relative width below which an interval counts as a single value
 
 
@@ -423,13 +423,14 @@ class DualProblem:
             account.charge(self.aside.coefficients, self.aside.node)
         if self.rows == 1 and self.aside is None:
             account.charge(self.objective.coefficients[:, :, 0], self.node)
+            sizes = self.objective.thresholds.abs()
         else:
-            sizes = self.objective.coefficients.abs() @ magnitudes[self.node]
-            account.charge_size((state.row_weights * sizes).sum(2))
+            sizes = (
+                self.objective.thresholds.abs() + self.objective.coefficients.abs() @ magnitudes[self.node]
+            )
         if self.objective.input_coefficients.shape[3]:
-            sizes = self.objective.input_coefficients.abs() @ magnitudes[0]
-            account.charge_size((state.row_weights * sizes).sum(2))
-        account.charge_size((state.row_weights * self.objective.thresholds.abs()).sum(2))
+            sizes = sizes + self.objective.input_coefficients.abs() @ magnitudes[0]
+        account.charge_size((1 + self.rows / 64) * (state.row_weights * sizes).sum(2))
 
     def input_minimiser(self, t0: Float[Tensor, "batch objectives inputs"]) -> Tensor:
         """The corner of the input box where its part of the Lagrangian has its minimum."""

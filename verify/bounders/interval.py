@@ -17,6 +17,13 @@ from verify.network.graph import Network
 from verify.state import Bounds, Objective
 
 Pair = tuple[Tensor, Tensor]
+_SMALL = 1e-290  # sums of larger terms lose no more to underflow than to rounding
+_LARGEST32 = 2.0**127
+
+
+def _underflow(network: Network, index: int, sizes: Tensor) -> Tensor:
+    """What products too small for float64 may lose: something only where all terms are tiny and not all are 0."""
+    return _SMALL * (sizes < _SMALL) * network.weighted[index].reshape(1, *network.nodes[index].shape)
 
 
 def affine_interval(network: Network, index: int, operands: list[Pair]) -> Pair:
@@ -27,9 +34,8 @@ def affine_interval(network: Network, index: int, operands: list[Pair]) -> Pair:
     radii = [torch.maximum(upper - c, c - lower) for (lower, upper), c in zip(operands, centres, strict=True)]
     centre, radius = operator.forward(*centres), absolute.forward(*radii)
     sizes = absolute.forward(*(c.abs() + r for c, r in zip(centres, radii, strict=True)))
-    slack = (2 * network.gamma + network.rounding32(index)) * (
-        sizes + network.bias_sizes[index].reshape(1, *network.nodes[index].shape)
-    )
+    sizes = sizes + network.bias_sizes[index].reshape(1, *network.nodes[index].shape)
+    slack = (2 * network.gamma + network.rounding32(index)) * sizes + _underflow(network, index, sizes)
     lower, upper = centre - radius - slack, centre + radius + slack
     # infinite operands give NaN: nothing is known then
     return torch.where(lower.isnan(), -torch.inf, lower), torch.where(upper.isnan(), torch.inf, upper)
@@ -98,5 +104,9 @@ def magnitudes(network: Network, bounds: Bounds) -> dict[int, Float[Tensor, " si
         else:
             size = network.absolute[index].forward(*(found[operand] for operand in node.operands))
             relative = 2 * network.gamma + network.rounding32(index)
-            found.append((size + network.bias_sizes[index].reshape(1, *node.shape)) * (1 + relative))
+            size = size + network.bias_sizes[index].reshape(1, *node.shape)
+            size = size * (1 + relative) + _underflow(network, index, size)
+            if network.deployed:  # beyond that float32 may overflow, and nothing is known
+                size = torch.where(size < _LARGEST32, size, torch.inf)
+            found.append(size)
     return {index: value.flatten() for index, value in enumerate(found)}

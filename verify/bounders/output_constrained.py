@@ -102,8 +102,12 @@ def _bound(
     problem: DualProblem, state: DualState, layer: Layer, neurons: Int[Tensor, "batch count"], weights: Tensor,
     magnitudes: dict[int, Tensor],
 ) -> tuple[Tensor, Tensor]:  # fmt: skip
-    """Both ends of each neuron, [batch, count]; infinite where nothing is known."""
+    """Both ends of each neuron, [batch, count]; infinite where nothing is known.
+
+    The cuts' multipliers belong to the rows, so they go with the rows' weights.
+    """
     wide = DualState(*(part.expand(-1, 2 * neurons.shape[1], -1) for part in vars(state).values()))
+    wide = replace(wide, cut_multipliers=wide.cut_multipliers * weights.sum(2, keepdim=True))
     beside = _beside(problem, layer, neurons)
     found = beside.evaluate(beside.clamp(replace(wide, row_weights=weights)), magnitudes).bound
     low, high = torch.where(found.isfinite(), found, -torch.inf).chunk(2, dim=1)

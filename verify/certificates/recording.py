@@ -59,6 +59,8 @@ def recording(path: Path, model: object, specification: object, problem: Problem
     if not isinstance(model, str | Path) or not isinstance(specification, str | Path):
         raise InputError("a certificate speaks of the bytes of two files: give model and property as paths")
     model, specification = Path(model), Path(specification)
+    if path.is_dir():
+        raise InputError(f"--certificate {path}: is a folder; name a file in it")
     _check_readable(model, problem)
     with CertificateWriter(path) as writer:
         yield Recording(path, model, specification, writer)
@@ -67,7 +69,7 @@ def recording(path: Path, model: object, specification: object, problem: Problem
 def _check_readable(model: Path, problem: Problem) -> None:
     """InputError unless the checker reads the same network from the file: as many variables, in the same layers."""
     try:
-        network = read_model(content(model), model.parent)
+        network = read_model(content(model))
     except Refused as problem_found:
         raise InputError(
             f"--certificate: the checker does not read {model}: {problem_found}"

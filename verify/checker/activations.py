@@ -20,6 +20,10 @@ Parameters = tuple[Any, ...]
 PIECEWISE = ("relu", "leaky", "clip", "abs")
 EXACT = (*PIECEWISE, "product", "square", "reciprocal")  # sigmoid and tanh have no rational values
 _ULPS = 16 * 2.0**-53  # what an elementary function of numpy may be off by, generously
+_FLATTEST = (
+    1e-300  # slopes below it are those of points so far out that the function moves by less than `_SMALL`
+)
+_SMALL = 2.0**-490
 _TANGENTS = 9
 
 
@@ -53,8 +57,8 @@ def interval(kind: str, parameters: Parameters, lower: Array, upper: Array) -> t
     low, high = values.min(0), values.max(0)
     if lower.dtype == object:
         return low, high
-    slack = 0.0 if kind in ("relu", "abs", "clip") else _ULPS
-    low, high = low - slack * np.abs(low), high + slack * np.abs(high)
+    if kind not in ("relu", "abs", "clip"):
+        low, high = low - (_ULPS * np.abs(low) + _SMALL), high + (_ULPS * np.abs(high) + _SMALL)
     unknown = np.isnan(low) | np.isnan(high)
     return np.where(unknown, -np.inf, low), np.where(unknown, np.inf, high)
 
@@ -87,7 +91,8 @@ def minimum(kind: str, parameters: Parameters, t: Array, rho: Array, lower: Arra
     points += [within(z, lower, upper) for z in _stationary(kind, t, rho, lower, upper)]
     if kind == "reciprocal":
         points = [_unless_zero(z, lower, upper) for z in points]
-    return _least(t * apply(kind, parameters, z) - rho * z for z in points)
+    least = _least(t * apply(kind, parameters, z) - rho * z for z in points)
+    return least if kind in PIECEWISE or t.dtype == object else least - _SMALL * np.abs(t)
 
 
 def _least(values: Iterator[Array]) -> Array:
@@ -123,11 +128,11 @@ def _stationary(kind: str, t: Array, rho: Array, lower: Array, upper: Array) -> 
         if kind == "reciprocal":
             root = np.sqrt(np.maximum(-1 / np.where(ratio == 0, 1.0, ratio), 0.0))
         elif kind == "sigmoid":
-            slope = np.clip(ratio, 1e-30, 0.25)
+            slope = np.clip(ratio, _FLATTEST, 0.25)
             small = 2 * slope / (1 + np.sqrt(np.maximum(1 - 4 * slope, 0.0)))
             root = np.log1p(-small) - np.log(small)
         else:
-            slope = np.clip(ratio, 1e-30, 1.0)
+            slope = np.clip(ratio, _FLATTEST, 1.0)
             value = np.sqrt(1 - slope)
             root = 0.5 * (np.log1p(value) - np.log(slope / (1 + value)))
     return [root, -root]

@@ -67,7 +67,8 @@ class Objective:
             )
             start[0] = weights @ inputs
             size = size + np.abs(inputs) @ sizes[0] if dual.gamma else size
-        error: Array = dual.gamma * (weights @ size[:, :, None])[..., 0] if dual.gamma else 0 * constant
+        gamma = dual.gamma * (1 + weights.shape[2] / 64)  # which counts on 64 terms to spare
+        error: Array = gamma * (weights @ size[:, :, None])[..., 0] if dual.gamma else 0 * constant
         return start, constant, error
 
 
@@ -121,6 +122,11 @@ class Bounder:
 
     def _in_rationals(self, bounds: Pair, objective: Objective, declared: dict[int, Array]) -> Array | None:
         """The bounds of one region's objectives; None where a number that it takes is not finite."""
+        needed = np.zeros(self.network.variables, dtype=bool)
+        needed[: self.network.inputs] = True
+        for layer in declared:
+            needed[self.network.layers[layer].variables] = True
+        bounds = np.where(needed, bounds[0], 0.0), np.where(needed, bounds[1], 0.0)
         if not all(np.isfinite(values).all() for values in (*bounds, *declared.values())):
             return None
         if self._exact is None:
@@ -153,7 +159,8 @@ class Bounder:
         return rho
 
     def sloped(self, bounds: Pair, alphas: dict[int, Array], cuts: Pair | None = None) -> Rho:
-        """Given slopes of ReLUs times cotangents, plus the multipliers of cuts (variables and values, [regions, depth])."""
+        """Given slopes of ReLUs times cotangents, plus the multipliers of cuts (variables [regions, depth], values the same for
+        all objectives or [regions, objectives, depth])."""
         lower, upper = bounds
         default = self.default(bounds)
 
@@ -180,4 +187,5 @@ def add_cuts(rho: Array, columns: slice, variables: Array, multipliers: Array) -
     row, place = np.nonzero((variables >= columns.start) & (variables < columns.stop))
     neurons = variables[row, place] - columns.start
     for objective in range(rho.shape[1]):
-        np.add.at(rho[:, objective], (row, neurons), multipliers[row, place])
+        own = multipliers if multipliers.ndim == 2 else multipliers[:, objective]
+        np.add.at(rho[:, objective], (row, neurons), own[row, place])

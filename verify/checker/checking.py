@@ -77,7 +77,7 @@ def check(
     """Checks a certificate against the bytes of model and property. Raises Refused where one of the files is unreadable."""
     container = _named(certificate, lambda: read(certificate))
     onnx, vnnlib = content(model), content(specification)
-    network = _named(model, lambda: read_model(onnx, model.parent))
+    network = _named(model, lambda: read_model(onnx))
     query = _named(specification, lambda: read_query(vnnlib.decode("utf-8", "replace")))
     if (query.inputs, query.outputs) != (network.inputs, network.outputs):
         raise Refused(
@@ -96,7 +96,7 @@ def check(
         summary = _prove(certificate, container, network, query, arithmetic, jobs)
     except (NotProved, Refused, ArithmeticError, ValueError, IndexError, MemoryError) as problem:
         return Checked(False, f"not proved: {problem}")
-    return Checked(True, _sentence(summary, container, semantics, exact), "unsat", summary)
+    return Checked(True, _sentence(summary, container, semantics), "unsat", summary)
 
 
 def _named(path: Path, action: Callable[[], T]) -> T:
@@ -172,7 +172,7 @@ def prepare_proof(certificate: Path, model: Path, specification: Path) -> tuple[
         raise Refused(f"{certificate}: only certificates of unsat can be worked on")
     arithmetic = Arithmetic(deployed=container.text("semantics") == DEPLOYED)
     query = read_query(vnnlib.decode("utf-8", "replace"))
-    return container, _start(container, read_model(onnx, model.parent), query, arithmetic)
+    return container, _start(container, read_model(onnx), query, arithmetic)
 
 
 def take_in(proof: Proof, block: Block, prove: bool) -> None:
@@ -186,11 +186,11 @@ def take_in(proof: Proof, block: Block, prove: bool) -> None:
         raise type(problem)(f"block {block.number} ({block.kind}): {problem}") from problem
 
 
-def _sentence(summary: Summary, container: Container, semantics: str, exact: bool) -> str:
+def _sentence(summary: Summary, container: Container, semantics: str) -> str:
     files = f"model {container.text('onnx_sha256')[:16]}.., property {container.text('vnnlib_sha256')[:16]}.."
-    tier = "exact rational arithmetic" if exact else "float64 with rounding errors charged"
-    if summary.in_rationals and not exact:
-        tier += f" ({summary.in_rationals} bounds in exact rational arithmetic)"
+    tier = "float64 with rounding errors charged"
+    if summary.in_rationals:
+        tier = f"{summary.in_rationals} bounds in exact rational arithmetic, the others in {tier}"
     margin = f", smallest bound {summary.margin:.3g}" if summary.margin < float("inf") else ""
     return (
         f"proved: no input violates the property ({files}), for {_SPEAKS_OF[semantics]}: "

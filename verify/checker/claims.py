@@ -92,7 +92,8 @@ def lemma(proof: Proof, cursor: Cursor, prove: bool) -> None:
     if prove:
         objective = variables(proof, number, neurons, sides, weights, proof.clause(node))
         sizes = proof.sizes_of(nodes)
-        _prove_claims(proof, number, bounds, objective, claims * sides, alphas, (cuts, multipliers), sizes)
+        scaled = multipliers[:, None] * weights.sum(1)[None, :, None]
+        _prove_claims(proof, number, bounds, objective, claims * sides, alphas, (cuts, scaled), sizes)
     proof.tree.claim(
         node, places, np.where(sides > 0, claims, -np.inf), np.where(sides < 0, claims, np.inf)
     )  # fmt: skip
@@ -105,7 +106,7 @@ def _prove_claims(
     """Claims of one region's neurons, by slopes."""
     for some in proof.bounder.pieces(len(needed), CHUNK):
         own = {layer: values if values.shape[1] == 1 else values[:, some] for layer, values in alphas.items()}
-        rho = proof.bounder.sloped(bounds, own, cuts)
+        rho = proof.bounder.sloped(bounds, own, None if cuts is None else (cuts[0], cuts[1][:, some]))
         _, reached = proof.bounder.reach(
             bounds, _piece(objective, some), rho, sizes, needed[some][None], False
         )

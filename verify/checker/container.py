@@ -83,12 +83,17 @@ def _tensors(header: dict[str, Any], data: NDArray[np.uint8]) -> dict[str, NDArr
             kind, shape = np.dtype(_TYPES[entry["dtype"]]), tuple(entry["shape"])
             start, stop = entry["data_offsets"]
             whole = all(type(n) is int and n >= 0 for n in (*shape, start, stop))
-            fits = whole and start == at and stop - start == kind.itemsize * math.prod(shape)
+            fits = (
+                whole and len(shape) < 8 and start == at and stop - start == kind.itemsize * math.prod(shape)
+            )
         except (KeyError, TypeError, ValueError) as error:
             raise Refused(f"the header's entry {name!r} is damaged") from error
         if not fits or stop > len(data):
             raise Refused(f"tensor {name!r} does not fit its place, or the file is cut short")
-        found[name] = data[start:stop].view(kind).reshape(shape)
+        try:
+            found[name] = data[start:stop].view(kind).reshape(shape)
+        except (ValueError, OverflowError) as error:
+            raise Refused(f"tensor {name!r} has a shape that is no array's") from error
         at = stop
     if at != len(data):
         raise Refused("there are bytes behind the last tensor")

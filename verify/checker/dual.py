@@ -30,6 +30,8 @@ Array = NDArray[Any]
 Rho = Callable[[int, Array], Array]  # from the layer's number and t
 _UNIT, _UNIT32 = 2.0**-53, 2.0**-24
 _UNDERFLOW = 2.0**-1000  # what all float64 products that underflow may lose, of values of size 1
+_SMALL = 2.0**-960  # sums of larger terms lose no more to underflow than to rounding
+_LARGEST32 = 2.0**127
 _TINY32 = 2.0**-126  # what a product or sum that underflows may lose
 
 
@@ -70,6 +72,8 @@ class Dual:
 
     def __init__(self, network: Network, arithmetic: Arithmetic) -> None:
         self.network, self.arithmetic = network, arithmetic
+        if arithmetic.deployed and network.folded:
+            raise Refused("the model computes constants from constants, and float32 may round there")
         self.maps, self.absolute, self.biases = {}, {}, {}
         for index, node in enumerate(network.nodes):
             if isinstance(node, Affine):
@@ -84,6 +88,9 @@ class Dual:
         self.gamma = 0.0 if arithmetic.exact else 4 * _gamma(count, _UNIT)
         self._layer_of = {layer.node: number for number, layer in enumerate(network.layers)}
         self._ancestors = _ancestors(network)
+        self._weighted: dict[
+            int, Array
+        ] = {}  # of affine nodes: which entries have a coefficient other than 0
 
     @property
     def needs_sizes(self) -> bool:
@@ -105,7 +112,7 @@ class Dual:
         )
         if not self.arithmetic.deployed or moved:
             return self._number(relative), self._number(0.0)
-        count = sum(linear.terms for linear, _ in maps) + len(maps) + 1
+        count = sum(linear.terms for linear, _ in maps) + len(maps) + 8
         return self._number(relative + _gamma(count, _UNIT32)), self._number(count * _TINY32)
 
     # intervals
@@ -138,6 +145,15 @@ class Dual:
         lowers, uppers = zip(*found, strict=True)
         return (np.concatenate(lowers, 1), np.concatenate(uppers, 1)), values
 
+    def _underflow(self, index: int, size: Any) -> Any:
+        """What products too small for float64 may lose: something only where all terms are tiny and not all are 0."""
+        if self.arithmetic.exact:
+            return 0
+        if index not in self._weighted:
+            ones = (linear.forward(np.ones((1, linear.sources))) for linear, _ in self.absolute[index])
+            self._weighted[index] = sum(ones, np.abs(self.biases[index])[None]) > 0
+        return np.where(self._weighted[index] & (size < _SMALL), _SMALL, 0.0)
+
     def _outputs(self, node: Activation, low: Array, high: Array) -> tuple[Array, Array]:
         """An activation's outputs on boxes; the deployed one's may round a product."""
         low, high = interval(node.kind, node.parameters, low, high)
@@ -161,7 +177,9 @@ class Dual:
                 radius = radius + absolute.forward(spread)
                 size = size + absolute.forward(np.abs(middle) + spread)
             relative, absolute = self._errors(index)
-            slack = relative * size + absolute
+            slack = relative * size + absolute + self._underflow(index, size)
+            if self.arithmetic.deployed:  # beyond that float32 may overflow, and nothing is known
+                slack = np.where(size < _LARGEST32, slack, np.inf)
             low, high = centre - radius - slack, centre + radius + slack
         if self.arithmetic.exact:
             return low, high
@@ -179,7 +197,9 @@ class Dual:
                 for linear, operand in self.absolute[index]:
                     size = size + linear.forward(found[operand][None])
                 relative, absolute = self._errors(index)
-                found[index] = (size * (1 + relative) + absolute)[0]
+                found[index] = (size * (1 + relative) + absolute + self._underflow(index, size))[0]
+                if self.arithmetic.deployed:
+                    found[index] = np.where(found[index] < _LARGEST32, found[index], np.inf)
                 continue
             columns = slice(0, self.network.inputs)
             if isinstance(node, Activation):

@@ -83,7 +83,10 @@ def empty(proof: Proof, cursor: Cursor, prove: bool) -> None:
     nodes = proof.nodes(cursor)
     for rows in proof.rows_at_once(len(nodes) if prove else 0):
         nothing = np.full(len(nodes[rows]), -np.inf)
-        proof.closed(nodes[rows], nothing, nothing > 0, proof.tree.regions(nodes[rows]))
+        bounds = proof.tree.regions(nodes[rows])
+        if np.all(bounds[0] <= bounds[1], axis=1).any():
+            bounds = proof.bounder.propagated(bounds)
+        proof.closed(nodes[rows], nothing, nothing > 0, bounds)
 
 
 def _prove(

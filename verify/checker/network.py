@@ -483,6 +483,7 @@ class Network:
     """The nodes in an order in which operands come first; sizes are checked."""
 
     nodes: tuple[Node, ...]
+    folded: bool = False  # whether constants of the model were computed from others, which float32 may round
 
     def __post_init__(self) -> None:
         for place, node in enumerate(self.nodes):
@@ -535,7 +536,9 @@ class Network:
     @cached_property
     def exact(self) -> Network:
         """The network with rational coefficients."""
-        return Network(tuple(node.exact() if isinstance(node, Affine) else node for node in self.nodes))
+        return Network(
+            tuple(node.exact() if isinstance(node, Affine) else node for node in self.nodes), self.folded
+        )
 
     def values(self, x: Array) -> list[Array]:
         """The values of all nodes at inputs x ([batch, inputs]): exact where x is of dtype object, else in float64."""

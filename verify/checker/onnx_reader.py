@@ -115,6 +115,7 @@ class Builder:
 
     def __init__(self, shape: Shape) -> None:
         self.nodes: list[Node] = [Input(math.prod(shape), shape)]
+        self.folded = False  # whether numbers of the model were computed with, exactly
         self.input = Value(0, shape)
 
     def affine(self, parts: Sequence[tuple[Map, Value]], shape: Shape, bias: Array | None = None) -> Value:
@@ -176,6 +177,7 @@ class Builder:
             elif (bias == 0).all():
                 bias = sign * real(operand)
             else:
+                self.folded = True
                 bias = simplest(fractions(bias) + sign * fractions(real(operand)))
         if len(parts) == 1 and isinstance(parts[0][0], Identity) and (bias == 0).all():
             return parts[0][1]
@@ -235,7 +237,7 @@ class Builder:
             if place in needed:
                 needed.update(operands_of(self.nodes[place]))
         number = {old: new for new, old in enumerate(sorted(needed))}
-        return Network(tuple(renumbered(self.nodes[place], number) for place in number))
+        return Network(tuple(renumbered(self.nodes[place], number) for place in number), self.folded)
 
 
 def operands_of(node: Node) -> list[int]:
@@ -1014,6 +1016,7 @@ def computed(call: Call) -> Result:
         )
     if any(operand.dtype != np.float64 for operand in operands):
         raise Refused("arithmetic with truth values")
+    call.builder.folded = True
     return exactly(result)
 
 

@@ -30,6 +30,8 @@ def check_witness(container: Container, network: Network, query: Query, onnx: by
     point, moved = _in_box(query, inputs)
     real = _violates(network, query, point)
     outputs = _run(onnx, container.text("element_type"), inputs)
+    if outputs is not None and not np.isfinite(outputs).all():
+        raise NotProved("ONNX Runtime's outputs are not finite")
     stored = _floats(container, "outputs", query.outputs)
     in_runtime = None if outputs is None else query.violated(point, [Fraction(value) for value in outputs])
     same = outputs == stored
@@ -79,7 +81,7 @@ def _violates(network: Network, query: Query, point: list[Fraction]) -> bool:
     low, high = (x, x) if exact else (np.nextafter(x, -np.inf), np.nextafter(x, np.inf))
     _, values = dual.node_intervals(low, high)
     lower, upper = ([_fraction(value) for value in end[0].tolist()] for end in values[-1])
-    if exact:
+    if lower == upper:
         return query.violated(point, lower)
     return any(
         all(low <= value <= high for value, low, high in zip(point, clause.lower, clause.upper, strict=True))
@@ -109,10 +111,15 @@ def _run(onnx: bytes, element_type: str, inputs: list[float]) -> list[float] | N
         return None
     if element_type not in ("float32", "float64"):
         raise Refused(f"element type {element_type!r} is not known")
+    x = np.array(inputs, dtype=element_type)
+    if x.tolist() != inputs:
+        raise Refused(f"the inputs are no numbers of type {element_type}")
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 4
-    session = onnxruntime.InferenceSession(onnx, options, providers=["CPUExecutionProvider"])
-    told = session.get_inputs()[0]
-    shape = [size if isinstance(size, int) else 1 for size in told.shape]
-    x = np.array(inputs, dtype=element_type).reshape(shape)
-    return [float(value) for value in np.ravel(session.run(None, {told.name: x})[0])]
+    try:
+        session = onnxruntime.InferenceSession(onnx, options, providers=["CPUExecutionProvider"])
+        told = session.get_inputs()[0]
+        shape = [size if isinstance(size, int) else 1 for size in told.shape]
+        return [float(value) for value in np.ravel(session.run(None, {told.name: x.reshape(shape)})[0])]
+    except Exception as error:  # whatever the runtime has against the model or the element type
+        raise Refused(f"ONNX Runtime does not run the model on these inputs ({error})") from error

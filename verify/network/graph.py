@@ -153,6 +153,18 @@ class Network:
         return {i: zero.flatten() for i, zero in enumerate(zeros)}
 
     @cached_property
+    def weighted(self) -> dict[int, Float[Tensor, " size"]]:
+        """For every affine node which entries have a coefficient other than 0 (1), flattened."""
+        found = {}
+        for index, operator in self.absolute.items():
+            ones = [
+                torch.ones(1, *self.nodes[i].shape, dtype=self.dtype, device=self.device)
+                for i in self.nodes[index].operands
+            ]
+            found[index] = operator.forward(*ones).flatten().sign()
+        return found
+
+    @cached_property
     def bias_sizes(self) -> dict[int, Float[Tensor, " size"]]:
         """For every affine node the sizes of the terms its bias is made of, flattened: what rounding is charged by."""
         found = {}

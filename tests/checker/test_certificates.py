@@ -1,0 +1,464 @@
+"""Certificates end to end: what a search refutes its certificate proves, of every kind of network, property and bounder.
+
+Also the other way round: what the certificates say of a violated property is refused, and `sat` needs a real witness.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from decimal import Decimal
+from fractions import Fraction
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnxruntime
+import pytest
+from make_data import FAMILIES, HERE, Files, Parts, hidden, network, placed, searched
+from nets import property_text, relu_model, row_text
+
+from verify.api import prepare
+from verify.bounders.ascent import Bounder
+from verify.bounders.decoupled import Dvijotham, SupergradientAscent
+from verify.bounders.dual import DualProblem
+from verify.bounders.interval import interval, magnitudes
+from verify.bounders.linear_program import LinearProgram
+from verify.bounders.proximal import Proximal
+from verify.bounders.restricted import Restricted
+from verify.certificates.recording import recording
+from verify.checker.checking import DEPLOYED, Checked
+from verify.checker.errors import Refused
+from verify.search.evidence import Evidence
+from verify.search.strategy import fresh
+
+Array = np.ndarray[Any, Any]
+PIECEWISE = ("relu", "convolution", "residual", "maximum")
+
+
+def outputs_of(files: Files, count: int, lower: list[float], upper: list[float]) -> tuple[Array, Array]:
+    """Random inputs, corners among them, and the outputs ONNX Runtime computes."""
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = 1
+    session = onnxruntime.InferenceSession(files.model, options, providers=["CPUExecutionProvider"])
+    given = session.get_inputs()[0]
+    share = np.random.default_rng(0).random((count, len(lower)))
+    share[: count // 2] = share[: count // 2].round()
+    x = (np.array(lower) + (np.array(upper) - np.array(lower)) * share).astype(np.float32)
+    y = [session.run(None, {given.name: row.reshape(given.shape)})[0].ravel() for row in x]
+    return x, np.stack(y).astype(float)
+
+
+def conjunction(rows: Array, thresholds: Array) -> str:
+    return f"(and {' '.join(row_text(row, limit) for row, limit in zip(rows, thresholds, strict=True))})"
+
+
+def out_of_reach(rows: Array, y: Array, spare: float) -> Array:
+    """Thresholds such that the rows never hold together at the samples, by a share of the spread."""
+    values = y @ rows.T
+    middle = np.quantile(values, 0.3, axis=0)
+    worst = (values - middle).max(1)
+    return np.asarray(np.round(middle + worst.min() - spare * (worst.max() - worst.min()), 6))
+
+
+def boxes_of(count: int, inputs: int) -> list[tuple[list[float], list[float]]]:
+    """Boxes side by side."""
+    return [([-1.0 + i] + [-0.5] * (inputs - 1), [0.0 + i] + [0.5] * (inputs - 1)) for i in range(count)]
+
+
+def property_of(files: Files, form: str, seed: int, inputs: int, outputs: int) -> None:
+    """Writes a property of the form that holds at all samples with something to spare."""
+    random = np.random.default_rng(seed)
+    lower, upper = [-0.5] * inputs, [0.5] * inputs
+    rows = np.round(random.standard_normal((3, outputs)), 2)
+    _, y = outputs_of(files, 400, lower, upper)
+    if form == "row":
+        unsafe = conjunction(rows[:1], out_of_reach(rows[:1], y, 0.08))
+    elif form == "conjunction":
+        unsafe = conjunction(rows[:2], out_of_reach(rows[:2], y, 0.25))
+    elif form == "disjunction":
+        parts = [conjunction(rows[i : i + 1], out_of_reach(rows[i : i + 1], y, 0.1)) for i in range(3)]
+        parts.append(conjunction(rows[:2], out_of_reach(rows[:2], y, 0.3)))
+        unsafe = f"(or {' '.join(parts)})"
+    elif form == "inputs":  # y0 - x0 below its least value
+        x, y = outputs_of(files, 400, lower, upper)
+        least = (y[:, 0] - x[:, 0]).min() - 0.1 * np.ptp(y[:, 0] - x[:, 0])
+        unsafe = f"(and (<= (- Y_0 X_0) {round(float(least), 6)}) (<= X_1 (+ X_0 0.5)))"
+    else:
+        parts = []
+        for low, high in boxes_of(2, inputs):
+            _, y = outputs_of(files, 400, low, high)
+            limit = out_of_reach(rows[:1], y, 0.1)
+            box = " ".join(f"(>= X_{i} {a}) (<= X_{i} {b})" for i, (a, b) in enumerate(zip(low, high, strict=True)))  # fmt: skip
+            parts.append(f"(and {box} {row_text(rows[0], limit[0])})")
+        declared = property_text(lower, upper, outputs, "true").split("(assert")[0]
+        files.property.write_text(f"{declared}(assert (or {' '.join(parts)}))\n")
+        return
+    files.property.write_text(property_text(lower, upper, outputs, unsafe))
+
+
+FORMS = ("row", "conjunction", "disjunction", "inputs", "boxes")
+
+
+@pytest.mark.parametrize("splits", ["inputs", "activations"])
+@pytest.mark.parametrize("family", FAMILIES)
+def test_what_is_refuted_is_proved(family: str, splits: str, tmp_path: Path) -> None:
+    """Every form of property; most are refuted. In rationals, too, where there are such."""
+    proved = 0
+    for number, form in enumerate(FORMS):
+        folder = tmp_path / form
+        folder.mkdir()
+        files = placed(folder, network(family, number), "")
+        property_of(files, form, number, 3, 3)
+        verdict, failure = searched(files, splits, seconds=4.0)
+        assert failure is None, (form, failure)
+        if verdict == "timeout":
+            assert not files.certificate.exists()
+            continue
+        assert verdict in ("unsat", "sat")
+        found = files.check()
+        assert (found.proved, found.verdict) == (True, verdict), found.sentence
+        proved += verdict == "unsat"
+        if verdict == "unsat" and form in ("row", "boxes"):
+            exact = files.check(exact=True)
+            assert exact.proved, exact.sentence
+            if family in PIECEWISE and splits == "activations":
+                assert exact.summary is not None and exact.summary.in_rationals
+    assert proved >= 3
+
+
+@pytest.mark.parametrize("splits", ["inputs", "activations"])
+def test_deep_trees_in_several_processes(splits: str, tmp_path: Path) -> None:
+    """A bound that needs many splits; all workers together say what one says."""
+    files = placed(tmp_path, hidden(5), "")
+    lower, upper = [-1.0] * 4, [1.0] * 4
+    _, y = outputs_of(files, 4000, lower, upper)
+    threshold = float(y.min() - 0.12 * np.ptp(y))
+    files.property.write_text(property_text(lower, upper, 1, f"(<= Y_0 {threshold})"))
+    assert searched(files, splits) == ("unsat", None)
+    parts = Parts.read(files.certificate)
+    assert len(parts.tensors["split.node"]) > 3
+    found = [files.check(jobs=jobs) for jobs in (1, 2)]
+    assert found[0] == found[1]
+    assert found[0].proved and found[0].summary is not None
+    assert found[0].summary.leaves == len(parts.tensors["split.node"]) + 1
+    parts.blocks = parts.blocks[:-1]
+    parts.write(files.certificate)
+    assert not files.check(jobs=2).proved
+
+
+def test_every_share_proves_its_own(tmp_path: Path) -> None:
+    """A block that does not hold is found whichever process it falls to."""
+    for folder in (HERE / "incorrect").iterdir():
+        if (folder / "property.vnnlib").exists() and folder.name == "weight_changed":
+            files = Files.of(folder)
+            assert [files.check(jobs=jobs).proved for jobs in (1, 2, 3)] == [False] * 3
+            return
+    raise AssertionError("data/ has no such certificate")
+
+
+def test_lemmas_are_used(tmp_path: Path) -> None:
+    """Bounds over unsafe points alone, at several nodes; proved in rationals too."""
+    from test_mutations import lemma_files
+
+    files = lemma_files(tmp_path)
+    kinds = [kind for kind, _ in Parts.read(files.certificate).blocks]
+    assert kinds.count("lemma") > 0
+    assert files.check().proved
+    assert files.check(exact=True).proved
+
+
+# -- any bounder's dual points
+
+
+BOUNDERS: dict[str, Bounder | None] = {
+    "crown": None, "dsg": Dvijotham(iterations=30), "supergradient": SupergradientAscent(iterations=30),
+    "proximal": Proximal(iterations=20), "restricted": Restricted(iterations=20), "lp": LinearProgram(),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("family", ["relu", "residual", "convolution", "tanh", "clip", "product"])
+@pytest.mark.parametrize("name", BOUNDERS)
+def test_dual_points_convert(name: str, family: str, tmp_path: Path) -> None:
+    """A leaf by the multipliers that a point stands for: the checker's bound is no worse than the bounder's."""
+    if name == "lp" and family in ("tanh", "product"):
+        pytest.skip("no linear program")
+    files = placed(tmp_path, network(family, 7), "")
+    lower, upper = [-0.3] * 3, [0.4] * 3
+    _, y = outputs_of(files, 400, lower, upper)
+    rows = np.round(np.random.default_rng(3).standard_normal((2, 3)), 2)
+    limits = out_of_reach(rows, y, 0.9)
+    files.property.write_text(property_text(lower, upper, 3, conjunction(rows, limits)))
+    problem = prepare(files.model, files.property)
+    net = problem.model.network
+    bounds, _ = interval(net, *problem.boxes([0]))
+    dual = DualProblem(net, bounds, problem.objective([0]))
+    state = dual.initial()
+    climber = BOUNDERS[name]
+    if climber is not None:
+        state = dual.clamp(climber.ascend(dual, state).state)
+    wanted = float(dual.evaluate(state, magnitudes(net, bounds)).bound)
+    with recording(files.certificate, files.model, files.property, problem) as record:
+        evidence = Evidence(net, problem.rows, record.writer)
+        regions = replace(
+            fresh(problem, [0], net.parameters, net.device),
+            node=evidence.roots([[0]]),
+            row_weights=state.row_weights[:, 0].float(),
+        )
+        evidence.leaves_by_multipliers(regions, dual, state)
+        failure = record.close_unsat(problem)
+    if wanted <= 0:
+        assert failure is not None and "no bound above 0" in failure
+        return
+    assert failure is None
+    found = files.check()
+    assert found.summary is not None
+    assert found.summary.margin >= wanted - 1e-6 * abs(wanted)  # it may know better intervals
+    assert [kind for kind, _ in Parts.read(files.certificate).blocks] == ["leaves_rho"]
+
+
+@pytest.mark.parametrize("family", ["relu", "residual", "convolution", "sigmoid"])
+def test_proved_points_are_written(family: str, tmp_path: Path) -> None:
+    """`Evidence.prove`: by slopes in bytes where there are such; only what it wrote counts as refuted."""
+    for spare, expected in ((0.9, True), (-0.5, False)):
+        folder = tmp_path / str(expected)
+        folder.mkdir()
+        files = placed(folder, network(family, 11), "")
+        lower, upper = [-0.2] * 3, [0.3] * 3
+        _, y = outputs_of(files, 400, lower, upper)
+        rows = np.round(np.random.default_rng(3).standard_normal((1, 3)), 2)
+        limits = out_of_reach(rows, y, spare)
+        files.property.write_text(property_text(lower, upper, 3, conjunction(rows, limits)))
+        problem = prepare(files.model, files.property)
+        net = problem.model.network
+        with recording(files.certificate, files.model, files.property, problem) as record:
+            evidence = Evidence(net, problem.rows, record.writer)
+            regions = replace(fresh(problem, [0], net.parameters, net.device), node=evidence.roots([[0]]))
+            from verify.search.evidence import BoxRecord
+
+            box = BoxRecord(evidence, [regions.node])
+            bounds = box.settled(interval(net, *problem.boxes([0]))[0])
+            box.known(bounds)
+            dual = DualProblem(net, bounds, problem.objective([0]))
+            sizes = magnitudes(net, bounds)
+            refuted = evidence.prove(regions, dual, dual.initial(), sizes)
+            assert bool(refuted.all()) == expected
+            failure = record.close_unsat(problem)
+        assert (failure is None) == expected
+        if expected:
+            kinds = [kind for kind, _ in Parts.read(files.certificate).blocks]
+            assert kinds == ["box", "leaves_rho" if family == "sigmoid" else "leaves8"]
+
+
+# -- properties that are violated
+
+
+@pytest.mark.parametrize("splits", ["inputs", "activations"])
+@pytest.mark.parametrize("seed", range(3))
+def test_proofs_of_violated_properties_do_not_hold(splits: str, seed: int, tmp_path: Path) -> None:
+    """The certificate of a property with a lower threshold, hash put right, proves nothing of one that is violated."""
+    files = placed(tmp_path, hidden(seed, 3), "")
+    lower, upper = [-1.0] * 3, [1.0] * 3
+    _, y = outputs_of(files, 2000, lower, upper)
+    least = float(y.min())
+    files.property.write_text(property_text(lower, upper, 1, f"(<= Y_0 {least - 0.1 * np.ptp(y)})"))
+    assert searched(files, splits) == ("unsat", None)
+    for beyond in (1e-6, 1e-3, 0.1):
+        files.property.write_text(property_text(lower, upper, 1, f"(<= Y_0 {least + beyond})"))
+        from verify.checker.checking import digest
+
+        parts = Parts.read(files.certificate)
+        parts.metadata["vnnlib_sha256"] = digest(files.property.read_bytes())
+        parts.write(files.certificate)
+        for exact in (False, True):
+            assert not files.accepted(exact=exact)
+
+
+# -- witnesses
+
+
+@pytest.fixture
+def witnessed(tmp_path: Path) -> Files:
+    """A certificate of sat."""
+    files = placed(tmp_path, hidden(1, 2), "")
+    _, y = outputs_of(files, 2000, [-1.0] * 2, [1.0] * 2)
+    limit = float(np.quantile(y, 0.02))
+    files.property.write_text(property_text([-1.0] * 2, [1.0] * 2, 1, f"(<= Y_0 {limit})"))
+    assert searched(files) == ("sat", None)
+    return files
+
+
+def with_metadata(files: Files, **changes: str) -> Checked | None:
+    """What the checker says of a changed header; None where it refuses to read."""
+    original = files.certificate.read_bytes()
+    parts = Parts.read(files.certificate)
+    parts.metadata.update(changes)
+    parts.write(files.certificate)
+    try:
+        return files.check()
+    except Refused:
+        return None
+    finally:
+        files.certificate.write_bytes(original)
+
+
+def hexadecimal(values: Any) -> str:
+    return json.dumps([float(value).hex() for value in np.ravel(values)])
+
+
+def test_witnesses_are_confirmed(witnessed: Files) -> None:
+    for options in ({}, {"semantics": DEPLOYED}, {"exact": True}):
+        found = witnessed.check(**options)
+        assert (found.proved, found.verdict) == (True, "sat")
+        assert "over the reals: confirmed" in found.sentence
+        assert "ONNX Runtime: confirmed" in found.sentence
+        assert "other outputs" not in found.sentence
+
+
+def test_witnesses_that_are_moved(witnessed: Files) -> None:
+    """To where the property holds, out of the box, to no number."""
+    x, y = outputs_of(witnessed, 2000, [-1.0] * 2, [1.0] * 2)
+    safe = x[int(y.argmax())]
+    own = [float.fromhex(text) for text in json.loads(Parts.read(witnessed.certificate).metadata["inputs"])]
+    wrong = {
+        "safe": hexadecimal(safe), "outside": hexadecimal([own[0], 1.0000001]), "far": hexadecimal([1e30, 0.0]),
+        "NaN": json.dumps(["nan", "0x0p0"]), "infinity": json.dumps(["inf", "0x0p0"]), "one": hexadecimal(own[:1]),
+        "three": hexadecimal([*own, 0.0]), "none": "[]", "text": json.dumps(["a", "b"]), "number": "3",
+        "numbers": json.dumps([0.5, 0.5]), "null": "null", "damaged": "[", "deep": "[" * 100_000, "empty": "",
+        "overflow": json.dumps(["0x1p5000", "0x0p0"]),
+    }  # fmt: skip
+    for name, text in wrong.items():
+        found = with_metadata(witnessed, inputs=text)
+        assert found is None or not found.proved, name
+
+
+def test_recorded_outputs(witnessed: Files) -> None:
+    """Doubtful: outputs that ONNX Runtime does not compute are told of, but what is proved does not rest on them."""
+    found = with_metadata(witnessed, outputs=hexadecimal([1e6]))
+    assert found is not None
+    assert not found.proved or "other outputs than recorded" in found.sentence
+    for text in (hexadecimal([1.0, 2.0]), "[]", json.dumps(["nan"]), "x"):
+        found = with_metadata(witnessed, outputs=text)
+        assert found is None or not found.proved, text
+
+
+@pytest.mark.parametrize("kind", ["float64", "float16", "", "x"])
+def test_element_types(kind: str, witnessed: Files) -> None:
+    """Bug found: a type that is not the model's ends in ONNX Runtime's own exception."""
+    found = with_metadata(witnessed, element_type=kind)
+    assert found is None or not found.proved
+
+
+def test_witnesses_of_other_files(witnessed: Files, tmp_path: Path) -> None:
+    for key in ("onnx_sha256", "vnnlib_sha256", "format", "verdict"):
+        for value in ("", "0" * 64, Parts.read(witnessed.certificate).metadata[key].upper() + "x"):
+            found = with_metadata(witnessed, **{key: value})
+            assert found is None or not found.proved, (key, value)
+    witnessed.property.write_text(witnessed.property.read_text() + "; more\n")
+    assert not witnessed.accepted()
+
+
+def test_witnesses_are_numbers_of_the_models_type(tmp_path: Path) -> None:
+    """Bug found: ONNX Runtime is given a rounded input, but the property is judged at the input before rounding.
+
+    The network is the identity. Of float32 inputs none violates: those above 0.5 + 2^-40 are above 0.5.
+    """
+    one, none = np.ones((1, 1), np.float32), np.zeros(1, np.float32)
+    low = format(Decimal(0.5 + 2.0**-40), "f")  # all its digits
+    text = property_text([0.0], [1.0], 1, "(<= Y_0 0.5)").replace(">= X_0 0.0", f">= X_0 {low}")
+    files = placed(tmp_path, relu_model([(one, none), (one, none)]), text)
+    _write_witness(files, [0.5 + 2.0**-40], [0.5])
+    assert not files.accepted()
+    assert not files.accepted(semantics=DEPLOYED)
+
+
+def test_points_that_no_float_holds(tmp_path: Path) -> None:
+    """0.1 is judged at 0.1 though float32 has only a number near it; a number not near it is refused."""
+    one, none = np.ones((1, 1), np.float32), np.zeros(1, np.float32)
+    files = placed(tmp_path, relu_model([(one, none), (one, none)]), property_text([0.1], [0.1], 1, "(>= Y_0 0.05)"))  # fmt: skip
+    near = float(np.float32(0.1))
+    _write_witness(files, [near], [near])
+    found = files.check()
+    assert found.proved and "1 inputs judged at the nearest end" in found.sentence
+    for far in (0.1001, 0.09, -0.1):
+        _write_witness(files, [far], [far])
+        assert not files.accepted()
+
+
+def _write_witness(files: Files, inputs: list[float], outputs: list[float]) -> None:
+    from verify.checker.checking import digest
+    from verify.checker.container import FORMAT
+
+    Parts(
+        {
+            "format": FORMAT, "verdict": "sat", "element_type": "float32", "inputs": hexadecimal(inputs),
+            "outputs": hexadecimal(outputs), "onnx_sha256": digest(files.model.read_bytes()),
+            "vnnlib_sha256": digest(files.property.read_bytes()),
+        },
+        {},
+    ).write(files.certificate)  # fmt: skip
+
+
+def test_witness_behind_a_square_root(tmp_path: Path) -> None:
+    """Bug found: an irrational output is an interval, of which only the lower end is judged.
+
+    The true output is 1 / sqrt 2; the threshold is less than that by 4e-58, so nothing violates.
+    """
+    from math import isqrt
+
+    from onnx import TensorProto, helper, numpy_helper
+
+    constants = [numpy_helper.from_array(np.array([value], np.float32), name) for name, value in {"s": 1, "b": 0, "m": 0, "v": 2}.items()]  # fmt: skip
+    ends = [helper.make_tensor_value_info(name, TensorProto.FLOAT, [1, 1]) for name in ("X", "Y")]
+    node = helper.make_node("BatchNormalization", ["X", "s", "b", "m", "v"], ["Y"], epsilon=0.0)
+    graph = helper.make_graph([node], "test", ends[:1], ends[1:], constants)
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 13)], ir_version=8)
+    digits = 250
+    true = isqrt(10 ** (2 * digits) // 2)  # in units of 10^-250, rounded down
+    threshold = true - 4 * 10 ** (digits - 58)
+    text = property_text([1.0], [1.0], 1, f"(<= Y_0 0.{threshold:0{digits}d})")
+    assert Fraction(threshold, 10**digits) ** 2 * 2 < 1
+    files = placed(tmp_path, model, text)
+    _write_witness(files, [1.0], [float(np.float32(0.5**0.5))])
+    found = files.check()
+    assert not found.proved or "over the reals: not confirmed" in found.sentence, found.sentence
+
+
+# -- what the sentence says
+
+
+@pytest.mark.parametrize(("family", "splits"), [("sigmoid", "activations"), ("relu", "inputs")])
+def test_sentences_tell_the_arithmetic(family: str, splits: str, tmp_path: Path) -> None:
+    """Bug found: with `exact` the sentence speaks of rationals though all was decided in float64.
+
+    (Sigmoids have no rational values; blocks about inputs are bounded in float64 in any case.)
+    """
+    files = placed(tmp_path, network(family, 2), "")
+    property_of(files, "row", 2, 3, 3)
+    assert searched(files, splits) == ("unsat", None)
+    found = files.check(exact=True)
+    if found.proved:
+        assert found.summary is not None
+        assert "exact rational arithmetic" not in found.sentence or found.summary.in_rationals
+
+
+def test_data_folders() -> None:
+    """Those of data/correct are proved, in rationals too; of the others nothing is, and some are unreadable."""
+    seen = 0
+    for folder in sorted((HERE / "correct").iterdir()):
+        files = Files.of(folder)
+        for options in ({}, {"exact": True}):
+            found = files.check(**options)
+            assert found.proved, (folder.name, found.sentence)
+        seen += 1
+    for folder in sorted((HERE / "incorrect").iterdir()):
+        found = Files.of(folder).check()
+        assert not found.proved and found.sentence.startswith("not proved: "), folder.name
+        seen += 1
+    for folder in sorted((HERE / "parsing_failure").iterdir()):
+        files = Files.of(folder)
+        with pytest.raises(Refused, match=str(files.certificate)):
+            files.check()
+        seen += 1
+    assert seen >= 15
+    assert all(path.stat().st_size < 20_000 for path in HERE.rglob("*") if path.is_file())
