@@ -6,6 +6,7 @@
 #   make bench-suites INSTANCES=dir   decide whole folders, beside other commands if BENCH_ARGS names some
 #   make bench-micro           measure the parts of an iteration on shipped networks
 #   make soundness   decide 500 random networks and compare with their exact optima (20 minutes at most)
+#   make conformance decide the conformance suite of the VNN-LIB standard (10 minutes)
 #   make clean   remove the environment and caches
 # Options: PYTHON=python3.12, VENV=/elsewhere/venv, PYTEST_ARGS="-k vnnlib", BENCH_ARGS="...", SOUNDNESS_ARGS="...".
 
@@ -21,7 +22,7 @@ BENCH = OMP_NUM_THREADS=1 $(VENV)/bin/python -m
 SELECTED = $(addprefix --instances ,$(or $(INSTANCES),$(error say what to measure: make bench INSTANCES="DIR DIR:REGEX ...", \
 	folders with an instances.csv; see docs/benchmarks.md)))
 
-.PHONY: demo test lint format bench bench-tightness bench-throughput bench-suites bench-selected bench-micro soundness clean
+.PHONY: demo test lint format bench bench-tightness bench-throughput bench-suites bench-selected bench-micro soundness conformance clean
 .DELETE_ON_ERROR:
 
 demo: $(VENV)/.stamp-core
@@ -62,6 +63,13 @@ bench-micro: $(VENV)/.stamp-bench
 # The exact optima need SciPy, which is for development alone.
 soundness: $(VENV)/.stamp-dev
 	$(BENCH) benchmarks.soundness $(SOUNDNESS_ARGS)
+
+# The public suite of the VNN-LIB standard, 178 cases in 10 minutes: 5 s each by default, start-up included.
+conformance: $(VENV)/.stamp-dev
+	mkdir -p build/conformance && cd build/conformance && OMP_NUM_THREADS=1 $(abspath $(VENV))/bin/vnnlib-satisfactory run \
+		--solver $(abspath $(VENV))/bin/verify $(CONFORMANCE_ARGS)
+	cd build/conformance && for what in opset vnnlib serialise-assignments; do \
+		$(abspath $(VENV))/bin/vnnlib-satisfactory compliance $$what --solver $(abspath $(VENV))/bin/verify || exit 1; done
 
 clean:
 	rm -rf $(VENV) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache

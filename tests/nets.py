@@ -22,7 +22,17 @@ from onnx import helper, numpy_helper
 from torch import Tensor
 
 from verify.loading import LoadedModel
-from verify.network.activations import ACTIVATIONS, Activation, Clip, LeakyRelu, Product, Reciprocal
+from verify.network.activations import (
+    ACTIVATIONS,
+    Activation,
+    Clip,
+    Elu,
+    LeakyRelu,
+    Positive,
+    Power,
+    Product,
+    Reciprocal,
+)
 from verify.network.affine import Affine, Combine, Convolution, Dense, NonNegative, Reshape, Scale, Shape
 from verify.network.graph import Network, Node
 from verify.state import Bounds, Cuts, DualState, Objective
@@ -31,6 +41,19 @@ DOUBLE = torch.float64
 WITH_ARGUMENTS: dict[str, tuple[Activation, ...]] = {
     "LeakyRelu": (LeakyRelu(0.1), LeakyRelu(1.7), LeakyRelu(-0.4)),
     "Clip": (Clip(-0.5, 0.8), Clip(0.0, 6.0), Clip(-math.inf, 0.3), Clip(0.25, 0.25)),
+    "Elu": (Elu(1.0), Elu(1.7), Elu(-0.3)),
+    "Positive": (Positive(or_zero=False), Positive(or_zero=True)),
+    "Power": (Power(3), Power(4)),
+}
+# Where a network keeps the arguments: inside the domain, and where chains of two neither overflow nor are all but flat.
+SAFE = {
+    "Erf": (-2.0, 2.0),
+    "Exp": (-3.0, 2.0),
+    "Log": (0.1, 3.0),
+    "Power": (-1.5, 1.5),
+    "Reciprocal": (0.4, 3.0),
+    "Rsqrt": (0.1, 3.0),
+    "Sqrt": (0.05, 3.0),
 }
 
 
@@ -106,8 +129,9 @@ class Draft:
         if isinstance(activation, Product):
             size = self.nodes[source].size
             return self.add(activation, (self.dense(self.flat(source), 2 * size),), (size,))
+        if activation.name in SAFE:
+            source = self.add(Clip(*SAFE[activation.name]), (source,), self.nodes[source].shape)
         if isinstance(activation, Reciprocal):
-            source = self.add(Clip(0.4, 3.0), (source,), self.nodes[source].shape)
             source = self.scale(source, 1.0 if self.pick(2) else -1.0, 0.0)
         return self.add(activation, (source,), self.nodes[source].shape)
 

@@ -41,7 +41,7 @@ LAYERS: tuple[dict[str, set[str]], ...] = (
     {"api": {"torch", "onnx"}},
     {"suite": {"torch"}},
     {"reports": {"numpy", "rich"}},
-    {"cli_suite": {"click"}},
+    {"cli_suite": {"click"}, "cli_standard": {"click", "onnx"}},
     {"cli": {"click"}},
     {"__main__": set()},
 )

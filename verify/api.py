@@ -18,10 +18,12 @@ from verify.bounders.proximal import Proximal
 from verify.bounders.restricted import Restricted
 from verify.deadline import Deadline
 from verify.errors import InputError
-from verify.formats.vnnlib import Property, parse, read
+from verify.formats.vnnlib import Property
+from verify.formats.vnnlib import parse as parse_property
+from verify.formats.vnnlib2 import Query, parse, read
 from verify.loading import LoadedModel, load
 from verify.network.graph import Layer, Network
-from verify.problem import Problem, Witness
+from verify.problem import Problem, Witness, prepare_query
 from verify.search.branch_and_bound import Progress, Reporter
 from verify.search.evidence import Writer
 from verify.settings import Settings, build_search, choose_device, preset
@@ -32,9 +34,10 @@ if TYPE_CHECKING:
     import onnx
 
     Model = str | Path | bytes | onnx.ModelProto | torch.nn.Module | LoadedModel
-    Spec = str | Path | Property | LinfBall | Specification
+    Spec = str | Path | Property | Query | LinfBall | Specification
 
 _CLAUSES_AT_ONCE = 64
+_LATE_CHECK = 10.0  # seconds that a proof found at the last moment may be checked for
 _CLIMBERS: dict[str, Dvijotham | SupergradientAscent | Proximal | Restricted] = {
     "dsg": Dvijotham(), "supergradient": SupergradientAscent(), "proximal": Proximal(), "restricted": Restricted(100),
 }  # fmt: skip
@@ -95,16 +98,21 @@ class ClauseBounds:
 
 
 def prepare(model: Model, specification: Spec, example_input: torch.Tensor | None = None) -> Problem:
-    """Loads both and checks that they belong together. Raises InputError."""
-    spec: Property | None = None
-    if isinstance(specification, Property):
+    """Loads both and checks that they belong together. Raises InputError.
+
+    A VNN-LIB 2.0 query of several networks takes a mapping of models by name.
+    """
+    spec: Property | Query | None = None
+    if isinstance(specification, Property | Query):
         spec = specification
     elif isinstance(specification, Specification):
-        spec = parse(specification.text(), "<Specification>")
+        spec = parse_property(specification.text(), "<Specification>")
     elif isinstance(specification, str) and specification.lstrip().startswith(("(", ";")):
         spec = parse(specification)
     elif not isinstance(specification, LinfBall):
         spec = read(specification)
+    if isinstance(spec, Query):
+        return prepare_query(spec, model)  # type: ignore[arg-type]  # it checks what the models are
     box = None
     if spec is not None and len(spec.clauses):
         first = spec.clauses[0]
@@ -112,7 +120,7 @@ def prepare(model: Model, specification: Spec, example_input: torch.Tensor | Non
     loaded = model if isinstance(model, LoadedModel) else load(model, example_input, box)
     if spec is None:
         assert isinstance(specification, LinfBall)
-        spec = parse(specification.text(loaded.network.outputs), "<LinfBall>")
+        spec = parse_property(specification.text(loaded.network.outputs), "<LinfBall>")
     return Problem(loaded, spec)
 
 
@@ -156,20 +164,24 @@ def certified(
 ) -> Result:  # fmt: skip
     """Decides a prepared problem and writes its certificate, which the checker has proved, or changes the verdict to `unknown`.
 
-    The check is part of `seconds`; it may go on past the deadline.
+    The check is part of `seconds`; it may go on for some seconds past the deadline.
     """
     from verify.certificates.recording import recording  # with the checker, which others do not need
 
+    if problem.model.of_query:
+        raise InputError("certificates are of VNN-LIB 1.0 properties alone yet; leave --certificate out")
     with recording(path, model, specification, problem) as record:
         result = decide(problem, deadline, started, settings, device, seed, reporter, record.writer)
         failure = None
         if result.verdict == "unsat":
-            failure = record.close_unsat(problem, settings.semantics, torch.get_num_threads())
+            until = max(deadline.at, time.monotonic() + _LATE_CHECK)
+            failure = record.close_unsat(problem, settings.semantics, torch.get_num_threads(), until)
         elif result.witness is not None:
             failure = record.close_sat(problem, result.witness)
     seconds = time.monotonic() - started
     if failure is not None and result.verdict == "unsat":
-        return replace(result, verdict="unknown", reason=f"the certificate is {failure}", seconds=seconds)
+        verdict = "timeout" if "time is up" in failure else "unknown"
+        return replace(result, verdict=verdict, reason=f"the certificate is {failure}", seconds=seconds)
     written = path if failure is None and result.verdict in ("sat", "unsat") else None
     return replace(result, seconds=seconds, certificate=written)
 

@@ -115,7 +115,7 @@ class Attack:
                 witness = replay_best(problem, owners, x.detach(), loss)
                 if witness is not None:
                     return witness
-            if limit.remaining <= 0:
+            if limit.remaining <= 0 or not values.requires_grad:  # of constants there is no descent
                 return None
             target = torch.where(signed[:, 0], values.amax(1), values.clamp(min=0).sum(1))
             (gradient,) = torch.autograd.grad(target.sum(), x)

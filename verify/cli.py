@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 import click
 
-from verify import __version__
+from verify.cli_standard import global_options, supports_command, verify_command
 from verify.cli_suite import suite
 from verify.errors import (
     BAD_INPUT,
@@ -56,7 +56,6 @@ _FORMAT = click.option(
 
 
 @click.group(epilog=_EXIT_CODES, context_settings={"help_option_names": ["-h", "--help"]})
-@click.version_option(__version__, prog_name="verify")
 def cli() -> None:
     """Decides whether a neural network (ONNX) has a property (VNN-LIB): unsat - it holds; sat - here is a counterexample."""
 
@@ -81,9 +80,7 @@ def cli() -> None:
     help="A file for the proof of unsat (or the evidence of sat), as `verify check` reads it.",
 )
 @_SEMANTICS
-@click.option(
-    "--rigorous/--no-rigorous", default=True, help="For timing alone: take float32's word for refutations."
-)
+@click.option("--no-rigorous", is_flag=True, help="For timing alone: take float32's word for refutations.")
 def run(
     model: Path,
     property_: Path,
@@ -96,7 +93,7 @@ def run(
     log_json: Path | None,
     certificate: Path | None,
     semantics: str,
-    rigorous: bool,
+    no_rigorous: bool,
 ) -> int:
     """Decide PROPERTY for MODEL.
 
@@ -116,7 +113,7 @@ def run(
         reporter: Reporter = stack.enter_context(terminal(quiet))
         log = stack.enter_context(json_log(log_json, reporter, started)) if log_json else None
         problem = prepare(model, property_)
-        settings = replace(choose_preset(preset), semantics=semantics, rigorous=rigorous)
+        settings = replace(choose_preset(preset), semantics=semantics, rigorous=not no_rigorous)
         check_semantics(settings, certificate)
         options = (deadline, started, settings, device, seed, log or reporter)
         if certificate is None:
@@ -142,7 +139,7 @@ def _assignment(problem: Problem, result: Result) -> str:
     from verify.formats.witness import format_assignment
 
     assert result.witness is not None
-    return format_assignment({"X": result.witness.inputs, "Y": result.witness.outputs})
+    return format_assignment(result.witness.variables, result.witness.types)
 
 
 def _explain(result: Result) -> None:
@@ -167,7 +164,7 @@ def _as_json(problem: Problem, result: Result) -> dict[str, Any]:
         "certificate": None if result.certificate is None else str(result.certificate),
     }  # fmt: skip
     if result.witness is not None:
-        tensors = {"X": result.witness.inputs, "Y": result.witness.outputs}
+        tensors = result.witness.variables
         record["witness"] = {
             name: {"type": values.dtype.name, "shape": list(values.shape), "values": values.ravel().tolist()}
             for name, values in tensors.items()
@@ -354,7 +351,9 @@ def trim(certificate_: Path, model: Path, property_: Path, target: Path) -> int:
     return DECIDED
 
 
-cli.add_command(suite)
+for _command in (suite, verify_command, supports_command):
+    cli.add_command(_command)
+global_options(cli)
 
 
 def _fail(code: int, message: str) -> NoReturn:

@@ -7,10 +7,12 @@ network's own element type inside the exact decimal box, run in ONNX Runtime, an
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from fractions import Fraction
 from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -19,8 +21,12 @@ from torch import Tensor
 
 from verify.errors import InputError
 from verify.formats.vnnlib import Property
-from verify.loading import LoadedModel
+from verify.formats.vnnlib2 import Query, parse, read
+from verify.loading import LoadedModel, load_joint
 from verify.state import Objective
+
+if TYPE_CHECKING:
+    from verify.loading.loaded import Source
 
 
 @dataclass(frozen=True)
@@ -32,6 +38,11 @@ class Witness:
     snapped: int = (
         0  # inputs whose decimal interval holds no value of the element type: the nearest one was taken
     )
+    variables: Mapping[str, NDArray[Any]] = field(
+        default_factory=dict
+    )  # all tensors, as the property names them
+    types: Mapping[str, str] = field(default_factory=dict)  # their element types there
+    of_query: bool = False  # whether the property is a VNN-LIB 2.0 query
 
 
 @dataclass(frozen=True)
@@ -112,22 +123,69 @@ class Problem:
         Outputs are judged strictly. Inputs lie strictly inside the decimal box, save those whose interval holds no value
         of the element type at all (a point such as 0.1): they are its nearest value, and are judged at the box's end.
         """
-        dtype = np.dtype(self.model.element_type)
-        lower, upper = self.specification.inner_bounds(clause, dtype)
-        inputs = np.clip(x.detach().cpu().double().numpy().astype(dtype), lower, upper)
+        lower, upper = self._inner_bounds(clause)
+        inputs = np.clip(self.model.rounded(x.detach().cpu().double().numpy()), lower, upper)
         outputs = self.model.evaluate(inputs).reshape(-1)
         if not np.isfinite(outputs).all():
             return None
+        exact, snapped = self._snapped(clause, inputs, lower == upper)
+        if not self.specification.violated(exact, self.model.judged(exact, outputs)):
+            return None
+        variables = self.model.variables(inputs, outputs)
+        return Witness(
+            inputs.reshape(self.model.input_shape), outputs.reshape(self.model.output_shape), snapped,
+            {name: tensor for name, (_, tensor) in variables.items()},
+            {name: kind for name, (kind, _) in variables.items()}, self.model.of_query,
+        )  # fmt: skip
+
+    def _inner_bounds(self, clause: int) -> tuple[NDArray[Any], NDArray[Any]]:
+        """The clause's box within the inputs' own element types."""
+        bounds = [
+            (self.specification.inner_bounds(clause, kind), mine) for kind, mine in self.model.input_kinds
+        ]
+        if len(bounds) == 1:
+            return bounds[0][0]
+        masks = [mine for _, mine in bounds]
+        lower, upper = (
+            np.select(masks, [ends[side].astype(np.float64) for ends, _ in bounds]) for side in (0, 1)
+        )
+        return lower, upper
+
+    def _snapped(
+        self, clause: int, inputs: NDArray[Any], point: NDArray[np.bool_]
+    ) -> tuple[list[Fraction | float], int]:
+        """The inputs as they are judged, and how many of them stand for a number that is not of their type."""
         exact: list[Fraction | float] = [float(value) for value in inputs]
-        snapped = 0
-        points = np.flatnonzero(lower == upper)
+        points = np.flatnonzero(point)
         low, high = self.specification.exact_bounds(clause) if len(points) else ([], [])
+        snapped = 0
         for i in points:
             value = Fraction(float(inputs[i]))
             exact[i] = min(max(value, low[i]), high[i])
             snapped += exact[i] != value
-        if not self.specification.violated(exact, outputs):
-            return None
-        return Witness(
-            inputs.reshape(self.model.input_shape), outputs.reshape(self.model.output_shape), snapped
+        return exact, snapped
+
+
+def prepare_query(query: Query | str | Path, models: Mapping[str, Source] | Source) -> Problem:
+    """The problem that a VNN-LIB 2.0 query poses of its networks' models, by the networks' names.
+
+    query: as read, or the path of a file, or its text. models: paths (or bytes, or parsed models) by name, of all networks that are not
+    equal to another one; for a single such network, its model alone will do. Raises InputError.
+    """
+    if not isinstance(query, Query):
+        found = (
+            read(query)
+            if isinstance(query, Path) or not query.lstrip().startswith(("(", ";"))
+            else parse(query)
         )
+        if not isinstance(found, Query):
+            raise InputError(f"{found.source}: this is a property of version 1.0, not a query of 2.0")
+        query = found
+    if not isinstance(models, Mapping):
+        models = dict.fromkeys(query.implemented, models)
+        if len(models) != 1:
+            names = ", ".join(query.implemented)
+            raise InputError(
+                f"{query.property.source}: the query has several networks ({names}); give a model for each"
+            )
+    return Problem(load_joint(query, models), query.property)

@@ -208,6 +208,8 @@ AFFINE: list[Case] = [
         coordinate_transformation_mode="align_corners", nearest_mode="round_prefer_ceil",
     ),
     case("DepthToSpace", [X], (1, 4, 2, 2), blocksize=2, mode="CRD"),
+    case("Trilu", [X], (3, 4), opset=14),
+    case("Trilu", [X, np.array(1)], (2, 3, 4), "lower", upper=0, opset=14),
     case("Where", [np.array([True, False, True, False]), X, weights(4)], (1, 4)),
 ]  # fmt: skip
 
@@ -242,15 +244,42 @@ ACTIVATIONS: list[Case] = [
     case("Pow", [X, scalar(3.0)], (1, 4), "cube"),
     case("Pow", [X, floats(5.0, 5.0)], (1, 3, 1), "fifth"),
     case("Mul", [X, X], (1, 4), "square"),
+    case("Pow", [X, scalar(4.0)], (1, 4), "fourth"),
+    case("Pow", [scalar(1.7), X], (1, 4), "constant base"),
     case("MatMul", [X, X], (3, 3), "square"),
+    case("MatMul", [X, X], (2, 3, 3), "square, batched"),
+    *(
+        case(name, [X], (1, 5))
+        for name in (
+            "Atan", "Ceil", "Celu", "Cos", "Elu", "Erf", "Exp", "Floor", "LogSoftmax", "Round", "Selu", "Sign", "Sin",
+            "Softmax", "Softplus", "Softsign",
+        )
+    ),
+    *(case(name, [X], (1, 5), opset=22) for name in ("Atan", "Cos", "Elu", "HardSwish", "Mish", "Round", "Softplus")),
+    case("Elu", [X], (1, 5), "alpha", alpha=0.4, opset=9),
+    case("Celu", [X], (1, 5), "alpha", alpha=0.4),
+    case("Selu", [X], (1, 5), "alpha", alpha=0.4, gamma=1.3),
+    case("Gelu", [X], (1, 5), opset=20),
+    case("Gelu", [X], (1, 5), "approximate", approximate="tanh", opset=20),
+    case("Softmax", [X], (2, 3, 4), "first", axis=0),
+    case("Softmax", [X], (2, 3, 4), "old", axis=1, opset=11),
+    case("Softmax", [X], (2, 1), "of one"),
+    case("LogSoftmax", [X], (2, 3, 4), "middle", axis=1),
+    case("LogSoftmax", [X], (2, 3, 4), "old", opset=9),
+    case("LayerNormalization", [X, weights(4), weights(4)], (2, 3, 4), opset=17),
+    case("LayerNormalization", [X, weights(3, 4)], (2, 3, 4), "two axes", axis=1, epsilon=0.1, opset=17),
+    case("InstanceNormalization", [X, weights(3), weights(3)], (2, 3, 4, 2)),
+    case("ReduceL2", [X], (1, 3, 4), axes=[1]),
+    case("ReduceL2", [X, ints(0, 2)], (1, 3, 4), "new", keepdims=0, opset=18),
+    case("Sqrt", [X], (1, 4), "of positive numbers"),
+    case("Log", [X], (1, 4), "of positive numbers"),
+    case("Pow", [X, scalar(0.5)], (1, 4), "of positive numbers"),
+    case("Pow", [X, scalar(-0.5)], (1, 4), "of positive numbers, inverse"),
 ]  # fmt: skip
 
 UNSUPPORTED: list[Case] = [
-    *(
-        case(name, [X], (1, 4))
-        for name in ("Softmax", "Sin", "Cos", "Floor", "Exp", "Erf", "Sqrt", "Softplus")
-    ),
-    case("Pow", [X, scalar(0.5)], (1, 4)),
+    case("Acos", [X], (1, 4)),
+    case("Pow", [X, scalar(1.5)], (1, 4)),
     case("ArgMax", [X], (1, 4)),
     case("LSTM", [X, weights(1, 8, 2), weights(1, 8, 2)], (1, 1, 2), hidden_size=2),
     case("Resize", [X, None, floats(1, 1, 2, 2)], (1, 1, 2, 2), mode="linear"),

@@ -75,7 +75,7 @@ def test_inputs_and_outputs() -> None:
     refused(model, "output", "'y0'", "'c1'")
     model.CopyFrom(GOOD)
     model.graph.input[0].type.tensor_type.elem_type = TensorProto.INT64
-    refused(model, "INT64", "'x'")
+    refused(model, "int64", "'x'")
     model.CopyFrom(GOOD)
     model.graph.input[0].type.tensor_type.ClearField("shape")
     refused(model, "no shape")

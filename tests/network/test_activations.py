@@ -12,6 +12,7 @@ from torch import Tensor
 from verify.network.activations import ACTIVATIONS, Activation, Product, Reciprocal
 
 GRID = 401
+LEAST = {"Log": 0.05, "Reciprocal": 0.05, "Rsqrt": 0.05, "Sqrt": 0.0}  # where boxes begin
 DTYPES = (torch.float64, torch.float32)
 every_activation = pytest.mark.parametrize("activation", EXAMPLES, ids=label)
 every_dtype = pytest.mark.parametrize("dtype", DTYPES, ids=str)
@@ -32,8 +33,10 @@ def boxes(
     lower[2::7] = 0
     upper[3::7] = 0
     lower, upper = torch.minimum(lower, upper), torch.maximum(lower, upper)
+    if activation.name in LEAST:
+        shift = LEAST[activation.name] - lower.amin()
+        lower, upper = lower + shift, upper + shift
     if isinstance(activation, Reciprocal):
-        lower, upper = lower - lower.amin() + 0.05, upper - lower.amin() + 0.05
         mirrored = torch.arange(count)[:, None] % 2 == 0
         lower, upper = torch.where(mirrored, -upper, lower), torch.where(mirrored, -lower, upper)
     return lower.to(dtype), upper.to(dtype)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -23,10 +24,15 @@ class Recording:
     def __init__(self, path: Path, model: Path, specification: Path, writer: CertificateWriter) -> None:
         self.path, self.model, self.specification, self.writer = path, model, specification, writer
 
-    def close_unsat(self, problem: Problem, semantics: str = REAL, jobs: int = 1) -> str | None:
-        """Finishes and checks the proof; what is wrong with it, or None once the file is in place."""
+    def close_unsat(
+        self, problem: Problem, semantics: str = REAL, jobs: int = 1, until: float = math.inf
+    ) -> str | None:
+        """Finishes and checks the proof; what is wrong with it, or None once the file is in place.
+
+        until: the time (of `time.monotonic`) at which the check gives up.
+        """
         self.writer.finish(self._header("unsat") | {"semantics": semantics, "rows": str(problem.rows)})
-        return self._publish(semantics, jobs)
+        return self._publish(semantics, jobs, until)
 
     def close_sat(self, problem: Problem, witness: Witness) -> str | None:
         """Writes the witness; what is wrong with it, or None once the file is in place."""
@@ -35,8 +41,8 @@ class Recording:
             "outputs": json.dumps([float(value).hex() for value in np.ravel(witness.outputs)]),
         }
         self.writer.finish(self._header("sat") | {"element_type": problem.model.element_type} | values)
-        failure = self._publish(REAL, 1)
-        return failure and self._publish(DEPLOYED, 1)  # a point on the edge may violate in float32 alone
+        failure = self._publish(REAL)
+        return failure and self._publish(DEPLOYED)  # a point on the edge may violate in float32 alone
 
     def _header(self, verdict: str) -> dict[str, str]:
         return {
@@ -45,8 +51,10 @@ class Recording:
             "vnnlib_sha256": digest(content(self.specification)),
         }
 
-    def _publish(self, semantics: str, jobs: int) -> str | None:
-        found = check(self.writer.whole, self.model, self.specification, semantics=semantics, jobs=jobs)
+    def _publish(self, semantics: str, jobs: int = 1, until: float = math.inf) -> str | None:
+        found = check(
+            self.writer.whole, self.model, self.specification, semantics=semantics, jobs=jobs, until=until
+        )
         if not found.proved:
             return found.sentence
         self.writer.publish()

@@ -5,6 +5,8 @@ Both tiers evaluate the same declared multipliers: those that a block holds, or 
 
 from __future__ import annotations
 
+import math
+import time
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -14,6 +16,7 @@ from numpy.typing import NDArray
 from verify.checker.activations import EXACT, default_rho, relu_slopes
 from verify.checker.clauses import Rows
 from verify.checker.dual import Arithmetic, Dual, Rho
+from verify.checker.errors import NotProved
 from verify.checker.network import Network
 
 Array = NDArray[Any]
@@ -75,13 +78,18 @@ class Objective:
 class Bounder:
     """Bounds objectives on regions. With `arithmetic.exact` everything is decided in rationals, not only what float64 leaves."""
 
-    def __init__(self, network: Network, arithmetic: Arithmetic) -> None:
-        self.network = network
+    def __init__(self, network: Network, arithmetic: Arithmetic, until: float = math.inf) -> None:
+        self.network, self._until = network, until
         self.dual = Dual(network, replace(arithmetic, exact=False))
         self.in_rationals = 0  # bounds decided so
         self._all_exact, self._arithmetic = arithmetic.exact, replace(arithmetic, exact=True)
         self._exact: Dual | None = None
         self._can_be_exact = all(layer.kind in EXACT for layer in network.layers)
+
+    def check_time(self) -> None:
+        """NotProved once the time (`time.monotonic`) is past `until`."""
+        if time.monotonic() > self._until:
+            raise NotProved("time is up")
 
     def reach(
         self,
@@ -93,6 +101,7 @@ class Bounder:
         strictly: bool,
     ) -> Pair:
         """Bounds [regions, objectives], and which of them are at least `needed`, or more than that."""
+        self.check_time()
         lower, upper = bounds
         declared: dict[int, Array] = {}
 
@@ -108,6 +117,7 @@ class Bounder:
             # exact values are at most twice the errors charged above: below that there is no hope
             undecided = self._all_exact | (~reached & ~(bound + 2.5 * linear.error < needed))
             for region in np.flatnonzero(undecided.any(1)).tolist():
+                self.check_time()
                 at, left = np.array([region]), np.flatnonzero(undecided[region])
                 multipliers = {
                     layer: np.broadcast_to(values, (*reached.shape, values.shape[2]))[at][:, left]

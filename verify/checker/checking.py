@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import hashlib
+import math
 import zlib
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
@@ -67,14 +68,13 @@ def digest(data: bytes) -> str:
 
 
 def check(
-    certificate: Path,
-    model: Path,
-    specification: Path,
-    exact: bool = False,
-    semantics: str = REAL,
-    jobs: int = 1,
-) -> Checked:
-    """Checks a certificate against the bytes of model and property. Raises Refused where one of the files is unreadable."""
+    certificate: Path, model: Path, specification: Path, exact: bool = False, semantics: str = REAL, jobs: int = 1,
+    until: float = math.inf,
+) -> Checked:  # fmt: skip
+    """Checks a certificate against the bytes of model and property. Raises Refused where one of the files is unreadable.
+
+    until: the time (of `time.monotonic`) at which it gives up.
+    """
     container = _named(certificate, lambda: read(certificate))
     onnx, vnnlib = content(model), content(specification)
     network = _named(model, lambda: read_model(onnx))
@@ -93,7 +93,7 @@ def check(
         if claimed not in SEMANTICS or (semantics == DEPLOYED and claimed == REAL):
             raise Refused(f"the certificate is of semantics {claimed!r}, not {semantics!r}")
         arithmetic = Arithmetic(exact, semantics == DEPLOYED)
-        summary = _prove(certificate, container, network, query, arithmetic, jobs)
+        summary = _prove(certificate, container, network, query, arithmetic, jobs, until)
     except (NotProved, Refused, ArithmeticError, ValueError, IndexError, MemoryError) as problem:
         return Checked(False, f"not proved: {problem}")
     return Checked(True, _sentence(summary, container, semantics), "unsat", summary)
@@ -120,25 +120,32 @@ def _check_header(container: Container, onnx: str, vnnlib: str) -> str:
 
 
 def _prove(
-    path: Path, container: Container, network: Network, query: Query, arithmetic: Arithmetic, jobs: int
+    path: Path,
+    container: Container,
+    network: Network,
+    query: Query,
+    arithmetic: Arithmetic,
+    jobs: int,
+    until: float,
 ) -> Summary:
     """Proves every block, some in other processes."""
     if jobs <= 1:
-        return prove_share(container, network, query, arithmetic, 0, 1)
+        return prove_share(container, network, query, arithmetic, 0, 1, until)
     with ProcessPoolExecutor(
         jobs, get_context("spawn")
     ) as pool:  # threads of others would not survive a fork
         shares = [
-            pool.submit(_share, path, network, query, arithmetic, number, jobs) for number in range(jobs)
+            pool.submit(_share, path, network, query, arithmetic, number, jobs, until)
+            for number in range(jobs)
         ]
         found = [share.result() for share in shares]
     return reduce(Summary.joined, found)
 
 
 def _share(
-    path: Path, network: Network, query: Query, arithmetic: Arithmetic, number: int, shares: int
+    path: Path, network: Network, query: Query, arithmetic: Arithmetic, number: int, shares: int, until: float
 ) -> Summary:
-    return prove_share(read(path), network, query, arithmetic, number, shares)
+    return prove_share(read(path), network, query, arithmetic, number, shares, until)
 
 
 def prove_share(
@@ -148,9 +155,10 @@ def prove_share(
     arithmetic: Arithmetic,
     number: int = 0,
     shares: int = 1,
+    until: float = math.inf,
 ) -> Summary:
     """Takes in all blocks, proves every `shares`-th from `number` on, and checks that the tree is complete."""
-    proof = _start(container, network, query, arithmetic)
+    proof = _start(container, network, query, arithmetic, until)
     for block in blocks(container):
         take_in(proof, block, block.number % shares == number)
     proof.tree.check_complete()
@@ -158,10 +166,12 @@ def prove_share(
     return proof.summary
 
 
-def _start(container: Container, network: Network, query: Query, arithmetic: Arithmetic) -> Proof:
+def _start(
+    container: Container, network: Network, query: Query, arithmetic: Arithmetic, until: float = math.inf
+) -> Proof:
     clauses = Clauses(query, container)
     tree = Tree.read(container, clauses.roots, network.variables, clauses.box)
-    return Proof(network, clauses, tree, arithmetic)
+    return Proof(network, clauses, tree, arithmetic, until)
 
 
 def prepare_proof(certificate: Path, model: Path, specification: Path) -> tuple[Container, Proof]:
@@ -169,7 +179,7 @@ def prepare_proof(certificate: Path, model: Path, specification: Path) -> tuple[
     container = _named(certificate, lambda: read(certificate))
     onnx, vnnlib = content(model), content(specification)
     if _check_header(container, digest(onnx), digest(vnnlib)) != "unsat":
-        raise Refused(f"{certificate}: only certificates of unsat can be worked on")
+        raise Refused("only certificates of unsat can be worked on")
     arithmetic = Arithmetic(deployed=container.text("semantics") == DEPLOYED)
     query = read_query(vnnlib.decode("utf-8", "replace"))
     return container, _start(container, read_model(onnx), query, arithmetic)

@@ -97,23 +97,29 @@ class Dual:
         """Whether anything is charged for."""
         return any(self._errors(index) != (0, 0) for index in self.maps)
 
-    def _errors(self, index: int) -> tuple[Any, Any]:
+    def _errors(self, index: int, gamma: float | None = None) -> tuple[Any, Any]:
         """What may be off at an affine node, relative to its sizes and absolutely.
 
-        The sums made here, its coefficients, and what the deployed network rounds.
+        The sums made here (`gamma`, of a whole sweep unless given), its coefficients, and what the deployed network rounds.
         """
-        relative = self.gamma + max((linear.slack for linear, _ in self.maps[index]), default=0.0)
-        maps, bias = self.maps[index], self.biases[index]
-        moved = (
-            len(maps) == 1
-            and isinstance(maps[0][0], Gather | Identity)
-            and maps[0][0].terms == 1
-            and not bias.any()
-        )
-        if not self.arithmetic.deployed or moved:
+        slack = max((linear.slack for linear, _ in self.maps[index]), default=0.0)
+        relative = (self.gamma if gamma is None else gamma) + slack
+        if not self.arithmetic.deployed or self._only_moves(index):
             return self._number(relative), self._number(0.0)
-        count = sum(linear.terms for linear, _ in maps) + len(maps) + 8
+        count = self._terms(index)
         return self._number(relative + _gamma(count, _UNIT32)), self._number(count * _TINY32)
+
+    def _terms(self, index: int) -> int:
+        """How many terms an affine node's values are sums of, and some to spare."""
+        return sum(linear.terms + 1 for linear, _ in self.maps[index]) + 8
+
+    def _only_moves(self, index: int) -> bool:
+        """Whether an affine node's values are values of its operand, in other places."""
+        maps, bias = self.maps[index], self.biases[index]
+        linear = maps[0][0]
+        return (
+            len(maps) == 1 and isinstance(linear, Gather | Identity) and linear.terms == 1 and not bias.any()
+        )
 
     # intervals
 
@@ -145,14 +151,15 @@ class Dual:
         lowers, uppers = zip(*found, strict=True)
         return (np.concatenate(lowers, 1), np.concatenate(uppers, 1)), values
 
-    def _underflow(self, index: int, size: Any) -> Any:
+    def _underflow(self, index: int, size: Array, operands: list[Array]) -> Any:
         """What products too small for float64 may lose: something only where all terms are tiny and not all are 0."""
-        if self.arithmetic.exact:
+        tiny = size < _SMALL
+        if self.arithmetic.exact or not tiny.any():
             return 0
-        if index not in self._weighted:
-            ones = (linear.forward(np.ones((1, linear.sources))) for linear, _ in self.absolute[index])
-            self._weighted[index] = sum(ones, np.abs(self.biases[index])[None]) > 0
-        return np.where(self._weighted[index] & (size < _SMALL), _SMALL, 0.0)
+        some: Any = np.abs(self.biases[index])[None]
+        for (linear, _), operand in zip(self.absolute[index], operands, strict=True):
+            some = some + linear.forward(np.where(operand > 0, 1.0, 0.0))
+        return np.where(tiny & (some > 0), _SMALL, 0.0)
 
     def _outputs(self, node: Activation, low: Array, high: Array) -> tuple[Array, Array]:
         """An activation's outputs on boxes; the deployed one's may round a product."""
@@ -164,20 +171,25 @@ class Dual:
 
     def affine_interval(self, index: int, values: list[tuple[Array, Array]]) -> tuple[Array, Array]:
         """The interval of an affine node from those of its operands, rounded outward; infinite where nothing is known."""
+        if self._only_moves(index):
+            linear, operand = self.maps[index][0]
+            return linear.forward(values[operand][0]), linear.forward(values[operand][1])
         centre: Any = self.biases[index][None]
         radius: Any = 0 * centre
         size: Any = np.abs(centre)
-        half = self._number(0.5)
+        half, sizes = self._number(0.5), []
         with np.errstate(invalid="ignore"):
             for (linear, operand), (absolute, _) in zip(self.maps[index], self.absolute[index], strict=True):
                 low, high = values[operand]
                 middle = (low + high) * half
                 spread = np.maximum(high - middle, middle - low)
+                sizes.append(np.abs(middle) + spread)
                 centre = centre + linear.forward(middle)
                 radius = radius + absolute.forward(spread)
-                size = size + absolute.forward(np.abs(middle) + spread)
-            relative, absolute = self._errors(index)
-            slack = relative * size + absolute + self._underflow(index, size)
+                size = size + absolute.forward(sizes[-1])
+            own = 0.0 if self.arithmetic.exact else 4 * _gamma(self._terms(index), _UNIT)
+            relative, least = self._errors(index, own)
+            slack = relative * size + least + self._underflow(index, size, sizes)
             if self.arithmetic.deployed:  # beyond that float32 may overflow, and nothing is known
                 slack = np.where(size < _LARGEST32, slack, np.inf)
             low, high = centre - radius - slack, centre + radius + slack
@@ -196,8 +208,9 @@ class Dual:
                 size: Any = np.abs(self.biases[index])[None]
                 for linear, operand in self.absolute[index]:
                     size = size + linear.forward(found[operand][None])
-                relative, absolute = self._errors(index)
-                found[index] = (size * (1 + relative) + absolute + self._underflow(index, size))[0]
+                relative, least = self._errors(index)
+                operands = [found[operand][None] for _, operand in self.absolute[index]]
+                found[index] = (size * (1 + relative) + least + self._underflow(index, size, operands))[0]
                 if self.arithmetic.deployed:
                     found[index] = np.where(found[index] < _LARGEST32, found[index], np.inf)
                 continue

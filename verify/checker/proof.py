@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -42,9 +43,11 @@ class Summary:
 class Proof:
     """What the blocks' handlers share."""
 
-    def __init__(self, network: Network, clauses: Clauses, tree: Tree, arithmetic: Arithmetic) -> None:
+    def __init__(
+        self, network: Network, clauses: Clauses, tree: Tree, arithmetic: Arithmetic, until: float = math.inf
+    ) -> None:
         self.network, self.clauses, self.tree = network, clauses, tree
-        self.bounder = Bounder(network, arithmetic)
+        self.bounder = Bounder(network, arithmetic, until)
         self.dual = self.bounder.dual
         self.summary = Summary()
         self._sizes: dict[int, tuple[Array, dict[int, Array]]] = {}

@@ -79,6 +79,7 @@ def _afresh(
     proof: Proof, nodes: Array, root: int, passes: int, weights: Array
 ) -> tuple[Array, Array, Array, Array]:
     """The worst clause's bound, whether all clauses are refuted, and the boxes of all unsafe points."""
+    proof.bounder.check_time()
     inputs, count = slice(0, proof.network.inputs), proof.clauses.most_rows
     lower, upper = (end[:, inputs] for end in proof.tree.regions(nodes))
     clauses = [proof.clauses.rows(clause).padded(count) for clause in proof.clauses.of_root(root)]

@@ -32,6 +32,7 @@ _NAMES: Final = {
     **{f"{sign}int{bits}": np.dtype(f"{sign}int{bits}") for sign in ("", "u") for bits in (8, 16, 32, 64)},
     "bool": np.dtype("bool"),
 }
+_READ: Final = {**_NAMES, "real": np.dtype("float64")}
 
 
 def format_value(value: Any) -> str:
@@ -49,15 +50,16 @@ def _values(array: NDArray[Any]) -> list[str]:
     return [format_value(value) for value in array.ravel()]
 
 
-def format_assignment(variables: Mapping[str, NDArray[Any]]) -> str:
+def format_assignment(variables: Mapping[str, NDArray[Any]], types: Mapping[str, str] | None = None) -> str:
     """The standard's text for variables of any shape, in the mapping's order, ending with a newline.
 
-    Raises ValueError for values that are not finite or of a type that ONNX arithmetic here does not know.
+    types: what to call the element types of some of them, where that is not what the arrays hold (`real`). Raises ValueError for values that are not finite or of a type that ONNX arithmetic here does not know.
     """
     lines: list[str] = []
     for name, array in variables.items():
         shape = ",".join(map(str, array.shape))
-        lines += [f"{name} {array.dtype.name} [{shape}]", *_values(array)]
+        label = (types or {}).get(name, array.dtype.name)
+        lines += [f"{name} {label} [{shape}]", *_values(array)]
     return "".join(line + "\n" for line in lines)
 
 
@@ -100,12 +102,12 @@ def parse_assignment(text: str, source: str = "<text>") -> dict[str, NDArray[Any
 
 def _header(line: str, number: int, source: str) -> tuple[str, np.dtype[Any], tuple[int, ...]]:
     match = _HEADER.match(line)
-    if match is None or match.group(2) not in _NAMES:
+    if match is None or match.group(2) not in _READ:
         raise SpecificationError(
             source, number, 1, f"{line[:60]!r} is no header of a variable", "write it as: X float32 [1,5]"
         )
     shape = tuple(int(part) for part in match.group(3).split(",") if part.strip())
-    return match.group(1), _NAMES[match.group(2)], shape
+    return match.group(1), _READ[match.group(2)], shape
 
 
 def _array(lines: list[tuple[int, str]], dtype: np.dtype[Any], source: str) -> NDArray[Any]:

@@ -11,11 +11,16 @@ from typing import TYPE_CHECKING, Any
 from verify.loading.loaded import LoadedModel
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     import onnx
     from numpy.typing import NDArray
     from torch import Tensor, nn
 
-__all__ = ["LoadedModel", "load"]
+    from verify.formats.vnnlib2 import Query
+    from verify.loading.loaded import Source
+
+__all__ = ["LoadedModel", "load", "load_joint"]
 
 
 def load(
@@ -41,3 +46,14 @@ def load(
         loaded = from_module(model, example_input, fold)
     check_agreement(loaded, box)
     return loaded
+
+
+def load_joint(query: Query, models: Mapping[str, Source], fold: bool = True) -> LoadedModel:
+    """Loads the models of a VNN-LIB 2.0 query, by the names of its networks, as one joint network.
+
+    Its inputs and outputs are those that `query.property` speaks of. It is compared with the models' own runtime as in
+    `load`. Raises ModelError, also where a model is missing, surplus, or not what the query declares.
+    """
+    from verify.loading.joint import joint
+
+    return joint(query, models, fold)

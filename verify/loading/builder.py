@@ -17,7 +17,10 @@ from torch import Tensor
 
 from verify.loading import reindex
 from verify.network.activations.base import Activation
+from verify.network.activations.convex import Rsqrt, Sqrt
+from verify.network.activations.copy import Copy
 from verify.network.activations.product import Product
+from verify.network.activations.reciprocal import Reciprocal
 from verify.network.activations.relu import Relu
 from verify.network.affine import (
     Affine,
@@ -185,11 +188,32 @@ class Builder:
         """A convolution of a value of its `input_shape`."""
         return self.affine(operator, x, shape=operator.output_shape)
 
-    def product(self, a: Value, b: Value) -> Value:
-        """The product of two variables: both factors side by side in one vector (see product.py)."""
+    def product(self, a: Value, b: Value, shared: bool = False) -> Value:
+        """The product of two variables: both factors side by side in one vector (see product.py).
+
+        `shared`: their entries occur many times; they are bounded and cut before (see `copy`), not here.
+        """
         a, b = self.broadcast(a, b)
         flat = [self.reshape(value, (value.size,)) for value in (a, b)]
-        return self.activation(Product(), self.concatenate(flat, 0), shape=a.shape)
+        return self.activation(Product(shared), self.concatenate(flat, 0), shape=a.shape)
+
+    def copy(self, x: Value) -> Value:
+        """The same value as a variable (see copy.py); what an activation has just given has a good interval already."""
+        node = self.nodes[x.node]
+        while isinstance(node.operator, Reshape | Permute):
+            node = self.nodes[node.operands[0]]
+        return (
+            x
+            if isinstance(node.operator, Activation) or node.operator is None
+            else self.activation(Copy(), x)
+        )
+
+    def reciprocal(self, x: Value) -> Value:
+        """1 / x; of a square root in one step, which is tighter."""
+        node = self.nodes[x.node]
+        if isinstance(node.operator, Sqrt):
+            return self.activation(Rsqrt(), Value(node.operands[0], x.shape))
+        return self.activation(Reciprocal(), x)
 
     def maximum(self, a: Value, b: Value) -> Value:
         """max(a, b) = b + relu(a - b): everything downstream is a ReLU."""

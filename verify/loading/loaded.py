@@ -4,7 +4,9 @@ against."""
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass
+from fractions import Fraction
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -13,7 +15,13 @@ from numpy.typing import NDArray
 from verify.loading.runner import Runner
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
+    import onnx
+
     from verify.network.graph import Network
+
+    Source = str | Path | bytes | onnx.ModelProto  # of an ONNX model
 
 
 @dataclass(frozen=True)
@@ -29,6 +37,36 @@ class LoadedModel:
     element_type: str  # of the model: float32 or float64
     operators: Counter[str]  # ONNX operators of the file as it is
     opset: int | None  # None for a torch.nn.Module
+
+    @property
+    def of_query(self) -> bool:
+        """Whether this is the joint network of a VNN-LIB 2.0 query (see joint.py)."""
+        return False
+
+    @property
+    def input_kinds(self) -> list[tuple[np.dtype[Any], NDArray[np.bool_]]]:
+        """The element types there are among the inputs, and whose they are."""
+        return [(np.dtype(self.element_type), np.ones(self.network.inputs, dtype=bool))]
+
+    def rounded(self, x: NDArray[Any]) -> NDArray[Any]:
+        """The nearest inputs of the model's own element types to `x` ([inputs])."""
+        kinds = self.input_kinds
+        if len(kinds) == 1:
+            return x.astype(kinds[0][0])
+        return np.select(
+            [mine for _, mine in kinds], [x.astype(kind).astype(np.float64) for kind, _ in kinds]
+        )
+
+    def judged(
+        self, inputs: Sequence[Fraction | float], outputs: NDArray[Any]
+    ) -> Sequence[Fraction | float] | NDArray[Any]:
+        """What a property of the network's outputs is judged by, where the model's own outputs are these."""
+        return outputs
+
+    def variables(self, inputs: NDArray[Any], outputs: NDArray[Any]) -> dict[str, tuple[str, NDArray[Any]]]:
+        """The property's tensors with their element types, in order of declaration, at flat inputs and outputs."""
+        tensors = {"X": inputs.reshape(self.input_shape), "Y": outputs.reshape(self.output_shape)}
+        return {name: (tensor.dtype.name, tensor) for name, tensor in tensors.items()}
 
     def evaluate(self, x: NDArray[Any]) -> NDArray[Any]:
         """The model's own outputs at `x` ([inputs] or [batch, inputs]), one sample at a time."""

@@ -8,6 +8,7 @@ import torch
 
 from verify.loading.builder import Builder, Value
 from verify.loading.calls import Call, Rule, Unsupported, axes_of, tensor
+from verify.loading.lower_compositions import root_of_sum
 from verify.network.activations.base import Activation
 from verify.network.activations.piecewise import Abs, Clip, LeakyRelu
 from verify.network.activations.relu import Relu
@@ -159,12 +160,13 @@ def torch_amin(call: Call) -> Value:
 
 
 def onnx_reduce(builder: Builder, operator: str, x: Value, axes: Any, keepdim: bool) -> Value:
-    """ReduceSum, Mean, Max, Min, L1, SumSquare."""
+    """ReduceSum, Mean, Max, Min, L1, L2, SumSquare."""
     places = axes_of(axes, len(x.shape))
     if operator in ("ReduceMax", "ReduceMin"):
         return reduce_maximum(builder, x, places, keepdim, 1 if operator == "ReduceMax" else -1)
     if operator == "ReduceL1":
         x = builder.activation(Abs(), x)
-    if operator == "ReduceSumSquare":
+    if operator in ("ReduceL2", "ReduceSumSquare"):
         x = builder.activation(Square(), x)
-    return builder.sum(x, places, keepdim, mean=operator == "ReduceMean")
+    total = builder.sum(x, places, keepdim, mean=operator == "ReduceMean")
+    return root_of_sum(builder, total) if operator == "ReduceL2" else total

@@ -15,9 +15,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from verify.loading import lower_compositions as compositions
 from verify.loading.builder import Builder, Value, broadcast_shape
 from verify.loading.calls import Call, Unsupported, axes_of, tensor
-from verify.network.activations.reciprocal import Reciprocal
 from verify.network.activations.square import Square
 
 Result = Value | tuple[Value, ...]
@@ -39,12 +39,16 @@ def dropout(call: Call) -> Value:
 
 
 def cast(call: Call) -> Value:
-    """Casts to a floating type only."""
+    """Casts to float32, float64, bool and to integers (of values that these hold)."""
     target = getattr(call.module, "torch_dtype", None)
     if target is None:
         target = next(
             (a for a in (*call.args, *call.kwargs.values()) if isinstance(a, torch.dtype)), torch.float64
         )
+    if target == torch.bool:
+        return compositions.truth(call.builder, call.x)
+    if target in (torch.int32, torch.int64):
+        return compositions.whole_part(call.builder, call.x)
     if target not in (torch.float32, torch.float64):
         raise Unsupported(f"a cast to {target} rounds; only float32 and float64 keep real numbers")
     return call.x
@@ -147,7 +151,10 @@ def add(builder: Builder, a: Any, b: Any, sign: int = 1) -> Value:
 def multiply(builder: Builder, a: Any, b: Any) -> Value:
     """a * b, either of them constant."""
     if isinstance(a, Value) and isinstance(b, Value):
-        return builder.activation(Square(), a) if a == b else builder.product(a, b)
+        if a == b:
+            return builder.activation(Square(), a)
+        found = compositions.gated(builder, a, b) or compositions.gated(builder, b, a)
+        return builder.product(a, b) if found is None else found
     return builder.scale(a, tensor(b)) if isinstance(a, Value) else builder.scale(b, tensor(a))
 
 
@@ -158,26 +165,20 @@ def divide(builder: Builder, a: Any, b: Any) -> Value:
         if bool((divisor == 0).any()):
             raise Unsupported("division by a constant 0")
         return builder.scale(a, divisor.reciprocal())
-    return multiply(builder, a, builder.activation(Reciprocal(), b))
-
-
-def power(builder: Builder, x: Value, exponent: int) -> Value:
-    """x to a positive integer, by repeated squaring: an even power is a square, an odd one a product."""
-    if exponent == 1:
-        return x
-    half = builder.activation(Square(), power(builder, x, exponent // 2))
-    return builder.product(half, x) if exponent % 2 else half
+    return multiply(builder, a, builder.reciprocal(b))
 
 
 def pow_(call: Call) -> Value:
-    """Pow with a constant integer exponent."""
+    """Pow with a constant exponent, the same for all, or a constant base."""
+    base, exponents = call.argument(0, "input", "self"), call.argument(1, "exponent")
+    if not isinstance(base, Value):
+        return compositions.exponential(call.builder, tensor(base), exponents)
     exponents = tensor(call.constant(1, "exponent"))
     exponent = float(exponents.flatten()[0])
-    if bool((exponents != exponent).any()) or exponent != int(exponent) or exponent == 0:
-        raise Unsupported("only one constant integer exponent other than 0 is supported yet")
-    shape = broadcast_shape(call.x.shape, exponents.shape)
-    result = power(call.builder, call.builder.expand(call.x, shape), abs(int(exponent)))
-    return result if exponent > 0 else call.builder.activation(Reciprocal(), result)
+    if bool((exponents != exponent).any()):
+        raise Unsupported("its exponents differ")
+    shape = broadcast_shape(base.shape, exponents.shape)
+    return compositions.power(call.builder, call.builder.expand(base, shape), exponent)
 
 
 def _both(call: Call) -> tuple[Any, Any]:
@@ -221,7 +222,7 @@ def negate(call: Call) -> Value:
 
 def reciprocal(call: Call) -> Value:
     """1 / x."""
-    return call.builder.activation(Reciprocal(), call.x)
+    return call.builder.reciprocal(call.x)
 
 
 def square(call: Call) -> Value:
@@ -261,12 +262,12 @@ def onnx_mean(call: Call) -> Value:
 
 
 def where(call: Call) -> Value:
-    """Where with a constant condition: a mask on each side."""
+    """Where; with a constant condition a mask on each side."""
     condition, a, b = (
         call.argument(place, name) for place, name in enumerate(("condition", "input", "other"))
     )
     if isinstance(condition, Value):
-        raise Unsupported("its condition depends on the network's input")
+        return compositions.choose(call.builder, condition, a, b)
     mask, builder = condition.bool(), call.builder
 
     def side(part: Any, keep: Tensor) -> Any:
@@ -377,9 +378,16 @@ def _product_of_variables(builder: Builder, a: Value, b: Value) -> Value:
     """Sums of products: [.., m, k, 1] * [.., 1, k, n] summed over k."""
     left = builder.reshape(a, (1, *a.shape)) if len(a.shape) == 1 else a
     right = builder.reshape(b, (*b.shape, 1)) if len(b.shape) == 1 else b
+    lead = broadcast_shape(left.shape[:-2], right.shape[:-2])
+    count = math.prod(lead) * math.prod(left.shape[-2:]) * right.shape[-1]
+    compositions.limit(count, "products")
+    shared = left.shape[-2] > 1 or right.shape[-1] > 1
+    if shared and count <= compositions.MOST_BOUNDED:
+        left, right = builder.copy(left), builder.copy(right)
     products = builder.product(
         builder.reshape(left, (*left.shape, 1)),
         builder.reshape(right, (*right.shape[:-2], 1, *right.shape[-2:])),
+        shared,
     )
     result = builder.sum(products, (len(products.shape) - 2,), keepdim=False)
     shape = result.shape

@@ -15,9 +15,12 @@ from torch import Tensor
 
 from verify.loading import lower_activations as act
 from verify.loading import lower_affine as aff
+from verify.loading import lower_compositions as compositions
 from verify.loading import lower_windows as win
 from verify.loading.builder import Value
 from verify.loading.calls import Call, Unsupported, integers
+from verify.network.activations.elu import Elu
+from verify.network.activations.gated import Swish
 from verify.network.activations.piecewise import Abs
 from verify.network.activations.s_shaped import Tanh
 
@@ -82,12 +85,77 @@ def reduce(call: Call) -> Value:
     axes = attributes.get("axes") if axes is None else integers(axes)
     if not axes:
         if attributes.get("noop_with_empty_axes", 0):
-            if call.module.operator in ("ReduceL1", "ReduceSumSquare"):
+            if call.module.operator in ("ReduceL1", "ReduceL2", "ReduceSumSquare"):
                 raise Unsupported("no axes to reduce")
             return call.x
         axes = None
     keepdim = bool(attributes.get("keepdims", 1))
     return act.onnx_reduce(call.builder, call.module.operator, call.x, axes, keepdim)
+
+
+def softmax(call: Call) -> Value:
+    """Softmax and LogSoftmax; up to opset 12 all axes from the given one on are flattened."""
+    log, attributes = call.module.operator == "LogSoftmax", call.module.attributes
+    if call.module.opset < 13:
+        return compositions.softmax_of_rows(call.builder, call.x, attributes.get("axis", 1), log)
+    return compositions.softmax(call.builder, call.x, attributes.get("axis", -1), log)
+
+
+def layer_norm(call: Call) -> Value:
+    """LayerNormalization."""
+    if call.module.results > 1:
+        raise Unsupported("mean and deviation are results")
+    factor, shift = _constants(call, "b", "c")
+    attributes = call.module.attributes
+    axis, epsilon = attributes.get("axis", -1), attributes.get("epsilon", 1e-5)
+    return compositions.layer_norm(call.builder, call.x, axis, (factor, shift), epsilon)
+
+
+def instance_norm(call: Call) -> Value:
+    """InstanceNormalization."""
+    factor, shift = _constants(call, "b", "c")
+    epsilon = call.module.attributes.get("epsilon", 1e-5)
+    return compositions.instance_norm(call.builder, call.x, (factor, shift), epsilon)
+
+
+def elu(call: Call) -> Value:
+    """Elu."""
+    return call.builder.activation(Elu(float(call.module.attributes.get("alpha", 1.0))), call.x)
+
+
+def celu(call: Call) -> Value:
+    """Celu."""
+    return compositions.celu(call.builder, call.x, float(call.module.attributes.get("alpha", 1.0)))
+
+
+def selu(call: Call) -> Value:
+    """Selu; its attributes have been written out (operators.py)."""
+    attributes = call.module.attributes
+    return compositions.selu(call.builder, call.x, float(attributes["alpha"]), float(attributes["gamma"]))
+
+
+def gelu(call: Call) -> Value:
+    """Gelu, exact or approximate."""
+    kind = call.module.attributes.get("approximate", "none")
+    return compositions.gelu(call.builder, call.x, kind.decode() if isinstance(kind, bytes) else kind)
+
+
+def swish(call: Call) -> Value:
+    """Swish: x sigmoid(alpha x)."""
+    alpha = float(call.module.attributes.get("alpha", 1.0))
+    return compositions.scaled_argument(call.builder, Swish(), call.x, alpha)
+
+
+def compare(call: Call) -> Value:
+    """Equal, Greater, GreaterOrEqual, Less, LessOrEqual."""
+    operands = (call.argument(place, name) for place, name in enumerate("ab"))
+    return compositions.compare(call.builder, call.module.operator, *operands)
+
+
+def logical(call: Call) -> Value:
+    """And, Or."""
+    operands = (call.argument(place, name) for place, name in enumerate("ab"))
+    return compositions.logical(call.builder, call.module.operator, *operands)
 
 
 def pad(call: Call) -> Value:

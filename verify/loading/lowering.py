@@ -8,7 +8,7 @@ rules.py. The same walk serves onnx2torch's graphs and traced `torch.nn.Module`s
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -43,27 +43,37 @@ class Lowered(NamedTuple):
 
 
 def lower(
-    graph_module: fx.GraphModule, input_shape: Shape, input_name: str, origin_of: Callable[[fx.Node], Origin],
-    output: int = 0,
-) -> Lowered:  # fmt: skip
-    """The network of a graph with float64 parameters. `output`: which of several results it ends in."""
+    graph_module: fx.GraphModule, input_shape: Shape, input_name: str, origin_of: Callable[[fx.Node], Origin]
+) -> Lowered:
+    """The network of a graph of one input with float64 parameters; of several results it ends in the first."""
     builder = Builder(input_shape, input_name)
+    values = walk(builder, graph_module, [builder.input], origin_of)
+    found = next((value for node, value in values.items() if node.op == "output"), None)
+    if isinstance(found, tuple | list) and found:
+        found = found[0]
+    result = as_value(builder, found)
+    return Lowered(builder.network(builder.output(result)), result.shape)
+
+
+def walk(
+    builder: Builder, graph_module: fx.GraphModule, inputs: Sequence[Value], origin_of: Callable[[fx.Node], Origin]
+) -> dict[fx.Node, Any]:  # fmt: skip
+    """The value of every node of a graph, whose parameters are float64, at some inputs."""
     values: dict[fx.Node, Any] = {}
+    given = iter(inputs)
     with torch.no_grad():
         for node in graph_module.graph.nodes:
             if node.op == "placeholder":
-                values[node] = builder.input
+                values[node] = next(given)
             elif node.op == "output":
-                result = _result(builder, fx.node.map_arg(node.args[0], values.__getitem__), output)
-                return Lowered(builder.network(builder.output(result)), result.shape)
+                values[node] = fx.node.map_arg(node.args[0], values.__getitem__)
             else:
                 values[node] = _lower_node(builder, graph_module, node, values, origin_of(node))
-    raise ModelError("the graph has no output")
+    return values
 
 
-def _result(builder: Builder, result: Any, place: int) -> Value:
-    if isinstance(result, tuple | list):
-        result = result[place if len(result) > place else 0]
+def as_value(builder: Builder, result: Any) -> Value:
+    """A result as a value of the network under construction, a constant one if it is a tensor."""
     if isinstance(result, Tensor):
         result = builder.constant(result)
     if not isinstance(result, Value):

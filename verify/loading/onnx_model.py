@@ -12,6 +12,7 @@ from __future__ import annotations
 import gzip
 import zlib
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -23,23 +24,58 @@ from onnx import external_data_helper, numpy_helper
 from verify.errors import ModelError
 
 GZIP_MAGIC = b"\x1f\x8b"
-ELEMENT_TYPES: dict[int, str] = {onnx.TensorProto.FLOAT: "float32", onnx.TensorProto.DOUBLE: "float64"}
+_NAMES = {
+    "FLOAT": "float32",
+    "DOUBLE": "float64",
+}  # of element types, where it is not ONNX's own in small letters
+ELEMENT_TYPES = ("float32", "float64")  # of inputs
+OLDEST_OPSET, NEWEST_OPSET = 7, 22  # that the tests cover
 MOST_BYTES = 2**31 - 1  # of one protobuf message
 ONNX_DOMAINS = ("", "ai.onnx")
 
 
 @dataclass(frozen=True)
-class OnnxModel:
-    """A model as read: `original` is what ONNX Runtime runs, `proto` the same model with fixed shapes."""
+class Tensor:
+    """An input or output of a model. Sizes that are unknown are None; so is `shape` where even its rank is."""
 
+    name: str
+    element_type: str
+    shape: tuple[int | None, ...] | None
+
+
+@dataclass(frozen=True)
+class OnnxModel:
+    """A model as read: `original` is what ONNX Runtime runs, `proto` the same model with constants moved."""
+
+    name: str
     original: bytes
     proto: onnx.ModelProto
-    input_name: str
-    output_name: str
-    input_shape: tuple[int, ...]
-    element_type: str
+    inputs: tuple[Tensor, ...]
+    outputs: tuple[Tensor, ...]
     opset: int
     operators: Counter[str]
+
+    def fix(self, shapes: Sequence[tuple[int, ...]]) -> None:
+        """Write the inputs' shapes into `proto`."""
+        for value, shape in zip(self.proto.graph.input, shapes, strict=True):
+            for dimension, size in zip(value.type.tensor_type.shape.dim, shape, strict=True):
+                dimension.dim_value = size
+
+    def only(self) -> tuple[Tensor, Tensor]:
+        """The one input and the one output. Raises ModelError where there are others."""
+        for kind, values in (("input", self.inputs), ("output", self.outputs)):
+            if len(values) != 1:
+                names = ", ".join(repr(value.name) for value in values) or "none"
+                raise ModelError(
+                    f"{self.name}: exactly one {kind} is supported without a VNN-LIB 2.0 query, the model has "
+                    f"{len(values)}: {names}"
+                )
+        output = self.outputs[0]
+        if output.element_type not in ELEMENT_TYPES:
+            raise ModelError(
+                f"{self.name}: {output.name!r} is {output.element_type}; only float32 and float64 are supported"
+            )
+        return self.inputs[0], output
 
 
 def read(source: str | Path | bytes | onnx.ModelProto) -> OnnxModel:
@@ -96,13 +132,20 @@ def _checked(proto: onnx.ModelProto, original: bytes, name: str) -> OnnxModel:
         node.domain = "" if node.domain in ONNX_DOMAINS else node.domain
     _constants_to_initializers(proto.graph)
     _check_weights(proto.graph, name)
-    given = _only_input(proto.graph, name)
-    output = _only(proto.graph.output, "output", name)
-    element_type = _element_type(given, name)
-    _element_type(output, name)
-    return OnnxModel(
-        original, proto, given.name, output.name, _fixed_shape(given, name), element_type, opset, operators
-    )
+    weights = {initializer.name for initializer in proto.graph.initializer}
+    given = [value for value in proto.graph.input if value.name not in weights]
+    del proto.graph.input[:]
+    proto.graph.input.extend(given)
+    inputs = tuple(_tensor(value, name) for value in given)
+    for tensor in inputs:
+        if tensor.element_type not in ELEMENT_TYPES:
+            raise ModelError(
+                f"{name}: {tensor.name!r} is {tensor.element_type}; only float32 and float64 are supported"
+            )
+        if tensor.shape is None:
+            raise ModelError(f"{name}: input {tensor.name!r} has no shape")
+    outputs = tuple(_tensor(value, name) for value in proto.graph.output)
+    return OnnxModel(name, original, proto, inputs, outputs, opset, operators)
 
 
 def _opset(proto: onnx.ModelProto, name: str) -> int:
@@ -154,39 +197,17 @@ def _check_weights(graph: onnx.GraphProto, name: str) -> None:
             raise ModelError(f"{name}: initializer {initializer.name!r} holds NaN or infinity")
 
 
-def _only_input(graph: onnx.GraphProto, name: str) -> onnx.ValueInfoProto:
-    """The input that is not an initializer; the others are taken off the list."""
-    weights = {initializer.name for initializer in graph.initializer}
-    given = [value for value in graph.input if value.name not in weights]
-    only = _only(given, "input", name)
-    del graph.input[:]
-    graph.input.append(only)
-    kept: onnx.ValueInfoProto = graph.input[0]  # the copy that the list holds
-    return kept
+def _tensor(value: onnx.ValueInfoProto, name: str) -> Tensor:
+    if not value.type.HasField("tensor_type"):
+        raise ModelError(f"{name}: {value.name!r} is no tensor; only float32 and float64 are supported")
+    tensor = value.type.tensor_type
+    label = onnx.TensorProto.DataType.Name(tensor.elem_type)
+    shape = None
+    if tensor.HasField("shape"):
+        shape = tuple(size.dim_value if size.dim_value > 0 else None for size in tensor.shape.dim)
+    return Tensor(value.name, _NAMES.get(label, label.lower()), shape)
 
 
-def _only(values: object, kind: str, name: str) -> onnx.ValueInfoProto:
-    found: list[onnx.ValueInfoProto] = list(values)  # type: ignore[call-overload]
-    if len(found) != 1:
-        names = ", ".join(repr(value.name) for value in found) or "none"
-        raise ModelError(f"{name}: exactly one {kind} is supported yet, the model has {len(found)}: {names}")
-    return found[0]
-
-
-def _element_type(value: onnx.ValueInfoProto, name: str) -> str:
-    kind = value.type.tensor_type.elem_type
-    if not value.type.HasField("tensor_type") or kind not in ELEMENT_TYPES:
-        label = onnx.TensorProto.DataType.Name(kind) if value.type.HasField("tensor_type") else "no tensor"
-        raise ModelError(f"{name}: {value.name!r} is {label}; only float32 and float64 are supported")
-    return ELEMENT_TYPES[kind]
-
-
-def _fixed_shape(value: onnx.ValueInfoProto, name: str) -> tuple[int, ...]:
-    """The input's shape; unknown sizes (the batch) become 1, here and in the model."""
-    tensor_type = value.type.tensor_type
-    if not tensor_type.HasField("shape"):
-        raise ModelError(f"{name}: input {value.name!r} has no shape")
-    for dimension in tensor_type.shape.dim:
-        if dimension.dim_value < 1:
-            dimension.dim_value = 1
-    return tuple(dimension.dim_value for dimension in tensor_type.shape.dim)
+def fixed(shape: tuple[int | None, ...]) -> tuple[int, ...]:
+    """A shape whose unknown sizes (the batch) are taken as 1."""
+    return tuple(1 if size is None else size for size in shape)

@@ -34,14 +34,16 @@ from verify.loading.calls import integers
 DOMAIN = "verify"
 
 OWN = frozenset(
-    "AveragePool BatchNormalization Clip Conv ConvTranspose Flatten Gemm GlobalAveragePool GlobalMaxPool "
-    "MaxPool Pad ReduceL1 ReduceMax ReduceMean ReduceMin ReduceSum ReduceSumSquare Resize Slice Split "
-    "Upsample".split()
+    "And Atan AveragePool BatchNormalization Ceil Celu Clip Conv ConvTranspose Cos Elu Equal Erf Exp Flatten "
+    "Floor Gelu Gemm GlobalAveragePool GlobalMaxPool Greater GreaterOrEqual HardSwish InstanceNormalization "
+    "LayerNormalization Less LessOrEqual Log LogSoftmax MaxPool Mish Not Or Pad ReduceL1 ReduceL2 ReduceMax "
+    "ReduceMean ReduceMin ReduceSum ReduceSumSquare Resize Round Selu Sign Sin Slice Softmax Softplus Softsign "
+    "Split Sqrt Swish Trilu Upsample".split()
 )
 
 # Operators whose versions differ in element types and devices only, with a version that onnx2torch registers.
 ALIKE = {
-    "Cast": 13, "Constant": 13, "ConstantOfShape": 9, "Dropout": 10, "Equal": 13, "HardSigmoid": 6,
+    "Cast": 13, "Constant": 13, "ConstantOfShape": 9, "Dropout": 10, "HardSigmoid": 6,
     "Identity": 16, "Reshape": 14, "Shape": 15, "Squeeze": 13, "Transpose": 13, "Unsqueeze": 13,
 }  # fmt: skip
 
@@ -120,7 +122,26 @@ def _flatten(module: OnnxOperator, x: Tensor, *_: Any) -> Tensor:
     return x.reshape(int(np.prod(x.shape[:axis])), -1)
 
 
-EXECUTED: dict[str, Callable[..., Any]] = {"Slice": _slice, "Split": _split, "Flatten": _flatten}
+def _trilu(module: OnnxOperator, x: Tensor, diagonal: Any, *_: Any) -> Tensor:
+    place = 0 if diagonal is None else int(diagonal)
+    return torch.triu(x, place) if module.attributes.get("upper", 1) else torch.tril(x, place)
+
+
+def _plain(function: Callable[..., Tensor], operands: int = 1) -> Callable[..., Tensor]:
+    """An operator without attributes."""
+    return lambda _, *given: function(*given[:operands])
+
+
+EXECUTED: dict[str, Callable[..., Any]] = {
+    "Slice": _slice, "Split": _split, "Flatten": _flatten, "Trilu": _trilu,
+    "Ceil": _plain(torch.ceil), "Cos": _plain(torch.cos), "Erf": _plain(torch.erf), "Exp": _plain(torch.exp),
+    "Floor": _plain(torch.floor), "Log": _plain(torch.log), "Not": _plain(torch.logical_not),
+    "Round": _plain(torch.round), "Sign": _plain(torch.sign), "Sin": _plain(torch.sin),
+    "Sqrt": _plain(torch.sqrt),
+    "And": _plain(torch.logical_and, 2), "Equal": _plain(torch.eq, 2), "Greater": _plain(torch.gt, 2),
+    "GreaterOrEqual": _plain(torch.ge, 2), "Less": _plain(torch.lt, 2), "LessOrEqual": _plain(torch.le, 2),
+    "Or": _plain(torch.logical_or, 2),
+}  # fmt: skip
 
 
 def prepare(model: onnx.ModelProto, opset: int) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -11,11 +12,12 @@ import torch
 from torch import Tensor, fx, nn
 
 from verify.errors import ModelError, UnsupportedOperatorError
+from verify.loading.builder import Builder, Value
 from verify.loading.fold import fold as folded
 from verify.loading.loaded import LoadedModel
-from verify.loading.lowering import Origin, lower
+from verify.loading.lowering import Origin, as_value, lower, walk
 from verify.loading.onnx2torch_import import import_onnx2torch
-from verify.loading.runner import ModuleRunner, OnnxRunner
+from verify.loading.runner import ModuleRunner, OnnxRunner, OnnxSession
 
 if TYPE_CHECKING:
     import onnx
@@ -26,21 +28,63 @@ ELEMENT_TYPES = {torch.float32: "float32", torch.float64: "float64"}
 
 
 def from_onnx(source: str | Path | bytes | onnx.ModelProto, fold: bool) -> LoadedModel:
-    """Loads an ONNX model."""
-    from verify.loading.onnx_model import read
+    """Loads an ONNX model of one input and one output."""
+    from verify.loading.onnx_model import fixed, read
 
     model = read(source)
-    runner = OnnxRunner(model.original, model.input_name, model.input_shape, model.element_type)
-    graph_module = _converted(model)
-    origins = _Origins(graph_module, model)
-    network, output_shape = lower(
-        graph_module, model.input_shape, model.input_name, origins, origins.place_of_output()
-    )
-    network = folded(network) if fold else network
+    given, output = model.only()
+    shape = fixed(given.shape or ())
+    model.fix([shape])
+    session = OnnxSession(model.original, [(given.name, shape, given.element_type)], [output.name])
+    builder = Builder(shape, given.name)
+    result = Graph(model).at(builder, [builder.input]).value(output.name)
+    network = builder.network(builder.output(result))
     return LoadedModel(
-        network, runner, model.input_name, model.output_name, model.input_shape, output_shape,
-        model.element_type, model.operators, model.opset,
+        folded(network) if fold else network, OnnxRunner(session), given.name, output.name, shape, result.shape,
+        given.element_type, model.operators, model.opset,
     )  # fmt: skip
+
+
+class Graph:
+    """An ONNX model as a torch.fx graph, to be lowered as often as it is wanted."""
+
+    def __init__(self, model: OnnxModel) -> None:
+        self.model = model
+        outputs = list(model.proto.graph.output)
+        computed = {name for node in model.proto.graph.node for name in node.output}
+        del model.proto.graph.output[:]  # onnx2torch knows outputs of nodes only
+        model.proto.graph.output.extend(output for output in outputs if output.name in computed)
+        self.module = _converted(model)
+        self.origins = _Origins(self.module, model)
+
+    def at(self, builder: Builder, inputs: Sequence[Value]) -> Tensors:
+        """The tensors at some inputs."""
+        return Tensors(self, builder, inputs)
+
+
+class Tensors:
+    """The values of a model's tensors, by their ONNX names, in a network under construction."""
+
+    def __init__(self, graph: Graph, builder: Builder, inputs: Sequence[Value]) -> None:
+        self._model, self._builder = graph.model, builder
+        names = (value.name for value in graph.model.proto.graph.input)
+        self._values: dict[str, Any] = dict(zip(names, inputs, strict=True))
+        for node, value in walk(builder, graph.module, inputs, graph.origins).items():
+            results = graph.origins.results(node)
+            several = isinstance(value, tuple | list) and len(results) > 1
+            self._values.update(zip(results, value if several else [value], strict=False))
+
+    def value(self, name: str) -> Value:
+        """The value of a tensor. Raises ModelError."""
+        if name in self._values:
+            return as_value(self._builder, self._values[name])
+        initializers = self._model.proto.graph.initializer
+        constant = next((tensor for tensor in initializers if tensor.name == name), None)
+        if constant is None:
+            raise ModelError(f"{self._model.name}: there is no tensor {name!r} in the model")
+        from onnx import numpy_helper  # loaded by now; not needed for a torch module
+
+        return self._builder.constant(torch.from_numpy(numpy_helper.to_array(constant).copy()))
 
 
 def from_module(module: nn.Module, example_input: Tensor | None, fold: bool) -> LoadedModel:
@@ -137,7 +181,8 @@ class _Origins:
             return Origin(name, name, str(node.target), self._model.opset)
         return Origin(name, proto.name or name, proto.op_type, self._model.opset)
 
-    def _results(self, node: fx.Node) -> tuple[str, ...]:
+    def results(self, node: fx.Node) -> tuple[str, ...]:
+        """The names of the ONNX tensors that a node computes."""
         if node.op != "call_module":
             return ()
         mapping: Any = getattr(self._graph_module.get_submodule(str(node.target)), "onnx_mapping", None)
@@ -146,16 +191,9 @@ class _Origins:
     def _tensor(self, node: fx.Node) -> str:
         """The ONNX tensor of a node, or of the picked result of a node with several."""
         if node.op == "call_function" and node.args and isinstance(node.args[0], fx.Node):
-            results = self._results(node.args[0])
+            results = self.results(node.args[0])
             place = node.args[1] if len(node.args) > 1 else None
             if results and isinstance(place, int):
                 return results[place]
-        results = self._results(node)
+        results = self.results(node)
         return results[0] if results else node.name
-
-    def place_of_output(self) -> int:
-        """Which result of the last node is the model's output."""
-        (last,) = (node for node in self._graph_module.graph.nodes if node.op == "output")
-        source = last.args[0]
-        results = self._results(source) if isinstance(source, fx.Node) else ()
-        return results.index(self._model.output_name) if self._model.output_name in results else 0

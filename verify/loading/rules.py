@@ -17,31 +17,72 @@ from torch.nn import functional as F
 
 from verify.loading import lower_activations as act
 from verify.loading import lower_affine as aff
+from verify.loading import lower_compositions as compositions
 from verify.loading import lower_onnx as onnx_rules
 from verify.loading import lower_windows as win
 from verify.loading.calls import Rule
+from verify.network.activations.base import Activation
+from verify.network.activations.convex import Exp, Log, Rsqrt, Softplus, Sqrt
+from verify.network.activations.elu import HardSwish
+from verify.network.activations.gated import Swish
+from verify.network.activations.periodic import Cos, Sin
+from verify.network.activations.s_shaped import Atan, Erf, Softsign
+from verify.network.activations.steps import Ceil, Floor, Round, Sign
+
+# Activations without settings, by ONNX's name.
+PLAIN: dict[str, Rule] = {
+    "Atan": act.plain(Atan()),
+    "Ceil": act.plain(Ceil()),
+    "Cos": act.plain(Cos()),
+    "Erf": act.plain(Erf()),
+    "Exp": act.plain(Exp()),
+    "Floor": act.plain(Floor()),
+    "HardSwish": act.plain(HardSwish()),
+    "Log": act.plain(Log()),
+    "Round": act.plain(Round()),
+    "Sign": act.plain(Sign()),
+    "Sin": act.plain(Sin()),
+    "Softplus": act.plain(Softplus()),
+    "Softsign": act.plain(Softsign()),
+    "Sqrt": act.plain(Sqrt()),
+}
 
 ONNX: dict[str, Rule] = {
+    **PLAIN,
+    **dict.fromkeys(("And", "Or"), onnx_rules.logical),
+    **dict.fromkeys(("Equal", "Greater", "GreaterOrEqual", "Less", "LessOrEqual"), onnx_rules.compare),
+    **dict.fromkeys(("LogSoftmax", "Softmax"), onnx_rules.softmax),
     "AveragePool": onnx_rules.average_pool,
     "BatchNormalization": onnx_rules.batch_norm,
+    "Celu": onnx_rules.celu,
     "Clip": onnx_rules.clip,
     "Conv": onnx_rules.convolution,
     "ConvTranspose": onnx_rules.deconvolution,
+    "Elu": onnx_rules.elu,
     "Flatten": aff.reindex,
+    "Gelu": onnx_rules.gelu,
     "Gemm": onnx_rules.gemm,
     "GlobalAveragePool": aff.global_average_pool,
     "GlobalMaxPool": onnx_rules.global_max_pool,
+    "InstanceNormalization": onnx_rules.instance_norm,
+    "LayerNormalization": onnx_rules.layer_norm,
     "MaxPool": onnx_rules.max_pool,
+    "Mish": compositions.mish,
+    "Not": compositions.logical_not,
     "Pad": onnx_rules.pad,
     "ReduceL1": onnx_rules.reduce,
+    "ReduceL2": onnx_rules.reduce,
     "ReduceMax": onnx_rules.reduce,
     "ReduceMean": onnx_rules.reduce,
     "ReduceMin": onnx_rules.reduce,
     "ReduceSum": onnx_rules.reduce,
     "ReduceSumSquare": onnx_rules.reduce,
     "Resize": onnx_rules.resize,
+    "Selu": onnx_rules.selu,
     "Slice": aff.reindex,
     "Split": aff.reindex,
+    "Swish": onnx_rules.swish,
+    "Trilu": aff.reindex,
     "Upsample": onnx_rules.resize,
 }
 
@@ -68,15 +109,24 @@ MODULES: dict[type, Rule] = {
     nn.Dropout1d: aff.identity,
     nn.Dropout2d: aff.identity,
     nn.Dropout3d: aff.identity,
+    nn.ELU: compositions.torch_elu,
     nn.Flatten: aff.reindex,
+    nn.GELU: compositions.torch_gelu,
     nn.Hardsigmoid: act.hard_sigmoid,
+    nn.Hardswish: act.plain(HardSwish()),
     nn.Hardtanh: act.hardtanh,
     nn.Identity: aff.identity,
+    nn.InstanceNorm1d: compositions.torch_instance_norm,
+    nn.InstanceNorm2d: compositions.torch_instance_norm,
+    nn.InstanceNorm3d: compositions.torch_instance_norm,
+    nn.LayerNorm: compositions.torch_layer_norm,
     nn.LeakyReLU: act.leaky_relu,
     nn.Linear: aff.linear,
+    nn.LogSoftmax: compositions.torch_log_softmax,
     nn.MaxPool1d: win.torch_max_pool(1),
     nn.MaxPool2d: win.torch_max_pool(2),
     nn.MaxPool3d: win.torch_max_pool(3),
+    nn.Mish: compositions.mish,
     nn.PReLU: act.prelu,
     nn.PixelShuffle: aff.reindex,
     nn.ReLU: act.relu,
@@ -85,7 +135,12 @@ MODULES: dict[type, Rule] = {
     nn.ReflectionPad2d: aff.torch_pad,
     nn.ReplicationPad1d: aff.torch_pad,
     nn.ReplicationPad2d: aff.torch_pad,
+    nn.SELU: compositions.torch_selu,
+    nn.SiLU: act.plain(Swish()),
     nn.Sigmoid: act.sigmoid,
+    nn.Softmax: compositions.torch_softmax,
+    nn.Softplus: compositions.torch_softplus,
+    nn.Softsign: act.plain(Softsign()),
     nn.Tanh: act.tanh,
     nn.Unflatten: aff.reindex,
     nn.ZeroPad2d: aff.torch_pad,
@@ -134,8 +189,21 @@ _REINDEX_METHODS = (
     "squeeze swapaxes t tile transpose unbind unflatten unsqueeze view"
 ).split()
 
+_PLAIN: dict[str, Activation] = {
+    "atan": Atan(), "ceil": Ceil(), "cos": Cos(), "erf": Erf(), "exp": Exp(), "floor": Floor(), "log": Log(),
+    "round": Round(), "rsqrt": Rsqrt(), "sign": Sign(), "sin": Sin(), "sqrt": Sqrt(),
+}  # fmt: skip
+_COMPARISONS: dict[Callable[..., Any], Rule] = {
+    **dict.fromkeys((torch.gt, operator.gt), compositions.torch_compare("Greater")),
+    **dict.fromkeys((torch.ge, operator.ge), compositions.torch_compare("GreaterOrEqual")),
+    **dict.fromkeys((torch.lt, operator.lt), compositions.torch_compare("Less")),
+    **dict.fromkeys((torch.le, operator.le), compositions.torch_compare("LessOrEqual")),
+}
+
 FUNCTIONS: dict[Callable[..., Any], Rule] = {
     **dict.fromkeys(_REINDEX_FUNCTIONS, aff.reindex),
+    **_COMPARISONS,
+    **{getattr(torch, name): act.plain(activation) for name, activation in _PLAIN.items()},
     **dict.fromkeys((torch.abs, operator.abs), act.absolute),
     **dict.fromkeys((torch.add, operator.add, operator.iadd), aff.torch_add),
     **dict.fromkeys((torch.sub, operator.sub, operator.isub), aff.torch_subtract),
@@ -156,6 +224,17 @@ FUNCTIONS: dict[Callable[..., Any], Rule] = {
     **dict.fromkeys((F.max_pool2d, torch.max_pool2d), win.torch_max_pool(2)),
     **dict.fromkeys((F.conv1d, F.conv2d, F.conv3d), win.convolution_function),
     **dict.fromkeys((F.conv_transpose1d, F.conv_transpose2d, F.conv_transpose3d), win.deconvolution_function),
+    **dict.fromkeys((torch.softmax, F.softmax), compositions.torch_softmax),
+    **dict.fromkeys((torch.log_softmax, F.log_softmax), compositions.torch_log_softmax),
+    **dict.fromkeys((F.layer_norm, torch.layer_norm), compositions.torch_layer_norm),
+    F.elu: compositions.torch_elu,
+    F.gelu: compositions.torch_gelu,
+    F.hardswish: act.plain(HardSwish()),
+    F.mish: compositions.mish,
+    **dict.fromkeys((F.selu, torch.selu), compositions.torch_selu),
+    F.silu: act.plain(Swish()),
+    F.softplus: compositions.torch_softplus,
+    F.softsign: act.plain(Softsign()),
     F.adaptive_avg_pool2d: win.adaptive_average_pool(2),
     F.avg_pool2d: win.torch_average_pool(2),
     F.hardtanh: act.hardtanh,
@@ -178,6 +257,7 @@ FUNCTIONS: dict[Callable[..., Any], Rule] = {
 
 METHODS: dict[str, Rule] = {
     **dict.fromkeys(_REINDEX_METHODS, aff.reindex),
+    **{name: act.plain(activation) for name, activation in _PLAIN.items()},
     **dict.fromkeys(("clone", "contiguous", "detach", "float", "double"), aff.identity),
     **dict.fromkeys(("clamp", "clip", "clamp_"), act.clamp),
     **dict.fromkeys(("relu", "relu_"), act.relu),
@@ -187,6 +267,8 @@ METHODS: dict[str, Rule] = {
     **dict.fromkeys(("div", "div_"), aff.torch_divide),
     **dict.fromkeys(("matmul", "mm", "bmm"), aff.matmul),
     "abs": act.absolute,
+    "log_softmax": compositions.torch_log_softmax,
+    "softmax": compositions.torch_softmax,
     "amax": act.torch_amax,
     "amin": act.torch_amin,
     "mean": aff.torch_mean,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
@@ -21,10 +22,15 @@ class Runner(Protocol):
         ...
 
 
-class OnnxRunner:
-    """ONNX Runtime on the CPU on the unmodified file, graph optimisations as by default: what is deployed."""
+class OnnxSession:
+    """ONNX Runtime on the CPU, graph optimisations as by default: what is deployed.
 
-    def __init__(self, model: bytes, input_name: str, shape: tuple[int, ...], element_type: str) -> None:
+    inputs: name, shape and element type of each. outputs: the tensors wanted.
+    """
+
+    def __init__(
+        self, model: bytes, inputs: Sequence[tuple[str, tuple[int, ...], str]], outputs: Sequence[str]
+    ) -> None:
         import onnxruntime  # a third of a second; not needed for a torch module
 
         options = onnxruntime.SessionOptions()
@@ -34,17 +40,32 @@ class OnnxRunner:
             self._session = onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
         except Exception as error:  # its exceptions share no base class
             raise ModelError(f"ONNX Runtime cannot load the model ({error})") from error
-        self._input_name, self._shape, self._element_type = input_name, shape, np.dtype(element_type)
+        self.inputs, self._outputs = tuple(inputs), list(outputs)
+
+    def __call__(self, samples: Sequence[NDArray[Any]]) -> list[NDArray[Any]]:
+        """The outputs at flattened inputs, in their own shapes and types."""
+        fed = {
+            name: np.asarray(sample, dtype=np.dtype(kind)).reshape(shape)
+            for (name, shape, kind), sample in zip(self.inputs, samples, strict=True)
+        }
+        try:
+            results = self._session.run(self._outputs, fed)
+        except Exception as error:
+            shapes = ", ".join(str(list(shape)) for _, shape, _ in self.inputs)
+            raise ModelError(
+                f"ONNX Runtime cannot run the model on inputs of shape {shapes} ({error})"
+            ) from error
+        return [np.asarray(result) for result in results]
+
+
+class OnnxRunner:
+    """A session on the unmodified file, of one input and one output."""
+
+    def __init__(self, session: OnnxSession) -> None:
+        self._session = session
 
     def __call__(self, sample: NDArray[Any]) -> NDArray[Any]:
-        fed = np.asarray(sample, dtype=self._element_type).reshape(self._shape)
-        try:
-            result = self._session.run(None, {self._input_name: fed})[0]
-        except Exception as error:
-            raise ModelError(
-                f"ONNX Runtime cannot run the model on an input of shape {self._shape} ({error})"
-            ) from error
-        return np.asarray(result).ravel()
+        return self._session([sample])[0].ravel()
 
 
 class ModuleRunner:

@@ -92,9 +92,11 @@ def _verdict(task: Task) -> Answer:
 
 
 def _text(witness: Witness) -> str:
-    """VNN-COMP's form for VNN-LIB 1.0."""
-    from verify.formats.witness import format_competition
+    """VNN-COMP's form: its own for VNN-LIB 1.0, the standard's for 2.0."""
+    from verify.formats.witness import format_assignment, format_competition
 
+    if witness.of_query:
+        return format_assignment(witness.variables, witness.types)
     return format_competition(witness.inputs, witness.outputs)
 
 

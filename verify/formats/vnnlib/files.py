@@ -47,12 +47,17 @@ def read(path: str | Path) -> Property:
 
     Raises SpecificationError for a missing, unreadable, damaged or binary file, and whatever `parse` raises.
     """
+    return parse(text_of(path), str(path))
+
+
+def text_of(path: str | Path) -> str:
+    """The text of a file, plain or gzip. Raises SpecificationError for what is no text."""
     source = str(path)
     try:
         data = Path(path).read_bytes()
         if data[:2] == b"\x1f\x8b":
             data = gzip.decompress(data)
-        text = data.decode("utf-8-sig")
+        return data.decode("utf-8-sig")
     except FileNotFoundError:
         _fail(source, "there is no such file", "check the path")
     except (gzip.BadGzipFile, EOFError, zlib.error) as error:
@@ -62,8 +67,6 @@ def read(path: str | Path) -> Property:
         _fail(source, reason, "check the path and its permissions")
     except UnicodeDecodeError:
         _binary(source)
-    del data
-    return parse(text, source)
 
 
 def _fail(source: str, reason: str, remedy: str) -> NoReturn:

@@ -77,17 +77,21 @@ class Reader:
         while self._peek():
             if self._declare_run():
                 continue
-            node = self._run(_ASSERT_RUN, _ASSERT_WORDS)
+            node = self._assertions()
             if node:
                 self.parts.append(node)
             else:
                 self._statement()
         inputs, outputs = self._declared("X", "inputs"), self._declared("Y", "outputs")
+        return inputs, outputs, self.formula()
+
+    def formula(self) -> Formula:
+        """What has been read, as a conjunction."""
         literals = Literals(self.right_sides.literals)
         right = np.array(self.right, dtype=np.int32)
         right = np.where(right < 0, right, literals.rank[np.maximum(right, 0)].astype(np.int32))
         operator, left = np.array(self.operator, dtype=np.int8), np.array(self.left, dtype=np.int32)
-        return inputs, outputs, Formula(operator, left, right, self.rows, literals, All(tuple(self.parts)))
+        return Formula(operator, left, right, self.rows, literals, All(tuple(self.parts)))
 
     # -- errors and characters
 
@@ -166,6 +170,10 @@ class Reader:
         self.names[name] = code
         self.right_sides[name] = -1 - code
 
+    def _assertions(self) -> Atoms | None:
+        """Read a run of simple assertions, if there is one."""
+        return self._run(_ASSERT_RUN, _ASSERT_WORDS)
+
     def _run(self, pattern: re.Pattern[str], others: slice) -> Atoms | None:
         """Read a run of atoms that a pattern checks, `others` being its words that belong to no atom.
 
@@ -215,8 +223,8 @@ class Reader:
         elif head in _IGNORED:
             self._ignore(opened)
         elif head in ("vnnlib-version", "declare-network"):
-            reason = f"this is a VNN-LIB 2.0 file ({head}), which is not supported yet"
-            self._fail(place, reason, "give the property as VNN-LIB 1.0 text")
+            reason = f"this is VNN-LIB 2.0 ({head}), not 1.0"
+            self._fail(place, reason, "read it with verify.formats.vnnlib2, which reads both")
         else:
             self._fail(place, f"unknown statement {head!r}", "use declare-const and assert only")
 
@@ -302,6 +310,11 @@ class Reader:
         return All(tuple(parts)) if head == "and" else AnyOf(tuple(parts))
 
     def _comparison(self, head: str, opened: int) -> Node:
+        left, right = self._sides(head, opened)
+        return self._compared(_OPERATORS[head], left, right, opened)
+
+    def _sides(self, head: str, opened: int) -> tuple[Linear, Linear]:
+        """The rest of a comparison: its two terms."""
         sides: list[Linear] = []
         while self._more(opened):
             if len(sides) == 2:
@@ -310,8 +323,12 @@ class Reader:
             sides.append(self._term(0))
         if len(sides) < 2:
             self._fail(opened, f"{head!r} has {len(sides)} of its two arguments", "compare two terms")
+        return sides[0], sides[1]
+
+    def _compared(self, operator: int, left: Linear, right: Linear, opened: int) -> Node:
+        """The atom `left operator right` of a comparison that begins at `opened`."""
         try:
-            return self._relate(_OPERATORS[head], sides[0], sides[1])
+            return self._relate(operator, left, right)
         except TooExtreme:
             reason = "this comparison has a coefficient that no float64 can hold"
             self._fail(opened, reason, "scale it or round it")

@@ -14,7 +14,7 @@ Everything here works on the last, flattened axis; leading axes broadcast (subpr
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import ClassVar
 
 import torch
@@ -189,6 +189,33 @@ class Elementwise(Activation):
 
     def hull(self, lower: Tensor, upper: Tensor) -> Hull:
         return ElementwiseHull(self, lower, upper)
+
+    def split_point(self, lower: Tensor, upper: Tensor) -> Tensor:
+        """The middle, unless the interval is too narrow for that to mean anything."""
+        return torch.where(wide(lower, upper), (lower + upper) / 2, torch.nan)
+
+    def least(self, t: Tensor, rho: Tensor, candidates: Iterable[Tensor]) -> Tensor:
+        """The candidate at which `t sigma(z) - rho z` is least, for each neuron; the first of equals."""
+        first, *others = candidates
+        best, least = first, t * self.forward(first) - rho * first
+        for candidate in others:
+            value = t * self.forward(candidate) - rho * candidate
+            best = torch.where(value < least, candidate, best)
+            least = torch.minimum(value, least)
+        return best
+
+    def chord_and_tangents(
+        self, lower: Tensor, upper: Tensor, derivative: Callable[[Tensor], Tensor], count: int = 5
+    ) -> Float[Tensor, "candidates *batch pre"]:
+        """The slopes of the chord and of tangents at `count` points from end to end: usual `slopes`."""
+        shares = (i / (count - 1) for i in range(count))
+        tangents = [derivative(lower + (upper - lower) * share) for share in shares]
+        return torch.stack([chord(lower, upper, self.forward(lower), self.forward(upper)), *tangents])
+
+
+def ratio(rho: Tensor, t: Tensor) -> Tensor:
+    """rho / t, the slope at which `t sigma(z) - rho z` is stationary; where t is 0 the ends alone matter."""
+    return rho / torch.where(t == 0, 1.0, t)
 
 
 def is_negative(values: Tensor) -> Tensor:

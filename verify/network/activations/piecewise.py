@@ -38,12 +38,7 @@ class PiecewiseLinear(Elementwise):
 
     def minimise(self, t: Tensor, rho: Tensor, lower: Tensor, upper: Tensor) -> Tensor:
         corners = self._corners(*torch.broadcast_tensors(lower, upper))
-        best, least = corners[0], t * self.forward(corners[0]) - rho * corners[0]
-        for corner in corners[1:]:
-            value = t * self.forward(corner) - rho * corner
-            best = torch.where(value < least, corner, best)
-            least = torch.minimum(value, least)
-        return best
+        return self.least(t, rho, corners)
 
     def slopes(self, lower: Tensor, upper: Tensor) -> Tensor:
         corners = self._corners(lower, upper)

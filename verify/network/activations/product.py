@@ -7,6 +7,8 @@ mixing weight p in [0, 1] is the free parameter of each sign. With one factor co
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import torch
 from torch import Tensor
 
@@ -56,9 +58,11 @@ class ProductHull(Hull):
         second.copy_(falling)
 
 
+@dataclass(frozen=True)
 class Product(Activation):
-    """a * b."""
+    """a * b. `shared`: bounded and cut by its factors before (see copy.py), if at all."""
 
+    shared: bool = False
     name = "Mul"
     parameters_per_neuron = 1  # two for each output, and an output has two variables
     unit_parameters = True
@@ -95,7 +99,9 @@ class Product(Activation):
         return torch.cat([best_a, best_b], dim=-1)
 
     def split_point(self, lower: Tensor, upper: Tensor) -> Tensor:
-        """The middle of both factors' intervals, unless either is constant (then the product is linear)."""
+        """The middle of both factors' intervals, unless either is constant (then the product is linear) or shared."""
+        if self.shared:
+            return torch.full_like(lower, torch.nan)
         wide_a, wide_b = _halves(wide(lower, upper))
         bilinear = wide_a & wide_b
         return torch.where(torch.cat([bilinear, bilinear], dim=-1), (lower + upper) / 2, torch.nan)

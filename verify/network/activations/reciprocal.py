@@ -6,15 +6,19 @@ which refutes nothing.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import torch
 from torch import Tensor
 
-from verify.network.activations.base import Elementwise, chord, wide
+from verify.network.activations.base import Elementwise
 
 
+@dataclass(frozen=True)
 class Reciprocal(Elementwise):
-    """1 / z."""
+    """1 / z. `shared`: not to be bounded or cut, one of too many."""
 
+    shared: bool = False
     name = "Reciprocal"
 
     def forward(self, z: Tensor) -> Tensor:
@@ -33,17 +37,10 @@ class Reciprocal(Elementwise):
         inner = (
             (-t / torch.where(rho == 0, 1.0, rho)).clamp(min=0).sqrt()
         )  # t/z - rho z is stationary at z^2 = -t/rho
-        best, least = lower, t / lower - rho * lower
-        for candidate in (upper, inner.clamp(lower, upper), (-inner).clamp(lower, upper)):
-            value = t / candidate - rho * candidate
-            best = torch.where(value < least, candidate, best)
-            least = torch.minimum(value, least)
-        return best
+        return self.least(t, rho, (lower, upper, inner.clamp(lower, upper), (-inner).clamp(lower, upper)))
 
     def slopes(self, lower: Tensor, upper: Tensor) -> Tensor:
-        middle = (lower + upper) / 2
-        tangents = [-z.square().reciprocal() for z in (lower, middle, upper)]
-        return torch.stack([chord(lower, upper, lower.reciprocal(), upper.reciprocal()), *tangents])
+        return self.chord_and_tangents(lower, upper, lambda z: -z.square().reciprocal(), 3)
 
     def split_point(self, lower: Tensor, upper: Tensor) -> Tensor:
-        return torch.where(wide(lower, upper), (lower + upper) / 2, torch.nan)
+        return torch.full_like(lower, torch.nan) if self.shared else super().split_point(lower, upper)

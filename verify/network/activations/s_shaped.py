@@ -1,20 +1,26 @@
-"""Sigmoid and tanh: `minimise` in closed form.
+"""Sigmoid, tanh, erf, arctangent and softsign: `minimise` in closed form.
 
-`t sigma(z) - rho z` is stationary where `sigma'(z) = rho / t`. Both functions have a derivative that is even and falls
+`t sigma(z) - rho z` is stationary where `sigma'(z) = rho / t`. All of them have a derivative that is even and falls
 from its top at 0 towards 0, so there are at most two such points, `+-z`, and the minimum over `[l, u]` is at l, at u or at
 one of them clamped into the interval. An error d of a stationary point costs only the second order in d.
 """
 
 from __future__ import annotations
 
+import math
 from abc import abstractmethod
 
 import torch
 from torch import Tensor
 
-from verify.network.activations.base import Elementwise, chord, wide
+from verify.network.activations.base import Elementwise, ratio
 
 _CANDIDATES = 9  # tangents considered for the first line; optimisation refines it
+
+
+def _flattest(slope: Tensor) -> float:
+    """The least slope to look for: where it is less, the function moves by next to nothing."""
+    return 1e-300 if slope.dtype == torch.float64 else 1e-30
 
 
 class SShaped(Elementwise):
@@ -33,22 +39,11 @@ class SShaped(Elementwise):
         return self.forward(lower) - slack, self.forward(upper) + slack
 
     def minimise(self, t: Tensor, rho: Tensor, lower: Tensor, upper: Tensor) -> Tensor:
-        point = self.stationary(rho / torch.where(t == 0, 1.0, t))
-        best, least = lower, t * self.forward(lower) - rho * lower
-        for candidate in (upper, point.clamp(lower, upper), (-point).clamp(lower, upper)):
-            value = t * self.forward(candidate) - rho * candidate
-            best = torch.where(value < least, candidate, best)
-            least = torch.minimum(value, least)
-        return best
+        point = self.stationary(ratio(rho, t))
+        return self.least(t, rho, (lower, upper, point.clamp(lower, upper), (-point).clamp(lower, upper)))
 
     def slopes(self, lower: Tensor, upper: Tensor) -> Tensor:
-        tangents = [
-            self.derivative(lower + (upper - lower) * (i / (_CANDIDATES - 1))) for i in range(_CANDIDATES)
-        ]
-        return torch.stack([chord(lower, upper, self.forward(lower), self.forward(upper)), *tangents])
-
-    def split_point(self, lower: Tensor, upper: Tensor) -> Tensor:
-        return torch.where(wide(lower, upper), (lower + upper) / 2, torch.nan)
+        return self.chord_and_tangents(lower, upper, self.derivative, _CANDIDATES)
 
 
 class Sigmoid(SShaped):
@@ -64,7 +59,7 @@ class Sigmoid(SShaped):
         return value * (1 - value)
 
     def stationary(self, slope: Tensor) -> Tensor:
-        safe = slope.clamp(1e-30, 0.25)
+        safe = slope.clamp(_flattest(slope), 0.25)
         small = 2 * safe / (1 + (1 - 4 * safe).clamp(min=0).sqrt())  # the root s <= 1/2 of s (1 - s) = slope
         return torch.log1p(-small) - small.log()
 
@@ -81,6 +76,53 @@ class Tanh(SShaped):
         return 1 - z.tanh().square()
 
     def stationary(self, slope: Tensor) -> Tensor:
-        safe = slope.clamp(1e-30, 1.0)
+        safe = slope.clamp(_flattest(slope), 1.0)
         root = (1 - safe).sqrt()  # tanh z; 1 - root = safe / (1 + root) without cancellation
         return 0.5 * (torch.log1p(root) - (safe / (1 + root)).log())
+
+
+class Erf(SShaped):
+    """erf(z), the normal distribution's integral from -z to z at variance 1/2."""
+
+    name = "Erf"
+
+    def forward(self, z: Tensor) -> Tensor:
+        return z.erf()
+
+    def derivative(self, z: Tensor) -> Tensor:
+        return (2 / math.sqrt(math.pi)) * (-z.square()).exp()
+
+    def stationary(self, slope: Tensor) -> Tensor:
+        share = slope * (math.sqrt(math.pi) / 2)
+        return (-share.clamp(torch.finfo(slope.dtype).tiny, 1.0).log()).sqrt()
+
+
+class Atan(SShaped):
+    """The arctangent."""
+
+    name = "Atan"
+
+    def forward(self, z: Tensor) -> Tensor:
+        return z.atan()
+
+    def derivative(self, z: Tensor) -> Tensor:
+        return (1 + z.square()).reciprocal()
+
+    def stationary(self, slope: Tensor) -> Tensor:
+        safe = slope.clamp(torch.finfo(slope.dtype).tiny, 1.0)
+        return ((1 - safe) / safe).sqrt()
+
+
+class Softsign(SShaped):
+    """z / (1 + |z|)."""
+
+    name = "Softsign"
+
+    def forward(self, z: Tensor) -> Tensor:
+        return z / (1 + z.abs())
+
+    def derivative(self, z: Tensor) -> Tensor:
+        return (1 + z.abs()).square().reciprocal()
+
+    def stationary(self, slope: Tensor) -> Tensor:
+        return slope.clamp(torch.finfo(slope.dtype).tiny, 1.0).rsqrt() - 1

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from verify.network.activations.base import Elementwise, wide
+from verify.network.activations.base import Elementwise, ratio
 
 
 class Square(Elementwise):
@@ -22,16 +22,8 @@ class Square(Elementwise):
         return nearest.square() / slack, torch.maximum(lower.square(), upper.square()) * slack
 
     def minimise(self, t: Tensor, rho: Tensor, lower: Tensor, upper: Tensor) -> Tensor:
-        vertex = (rho / torch.where(t == 0, 1.0, 2 * t)).clamp(lower, upper)
-        best, least = lower, t * lower.square() - rho * lower
-        for candidate in (upper, vertex):
-            value = t * candidate.square() - rho * candidate
-            best = torch.where(value < least, candidate, best)
-            least = torch.minimum(value, least)
-        return best
+        vertex = (ratio(rho, t) / 2).clamp(lower, upper)
+        return self.least(t, rho, (lower, upper, vertex))
 
     def slopes(self, lower: Tensor, upper: Tensor) -> Tensor:
         return torch.stack([lower + upper, 2 * lower, 2 * upper])
-
-    def split_point(self, lower: Tensor, upper: Tensor) -> Tensor:
-        return torch.where(wide(lower, upper), (lower + upper) / 2, torch.nan)

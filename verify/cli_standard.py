@@ -1,0 +1,194 @@
+"""The command line of the VNN-LIB standard (chapter 5 of version 2.0): `verify` and `supports`.
+
+On stdout stands what the standard prescribes and nothing else; reasons, notes and errors go to stderr.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from verify import __version__
+from verify.errors import DECIDED, InputError
+from verify.startup import import_torch
+
+if TYPE_CHECKING:
+    from verify.problem import Problem, Witness
+
+NAME = "verify: neural network verification by Lagrangian decomposition"
+_VERDICTS = {"timeout": "timed-out"}  # what the standard calls them, where that is another word
+
+
+# -- verify
+
+
+def _networks(_: click.Context, parameter: click.Parameter, given: tuple[str, ...]) -> dict[str, Path]:
+    """NAME=MODEL options as a mapping."""
+    models: dict[str, Path] = {}
+    for text in given:
+        name, separator, path = text.partition("=")
+        if not (name and separator and path):
+            raise click.BadParameter(f"{text!r} is not of the form NAME=MODEL", param=parameter)
+        if name in models:
+            raise click.BadParameter(f"the network {name} is given twice", param=parameter)
+        models[name] = Path(path)
+    return models
+
+
+@click.command("verify")
+@click.argument("query", type=click.Path(path_type=Path))
+@click.option(
+    "--network", "networks", multiple=True, callback=_networks, metavar="NAME=MODEL",
+    help="The model of a declared network; one for each that is not equal-to another.",
+)  # fmt: skip
+@click.option("--timeout", type=click.FloatRange(min=0, min_open=True), help="Seconds, loading included.")
+@click.option(
+    "--serialise-assignments", "folder", type=click.Path(path_type=Path), metavar="DIR",
+    help="A folder for the assignment of sat, one TensorProto file for each variable, in place of stdout.",
+)  # fmt: skip
+@click.option("--device", default="auto", show_default=True, help="auto, cpu or cuda.")
+@click.option("--seed", type=int, default=0, show_default=True, help="Of the attacks' random starts.")
+def verify_command(
+    query: Path, networks: dict[str, Path], timeout: float | None, folder: Path | None, device: str, seed: int
+) -> int:
+    """Decide QUERY (VNN-LIB 2.0 or 1.0), as the VNN-LIB standard prescribes.
+
+    The first line on stdout is sat, unsat, unknown or timed-out. For sat the assignment follows: each variable's name, type
+    and shape, then one value a line. The exit code is 0 for all four.
+    """
+    import_torch()
+    from verify.api import decide
+    from verify.deadline import Deadline
+
+    started: float = click.get_current_context().obj or time.monotonic()
+    deadline = Deadline() if timeout is None else Deadline(started + timeout)
+    problem = _problem(query, networks)
+    result = decide(problem, deadline, started, device=device, seed=seed)
+    if result.witness is not None and folder is not None:
+        _serialise(result.witness, folder)
+    click.echo(_VERDICTS.get(result.verdict, result.verdict))
+    if result.witness is not None and folder is None:
+        click.echo(_text(result.witness), nl=False)
+    click.echo(f"{result.verdict}: {result.reason} ({result.seconds:.2f} s)", err=True)
+    return DECIDED
+
+
+def _problem(path: Path, networks: Mapping[str, Path]) -> Problem:
+    """The problem; a file of version 1.0 has one network without a name, which any name stands for."""
+    from verify.api import prepare
+    from verify.formats.vnnlib2 import Query, read
+    from verify.problem import prepare_query
+
+    query = read(path)
+    if isinstance(query, Query):
+        return prepare_query(query, networks)
+    if len(networks) != 1:
+        raise InputError(
+            f"{path}: a property of VNN-LIB 1.0 is of one network; give one --network, not {len(networks)}"
+        )
+    (model,) = networks.values()
+    return prepare(model, query)
+
+
+def _text(witness: Witness) -> str:
+    from verify.formats.witness import format_assignment
+
+    return format_assignment(witness.variables, witness.types)
+
+
+def _serialise(witness: Witness, folder: Path) -> None:
+    """Writes one TensorProto file for each variable."""
+    from onnx import numpy_helper
+
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        for name, values in witness.variables.items():
+            (folder / f"{name}.pb").write_bytes(numpy_helper.from_array(values, name).SerializeToString())
+    except OSError as error:
+        raise InputError(
+            f"--serialise-assignments {folder}: cannot be written ({error.strerror or error})"
+        ) from error
+
+
+# -- supports
+
+
+def _operators() -> Iterable[object]:
+    import_torch()
+    from verify.loading.supported import supported_operators
+
+    return supported_operators()
+
+
+def _opsets() -> Iterable[object]:
+    from verify.loading.onnx_model import NEWEST_OPSET, OLDEST_OPSET
+
+    return OLDEST_OPSET, NEWEST_OPSET
+
+
+def _element_types() -> Iterable[object]:
+    from verify.loading.onnx_model import ELEMENT_TYPES
+
+    return (*ELEMENT_TYPES, "real")
+
+
+CAPABILITIES: dict[str, Callable[[], Iterable[object]]] = {
+    "onnx-operators": _operators,
+    "onnx-opset-versions": _opsets,
+    "onnx-element-types": _element_types,
+    "vnnlib-versions": lambda: ("1.0", "2.0"),
+    "hidden-node-theories": lambda: ("NH", "H"),
+    "multiple-input-output-theories": lambda: ("SIO", "MIO"),
+    "multiple-network-theories": lambda: ("SNET", "MENET", "MINET", "MNET"),
+    "multiple-node-comparison-theories": lambda: ("SNC", "MNC"),
+    "arithmetic-complexity-theories": lambda: ("BND", "OUTC", "LIN", "POLY"),
+    "optimised-disjunctive-reasoning": lambda: ("false",),
+    "serialise-assignments": lambda: ("true",),
+    "unsat-proofs": lambda: ("false",),
+}
+
+
+def _flags(command: Callable[..., Any]) -> Callable[..., Any]:
+    """One flag for each capability."""
+    for capability in reversed(CAPABILITIES):
+        command = click.option(f"--{capability}", is_flag=True)(command)
+    return command
+
+
+@click.command("supports")
+@_flags
+def supports_command(**asked: bool) -> int:
+    """Report one capability, as the VNN-LIB standard prescribes: one word a line."""
+    chosen = [name for name in CAPABILITIES if asked[name.replace("-", "_")]]
+    if len(chosen) != 1:
+        raise click.UsageError(f"ask for one capability: {', '.join(f'--{name}' for name in CAPABILITIES)}")
+    for line in CAPABILITIES[chosen[0]]():
+        click.echo(line)
+    return DECIDED
+
+
+# -- global options
+
+
+def _say(text: str) -> Callable[[click.Context, click.Parameter, bool], None]:
+    def say(context: click.Context, _: click.Parameter, wanted: bool) -> None:
+        if wanted and not context.resilient_parsing:
+            click.echo(text)
+            context.exit()
+
+    return say
+
+
+def global_options(command: click.Command) -> click.Command:
+    """Adds `--name` and `--version`, which print one line each."""
+    for name, text in (("--version", __version__), ("--name", NAME)):
+        option = click.Option(
+            [name], is_flag=True, expose_value=False, is_eager=True, callback=_say(text),
+            help=f"Print the {name[2:]} and exit.",
+        )  # fmt: skip
+        command.params.insert(0, option)
+    return command

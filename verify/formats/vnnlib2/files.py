@@ -1,0 +1,84 @@
+"""From a file or a text to a query, or to a property where it is of version 1.0."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+from verify.errors import SpecificationError, UnboundedInputError
+from verify.formats.vnnlib import Property
+from verify.formats.vnnlib import parse as parse_property
+from verify.formats.vnnlib.clauses import Clauses
+from verify.formats.vnnlib.files import MAXIMUM_CLAUSES, text_of
+from verify.formats.vnnlib.formula import count
+from verify.formats.vnnlib.literals import Integers
+from verify.formats.vnnlib2.query import Query
+from verify.formats.vnnlib2.reader import QueryReader
+from verify.formats.vnnlib2.relations import derive_bounds, drop_unused_products, merge_equal_inputs
+
+_BLANK = re.compile(r"(?:\s|;[^\n]*\n)*", re.ASCII)
+_HEAD = re.compile(r"\(\s*(?:vnnlib-version|declare-network)(?![^\s()])", re.ASCII)
+
+
+def is_query(text: str) -> bool:
+    """Whether a text is of version 2.0, by its first statement."""
+    blank = _BLANK.match(text)
+    return _HEAD.match(text, blank.end() if blank else 0) is not None
+
+
+def read(path: str | Path) -> Query | Property:
+    """Read a VNN-LIB file of either version, plain or gzip. Raises SpecificationError."""
+    return parse(text_of(path), str(path))
+
+
+def parse(text: str, source: str = "<text>") -> Query | Property:
+    """Read VNN-LIB text of either version. Raises SpecificationError."""
+    return parse_query(text, source) if is_query(text) else parse_property(text, source)
+
+
+def parse_query(text: str, source: str = "<text>") -> Query:
+    """Read a query from VNN-LIB 2.0 text.
+
+    Raises SpecificationError, with the place, the finding and the remedy, for text that is malformed, not well-typed or
+    too extreme to be kept exact; UnboundedInputError for an input without both bounds.
+    """
+    reader = QueryReader(text, source)
+    reader.read_query()
+    drop_unused_products(reader)
+    input_of = merge_equal_inputs(reader)
+    inputs = int(input_of.max()) + 1
+    derive_bounds(reader, input_of)
+    formula = reader.formula()
+    number = count(formula.tree)
+    if number > MAXIMUM_CLAUSES:
+        reason = f"the disjunctions multiply to {number} clauses, more than {MAXIMUM_CLAUSES}"
+        raise SpecificationError(source, None, None, reason, "split the query into several files")
+    products = tuple(reader.factors.values())
+    outputs = reader.elements.outputs + len(products)
+    clauses = Clauses(formula, inputs, outputs)
+    if clauses.boxes.unbounded is not None:
+        _unbounded(reader, input_of, clauses.boxes.unbounded)
+    return Query(tuple(reader.networks), Property(inputs, outputs, clauses, source), input_of, products)
+
+
+def _unbounded(reader: QueryReader, input_of: Integers, missing: int) -> None:
+    """Name the declared input that lacks a bound."""
+    place = int((input_of == missing).argmax())
+    for network in reader.networks:
+        for variable in network.inputs:
+            if place < variable.size:
+                name = element(variable.name, variable.shape, place)
+                reason = f"the input {name} lacks a lower or an upper bound in some clause"
+                remedy = f"add (assert (>= {name} ...)) and (assert (<= {name} ...))"
+                line, column = reader.position(variable.place)
+                raise UnboundedInputError(reader.source, line, column, name, reason, remedy)
+            place -= variable.size
+
+
+def element(name: str, shape: tuple[int, ...], place: int) -> str:
+    """How an element is written, by its place in row-major order."""
+    indices: list[int] = []
+    for size in reversed(shape):
+        place, index = divmod(place, size)
+        indices.insert(0, index)
+    return f"{name}[{','.join(map(str, indices))}]" if indices else name

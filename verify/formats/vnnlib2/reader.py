@@ -1,0 +1,413 @@
+"""The grammar of VNN-LIB 2.0: text in; declarations, atoms and a tree over them out.
+
+Assertions are read as those of VNN-LIB 1.0 are, by the same reader: runs of simple atoms by one regular expression, the rest
+by recursion. What is new comes here: networks and their variables, indices, `!=` (an atom below or above), element types, and
+products. A product of variables is a variable of its own, beyond all outputs, so every term stays linear.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Callable
+from fractions import Fraction
+from typing import NoReturn
+
+from verify.formats.vnnlib.formula import GT, LT, AnyOf, Node
+from verify.formats.vnnlib.literals import is_number
+from verify.formats.vnnlib.reader import MAXIMUM_DEPTH, Reader
+from verify.formats.vnnlib.terms import Linear, total
+from verify.formats.vnnlib2.declarations import (
+    ELEMENT_TYPES,
+    EQUAL,
+    HIDDEN,
+    INPUT,
+    INTEGERS,
+    ISOMORPHIC,
+    OUTPUT,
+    REAL,
+    Declaration,
+    Variable,
+    disagreement,
+)
+from verify.formats.vnnlib2.elements import Elements, Operands
+
+MAXIMUM_DEGREE = 16
+MAXIMUM_PRODUCTS = 100_000
+MAXIMUM_SIZE = 10**8
+
+_STRING_OR_COMMENT = re.compile(r'"(?:[^"\\\n]|\\.)*"|;[^\n]*')
+_STRING_OR_INDICES = re.compile(r'"(?:[^"\\\n]|\\.)*"|\[[^\[\]()"]*\s[^\[\]()"]*\]', re.ASCII)
+_AROUND = re.compile(r"\s*([\[\],])\s*", re.ASCII)
+_STRING = re.compile(r'"((?:[^"\\\n]|\\.)*)"')
+_INDICES = re.compile(r"\[([^\[\]()]*)\]")
+_ARE_NUMBERS = re.compile(r"\s*(?:\d{1,10}\s*(?:,\s*\d{1,10}\s*)*)?\Z", re.ASCII).match
+_NAME = re.compile(r"[A-Za-z][A-Za-z0-9_]*", re.ASCII)
+_NETWORK_NAME = re.compile(r"[A-Za-z][A-Za-z0-9_-]*", re.ASCII)  # the standard's own example is called f-copy
+_VERSION = re.compile(r"<(\d{1,9})\.(\d{1,9})>", re.ASCII)
+_UNEQUAL = re.compile(r"\(\s*!=(?![^\s()])", re.ASCII)
+_EMPTY = re.compile(r"\(\s*(and|or)\s*\)", re.ASCII)
+_TYPES = {"Real": REAL}
+_KINDS = {"declare-input": INPUT, "declare-hidden": HIDDEN, "declare-output": OUTPUT}
+
+
+def _blank(match: re.Match[str]) -> str:
+    text = match.group()
+    return text if text[0] == '"' else " " * len(text)
+
+
+def _compact(match: re.Match[str]) -> str:
+    """The same indices with the white space behind them, so that places and lines stay."""
+    text = match.group()
+    if text[0] == '"':
+        return text
+    short = _AROUND.sub(r"\1", text)
+    space = [character for character in text if character.isspace()]
+    return short + "".join(space[len(space) - (len(text) - len(short)) :])
+
+
+class QueryReader(Reader):
+    """One pass over the text of a query."""
+
+    def __init__(self, text: str, source: str) -> None:
+        super().__init__("", source)
+        text = _STRING_OR_COMMENT.sub(_blank, text) if ";" in text else text
+        self.text = _STRING_OR_INDICES.sub(_compact, text)
+        self.networks: list[Declaration] = []
+        self.elements = Elements()
+        self.names = self.elements
+        self.right_sides = Operands(self.elements)
+        self.products: dict[tuple[int, ...], int] = {}  # codes by the codes of the factors, in order
+        self.factors: dict[int, tuple[int, ...]] = {}  # the same the other way round
+        self._typed: Variable | None = None  # the first variable of the comparison at hand
+        self._decimal = ""  # a number there that is no integer
+
+    def read_query(self) -> list[Node]:
+        """Read everything; the assertions' formulas, whose conjunction the query is."""
+        self._version()
+        while self._peek():
+            node = self._assertions() if self.elements.first else None
+            if node:
+                self.parts.append(node)
+            else:
+                self._statement()
+        if not self.networks:
+            self._fail(self.at, "no network is declared", "add (declare-network ...)")
+        if not self.elements.first:
+            self._declare_elements()
+        return self.parts
+
+    # -- declarations
+
+    def _statement(self) -> None:
+        opened = self.at
+        if self.text[opened] != "(":
+            self._fail(
+                opened, f"found {self._found()}, expected '('", "write (declare-network ...) or (assert ...)"
+            )
+        place, head = self._head(opened, "'declare-network' or 'assert'")
+        if head == "declare-network":
+            if self.elements.first:
+                self._fail(place, "a network is declared after an assertion", "declare all networks first")
+            self._network(opened)
+        elif head == "assert":
+            if not self.networks:
+                self._fail(place, "an assertion comes before any network", "declare all networks first")
+            if not self.elements.first:
+                self._declare_elements()
+            self._inside(opened)
+            self.parts.append(self._formula(0))
+            self._close(opened, "the formula of assert")
+        elif head == "vnnlib-version":
+            self._fail(place, "the version is given twice", "give it once, at the beginning")
+        else:
+            self._fail(place, f"unknown statement {head[:60]!r}", "use declare-network and assert only")
+
+    def _version(self) -> None:
+        """Read the first statement."""
+        self._peek()
+        opened = self.at
+        known = (
+            self.text.startswith("(", opened) and self._head(opened, "vnnlib-version")[1] == "vnnlib-version"
+        )
+        if not known:
+            self._fail(
+                opened, "the query does not begin with its version", "begin with (vnnlib-version <2.0>)"
+            )
+        self._peek()
+        match = _VERSION.match(self.text, self.at)
+        if match is None:
+            self._fail(self.at, f"found {self._found()}, expected a version", "write <2.0>")
+        if (int(match.group(1)), int(match.group(2))) != (2, 0):
+            self._fail(
+                self.at, f"version {match.group()} is not known", "give a file of version 1.0 or <2.0>"
+            )
+        self.at = match.end()
+        self._close(opened, "the version")
+
+    def _network(self, opened: int) -> None:
+        place = self._skip()
+        name = self._token(_NETWORK_NAME, "the network's name")
+        if any(name == other.name for other in self.networks):
+            self._fail(place, f"the network {name} is declared twice", "give every network its own name")
+        relation, target, where = "", "", place
+        variables: dict[str, list[Variable]] = {kind: [] for kind in (INPUT, HIDDEN, OUTPUT)}
+        while self._more(opened):
+            inner = self.at
+            at, head = self._head(inner, "a declaration")
+            if head in _KINDS:
+                self._ordered(at, _KINDS[head], variables)
+                variables[_KINDS[head]].append(self._variable(inner, _KINDS[head], variables))
+            elif head in (EQUAL, ISOMORPHIC):
+                if relation or any(variables.values()):
+                    reason = f"{head} stands where no relation may"
+                    self._fail(at, reason, "relate a network once at most, before its variables")
+                where, relation = self._skip(), head
+                target = self._token(_NETWORK_NAME, "a network's name")
+                self._close(inner, "the network's name")
+            else:
+                self._fail(
+                    at,
+                    f"unknown declaration {head[:60]!r}",
+                    f"use {', '.join(_KINDS)}, {EQUAL} or {ISOMORPHIC}",
+                )
+        for kind in (INPUT, OUTPUT):
+            if not variables[kind]:
+                self._fail(place, f"the network {name} has no {kind}", f"add (declare-{kind} ...)")
+        parts = (tuple(variables[kind]) for kind in (INPUT, HIDDEN, OUTPUT))
+        self._add_network(Declaration(name, relation, target, *parts), where)
+
+    def _ordered(self, place: int, kind: str, variables: dict[str, list[Variable]]) -> None:
+        late = {INPUT: (HIDDEN, OUTPUT), HIDDEN: (OUTPUT,), OUTPUT: ()}[kind]
+        if any(variables[other] for other in late):
+            self._fail(
+                place, f"declare-{kind} comes too late", "declare inputs, then hidden nodes, then outputs"
+            )
+        if kind == HIDDEN and not variables[INPUT]:
+            self._fail(
+                place,
+                "a hidden node comes before the inputs",
+                "declare inputs, then hidden nodes, then outputs",
+            )
+
+    def _add_network(self, network: Declaration, place: int) -> None:
+        """Add a network whose relation to another one holds by their declarations."""
+        if network.relation:
+            found = [other for other in self.networks if other.name == network.target]
+            if not found:
+                self._fail(place, f"the network {network.target} is not declared before", "declare it first")
+            if found[0].relation:
+                reason = f"{network.target} is itself {found[0].relation} {found[0].target}"
+                self._fail(place, reason, f"name {found[0].target} here")
+            reason = disagreement(network, found[0]) or ""
+            if reason:
+                self._fail(
+                    place,
+                    f"{network.name} is not {network.relation} {network.target}: {reason}",
+                    "declare them alike",
+                )
+        self.networks.append(network)
+
+    def _variable(self, opened: int, kind: str, others: dict[str, list[Variable]]) -> Variable:
+        """Read the rest of a declaration: name, element type, shape, and the tensor of a hidden one."""
+        place = self._skip()
+        name = self._token(_NAME, "a variable's name")
+        known = [variable for network in self.networks for variable in network.variables]
+        known += [variable for variables in others.values() for variable in variables]
+        if any(name == variable.name for variable in known):
+            self._fail(place, f"{name} is declared twice", "give every variable of the query its own name")
+        where = self._skip()
+        given = self._token(_NAME, "an element type")
+        element_type = _TYPES.get(given, given)
+        if element_type not in ELEMENT_TYPES:
+            self._fail(where, f"unknown element type {given[:60]!r} of {name}", "use one of ONNX's, or real")
+        if known and (element_type == REAL) != (known[0].element_type == REAL):
+            reason = f"{name} is {element_type} and {known[0].name} {known[0].element_type}"
+            self._fail(where, reason, "declare all variables as real, or none")
+        shape = self._shape(name)
+        tensor = self._tensor() if kind == HIDDEN else ""
+        self._close(opened, f"the declaration of {name}")
+        return Variable(name, kind, element_type, shape, tensor, place)
+
+    def _shape(self, name: str) -> tuple[int, ...]:
+        place = self._skip()
+        match = _INDICES.match(self.text, place)
+        shape = _numbers(match)
+        if match is None or shape is None or 0 in shape or math.prod(shape) > MAXIMUM_SIZE:
+            reason = f"found {self._found()}, expected the shape of {name}"
+            self._fail(place, reason, f"write it as [1,3], with 1 to {MAXIMUM_SIZE} elements in all")
+        self.at = match.end()
+        return tuple(shape)
+
+    def _tensor(self) -> str:
+        place = self._skip()
+        match = _STRING.match(self.text, place)
+        if match is None or not match.group(1):
+            self._fail(place, f"found {self._found()}, expected an ONNX name", 'write it as "name"')
+        self.at = match.end()
+        return re.sub(r"\\(.)", lambda m: {"n": "\n", "t": "\t"}.get(m.group(1), m.group(1)), match.group(1))
+
+    def _declare_elements(self) -> None:
+        """All networks are known: number their variables, hidden ones behind all outputs."""
+        for pick in (lambda n: n.inputs, lambda n: n.outputs, lambda n: n.hidden):
+            self._add_all(pick)
+        types = {variable.element_type for variable in self.elements.variables.values()}
+        if len(types) > 1 or types & INTEGERS:
+            self.slow_until = len(self.text)  # types are checked comparison by comparison
+
+    def _add_all(self, pick: Callable[[Declaration], tuple[Variable, ...]]) -> None:
+        for network in self.networks:
+            for variable in pick(network):
+                self.elements.add(variable)
+
+    def _skip(self) -> int:
+        self._peek()
+        return self.at
+
+    def _token(self, pattern: re.Pattern[str], wanted: str) -> str:
+        match = pattern.match(self.text, self._skip())
+        if match is None:
+            self._fail(self.at, f"found {self._found()}, expected {wanted}", f"write {wanted}")
+        self.at = match.end()
+        return match.group()
+
+    # -- formulas
+
+    def _formula(self, depth: int) -> Node:
+        self._peek()
+        empty = _EMPTY.match(self.text, self.at)
+        if empty is not None:
+            self._fail(self.at, f"{empty.group(1)!r} has no arguments", "give it at least one")
+        if _UNEQUAL.match(self.text, self.at):
+            return self._unequal()
+        return super()._formula(depth)
+
+    def _unequal(self) -> Node:
+        """`(!= a b)`: below or above."""
+        opened = self.at
+        _, head = self._head(opened, "an operator")
+        left, right = self._sides(head, opened)
+        return AnyOf(tuple(self._compared(operator, left, right, opened) for operator in (LT, GT)))
+
+    def _sides(self, head: str, opened: int) -> tuple[Linear, Linear]:
+        self._forget_types()
+        sides = super()._sides(head, opened)
+        typed = self._typed
+        if typed is None:
+            self._fail(opened, "this comparison has no variable, so it has no type", "leave it out")
+        if self._decimal and typed.element_type in INTEGERS:
+            reason = f"{self._decimal[:60]} is no {typed.element_type}, the type of {typed.name}"
+            self._fail(opened, reason, "compare integers with integers")
+        return sides
+
+    def _forget_types(self) -> None:
+        self._typed, self._decimal = None, ""
+
+    # -- terms
+
+    def _term(self, depth: int) -> Linear:
+        first = self._peek()
+        if first == "(":
+            return super()._term(depth)
+        if depth > MAXIMUM_DEPTH:
+            self._fail(self.at, f"term nested deeper than {MAXIMUM_DEPTH}", "flatten it")
+        if first.isalpha():
+            return self._element()
+        place = self.at
+        text = self._word("a number or a variable")
+        if not is_number(text):
+            self._fail(place, f"{text[:60]!r} is no number and no variable", "write X[0,1], -1.5 or 2e-3")
+        value = self._number(text, place)
+        if not text.lstrip("+-").isdecimal():
+            self._decimal = text
+        return {}, value
+
+    def _element(self) -> Linear:
+        place = self.at
+        name = self._token(_NAME, "a variable")
+        variable = self.elements.variables.get(name)
+        if variable is None:
+            self._fail(place, f"{name[:60]} is not declared", "use the variables of the networks")
+        if self._typed is not None and variable.element_type != self._typed.element_type:
+            reason = f"{name} is {variable.element_type}, {self._typed.name} is {self._typed.element_type}"
+            self._fail(place, reason, "compare variables of one element type")
+        self._typed = self._typed or variable
+        indices: list[int] = []
+        if self._peek() == "[":
+            match = _INDICES.match(self.text, self.at)
+            found = _numbers(match)
+            if match is None or not found:
+                self._fail(self.at, f"these are no indices of {name}", f"write {_example(variable)}")
+            indices, self.at = found, match.end()
+        self._separated(place)
+        try:
+            return {self.elements.code(name, indices): Fraction(1)}, Fraction(0)
+        except IndexError as error:
+            self._fail(place, f"{name} has {error}", f"write {_example(variable)}")
+
+    def compared(self, operator: int, term: Linear) -> Node:
+        """The formula `term operator 0` of a term that was not written so."""
+        return self._compared(operator, term, ({}, Fraction(0)), 0)
+
+    def _separated(self, place: int) -> None:
+        """Fail where a word goes on behind an element."""
+        around = self.text[self.at - 1 : self.at + 1]
+        if not (len(around) < 2 or around[0].isspace() or around[1].isspace() or around[1] in "()"):
+            self._fail(
+                place, f"{self.text[place : self.at + 20].split()[0]!r} is no variable", "write X[0,1] or X"
+            )
+
+    def _apply(self, head: str, arguments: list[Linear], opened: int) -> Linear:
+        if head == "/":
+            self._unknown_operator(opened, head)
+        if head != "*":
+            return super()._apply(head, arguments, opened)
+        result = arguments[0]
+        for other in arguments[1:]:
+            result = self._multiplied(result, other, opened)
+        return result
+
+    def _multiplied(self, left: Linear, right: Linear, opened: int) -> Linear:
+        """The product of two terms, expanded."""
+        parts: list[Linear] = [({}, left[1] * right[1])]
+        parts += [({code: factor * right[1]}, Fraction(0)) for code, factor in left[0].items()]
+        parts += [({code: factor * left[1]}, Fraction(0)) for code, factor in right[0].items()]
+        for one, first in left[0].items():
+            parts += [
+                ({self._product(one, two, opened): first * second}, Fraction(0))
+                for two, second in right[0].items()
+            ]
+        return total(parts)
+
+    def _product(self, one: int, two: int, opened: int) -> int:
+        """The code of the product of two variables, which may be products themselves."""
+        factors = tuple(sorted(self.factors.get(one, (one,)) + self.factors.get(two, (two,))))
+        if len(factors) > MAXIMUM_DEGREE:
+            self._fail(
+                opened, f"a product of more than {MAXIMUM_DEGREE} variables", "bound it by another output"
+            )
+        code = self.products.get(factors)
+        if code is None:
+            if len(self.products) >= MAXIMUM_PRODUCTS:
+                self._fail(opened, f"more than {MAXIMUM_PRODUCTS} different products", "split the query")
+            code = 2 * (self.elements.outputs + len(self.products)) + 1
+            self.products[factors], self.factors[code] = code, factors
+        return code
+
+    def _unknown_operator(self, place: int, head: str) -> NoReturn:
+        remedy = "use and, or, <=, >=, <, >, ==, != (and +, -, * within terms)"
+        self._fail(place, f"unknown operator {head[:60]!r}", remedy)
+
+
+def _numbers(match: re.Match[str] | None) -> list[int] | None:
+    """The numbers between brackets, or None where there is something else."""
+    if match is None or not _ARE_NUMBERS(match.group(1)):
+        return None
+    return [int(word) for word in match.group(1).split(",") if word.strip()]
+
+
+def _example(variable: Variable) -> str:
+    """How an element of a variable is written."""
+    if not variable.shape:
+        return variable.name
+    return f"{variable.name}[{','.join(['0'] * len(variable.shape))}]"

@@ -1,0 +1,145 @@
+"""Functions that are constant between jumps: floor, ceiling, rounding, sign, and comparison with 0.
+
+Between jumps `t sigma(z) - rho z` is linear, so it is least at l, at u or beside a jump; and since the limits at a row of jumps
+lie on a line, beside the first or the last jump of `[l, u]`. A limit that is not attained is taken at the number next to
+the jump, which costs no more than the rounding of `rho z`.
+
+Boxes are closed, so the part of a box below a jump still holds the jump: a first cut goes through the jump, a second one
+just beside it, and what is left in between is a sliver that only cuts of other variables can decide.
+"""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from verify.network.activations.base import Elementwise, chord, strictly_inside
+
+_BESIDE = 1e-9  # how far beside a jump the second cut goes, for each unit of its size
+_STEEPEST = 4.0  # lines are at most this many times as steep as the chord
+
+
+class Step(Elementwise):
+    """A rising function of jumps alone."""
+
+    curved = False
+
+    @abstractmethod
+    def first_jump(self, z: Tensor) -> Tensor:
+        """The least jump from z on; what it is where there is none does not matter."""
+
+    @abstractmethod
+    def last_jump(self, z: Tensor) -> Tensor:
+        """The greatest jump up to z; what it is where there is none does not matter."""
+
+    def minimise(self, t: Tensor, rho: Tensor, lower: Tensor, upper: Tensor) -> Tensor:
+        after, before = beside(lower)[1], beside(upper)[0]
+        candidates = [lower, after, before, upper]  # either end may be a jump itself
+        for jump in (self.first_jump(after), self.last_jump(before)):
+            candidates += [jump, *beside(jump)]
+        return self.least(t, rho, [point.clamp(lower, upper) for point in candidates])
+
+    def slopes(self, lower: Tensor, upper: Tensor) -> Tensor:
+        """Flat, the chord, and from each end to the far side of the last jump before the other, up to a steepness."""
+        whole = chord(lower, upper, self.forward(lower), self.forward(upper))
+        first = beside(self.first_jump(lower))[1].clamp(lower, upper)
+        last = beside(self.last_jump(upper))[0].clamp(lower, upper)
+        after = chord(lower, first, self.forward(lower), self.forward(first))
+        before = chord(last, upper, self.forward(last), self.forward(upper))
+        inner = chord(lower, last, self.forward(lower), self.forward(last))
+        outer = chord(first, upper, self.forward(first), self.forward(upper))
+        limited = [slope.minimum(_STEEPEST * whole) for slope in (after, before, inner, outer)]
+        return torch.stack([whole, torch.zeros_like(whole), *limited])
+
+    def split_point(self, lower: Tensor, upper: Tensor) -> Tensor:
+        middle = (lower + upper) / 2
+        best = torch.full_like(lower, torch.nan)
+        below = self.forward(middle) == self.forward(upper)
+        end = torch.where(below, lower, upper)
+        nearby = torch.where(below, 1.0, -1.0) * _BESIDE * (1 + end.abs())
+        for point in (end + nearby, self.first_jump(middle), self.last_jump(middle)):
+            best = torch.where(strictly_inside(point, lower, upper), point, best)
+        return torch.where(self.forward(lower) == self.forward(upper), torch.nan, best)
+
+
+def beside(jump: Tensor) -> tuple[Tensor, Tensor]:
+    """The numbers next to a jump; at 0 the smallest that every unit computes with."""
+    tiny = torch.finfo(jump.dtype).tiny
+    infinity = torch.full_like(jump, torch.inf)
+    below, above = torch.nextafter(jump, -infinity), torch.nextafter(jump, infinity)
+    return torch.where(jump == 0, -tiny, below), torch.where(jump == 0, tiny, above)
+
+
+class Regular(Step):
+    """A step at every whole number plus `offset`."""
+
+    offset: ClassVar[float] = 0.0
+
+    def first_jump(self, z: Tensor) -> Tensor:
+        return torch.ceil(z - self.offset) + self.offset
+
+    def last_jump(self, z: Tensor) -> Tensor:
+        return torch.floor(z - self.offset) + self.offset
+
+
+class Floor(Regular):
+    """The greatest whole number up to z."""
+
+    name = "Floor"
+
+    def forward(self, z: Tensor) -> Tensor:
+        return z.floor()
+
+
+class Ceil(Regular):
+    """The least whole number from z on."""
+
+    name = "Ceil"
+
+    def forward(self, z: Tensor) -> Tensor:
+        return z.ceil()
+
+
+class Round(Regular):
+    """The nearest whole number, the even one of two."""
+
+    name = "Round"
+    offset = 0.5
+
+    def forward(self, z: Tensor) -> Tensor:
+        return z.round()
+
+
+class AtZero(Step):
+    """A step at 0 alone."""
+
+    def first_jump(self, z: Tensor) -> Tensor:
+        return torch.zeros_like(z)
+
+    def last_jump(self, z: Tensor) -> Tensor:
+        return torch.zeros_like(z)
+
+
+class Sign(AtZero):
+    """-1, 0 or 1."""
+
+    name = "Sign"
+
+    def forward(self, z: Tensor) -> Tensor:
+        return z.sign()
+
+
+@dataclass(frozen=True)
+class Positive(AtZero):
+    """1 for z > 0, 0 for z < 0; at 0 itself 1 if `or_zero`."""
+
+    or_zero: bool
+    name = "Positive"
+
+    def forward(self, z: Tensor) -> Tensor:
+        share = (z.sign() + 1) / 2  # not by comparison, which has no derivative, not even 0
+        return share.ceil() if self.or_zero else share.floor()
