@@ -10,7 +10,7 @@ import pytest
 import torch
 from test_load_operators import check_adjoints
 
-from verify.errors import ModelError, UnsupportedOperatorError
+from verify.errors import ModelError
 from verify.loading import load
 
 INSTANCES = Path(__file__).resolve().parents[3] / "shared" / "instances"
@@ -22,7 +22,9 @@ LOADS = [
     "dist_shift/onnx/mnist_concat",
     "eran/onnx/ffnnSIGMOID__Point_6x200",
     "marabou_cifar10/onnx/cifar10_small",
+    "ml4acopf/onnx/14_ieee_ml4acopf",
     "ml4acopf/onnx/14_ieee_ml4acopf-linear-nonresidual",
+    "ml4acopf/onnx/14_ieee_ml4acopf-linear-residual",
     "mnist_fc/onnx/mnist-net_256x2",
     "nn4sys/onnx/lindex",
     "nn4sys/onnx/mscn_128d",
@@ -36,12 +38,9 @@ LOADS = [
     "tllverifybench/onnx/tllBench_n=2_N=M=8_m=1_instance_0_0",
     "verivital/onnx/Convnet_avgpool",
     "verivital/onnx/Convnet_maxpool",
+    "vit/onnx/ibp_3_3_8",
+    "vit/onnx/pgd_2_3_16",
 ]
-REFUSED = {
-    "ml4acopf/onnx/14_ieee_ml4acopf": "Cos",
-    "ml4acopf/onnx/14_ieee_ml4acopf-linear-residual": "Floor",
-    "vit/onnx/pgd_2_3_16": "Softmax",
-}
 
 
 def path_of(name: str) -> Path:
@@ -60,13 +59,6 @@ def test_public_network(name: str) -> None:
     scale = 1 + np.abs(found).max()
     np.testing.assert_allclose(found / scale, loaded.evaluate(x) / scale, atol=1e-4)
     check_adjoints(loaded)
-
-
-@pytest.mark.parametrize("name", REFUSED)
-def test_unsupported_public_network(name: str) -> None:
-    with pytest.raises(UnsupportedOperatorError) as caught:
-        load(path_of(name))
-    assert caught.value.operator == REFUSED[name]
 
 
 def test_integer_outputs() -> None:

@@ -202,11 +202,8 @@ class Builder:
         node = self.nodes[x.node]
         while isinstance(node.operator, Reshape | Permute):
             node = self.nodes[node.operands[0]]
-        return (
-            x
-            if isinstance(node.operator, Activation) or node.operator is None
-            else self.activation(Copy(), x)
-        )
+        bounded = node.operator is None or isinstance(node.operator, Activation)
+        return x if bounded else self.activation(Copy(), x)
 
     def reciprocal(self, x: Value) -> Value:
         """1 / x; of a square root in one step, which is tighter."""
