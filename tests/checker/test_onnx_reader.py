@@ -354,4 +354,6 @@ def test_instance(file: Path) -> None:
         network = read_model(data)
     except Refused as refusal:  # of such models there are no certificates
         pytest.skip(str(refusal))
-    check_against_search(network, data, "pensieve" not in file.name)  # powers are lowered in another way there
+    check_against_search(
+        network, data, "pensieve" not in file.name
+    )  # powers are lowered in another way there
