@@ -77,16 +77,11 @@ class Evidence:
         low: Tensor, high: Tensor,
     ) -> None:  # fmt: skip
         """Bounds of some neurons ([count]) on one box, each by slopes of its own: `state` has both ends as objectives."""
-        variables = (neurons + layer.variables.start).repeat(2)
-        sides = torch.ones_like(variables)
-        sides[len(neurons) :] = -1
-        ends = torch.cat([outward(low, -torch.inf), outward(high, torch.inf)])
-        kept = ends.isfinite()
+        kept, claims = _claims(layer, neurons, low, high, "<f8")
         mask = _unstable(problem.bounds, problem.layers)[0]
         slopes = _levels(_of_layers(state.parameters[0], problem.layers)[kept][:, mask])
         self._block(
-            "slopes", _counted(_numpy(roots)), _integer(self._number(layer)), _counted(_numpy(variables[kept]), "<i4"),
-            _numpy(sides[kept]).astype("i1"), _numpy(ends[kept].double()), _numpy(slopes).astype("u1"),
+            "slopes", _counted(_numpy(roots)), _integer(self._number(layer)), *claims, _numpy(slopes).astype("u1"),
         )  # fmt: skip
 
     def lemmas(
@@ -106,16 +101,11 @@ class Evidence:
         weights: Float[Tensor, "objectives rows"], low: Tensor, high: Tensor,
     ) -> None:  # fmt: skip
         """Bounds of some neurons over the unsafe points of one region, by the slopes and multipliers of `state` (one row)."""
-        variables = (neurons + layer.variables.start).repeat(2)
-        sides = torch.ones_like(variables)
-        sides[len(neurons) :] = -1
-        ends = torch.cat([outward(low, -torch.inf), outward(high, torch.inf)])
-        kept = ends.isfinite()
+        kept, claims = _claims(layer, neurons, low, high, "<f4")
         slopes = _levels(state.parameters[0, 0])[_unstable(bounds, self.network.layers)[0]]
         self._block(
-            "lemma", _integer(node), _integer(self._number(layer)), _counted(_numpy(variables[kept]), "<i4"),
-            _numpy(sides[kept]).astype("i1"), _numpy(ends[kept]).astype("<f4"),
-            _numpy(weights[kept]).astype("<f4"), _numpy(state.cut_multipliers[0, 0][cuts >= 0]).astype("<f2"),
+            "lemma", _integer(node), _integer(self._number(layer)), *claims, _numpy(weights[kept]).astype("<f4"),
+            _numpy(state.cut_multipliers[0, 0][cuts >= 0]).astype("<f2"),
             _numpy(slopes).astype("u1"),
         )  # fmt: skip
 
@@ -288,6 +278,22 @@ def _counted(values: NDArray[Any], kind: str = "<i8") -> NDArray[Any]:
     """Numbers with their count before them, as bytes."""
     data = _integer(len(values)).tobytes() + values.astype(kind).tobytes()
     return np.frombuffer(data, np.uint8)
+
+
+def _claims(
+    layer: Layer, neurons: Tensor, low: Tensor, high: Tensor, kind: str
+) -> tuple[Bool[Tensor, " objectives"], list[NDArray[Any]]]:
+    """Which of the neurons' ends (lower ones first) are finite, and these as a block has them."""
+    variables = (neurons + layer.variables.start).repeat(2)
+    sides = torch.ones_like(variables)
+    sides[len(neurons) :] = -1
+    ends = torch.cat([outward(low, -torch.inf), outward(high, torch.inf)])
+    kept = ends.isfinite()
+    return kept, [
+        _counted(_numpy(variables[kept]), "<i4"),
+        _numpy(sides[kept]).astype("i1"),
+        _numpy(ends[kept]).astype(kind),
+    ]
 
 
 def _levels(slopes: Tensor) -> Tensor:
