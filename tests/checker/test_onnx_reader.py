@@ -19,7 +19,7 @@ from verify.checker.network import Network, Scale, rationals
 from verify.checker.onnx_reader import read_model
 from verify.loading import load
 
-FOLDER = Path("/work/shared/instances")
+FOLDER = Path(__file__).resolve().parents[3] / "shared" / "instances"
 RANDOM = np.random.default_rng(0)
 
 

@@ -15,7 +15,7 @@ from verify.checker.errors import Refused
 from verify.checker.query import Row, read_query
 from verify.formats.vnnlib import Property, parse
 
-FOLDER = Path("/work/shared/instances")
+FOLDER = Path(__file__).resolve().parents[3] / "shared" / "instances"
 DECLARED = "".join(f"(declare-const {name} Real)\n" for name in ("X_0", "X_1", "Y_0", "Y_1"))
 BOX = "(assert (<= X_0 1)) (assert (>= X_0 -1.5e0)) (assert (<= X_1 .25)) (assert (>= X_1 -3.))\n"
 SAMPLED = 60  # clauses of each property
@@ -128,7 +128,11 @@ def samples() -> list[Path]:
     chosen = []
     for family in sorted(FOLDER.glob("*/vnnlib")):
         files = sorted(family.glob("*.vnnlib*"), key=lambda file: (file.stat().st_size, file.name))
-        chosen += [file for file in {files[0], files[len(files) // 2]} if file.stat().st_size < 100_000]
+        chosen += [
+            file
+            for file in dict.fromkeys((files[0], files[len(files) // 2]))
+            if file.stat().st_size < 100_000
+        ]
     return chosen
 
 
