@@ -81,6 +81,8 @@ class Clip(PiecewiseLinear):
 
     @property
     def breakpoints(self) -> tuple[float, ...]:
+        if self.minimum == self.maximum:
+            return ()  # a constant bends nowhere
         return tuple(end for end in (self.minimum, self.maximum) if abs(end) != float("inf"))
 
     def forward(self, z: Tensor) -> Tensor:
