@@ -22,9 +22,13 @@ def test_what_is_left_proves(tmp_path: Path) -> None:
         folder.mkdir()
         files = _unsat(folder, seed, "activations")
         target = folder / "trimmed"
-        gone += trim(files.certificate, files.model, files.property, target)
-        found = check(target, files.model, files.property)
+        fewer = trim(files.certificate, files.model, files.property, target)
+        before, found = files.check(), check(target, files.model, files.property)
         assert found.proved, found.sentence
+        assert before.summary is not None
+        assert found.summary is not None
+        assert found.summary.leaves == before.summary.leaves - fewer
+        gone += fewer
         assert target.stat().st_size <= files.certificate.stat().st_size
     assert gone > 0
 

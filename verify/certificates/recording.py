@@ -52,9 +52,12 @@ class Recording:
         }
 
     def _publish(self, semantics: str, jobs: int = 1, until: float = math.inf) -> str | None:
-        found = check(
-            self.writer.whole, self.model, self.specification, semantics=semantics, jobs=jobs, until=until
-        )
+        try:
+            found = check(
+                self.writer.whole, self.model, self.specification, semantics=semantics, jobs=jobs, until=until
+            )
+        except Refused as problem:  # the checker reads less than the search does
+            return f"not proved: {problem}"
         if not found.proved:
             return found.sentence
         self.writer.publish()

@@ -41,7 +41,7 @@ def _prove_box(proof: Proof, claimed: Pair, known: Pair) -> None:
         sizes = proof.dual.sizes(*found)
         for side, end in ((1, 0), (-1, 1)):
             claims = claimed[end][columns]
-            neurons = np.flatnonzero(side * claims > side * found[end][0, columns])
+            neurons = np.flatnonzero(~(side * claims <= side * found[end][0, columns]))
             objective = variables(proof, number, neurons, np.full(len(neurons), side))
             needed = side * claims[neurons]
             for some in proof.bounder.pieces(len(neurons), CHUNK):

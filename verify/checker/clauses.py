@@ -81,7 +81,7 @@ class Clauses:
     def __init__(self, query: Query, container: Container) -> None:
         self.query = query
         clause, count = container.tensor("root.clause", "<i8"), container.tensor("root.count", "<i8")
-        if (count < 1).any() or count.sum() != len(clause):
+        if ((count < 1) | (count > len(clause))).any() or sum(count.tolist()) != len(clause):
             raise Refused("the roots' tables do not fit each other")
         if not np.array_equal(np.unique(clause), np.arange(len(query.clauses))):
             raise Refused(

@@ -84,7 +84,7 @@ def empty(proof: Proof, cursor: Cursor, prove: bool) -> None:
     for rows in proof.rows_at_once(len(nodes) if prove else 0):
         nothing = np.full(len(nodes[rows]), -np.inf)
         bounds = proof.tree.regions(nodes[rows])
-        if np.all(bounds[0] <= bounds[1], axis=1).any():
+        if not np.any(bounds[0] > bounds[1], axis=1).all():
             bounds = proof.bounder.propagated(bounds)
         proof.closed(nodes[rows], nothing, nothing > 0, bounds)
 

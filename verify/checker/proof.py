@@ -92,7 +92,7 @@ class Proof:
 
     def closed(self, nodes: Array, bound: Array, reached: Array, bounds: Pair) -> None:
         """Books leaves; NotProved unless each has a bound above 0 or is empty."""
-        full = np.all(bounds[0] <= bounds[1], axis=1)
+        full = ~np.any(bounds[0] > bounds[1], axis=1)  # emptiness has to be shown: NaN shows nothing
         open_ones = np.flatnonzero(full & ~reached)
         if len(open_ones):
             told = ", ".join(f"{int(nodes[i])}: {bound[i]:.6g}" for i in open_ones[:TOLD].tolist())

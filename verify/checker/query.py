@@ -98,12 +98,13 @@ def split(formula: Formula) -> tuple[list[Atom], list[AnyOf]]:
     return [atom for atoms, _ in pieces for atom in atoms], [part for _, parts in pieces for part in parts]
 
 
-def holds(formula: Formula, values: dict[int, Fraction]) -> bool:
-    """Whether a formula is true."""
+def holds(formula: Formula, lower: dict[int, Fraction], upper: dict[int, Fraction]) -> bool:
+    """Whether a formula is shown to be true for all values between the bounds, part by part."""
     if isinstance(formula, Atom):
-        total = sum((values[code] * factor for code, factor in formula.coefficients.items()), Fraction(0))
-        return COMPARE[formula.comparison](total, formula.constant)
-    truths = (holds(part, values) for part in formula.parts)
+        ends = [(lower[code] * factor, upper[code] * factor) for code, factor in formula.coefficients.items()]
+        extremes = sum(map(min, ends), Fraction(0)), sum(map(max, ends), Fraction(0))
+        return all(COMPARE[formula.comparison](total, formula.constant) for total in extremes)
+    truths = (holds(part, lower, upper) for part in formula.parts)
     return any(truths) if isinstance(formula, AnyOf) else all(truths)
 
 
@@ -254,15 +255,20 @@ class Query:
     clauses: Clauses
     _formula: Formula = field(repr=False)
 
-    def violated(self, x: Sequence[Fraction], y: Sequence[Fraction]) -> bool:
-        """Whether the formula, strictness included, holds at inputs x and outputs y."""
-        if (len(x), len(y)) != (self.inputs, self.outputs):
-            raise Refused(
-                f"expected {self.inputs} inputs and {self.outputs} outputs, got {len(x)} and {len(y)}"
-            )
-        values = {2 * place: Fraction(value) for place, value in enumerate(x)}
-        values.update({2 * place + 1: Fraction(value) for place, value in enumerate(y)})
-        return holds(self._formula, values)
+    def violated(
+        self, x: Sequence[Fraction], y: Sequence[Fraction], up_to: Sequence[Fraction] | None = None
+    ) -> bool:
+        """Whether the formula, strictness included, holds at inputs x and outputs y; at all outputs from y `up_to` those."""
+        ends = []
+        for outputs in (y, y if up_to is None else up_to):
+            if (len(x), len(outputs)) != (self.inputs, self.outputs):
+                raise Refused(
+                    f"expected {self.inputs} inputs and {self.outputs} outputs, got {len(x)} and {len(outputs)}"
+                )
+            values = {2 * place: Fraction(value) for place, value in enumerate(x)}
+            values.update({2 * place + 1: Fraction(value) for place, value in enumerate(outputs)})
+            ends.append(values)
+        return holds(self._formula, *ends)
 
 
 # -- terms

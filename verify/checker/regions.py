@@ -45,7 +45,7 @@ def clip(proof: Proof, cursor: Cursor, prove: bool) -> None:
         raise Refused("a claim is not a number")
     for rows, root in _by_root(proof, nodes, passes) if prove else []:
         _, _, lower, upper = _afresh(proof, nodes[rows], root, int(passes[rows[0]]), weights[rows])
-        if (claimed[0][rows] > lower).any() or (claimed[1][rows] < upper).any():
+        if not ((claimed[0][rows] <= lower).all() and (claimed[1][rows] >= upper).all()):
             raise NotProved("a clipped box that unsafe points may lie outside of")
         proof.summary.claims += len(rows)
     variables = np.arange(inputs)

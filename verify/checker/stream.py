@@ -76,11 +76,8 @@ def blocks(container: Container) -> Iterator[Block]:
     """The blocks in the order of the file."""
     kinds, ends = container.tensor("block.kind", "u1"), container.tensor("block.end", "<i8")
     data = container.tensor("stream", "u1")
-    if (
-        len(kinds) != len(ends)
-        or (np.diff(ends, prepend=0) < 0).any()
-        or (ends[-1] if len(ends) else 0) != len(data)
-    ):
+    whole = [0, *ends.tolist()]
+    if len(kinds) != len(ends) or whole != sorted(whole) or whole[-1] != len(data):
         raise Refused("the table of blocks does not fit the stream")
     start = 0
     for number, (kind, end) in enumerate(zip(kinds.tolist(), ends.tolist(), strict=True)):

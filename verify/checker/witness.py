@@ -19,7 +19,7 @@ from verify.checker.container import Container
 from verify.checker.dual import Arithmetic, Dual
 from verify.checker.errors import NotProved, Refused
 from verify.checker.network import Network
-from verify.checker.query import Query, Row
+from verify.checker.query import Query
 
 Array = NDArray[Any]
 
@@ -81,26 +81,13 @@ def _violates(network: Network, query: Query, point: list[Fraction]) -> bool:
     low, high = (x, x) if exact else (np.nextafter(x, -np.inf), np.nextafter(x, np.inf))
     _, values = dual.node_intervals(low, high)
     lower, upper = ([_fraction(value) for value in end[0].tolist()] for end in values[-1])
-    if lower == upper:
-        return query.violated(point, lower)
-    return any(
-        all(low <= value <= high for value, low, high in zip(point, clause.lower, clause.upper, strict=True))
-        and all(_holds(row, point, lower, upper) for row in clause.rows)
-        for clause in query.clauses
-    )
+    return query.violated(point, lower, upper)
 
 
 def _fraction(value: Any) -> Fraction:
     if isinstance(value, float):
         return Fraction(value)
     return Fraction(int(value.numerator), int(value.denominator))
-
-
-def _holds(row: Row, point: list[Fraction], lower: list[Fraction], upper: list[Fraction]) -> bool:
-    """Whether a row holds for all outputs between the bounds."""
-    most = sum((c * point[i] for i, c in row.inputs.items()), Fraction(0))
-    most += sum((max(c * lower[i], c * upper[i]) for i, c in row.outputs.items()), Fraction(0))
-    return most < row.threshold or (most == row.threshold and not row.strict)
 
 
 def _run(onnx: bytes, element_type: str, inputs: list[float]) -> list[float] | None:
