@@ -5,9 +5,11 @@ from __future__ import annotations
 import gzip
 import hashlib
 import math
+import os
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import reduce
 from multiprocessing import get_context
@@ -131,15 +133,29 @@ def _prove(
     """Proves every block, some in other processes."""
     if jobs <= 1:
         return prove_share(container, network, query, arithmetic, 0, 1, until)
-    with ProcessPoolExecutor(
-        jobs, get_context("spawn")
-    ) as pool:  # threads of others would not survive a fork
+    context = get_context("spawn")  # threads of others would not survive a fork
+    with _one_thread_each(), ProcessPoolExecutor(jobs, context) as pool:
         shares = [
             pool.submit(_share, path, network, query, arithmetic, number, jobs, until)
             for number in range(jobs)
         ]
         found = [share.result() for share in shares]
     return reduce(Summary.joined, found)
+
+
+@contextmanager
+def _one_thread_each() -> Iterator[None]:
+    """Processes started meanwhile have one thread each for their linear algebra: more would stand in one another's way."""
+    names = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
+    before = {name: os.environ.get(name) for name in names}
+    os.environ.update(dict.fromkeys(names, "1"))
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            os.environ.pop(name)
+            if value is not None:
+                os.environ[name] = value
 
 
 def _share(

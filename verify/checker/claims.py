@@ -81,22 +81,30 @@ def lemma(proof: Proof, cursor: Cursor, prove: bool) -> None:
     """Bounds of some neurons of a layer over the unsafe points of a node's region; the slopes are theirs in common."""
     node, number = cursor.integer(), cursor.integer()
     places, sides, claims = cursor.claims("<f4")
-    weights = proof.weights(cursor, "<f4", len(places), proof.clauses.most_rows)
-    nodes = np.array([node])
-    proof.tree.check_nodes(nodes)
+    proof.tree.check_nodes(np.array([node]))
     neurons = _neurons(proof, number, places)
+    if prove:
+        _prove_lemma(proof, cursor, node, number, neurons, sides, claims)
+    else:
+        cursor.skip()
+    proof.tree.claim(node, places, np.where(sides > 0, claims, -np.inf), np.where(sides < 0, claims, np.inf))
+
+
+def _prove_lemma(
+    proof: Proof, cursor: Cursor, node: int, number: int, neurons: Array, sides: Array, claims: Array
+) -> None:
+    """From the rest of the block: weights, the multipliers of the node's cuts, slopes."""
+    nodes = np.array([node])
+    weights = proof.weights(cursor, "<f4", len(neurons), proof.clauses.most_rows)
     cuts, counts = proof.tree.cuts(nodes)
     multipliers = np.array(cursor.take("<f2", int(counts[0])), dtype=np.float64)[None]
     bounds = proof.tree.regions(nodes)
     alphas = read_alphas(proof, cursor, bounds, 1, "<u1", list(range(len(proof.network.layers))))
-    if prove:
-        objective = variables(proof, number, neurons, sides, weights, proof.clause(node))
-        sizes = proof.sizes_of(nodes)
-        scaled = multipliers[:, None] * weights.sum(1)[None, :, None]
-        _prove_claims(proof, number, bounds, objective, claims * sides, alphas, (cuts, scaled), sizes)
-    proof.tree.claim(
-        node, places, np.where(sides > 0, claims, -np.inf), np.where(sides < 0, claims, np.inf)
-    )  # fmt: skip
+    objective = variables(proof, number, neurons, sides, weights, proof.clause(node))
+    scaled = multipliers[:, None] * weights.sum(1)[None, :, None]
+    _prove_claims(
+        proof, number, bounds, objective, claims * sides, alphas, (cuts, scaled), proof.sizes_of(nodes)
+    )
 
 
 def _prove_claims(
