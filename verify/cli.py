@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 import time
 import traceback
@@ -181,8 +182,10 @@ def _as_json(problem: Problem, result: Result) -> dict[str, Any]:
     "--exact", is_flag=True, help="In rational arithmetic throughout, not only where float64 cannot decide."
 )
 @_SEMANTICS
-@click.option("--jobs", type=click.IntRange(min=1), default=1, show_default=True, help="Processes.")
-def check(certificate: Path, model: Path, property_: Path, exact: bool, semantics: str, jobs: int) -> int:
+@click.option("--jobs", type=click.IntRange(min=1), help="Processes at most; one a core unless given.")
+def check(
+    certificate: Path, model: Path, property_: Path, exact: bool, semantics: str, jobs: int | None
+) -> int:
     """Prove again what CERTIFICATE says of MODEL and PROPERTY, trusting nothing of the search.
 
     \b
@@ -195,7 +198,9 @@ def check(certificate: Path, model: Path, property_: Path, exact: bool, semantic
     from verify.checker.errors import Refused
 
     try:
-        found = check_certificate(certificate, model, property_, exact, semantics, jobs)
+        found = check_certificate(
+            certificate, model, property_, exact, semantics, jobs or os.cpu_count() or 1
+        )
     except Refused as problem:
         raise InputError(str(problem)) from None
     click.echo(found.sentence)

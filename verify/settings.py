@@ -18,6 +18,7 @@ from verify.network.graph import Network
 from verify.problem import Problem
 from verify.search.branch_and_bound import BranchAndBound, Reporter
 from verify.search.evidence import Evidence, Writer
+from verify.search.excluded import without_excluded
 from verify.search.frontier import Frontier
 from verify.search.split_activations import SplitActivations
 from verify.search.split_inputs import SplitInputs
@@ -99,6 +100,8 @@ def build_search(
     network = problem.model.network.to(device, torch.float64)
     if settings.semantics != "real":
         network = _deployed(problem, network, settings.semantics)
+    if writer is None:  # a certificate speaks of all clauses
+        problem = without_excluded(problem, network)
     evidence = None if writer is None else Evidence(network, problem.rows, writer)
     if evidence is not None and not evidence.piecewise:  # slopes are stored of ReLUs alone
         settings = replace(settings, unsafe=None, optimised=settings.intermediate)

@@ -30,13 +30,16 @@ def affine_interval(network: Network, index: int, operands: list[Pair]) -> Pair:
     """The interval of an affine node from those of its operands, rounded outward."""
     operator, absolute = network.nodes[index].operator, network.absolute[index]
     assert isinstance(operator, Affine)
-    centres = [(lower + upper) / 2 for lower, upper in operands]
-    radii = [torch.maximum(upper - c, c - lower) for (lower, upper), c in zip(operands, centres, strict=True)]
-    centre, radius = operator.forward(*centres), absolute.forward(*radii)
-    sizes = absolute.forward(*(c.abs() + r for c, r in zip(centres, radii, strict=True)))
-    sizes = sizes + network.bias_sizes[index].reshape(1, *network.nodes[index].shape)
-    slack = (2 * network.gamma + network.rounding32(index)) * sizes + _underflow(network, index, sizes)
-    lower, upper = centre - radius - slack, centre + radius + slack
+    if operator.moves:
+        lower, upper = (operator.forward(*ends) for ends in zip(*operands, strict=True))
+    else:
+        centres = [(lower + upper) / 2 for lower, upper in operands]
+        radii = [torch.maximum(b - c, c - a) for (a, b), c in zip(operands, centres, strict=True)]
+        centre, radius = operator.forward(*centres), absolute.forward(*radii)
+        sizes = absolute.forward(*(c.abs() + r for c, r in zip(centres, radii, strict=True)))
+        sizes = sizes + network.bias_sizes[index].reshape(1, *network.nodes[index].shape)
+        slack = (2 * network.gamma + network.rounding32(index)) * sizes + _underflow(network, index, sizes)
+        lower, upper = centre - radius - slack, centre + radius + slack
     # infinite operands give NaN: nothing is known then
     return torch.where(lower.isnan(), -torch.inf, lower), torch.where(upper.isnan(), torch.inf, upper)
 

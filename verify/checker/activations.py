@@ -103,7 +103,18 @@ def _least(values: Iterator[Array]) -> Array:
 
 
 def _relu_minimum(t: Array, rho: Array, lower: Array, upper: Array) -> Array:
-    """At an end, or at the kink where it is inside."""
+    """At an end, or at the kink where it is inside; 0 where the ReLU is linear and rho is its slope times t."""
+    if len(lower) == 1 and t.dtype != object:  # one region: mostly the same few neurons for all objectives
+        plain = np.where(lower >= 0, t, 0.0) == rho
+        few = np.flatnonzero(~(plain.all((0, 1)) & ((lower >= 0) | (upper <= 0))[0, 0]))
+        least = np.zeros(np.broadcast_shapes(t.shape, rho.shape))
+        parts = (np.broadcast_to(part, least.shape)[..., few] for part in (t, rho))
+        least[..., few] = _bent_minimum(*parts, lower[..., few], upper[..., few])
+        return least
+    return _bent_minimum(t, rho, lower, upper)
+
+
+def _bent_minimum(t: Array, rho: Array, lower: Array, upper: Array) -> Array:
     zero = _cast(0, lower)
     least = np.minimum(t * np.maximum(lower, zero) - rho * lower, t * np.maximum(upper, zero) - rho * upper)
     return np.asarray(np.where((lower < 0) & (upper > 0), np.minimum(least, zero), least))
@@ -151,9 +162,9 @@ def default_rho(kind: str, parameters: Parameters, t: Array, lower: Array, upper
 
 def relu_slopes(t: Array, lower: Array, upper: Array, alpha: Array) -> Array:
     """The slopes of ReLU's lines: `alpha` below where it is unstable, the chord above, and its own where it is linear."""
-    unstable = (lower < 0) & (upper > 0)
+    unstable, own = (lower < 0) & (upper > 0), np.where(lower >= 0, 1.0, 0.0)
     chord = np.divide(upper, upper - lower, out=np.zeros_like(upper), where=unstable)
-    return np.where(unstable, np.where(t < 0, chord, alpha), np.where(lower >= 0, 1.0, 0.0))
+    return np.where(t < 0, np.where(unstable, chord, own), np.where(unstable, alpha, own))
 
 
 def _closest(kind: str, parameters: Parameters, sign: float, lower: Array, upper: Array) -> Array:

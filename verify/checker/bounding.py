@@ -196,6 +196,6 @@ def add_cuts(rho: Array, columns: slice, variables: Array, multipliers: Array) -
     """Adds the multipliers of a layer's own cuts to its `rho` ([regions, objectives, size])."""
     row, place = np.nonzero((variables >= columns.start) & (variables < columns.stop))
     neurons = variables[row, place] - columns.start
-    for objective in range(rho.shape[1]):
-        own = multipliers if multipliers.ndim == 2 else multipliers[:, objective]
-        np.add.at(rho[:, objective], (row, neurons), own[row, place])
+    own = multipliers if multipliers.ndim == 3 else multipliers[:, None]
+    objectives = np.arange(rho.shape[1])[None]
+    np.add.at(rho, (row[:, None], objectives, neurons[:, None]), own[row, :, place])

@@ -31,6 +31,7 @@ from verify.checker.stream import Block, Cursor, blocks
 from verify.checker.tree import Tree
 from verify.checker.witness import check_witness
 
+_WORTH_A_PROCESS = 2_000_000_000  # bytes of blocks times variables: about a second
 T = TypeVar("T")
 REAL, DEPLOYED = "real", "ieee32-any-order"
 HANDLERS: dict[str, Callable[[Proof, Cursor, bool], None]] = {
@@ -130,8 +131,10 @@ def _prove(
     jobs: int,
     until: float,
 ) -> Summary:
-    """Proves every block, some in other processes."""
-    if jobs <= 1:
+    """Proves every block, some in other processes where that is worth their start."""
+    work = len(container.tensor("stream", "u1")) * network.variables
+    jobs = jobs if arithmetic.exact else min(jobs, 1 + work // _WORTH_A_PROCESS)
+    if jobs == 1:
         return prove_share(container, network, query, arithmetic, 0, 1, until)
     context = get_context("spawn")  # threads of others would not survive a fork
     with _one_thread_each(), ProcessPoolExecutor(jobs, context) as pool:
@@ -139,8 +142,7 @@ def _prove(
             pool.submit(_share, path, network, query, arithmetic, number, jobs, until)
             for number in range(jobs)
         ]
-        found = [share.result() for share in shares]
-    return reduce(Summary.joined, found)
+        return reduce(Summary.joined, [share.result() for share in shares])
 
 
 @contextmanager

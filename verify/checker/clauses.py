@@ -87,6 +87,7 @@ class Clauses:
             raise Refused(
                 f"the roots do not stand for clauses 0 to {len(query.clauses) - 1}, each and no other"
             )
+        self._last: tuple[Any, tuple[Array, Array]] | None = None
         self._clause, self._end = np.array(clause), np.cumsum(count)
         self.roots = len(count)
         self.most_of_root = int(count.max(initial=1))
@@ -112,9 +113,14 @@ class Clauses:
 
     def _box(self, clause: int) -> tuple[Array, Array]:
         found = self.query.clauses[clause]
-        return np.array([_down(value) for value in found.lower]), -np.array(
-            [_down(-value) for value in found.upper]
-        )
+        ends = found.lower, found.upper
+        if self._last is None or self._last[0] != ends:  # neighbours mostly share their box
+            lower, upper = (
+                [_down(value) for value in found.lower],
+                [-_down(-value) for value in found.upper],
+            )
+            self._last = ends, (np.array(lower), np.array(upper))
+        return self._last[1]
 
     @lru_cache(maxsize=4096)  # noqa: B019 - one object for a run
     def rows(self, clause: int) -> Rows:

@@ -169,16 +169,13 @@ def divide(builder: Builder, a: Any, b: Any) -> Value:
 
 
 def pow_(call: Call) -> Value:
-    """Pow with a constant exponent, the same for all, or a constant base."""
+    """Pow with constant exponents or a constant base."""
     base, exponents = call.argument(0, "input", "self"), call.argument(1, "exponent")
     if not isinstance(base, Value):
         return compositions.exponential(call.builder, tensor(base), exponents)
     exponents = tensor(call.constant(1, "exponent"))
-    exponent = float(exponents.flatten()[0])
-    if bool((exponents != exponent).any()):
-        raise Unsupported("its exponents differ")
     shape = broadcast_shape(base.shape, exponents.shape)
-    return compositions.power(call.builder, call.builder.expand(base, shape), exponent)
+    return compositions.powers(call.builder, call.builder.expand(base, shape), exponents.expand(shape))
 
 
 def _both(call: Call) -> tuple[Any, Any]:

@@ -47,14 +47,26 @@ def softmax(builder: Builder, x: Value, axis: int, log: bool = False) -> Value:
     limit(x.size * (size - 1), "exponentials")
     last = (*(i for i in range(len(x.shape)) if i != axis), axis)
     moved = builder.permute(x, last)
-    shared = x.size * (size - 1) > MOST_BOUNDED
-    total = _other_exponentials(builder, builder.reshape(moved, (x.size // size, size)), shared)
-    if log:
-        found = builder.scale(builder.activation(Log(), total), tensor(-1.0))
-    else:
-        found = builder.activation(Reciprocal(shared), total)
+    rows = builder.reshape(moved, (x.size // size, size))
+    found = _pairs(builder, rows) if size == 2 and not log else _several(builder, rows, log)
     back = builder.reshape(found, moved.shape)
     return builder.permute(back, tuple(last.index(i) for i in range(len(last))))
+
+
+def _pairs(builder: Builder, rows: Value) -> Value:
+    """Softmax of two is one sigmoid: each value is 1 less the other, which the clip keeps in [0, 1] in spite of rounding."""
+    first, second = builder.slice(rows, 1, 0, 1), builder.slice(rows, 1, 1, 2)
+    one = builder.activation(Sigmoid(), builder.combine((1, -1), first, second))
+    other = builder.activation(Clip(0.0, 1.0), builder.scale(one, tensor(-1.0), tensor(1.0)))
+    return builder.concatenate([one, other], 1)
+
+
+def _several(builder: Builder, rows: Value, log: bool) -> Value:
+    shared = rows.size * (rows.shape[1] - 1) > MOST_BOUNDED
+    total = _other_exponentials(builder, rows, shared)
+    if log:
+        return builder.scale(builder.activation(Log(), total), tensor(-1.0))
+    return builder.activation(Reciprocal(shared), total)
 
 
 def _other_exponentials(builder: Builder, rows: Value, shared: bool) -> Value:
@@ -152,12 +164,28 @@ def root_of_sum(builder: Builder, squares: Value) -> Value:
 # powers
 
 
+def powers(builder: Builder, x: Value, exponents: Tensor) -> Value:
+    """x to exponents of its own shape; those that are alike are one activation."""
+    different, group = exponents.flatten().unique(return_inverse=True)
+    if len(different) == 1:
+        return power(builder, x, float(different[0]))
+    members = [(group == i).nonzero()[:, 0] for i in range(len(different))]
+    parts = [
+        power(builder, builder.gather(x, places), float(exponent))
+        for places, exponent in zip(members, different, strict=True)
+    ]
+    back = torch.cat(members).argsort()
+    return builder.reshape(builder.gather(builder.concatenate(parts, 0), back), x.shape)
+
+
 def power(builder: Builder, x: Value, exponent: float) -> Value:
-    """x to a whole number other than 0, or to 1/2 or -1/2."""
+    """x to a whole number, or to 1/2 or -1/2; 0 to the 0 is 1, as ONNX and torch have it."""
+    if exponent == 0:
+        return builder.scale(x, tensor(0.0), tensor(1.0))
     if abs(exponent) == 0.5:
         return builder.activation(Sqrt() if exponent > 0 else Rsqrt(), x)
-    if exponent != int(exponent) or exponent == 0:
-        raise Unsupported("of constant exponents only whole numbers other than 0, 1/2 and -1/2 are supported")
+    if exponent != int(exponent):
+        raise Unsupported("of constant exponents only whole numbers, 1/2 and -1/2 are supported")
     whole = abs(int(exponent))
     found = x
     if whole > 1:

@@ -8,6 +8,7 @@ processes), and each takes the batch axis in front as given: axes named here are
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -20,6 +21,7 @@ from verify.network.affine import Shape
 class Slice:
     """Basic slices `start:stop:step` (step > 0), one for each sample axis."""
 
+    moves: ClassVar[bool] = True
     bounds: tuple[tuple[int, int, int], ...]
 
     def __call__(self, x: Tensor) -> Tensor:
@@ -37,6 +39,7 @@ class Slice:
 class Gather:
     """Any choice of entries: output entry `i` is input entry `index[i]`, or 0 where `index[i]` is -1."""
 
+    moves: ClassVar[bool] = True
     index: Tensor  # int64, in the output's sample shape
     _placed: dict[torch.device, tuple[Tensor, bool]] = field(default_factory=dict, compare=False, repr=False)
 
@@ -60,6 +63,7 @@ class Gather:
 class Expand:
     """Broadcasts the sample to `shape`, as ONNX and numpy do."""
 
+    moves: ClassVar[bool] = True
     shape: Shape
 
     def __call__(self, x: Tensor) -> Tensor:
@@ -71,6 +75,7 @@ class Expand:
 class Pad:
     """Zeros around the sample: `pads` as in `torch.nn.functional.pad`, last axis first."""
 
+    moves: ClassVar[bool] = True
     pads: Shape
 
     def __call__(self, x: Tensor) -> Tensor:
@@ -81,6 +86,7 @@ class Pad:
 class Concatenate:
     """Operands side by side along a sample axis (>= 0)."""
 
+    moves: ClassVar[bool] = True
     axis: int
 
     def __call__(self, *operands: Tensor) -> Tensor:

@@ -50,6 +50,11 @@ class Affine(ABC):
     def terms(self) -> int:
         """The most products that one sum of `forward` or `transpose` adds up."""
 
+    @property
+    def moves(self) -> bool:
+        """Whether `forward` only moves entries (and puts zeros beside them), so that nothing is rounded."""
+        return False
+
     def bias_terms(self) -> Affine:
         """The map with the sizes of the terms that its bias was rounded from in the bias's place.
 
@@ -301,6 +306,10 @@ class Reshape(Affine):
         return self
 
     @property
+    def moves(self) -> bool:
+        return True
+
+    @property
     def terms(self) -> int:
         return 1
 
@@ -332,7 +341,8 @@ class NonNegative(Affine):
 
     Slices, permutations, padding with zeros, concatenation, gathers, sums, means and pools all fit. The function must
     be linear, without bias, and treat the batch axis elementwise; the adjoint is its vector-Jacobian product, or what
-    the function's own `transpose(cotangent, input_shapes)` gives where it has one (for speed).
+    the function's own `transpose(cotangent, input_shapes)` gives where it has one (for speed). A function that only
+    moves entries says so by `moves`.
     `input_shapes`: the operands' sample shapes; `summed`: how many entries one sum adds, in either direction.
     """
 
@@ -357,6 +367,10 @@ class NonNegative(Affine):
         return self
 
     @property
+    def moves(self) -> bool:
+        return getattr(self.function, "moves", False)
+
+    @property
     def terms(self) -> int:
         return self.summed
 
@@ -379,6 +393,10 @@ class Permute(Affine):
 
     def absolute(self) -> Permute:
         return self
+
+    @property
+    def moves(self) -> bool:
+        return True
 
     @property
     def terms(self) -> int:

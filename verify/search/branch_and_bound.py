@@ -143,6 +143,8 @@ class BranchAndBound:
                 "unknown",
                 f"numerical floor: {self.stuck} regions can be split no further and are not refuted",
             )
+        if not self.problem.clauses:
+            return self._outcome("unsat", "no input can violate the property as it is written")
         return self._outcome("unsat", f"every region of all {self.problem.clauses} clauses is refuted")
 
     def _outcome(self, verdict: str, reason: str, witness: Witness | None = None) -> Outcome:

@@ -24,6 +24,7 @@ from verify.bounders.restricted import Restricted
 from verify.branchers.fsb import FilteredSmartBranching, Split
 from verify.branchers.inputs import widest_effect
 from verify.deadline import Deadline
+from verify.network.activations.relu import Relu
 from verify.network.graph import Network
 from verify.problem import Problem
 from verify.search.evidence import BoxRecord, Evidence
@@ -87,10 +88,7 @@ class SplitActivations:
         self.objectives = Objectives(problem, network.device)
         self._boxes = _Boxes(problem, network)
         self._sizes: dict[int, Tensor] = {}
-        # A cut of one factor says much of the factors and quotients behind it: there intervals are worth redoing.
-        self._propagates = any(
-            layer.activation.post_size(layer.size) != layer.size for layer in network.layers
-        )
+        self._spreading = _spreading(network)
 
     def leaders(self) -> list[int]:
         """All clauses, those on one box side by side."""
@@ -155,14 +153,22 @@ class SplitActivations:
 
     def _dual(self, regions: Subproblems, network: Network) -> DualProblem:
         rows = self._boxes.rows(regions.clause.tolist())
-        if self._propagates and regions.cut_variable.shape[1]:
-            bounds, inputs = regions.cuts.apply(self._boxes.all().select(rows)), slice(0, self.network.inputs)
-            bounds, _ = interval(self.network, bounds.lower[:, inputs], bounds.upper[:, inputs], bounds)
-            bounds = bounds.to(network.device, network.dtype)
-        else:
-            bounds = regions.cuts.apply(self._boxes.all(network.dtype).select(rows))
+        bounds = regions.cuts.apply(self._boxes.all(network.dtype).select(rows))
+        spread = self._spread(regions.cut_variable)
+        if len(spread):
+            exact = regions.cuts.select(spread).apply(self._boxes.all().select(rows[spread]))
+            inputs = slice(0, self.network.inputs)
+            exact, _ = interval(self.network, exact.lower[:, inputs], exact.upper[:, inputs], exact)
+            bounds = bounds.updated(spread, exact.to(network.device, network.dtype))
         bounds = self.unsafe.apply(bounds, regions)
         return DualProblem(network, bounds, self.objectives.of(regions.clause, network.dtype), regions.cuts)
+
+    def _spread(self, cut_variable: Tensor) -> Tensor:
+        """The regions that have a cut which intervals are worth redoing for."""
+        if self._spreading is None:
+            return cut_variable.new_zeros(0)
+        spreads = self._spreading[cut_variable.clamp(min=0)] & (cut_variable >= 0)
+        return spreads.any(1).nonzero()[:, 0]
 
     def bound(self, regions: Subproblems, deadline: Deadline) -> Bounded:
         began = time.monotonic()
@@ -279,10 +285,21 @@ class SplitActivations:
         upper, lower = bounds.reshape(2, *variable.shape)
         return upper, lower
 
+    def _spreads(self, bounds: Bounds) -> bool:
+        """Whether any such cut is left to make."""
+        if self._spreading is None:
+            return False
+        points = (
+            layer.activation.split_point(bounds.lower[:, layer.variables], bounds.upper[:, layer.variables])
+            for layer in self.network.layers
+            if bool(self._spreading[layer.variables.start])
+        )
+        return any(not bool(point.isnan().all()) for point in points)
+
     def choose(self, regions: Subproblems) -> Split:
         problem = self._dual(regions, self.fast_network)
         state = problem.clamp(regions.state.to(self.network.device, self.fast_network.dtype))
-        children = partial(self._children, regions) if self._propagates else None
+        children = partial(self._children, regions) if self._spreads(problem.bounds) else None
         split = self.brancher.choose(problem, state, children)
         stuck = split.variable < 0
         if bool(stuck.any()):
@@ -297,3 +314,16 @@ class SplitActivations:
                 torch.where(stuck[:, None], 0.0, split.multipliers),
             )
         return split
+
+
+def _spreading(network: Network) -> Bool[Tensor, " variables"] | None:
+    """Variables whose cut tells much of what is behind them by intervals alone: factors, quotients and what they are made of.
+
+    None where a network has no products or maxima; then all there is to gain is in the dual bound.
+    """
+    if all(layer.activation.post_size(layer.size) == layer.size for layer in network.layers):
+        return None
+    found = torch.zeros(network.variables, dtype=torch.bool, device=network.device)
+    for layer in network.layers:
+        found[layer.variables] = not isinstance(layer.activation, Relu)
+    return found

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from copy import copy
 from dataclasses import dataclass
 from fractions import Fraction
 from functools import cached_property
@@ -99,6 +100,17 @@ class Clauses(Sequence[Clause]):
     @cached_property
     def _rows(self) -> Rows:
         return Rows(self.formula)
+
+    @property
+    def strict(self) -> bool:
+        """Whether the file says `<` of outputs anywhere."""
+        return bool(self._rows.strict.any())
+
+    def without(self, dropped: Booleans) -> Clauses:
+        """The clauses for which `dropped` ([clauses]) is false."""
+        kept = copy(self)
+        kept._choices, kept.box_ids = self._choices[~dropped], self.box_ids[~dropped]
+        return kept
 
     @cached_property
     def _base_rows(self) -> list[Range]:

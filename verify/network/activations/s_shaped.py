@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 from abc import abstractmethod
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -34,9 +35,12 @@ class SShaped(Elementwise):
     def stationary(self, slope: Tensor) -> Tensor:
         """The z >= 0 with `sigma'(z) = slope`; 0 where the slope is above the top, large where it is not positive."""
 
+    limits: ClassVar[tuple[float, float]] = (-1.0, 1.0)  # of its values
+
     def interval(self, lower: Tensor, upper: Tensor) -> tuple[Tensor, Tensor]:
         slack = 8 * torch.finfo(lower.dtype).eps
-        return self.forward(lower) - slack, self.forward(upper) + slack
+        least, most = self.limits
+        return (self.forward(lower) - slack).clamp(min=least), (self.forward(upper) + slack).clamp(max=most)
 
     def minimise(self, t: Tensor, rho: Tensor, lower: Tensor, upper: Tensor) -> Tensor:
         point = self.stationary(ratio(rho, t))
@@ -50,6 +54,7 @@ class Sigmoid(SShaped):
     """1 / (1 + exp(-z))."""
 
     name = "Sigmoid"
+    limits = (0.0, 1.0)
 
     def forward(self, z: Tensor) -> Tensor:
         return z.sigmoid()
@@ -101,6 +106,7 @@ class Atan(SShaped):
     """The arctangent."""
 
     name = "Atan"
+    limits = (-1.5707963267948968, 1.5707963267948968)
 
     def forward(self, z: Tensor) -> Tensor:
         return z.atan()
