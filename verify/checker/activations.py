@@ -108,8 +108,8 @@ def _relu_minimum(t: Array, rho: Array, lower: Array, upper: Array) -> Array:
         plain = np.where(lower >= 0, t, 0.0) == rho
         few = np.flatnonzero(~(plain.all((0, 1)) & ((lower >= 0) | (upper <= 0))[0, 0]))
         least = np.zeros(np.broadcast_shapes(t.shape, rho.shape))
-        parts = (np.broadcast_to(part, least.shape)[..., few] for part in (t, rho))
-        least[..., few] = _bent_minimum(*parts, lower[..., few], upper[..., few])
+        few_t, few_rho = (np.broadcast_to(part, least.shape)[..., few] for part in (t, rho))
+        least[..., few] = _bent_minimum(few_t, few_rho, lower[..., few], upper[..., few])
         return least
     return _bent_minimum(t, rho, lower, upper)
 

@@ -85,6 +85,7 @@ class Dual:
                 raise Refused(f"how float32 libraries compute {node.kind} is not standardised")
         terms = [sum(linear.terms + 1 for linear, _ in maps) for maps in self.maps.values()]
         count = max(terms, default=1) + network.variables + network.outputs + len(network.nodes) + 64
+        self._moves: dict[int, bool] = {}  # of affine nodes
         self.gamma = 0.0 if arithmetic.exact else 4 * _gamma(count, _UNIT)
         self._layer_of = {layer.node: number for number, layer in enumerate(network.layers)}
         self._ancestors = _ancestors(network)
@@ -114,12 +115,16 @@ class Dual:
         return sum(linear.terms + 1 for linear, _ in self.maps[index]) + 8
 
     def _only_moves(self, index: int) -> bool:
-        """Whether an affine node's values are values of its operand, in other places."""
-        maps, bias = self.maps[index], self.biases[index]
-        linear = maps[0][0]
-        return (
-            len(maps) == 1 and isinstance(linear, Gather | Identity) and linear.terms == 1 and not bias.any()
-        )
+        """Whether each of an affine node's values is a value of an operand, in another place."""
+        if index not in self._moves:
+            maps = self.maps[index]
+            alike = all(
+                isinstance(linear, Identity) or (isinstance(linear, Gather) and linear.index.shape[1] == 1)
+                for linear, _ in maps
+            )
+            uses = np.array([linear.forward(np.ones((1, linear.sources)))[0] for linear, _ in maps])
+            self._moves[index] = alike and not self.biases[index].any() and bool((uses.sum(0) <= 1).all())
+        return self._moves[index]
 
     # intervals
 
@@ -172,8 +177,9 @@ class Dual:
     def affine_interval(self, index: int, values: list[tuple[Array, Array]]) -> tuple[Array, Array]:
         """The interval of an affine node from those of its operands, rounded outward; infinite where nothing is known."""
         if self._only_moves(index):
-            linear, operand = self.maps[index][0]
-            return linear.forward(values[operand][0]), linear.forward(values[operand][1])
+            parts = [[linear.forward(end) for end in values[i]] for linear, i in self.maps[index]]
+            lows, highs = zip(*parts, strict=True)
+            return sum(lows[1:], lows[0]), sum(highs[1:], highs[0])
         centre: Any = self.biases[index][None]
         radius: Any = 0 * centre
         size: Any = np.abs(centre)
