@@ -246,6 +246,7 @@ ACTIVATIONS: list[Case] = [
     case("Mul", [X, X], (1, 4), "square"),
     case("Pow", [X, scalar(4.0)], (1, 4), "fourth"),
     case("Pow", [scalar(1.7), X], (1, 4), "constant base"),
+    case("Pow", [X, floats(2.0, 0.0, 3.0, 2.0)], (1, 4), "by element"),
     case("MatMul", [X, X], (3, 3), "square"),
     case("MatMul", [X, X], (2, 3, 3), "square, batched"),
     *(
@@ -264,6 +265,7 @@ ACTIVATIONS: list[Case] = [
     case("Softmax", [X], (2, 3, 4), "first", axis=0),
     case("Softmax", [X], (2, 3, 4), "old", axis=1, opset=11),
     case("Softmax", [X], (2, 1), "of one"),
+    case("Softmax", [X], (3, 2, 4), "of two", axis=1),
     case("LogSoftmax", [X], (2, 3, 4), "middle", axis=1),
     case("LogSoftmax", [X], (2, 3, 4), "old", opset=9),
     case("LayerNormalization", [X, weights(4), weights(4)], (2, 3, 4), opset=17),
@@ -280,7 +282,7 @@ ACTIVATIONS: list[Case] = [
 UNSUPPORTED: list[Case] = [
     case("Acos", [X], (1, 4)),
     case("Pow", [X, scalar(1.5)], (1, 4)),
-    case("ArgMax", [X], (1, 4)),
+    case("OneHot", [X, scalar(4.0), floats(0, 1)], (1, 4)),
     case("LSTM", [X, weights(1, 8, 2), weights(1, 8, 2)], (1, 1, 2), hidden_size=2),
     case("Resize", [X, None, floats(1, 1, 2, 2)], (1, 1, 2, 2), mode="linear"),
 ]

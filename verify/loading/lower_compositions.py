@@ -335,7 +335,9 @@ def is_whole(builder: Builder, x: Any) -> bool:
     if isinstance(node.operator, Scale):
         numbers = (node.operator.factor, node.operator.bias)
         moves = all(number is None or is_whole(builder, number) for number in numbers)
-    if not moves and not isinstance(node.operator, Combine | Permute | Reshape):
+        if moves and not bool(node.operator.factor.any()):
+            return True
+    if not moves and not isinstance(node.operator, Combine | Permute | Relu | Reshape):
         return False
     return all(is_whole(builder, Value(index, builder.nodes[index].shape)) for index in node.operands)
 

@@ -29,6 +29,7 @@ _NAMES = {
     "DOUBLE": "float64",
 }  # of element types, where it is not ONNX's own in small letters
 ELEMENT_TYPES = ("float32", "float64")  # of inputs
+OUTPUT_TYPES = (*ELEMENT_TYPES, "int32", "int64")
 OLDEST_OPSET, NEWEST_OPSET = 7, 22  # that the tests cover
 MOST_BYTES = 2**31 - 1  # of one protobuf message
 ONNX_DOMAINS = ("", "ai.onnx")
@@ -71,9 +72,9 @@ class OnnxModel:
                     f"{len(values)}: {names}"
                 )
         output = self.outputs[0]
-        if output.element_type not in ELEMENT_TYPES:
+        if output.element_type not in OUTPUT_TYPES:
             raise ModelError(
-                f"{self.name}: {output.name!r} is {output.element_type}; only float32 and float64 are supported"
+                f"{self.name}: {output.name!r} is {output.element_type}; only {', '.join(OUTPUT_TYPES)} are supported"
             )
         return self.inputs[0], output
 

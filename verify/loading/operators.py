@@ -34,9 +34,9 @@ from verify.loading.calls import integers
 DOMAIN = "verify"
 
 OWN = frozenset(
-    "And Atan AveragePool BatchNormalization Ceil Celu Clip Conv ConvTranspose Cos Elu Equal Erf Exp Flatten "
+    "And ArgMax ArgMin Atan AveragePool BatchNormalization Ceil Celu Clip Conv ConvTranspose Cos Elu Equal Erf Exp Flatten "
     "Floor Gelu Gemm GlobalAveragePool GlobalMaxPool Greater GreaterOrEqual HardSwish InstanceNormalization "
-    "LayerNormalization Less LessOrEqual Log LogSoftmax MaxPool Mish Not Or Pad ReduceL1 ReduceL2 ReduceMax "
+    "LayerNormalization Less LessOrEqual Log LogSoftmax MaxPool Mish Not OneHot Or Pad ReduceL1 ReduceL2 ReduceMax "
     "ReduceMean ReduceMin ReduceSum ReduceSumSquare Resize Round Selu Sign Sin Slice Softmax Softplus Softsign "
     "Split Sqrt Swish Trilu Upsample".split()
 )

@@ -17,6 +17,7 @@ from torch.nn import functional as F
 
 from verify.loading import lower_activations as act
 from verify.loading import lower_affine as aff
+from verify.loading import lower_choices as choices
 from verify.loading import lower_compositions as compositions
 from verify.loading import lower_onnx as onnx_rules
 from verify.loading import lower_windows as win
@@ -52,6 +53,7 @@ ONNX: dict[str, Rule] = {
     **dict.fromkeys(("And", "Or"), onnx_rules.logical),
     **dict.fromkeys(("Equal", "Greater", "GreaterOrEqual", "Less", "LessOrEqual"), onnx_rules.compare),
     **dict.fromkeys(("LogSoftmax", "Softmax"), onnx_rules.softmax),
+    **dict.fromkeys(("ArgMax", "ArgMin"), choices.arg_extremum),
     "AveragePool": onnx_rules.average_pool,
     "BatchNormalization": onnx_rules.batch_norm,
     "Celu": onnx_rules.celu,
@@ -69,6 +71,7 @@ ONNX: dict[str, Rule] = {
     "MaxPool": onnx_rules.max_pool,
     "Mish": compositions.mish,
     "Not": compositions.logical_not,
+    "OneHot": choices.one_hot,
     "Pad": onnx_rules.pad,
     "ReduceL1": onnx_rules.reduce,
     "ReduceL2": onnx_rules.reduce,

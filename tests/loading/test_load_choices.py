@@ -1,0 +1,96 @@
+"""ArgMax, ArgMin and OneHot: the network's values are ONNX Runtime's, ties included; integers as outputs."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import onnx
+import onnxruntime
+import pytest
+import torch
+from onnx import TensorProto, helper
+from onnx_models import X, ints, model_of, scalar, weights
+
+from verify.api import verify
+from verify.errors import ModelError
+from verify.loading import load
+
+_SHAPE = (1, 3, 4)
+
+
+def _one_hot(axis: int) -> list[onnx.NodeProto]:
+    return [
+        helper.make_node("ArgMax", [X], ["i"], axis=2, keepdims=0),
+        helper.make_node("OneHot", ["i", "depth", "values"], ["y"], axis=axis),
+    ]
+
+
+def _choice(operator: str, **attributes: int) -> list[onnx.NodeProto]:
+    return [
+        helper.make_node(operator, [X], ["i"], **attributes),
+        helper.make_node("Cast", ["i"], ["y"], to=TensorProto.FLOAT),
+    ]
+
+
+CASES = {
+    "first axis": _choice("ArgMax", axis=0), "last of equals": _choice("ArgMax", axis=2, select_last_index=1),
+    "no axis kept": _choice("ArgMax", axis=1, keepdims=0), "least": _choice("ArgMin", axis=-1),
+    "last of the least": _choice("ArgMin", axis=1, select_last_index=1), "one hot": _one_hot(-1),
+    "one hot, first": _one_hot(0), "one hot, between": _one_hot(1),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_values(name: str) -> None:
+    constants = {"depth": ints(4), "values": np.array([-0.5, 2.0], dtype=np.float32)}
+    used = {node_input for node in CASES[name] for node_input in node.input}
+    model = model_of(CASES[name], _SHAPE, {k: v for k, v in constants.items() if k in used}, "y")
+    network = load(model).network
+    session = onnxruntime.InferenceSession(model.SerializeToString())
+    generator = np.random.default_rng(3)
+    for round_to in (3, 0):  # without decimals there are ties
+        x = generator.normal(size=(200, *_SHAPE)).round(round_to).astype(np.float32)
+        ours = network.forward(torch.from_numpy(x).double()).flatten(1).numpy()
+        theirs = np.stack([session.run(None, {X: one})[0].ravel() for one in x])
+        assert np.array_equal(ours, theirs)
+
+
+def test_whole_numbers_count(tmp_path: Path) -> None:
+    """A model whose output is an integer, how many of its rows prefer the second class, is decided both ways."""
+    nodes = [
+        helper.make_node("MatMul", [X, "w"], ["s"]),
+        helper.make_node("Softmax", ["s"], ["p"], axis=1),
+        helper.make_node("ArgMax", ["p"], ["i"], axis=1, keepdims=0),
+        helper.make_node("ReduceSum", ["i"], ["y"], keepdims=0),
+    ]
+    model = model_of(nodes, (4, 2), {"w": np.array([[1.0, -1.0], [0.5, 2.0]], dtype=np.float32)}, "y")
+    model.graph.output[0].type.tensor_type.elem_type = TensorProto.INT64
+    onnx.save(model, tmp_path / "count.onnx")
+    for largest, verdict in ((0.6, "unsat"), (0.7, "sat")):  # the second class wins where x_0 < 0.75 x_1
+        ends = [("0.5", "0.6"), ("0.9", "1")] * 4
+        ends[0] = ("0.5", str(largest))
+        text = "".join(
+            f"(declare-const X_{i} Real)(assert (>= X_{i} {low}))(assert (<= X_{i} {high}))"
+            for i, (low, high) in enumerate(ends)
+        )
+        (tmp_path / "p.vnnlib").write_text(f"{text}(declare-const Y_0 Real)(assert (<= Y_0 3))")
+        found = verify(tmp_path / "count.onnx", tmp_path / "p.vnnlib", timeout=20, device="cpu")
+        assert found.verdict == verdict
+        if found.witness is not None:
+            assert found.witness.outputs.tolist() == 3
+
+
+def test_other_outputs_are_refused() -> None:
+    nodes = [helper.make_node("Greater", [X, "c"], ["y"])]
+    model = model_of(nodes, (1, 3), {"c": scalar(0.0)}, "y")
+    model.graph.output[0].type.tensor_type.elem_type = TensorProto.BOOL
+    with pytest.raises(ModelError, match="is bool"):
+        load(model)
+
+
+def test_indices_have_to_be_whole() -> None:
+    nodes = [helper.make_node("OneHot", [X, "depth", "values"], ["y"])]
+    model = model_of(nodes, (1, 3), {"depth": scalar(4.0), "values": weights(2)}, "y")
+    with pytest.raises(ModelError, match="whole"):
+        load(model)
