@@ -66,6 +66,20 @@ def test_written_and_checked(
         assert ran.out.startswith("proved: ") and ran.out.count("\n") == 1
 
 
+@pytest.mark.parametrize(("unsafe", "verdict"), [(UNSAT, "unsat"), (SAT, "sat")])
+def test_trimmed(unsafe: str, verdict: str, command: Command, model: Path, tmp_path: Path) -> None:
+    property_, certificate = text(tmp_path, unsafe), tmp_path / "proof"
+    ran = run(command, model, property_, certificate, "--trim")
+    assert (ran.code, ran.out.split("\n")[0], ran.err) == (0, verdict, "")
+    assert listing(tmp_path) == {"model.onnx", "property.vnnlib", "proof"}
+    assert command("check", certificate, model, property_).code == 0
+
+
+def test_nothing_to_trim(command: Command, model: Path, tmp_path: Path) -> None:
+    ran = command("run", model, text(tmp_path, UNSAT), "--trim")
+    assert (ran.code, ran.out) == (2, "") and "--trim needs --certificate" in ran.err
+
+
 def test_json_names_the_certificate(command: Command, model: Path, tmp_path: Path) -> None:
     property_, certificate = text(tmp_path, UNSAT), tmp_path / "proof"
     record = json.loads(run(command, model, property_, certificate, "--format", "json").out)

@@ -127,7 +127,7 @@ def prepare(model: Model, specification: Spec, example_input: torch.Tensor | Non
 def verify(
     model: Model, specification: Spec, *, timeout: float | None = None, device: str = "auto", preset_name: str = "default",
     seed: int = 0, example_input: torch.Tensor | None = None, reporter: Reporter | None = None,
-    certificate: str | Path | None = None, semantics: str = "real", rigorous: bool = True,
+    certificate: str | Path | None = None, semantics: str = "real", rigorous: bool = True, trim: bool = False,
 ) -> Result:  # fmt: skip
     """Decides whether the property holds for every input.
 
@@ -135,38 +135,42 @@ def verify(
     shape it takes). specification: a path of a VNN-LIB file, VNN-LIB text, or a builder. timeout: seconds, loading included.
     certificate: a file for the evidence of `unsat` or `sat`; model and specification are then paths, and `unsat` is only
     said of what the checker has proved. semantics: `real`, or `ieee32-any-order` for the network as float32 libraries
-    compute it. rigorous: False takes float32's word for refutations (for timing alone). Raises InputError for bad input
-    and ResourceError where the machine is too small.
+    compute it. rigorous: False takes float32's word for refutations (for timing alone). trim: drop leaves that a certificate of
+    `unsat` does without, which takes about as long as two checks, whatever the timeout. Raises InputError for bad input and
+    ResourceError where the machine is too small.
     """
     started, deadline = time.monotonic(), Deadline.after(timeout)
     problem = prepare(model, specification, example_input)
     settings = replace(preset(preset_name), semantics=semantics, rigorous=rigorous)
     options = (deadline, started, settings, device, seed, reporter)
-    check_semantics(settings, certificate)
+    check_certificate_options(settings, certificate, trim)
     if certificate is None:
         return decide(problem, *options)
-    return certified(problem, Path(certificate), model, specification, *options)
+    return certified(problem, Path(certificate), model, specification, *options, trim=trim)
 
 
-def check_semantics(settings: Settings, certificate: str | Path | None) -> None:
+def check_certificate_options(settings: Settings, certificate: str | Path | None, trim: bool = False) -> None:
     """InputError where a claim is asked for that only the checker can make, or none that it could."""
     if certificate is None and settings.semantics != "real":
         raise InputError(
             f"--semantics {settings.semantics} needs --certificate FILE: the checker has the last word on it"
         )
+    if certificate is None and trim:
+        raise InputError("--trim needs --certificate FILE: there is nothing else to trim")
     if certificate is not None and not settings.rigorous:
         raise InputError("--no-rigorous proves nothing that a certificate could hold; leave one of them out")
 
 
 def certified(
     problem: Problem, path: Path, model: Model, specification: Spec, deadline: Deadline, started: float, settings: Settings,
-    device: str = "auto", seed: int = 0, reporter: Reporter | None = None,
+    device: str = "auto", seed: int = 0, reporter: Reporter | None = None, trim: bool = False,
 ) -> Result:  # fmt: skip
     """Decides a prepared problem and writes its certificate, which the checker has proved, or changes the verdict to `unknown`.
 
     The check is part of `seconds`; it may go on for some seconds past the deadline.
     """
     from verify.certificates.recording import recording  # with the checker, which others do not need
+    from verify.certificates.trimming import trim as thin_out
 
     if problem.model.of_query:
         raise InputError("certificates are of VNN-LIB 1.0 properties alone yet; leave --certificate out")
@@ -183,6 +187,10 @@ def certified(
         verdict = "timeout" if "time is up" in failure else "unknown"
         return replace(result, verdict=verdict, reason=f"the certificate is {failure}", seconds=seconds)
     written = path if failure is None and result.verdict in ("sat", "unsat") else None
+    if trim and written is not None and result.verdict == "unsat":
+        assert isinstance(model, str | Path) and isinstance(specification, str | Path)  # recording saw to it
+        thin_out(written, Path(model), Path(specification), written)
+        seconds = time.monotonic() - started
     return replace(result, seconds=seconds, certificate=written)
 
 

@@ -80,6 +80,9 @@ def cli() -> None:
     type=click.Path(path_type=Path),
     help="A file for the proof of unsat (or the evidence of sat), as `verify check` reads it.",
 )
+@click.option(
+    "--trim", is_flag=True, help="Drop what the certificate does not need, which takes about two checks."
+)
 @_SEMANTICS
 @click.option("--no-rigorous", is_flag=True, help="For timing alone: take float32's word for refutations.")
 def run(
@@ -93,6 +96,7 @@ def run(
     quiet: bool,
     log_json: Path | None,
     certificate: Path | None,
+    trim: bool,
     semantics: str,
     no_rigorous: bool,
 ) -> int:
@@ -102,7 +106,7 @@ def run(
     tensor's name, type and shape and then one value a line, as ONNX Runtime reproduced it.
     """
     import_torch()
-    from verify.api import certified, check_semantics, decide, prepare
+    from verify.api import certified, check_certificate_options, decide, prepare
     from verify.deadline import Deadline
     from verify.reports.log import json_log
     from verify.reports.terminal import terminal
@@ -115,12 +119,12 @@ def run(
         log = stack.enter_context(json_log(log_json, reporter, started)) if log_json else None
         problem = prepare(model, property_)
         settings = replace(choose_preset(preset), semantics=semantics, rigorous=not no_rigorous)
-        check_semantics(settings, certificate)
+        check_certificate_options(settings, certificate, trim)
         options = (deadline, started, settings, device, seed, log or reporter)
         if certificate is None:
             result = decide(problem, *options)
         else:
-            result = certified(problem, certificate, model, property_, *options)
+            result = certified(problem, certificate, model, property_, *options, trim=trim)
         if log is not None:
             log.write(
                 {"event": "result", "verdict": result.verdict, "reason": result.reason, **result.statistics}

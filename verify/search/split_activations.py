@@ -33,7 +33,7 @@ from verify.search.unsafe import UnsafeBounds
 from verify.state import Bounds, DualState, Subproblems
 
 _LARGEST_PROGRAM, _PROGRAM_SECONDS = 1000, 2.0  # variables of a linear program, and time for those of a batch
-_ROOT_SHARE = 0.15  # of the time left, for optimised intermediate bounds
+_PLAIN_SHARE, _ROOT_SHARE = 0.4, 0.15  # of the time left, for plain and for optimised intermediate bounds
 
 
 class _Boxes:
@@ -138,7 +138,8 @@ class SplitActivations:
         """Tightens the table's rows of the roots' boxes."""
         rows, owner = self._boxes.rows(regions.clause.tolist()).unique(return_inverse=True)
         part = len(regions) / self.problem.clauses  # roots come in batches, which share the share
-        enough = None if method.ascent is None else deadline.share(_ROOT_SHARE * part)
+        share = _PLAIN_SHARE if method.ascent is None else _ROOT_SHARE
+        enough = deadline.share(share * part)
         box = self._boxes.all().select(rows)
         record = None
         if self.evidence is not None:
