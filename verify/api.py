@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -32,6 +32,8 @@ from verify.state import Bounds
 
 if TYPE_CHECKING:
     import onnx
+
+    from verify.loading.loaded import Source
 
     Model = str | Path | bytes | onnx.ModelProto | torch.nn.Module | LoadedModel
     Spec = str | Path | Property | Query | LinfBall | Specification
@@ -97,7 +99,9 @@ class ClauseBounds:
     layers: tuple[dict[str, Any], ...]
 
 
-def prepare(model: Model, specification: Spec, example_input: torch.Tensor | None = None) -> Problem:
+def prepare(
+    model: Model | Mapping[str, Source], specification: Spec, example_input: torch.Tensor | None = None
+) -> Problem:
     """Loads both and checks that they belong together. Raises InputError.
 
     A VNN-LIB 2.0 query of several networks takes a mapping of models by name.
@@ -113,6 +117,8 @@ def prepare(model: Model, specification: Spec, example_input: torch.Tensor | Non
         spec = read(specification)
     if isinstance(spec, Query):
         return prepare_query(spec, model)  # type: ignore[arg-type]  # it checks what the models are
+    if isinstance(model, Mapping):
+        raise InputError(f"{', '.join(model)}: several networks take a query of VNN-LIB 2.0")
     box = None
     if spec is not None and len(spec.clauses):
         first = spec.clauses[0]

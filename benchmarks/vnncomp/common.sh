@@ -39,6 +39,21 @@ several() {
     [[ "$1" == '['* ]]
 }
 
+# networks ONNX: those, as they are there, in lines of NAME=FILE.
+networks() {
+    local pairs name file
+    pairs=$("$VENV/bin/python" -I -c 'import ast, sys
+for name, file in ast.literal_eval(sys.argv[1]):
+    print(f"{name}={file}")' "$1" 2>/dev/null) || {
+        say "$1: write several networks as [('f', 'a.onnx'), ('g', 'b.onnx')]"
+        return 1
+    }
+    while IFS='=' read -r name file; do
+        file=$(present "$file") || return 1
+        printf '%s=%s\n' "$name" "$file"
+    done <<<"$pairs"
+}
+
 # birth PID: when a process started, in ticks since the machine did. With it a number names a process for good.
 birth() {
     local fields

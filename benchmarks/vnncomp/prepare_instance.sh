@@ -33,7 +33,10 @@ done
 
 # Into the file cache: the instance, and what verify is made of.
 if several "$onnx"; then
-    say "several networks are not supported yet: $onnx"
+    found=$(networks "$onnx")
+    while IFS='=' read -r _ file; do
+        [ -z "$file" ] || cat -- "$file" >/dev/null
+    done <<<"$found"
 elif file=$(present "$onnx"); then
     cat -- "$file" >/dev/null
 fi

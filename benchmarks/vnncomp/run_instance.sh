@@ -30,11 +30,15 @@ finish() {
 trap 'finish timeout' TERM INT HUP
 printf 'error\n' >"$result" || exit 1 # should this script be killed before it can say more
 
+vnnlib=$(present "$vnnlib") || finish error
 if several "$onnx"; then
-    say "several networks are not supported yet: $onnx"
-    finish error
+    found=$(networks "$onnx") || finish error
+    command=(verify "$vnnlib")
+    while read -r network; do command+=(--network "$network"); done <<<"$found"
+else
+    onnx=$(present "$onnx") || finish error
+    command=(run "$onnx" "$vnnlib")
 fi
-onnx=$(present "$onnx") && vnnlib=$(present "$vnnlib") || finish error
 
 # verify ends by itself at the first of these limits, and is ended at the second, both inside the organisers' own.
 limits=$(awk -v t="$seconds" 'BEGIN {
@@ -52,7 +56,7 @@ if ! mkdir -p -m 700 -- "$RUNS" || ! mkdir -m 700 -- "$folder"; then
     finish error
 fi
 begun=$EPOCHREALTIME
-timeout --kill-after=0.5 "$hard" "$VENV/bin/verify" run --timeout "$soft" "$onnx" "$vnnlib" \
+timeout --kill-after=0.5 "$hard" "$VENV/bin/verify" "${command[@]}" --timeout "$soft" \
     >"$folder/out" </dev/null & # `timeout` makes a process group of itself and what it runs
 group=$!
 printf '%s %s %s\n' "$(birth $$)" "$group" "$(birth "$group")" >"$folder/processes"
@@ -63,7 +67,8 @@ group=
 word=
 read -r word <"$folder/out"
 case $code:$word in
-0:unsat | 1:unknown | 1:timeout) finish "$word" ;;
+0:unsat | [01]:unknown | 1:timeout) finish "$word" ;;
+0:timed-out) finish timeout ;; # as the standard's command line has it
 0:sat) ;;
 124:*) finish timeout ;;
 137:*) # killed: by `timeout` at the limit, or by the kernel because memory ran out

@@ -100,10 +100,16 @@ def test_tables_that_are_not_there(tmp_path: Path) -> None:
         read_instances([tmp_path])
 
 
-def test_several_networks_are_an_obstacle(home: Path) -> None:
-    cell = "[('f', 'net.onnx'), ('g', 'net.onnx')]"
-    one, other = read_instances([table(home, f'"{cell}",a.vnnlib,10\nnet.onnx,a.vnnlib,10\n')])
-    assert one.onnx == cell and "several networks" in one.obstacle and not other.obstacle
+def test_several_networks(home: Path) -> None:
+    cell = "[('f', 'net.onnx'), ('g', 'net.onnx.gz')]"
+    (one,) = read_instances([table(home, f'"{cell}",a.vnnlib,10\n')])
+    assert (one.onnx, one.model) == (cell, dict.fromkeys("fg", home / "net.onnx.gz"))
+
+
+@pytest.mark.parametrize("cell", ["[", "[]", "['f', 'net.onnx']", "[('f', 'net.onnx'), ('f', 'net.onnx')]"])
+def test_several_networks_that_are_none(home: Path, cell: str) -> None:
+    with pytest.raises(InputError, match=r":1: .* names no networks; write \[\('f', 'a.onnx'\)"):
+        read_instances([table(home, f'"{cell}",a.vnnlib,10\n')])
 
 
 def test_folders_are_named_without_their_version(tmp_path: Path) -> None:

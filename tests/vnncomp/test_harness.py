@@ -17,8 +17,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import onnx
 import onnxruntime
 import pytest
+from onnx import TensorProto, helper
 
 from properties.spec import violated
 
@@ -278,7 +280,8 @@ def test_numbers_of_processes_that_are_somebody_elses_now(
     [
         ("none.onnx", VNNLIB, 60, "none.onnx: there is no such file"),
         (ONNX, "none.vnnlib", 60, "none.vnnlib: there is no such file"),
-        ("[('f', 'a.onnx'), ('g', 'b.onnx')]", VNNLIB, 60, "several networks are not supported yet"),
+        ("[('f', 'a.onnx'), ('g', 'b.onnx')]", VNNLIB, 60, "a.onnx: there is no such file"),
+        ("[1, 2]", VNNLIB, 60, "[1, 2]: write several networks as [('f', 'a.onnx'), ('g', 'b.onnx')]"),
         (ONNX, VNNLIB, "soon", "TIMEOUT is 'soon'"),
         (ONNX, VNNLIB, 0, "TIMEOUT is '0'"),
         (ONNX, VNNLIB, "", "TIMEOUT is ''"),
@@ -326,3 +329,24 @@ def until(condition: Callable[[], bool]) -> None:
             return
         time.sleep(0.05)
     raise AssertionError("it never came")
+
+
+def test_several_networks(loop: Loop, tmp_path: Path) -> None:
+    """Twice the larger of x and 0 is no less than the larger of x and 0; nor is it always more."""
+    for name, factor in (("f", 1.0), ("g", 2.0)):
+        nodes = [helper.make_node("Relu", ["x"], ["r"]), helper.make_node("Mul", ["r", "c"], ["y"])]
+        ends = [helper.make_tensor_value_info(end, TensorProto.FLOAT, [1]) for end in "xy"]
+        constant = helper.make_tensor("c", TensorProto.FLOAT, [1], [factor])
+        graph = helper.make_graph(nodes, name, ends[:1], ends[1:], [constant])
+        opsets = [helper.make_opsetid("", 13)]
+        onnx.save(helper.make_model(graph, opset_imports=opsets, ir_version=8), tmp_path / f"{name}.onnx")
+    declared = "(vnnlib-version <2.0>)" + "".join(
+        f"(declare-network {name} (declare-input {x} float32 [1]) (declare-output {y} float32 [1]))"
+        for name, x, y in (("f", "X", "Y"), ("g", "U", "W"))
+    )
+    box = "(assert (and (>= X[0] -1.0) (<= X[0] 1.0) (>= U[0] -1.0) (<= U[0] 1.0) (== X[0] U[0])))"
+    for comparison, expected in (("(<= W[0] (+ Y[0] -0.01))", "unsat"), ("(<= W[0] Y[0])", "sat")):
+        (tmp_path / "q.vnnlib").write_text(f"{declared}{box}(assert {comparison})")
+        found = loop("[('f', 'f.onnx'), ('g', 'g.onnx')]", "q.vnnlib")
+        assert found.result == expected, found.messages
+        assert (found.witness.split("\n")[0] == "X float32 [1]") == (expected == "sat")

@@ -1,11 +1,12 @@
 """Tables of instances as VNN-COMP has them: `onnx,vnnlib,timeout` with files relative to the table's folder.
 
 A header is optional. With one, columns go by name, and a column `expected` may hold verdicts; without one, a fourth column
-does. Files may be there gzipped. A cell that names several networks is kept, as an instance that cannot be decided yet.
+does. Files may be there gzipped. A cell may name several networks, as a Python literal: `[('f', 'a.onnx'), ('g', 'b.onnx')]`.
 """
 
 from __future__ import annotations
 
+import ast
 import csv
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -29,16 +30,18 @@ _VERSIONS = ("1.0", "2.0")  # VNN-COMP 2026: benchmarks/NAME/VERSION/instances.c
 
 @dataclass(frozen=True)
 class Instance:
-    """A row. `onnx` and `vnnlib` are paths without `.gz`, as results name them; `model` and `specification` the files."""
+    """A row. `onnx` and `vnnlib` are paths without `.gz`, as results name them; `model` and `specification` the files.
+
+    Of several networks `onnx` is the cell as it stands, and `model` has their files by name.
+    """
 
     benchmark: str
     onnx: str
     vnnlib: str
     timeout: float
     expected: str  # sat, unsat, or empty where nothing is known
-    model: Path
+    model: Path | dict[str, Path]
     specification: Path
-    obstacle: str = ""  # why it cannot be decided, if so
 
     @property
     def key(self) -> tuple[str, str, str]:
@@ -114,12 +117,22 @@ class _Table:
         if word not in _EXPECTED:
             raise self._error(line, f"the expected verdict is {word!r}", "write sat, unsat or unknown")
         vnnlib, specification = self._file(line, cells["vnnlib"])
+        model: Path | dict[str, Path]
         if cells["onnx"].startswith("["):
-            obstacle = f"several networks are not supported yet: {cells['onnx']}"
-            onnx, model = cells["onnx"], Path()
+            onnx, model = cells["onnx"], self._networks(line, cells["onnx"])
         else:
-            obstacle, (onnx, model) = "", self._file(line, cells["onnx"])
-        return Instance(self.benchmark, onnx, vnnlib, limit, _EXPECTED[word], model, specification, obstacle)
+            onnx, model = self._file(line, cells["onnx"])
+        return Instance(self.benchmark, onnx, vnnlib, limit, _EXPECTED[word], model, specification)
+
+    def _networks(self, line: int, cell: str) -> dict[str, Path]:
+        """The files of several networks by name."""
+        try:
+            pairs = [(str(name), str(file)) for name, file in ast.literal_eval(cell)]
+        except (ValueError, SyntaxError, TypeError):
+            pairs = []
+        if not pairs or len(dict(pairs)) < len(pairs):
+            raise self._error(line, f"{cell} names no networks", "write [('f', 'a.onnx'), ('g', 'b.onnx')]")
+        return {name: self._file(line, file)[1] for name, file in pairs}
 
     def _limit(self, line: int, text: str) -> float:
         try:

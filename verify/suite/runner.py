@@ -35,9 +35,8 @@ class Settings:
 
     def task(self, instance: Instance) -> Task:
         """An instance as a worker takes it."""
-        return Task(
-            str(instance.model), str(instance.specification), instance.timeout, self.device, self.preset
-        )
+        model = instance.model if isinstance(instance.model, dict) else str(instance.model)
+        return Task(model, str(instance.specification), instance.timeout, self.device, self.preset)
 
 
 @dataclass(frozen=True)
@@ -162,11 +161,7 @@ def run(instances: Iterable[Instance], settings: Settings) -> Generator[Ended, N
         while todo or any(slot.busy for slot in slots):
             for slot in slots:
                 while todo and not slot.busy:
-                    instance = todo.popleft()
-                    if instance.obstacle:
-                        yield Ended(instance, Answer("error", instance.obstacle), 0.0)
-                    else:
-                        slot.take(instance)
+                    slot.take(todo.popleft())
             busy = [slot for slot in slots if slot.busy]
             if busy:
                 patience = max(0.0, min(slot.remaining for slot in busy))

@@ -15,6 +15,7 @@ import traceback
 from collections.abc import Callable
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from verify.deadline import Deadline
@@ -29,7 +30,7 @@ if TYPE_CHECKING:
 class Task:
     """What is to be decided, and how."""
 
-    model: str
+    model: str | dict[str, Path]
     specification: str
     timeout: float
     device: str = "auto"
