@@ -21,7 +21,7 @@ from benchmarks.soundness import FAMILIES
 from verify.checker.activations import EXACT, PIECEWISE, default_rho, interval, minimum
 from verify.checker.bounding import Bounder, Objective
 from verify.checker.clauses import Rows
-from verify.checker.dual import Arithmetic, Dual, Linear
+from verify.checker.dual import Arithmetic, Dual, Linear, Multipliers
 from verify.checker.errors import Refused
 from verify.checker.network import (
     Activation,
@@ -324,8 +324,8 @@ class Draw:
         lower, upper = number(self.lower), number(self.upper)
         sizes = {node: number(value) for node, value in self.sizes.items()}
 
-        def declared(layer: int, t: Array) -> Array:
-            return number(self.declared[layer]) if again else self.rho(layer, t)
+        def declared(layer: int, t: Array) -> Multipliers:
+            return Multipliers(number(self.declared[layer]) if again else self.rho(layer, t))
 
         assert not exact or again
         with np.errstate(all="ignore"):
@@ -420,7 +420,13 @@ def test_rationals_equal_a_calculation_by_hand() -> None:
     number = dual.arithmetic.array
     lower, upper = (number(np.array([end])) for end in (low, high))
     linear = dual.sweep(
-        lower, upper, {3: number([[[c]]])}, number([[d]]), number([[0.0]]), lambda *_: number([[rho]]), {}
+        lower,
+        upper,
+        {3: number([[[c]]])},
+        number([[d]]),
+        number([[0.0]]),
+        lambda *_: Multipliers(number([[rho]])),
+        {},
     )
     found = fraction(linear.bound(lower[:, None, :2], upper[:, None, :2])[0, 0])
 
@@ -475,9 +481,11 @@ def test_bound_holds_in_onnx_runtime(family: str, exact: bool) -> None:
         sizes = dual.sizes(low, high)
         plain = low.astype(float), high.astype(float)
 
-        def rho(layer: int, t: Array, own: Network = network, ends: Any = plain, cast: Any = number) -> Array:
+        def rho(
+            layer: int, t: Array, own: Network = network, ends: Any = plain, cast: Any = number
+        ) -> Multipliers:
             one = own.layers[layer]
-            return cast(default_rho(one.kind, one.parameters, t.astype(float), *(end[:, None, one.variables] for end in ends)))  # fmt: skip
+            return Multipliers(cast(default_rho(one.kind, one.parameters, t.astype(float), *(end[:, None, one.variables] for end in ends))))  # fmt: skip
 
         linear = dual.sweep(low, high, *objective.start(dual, sizes), rho, sizes)
         inputs = slice(0, network.inputs)
@@ -672,3 +680,59 @@ def test_objectives_of_clauses(seed: int) -> None:
                     total += Fraction(float(weights[0, i, j])) * row
                 down = np.nextafter(bound[0, i], -np.inf)  # rationals are told as the nearest float64
                 assert down <= total
+
+
+# -- one region
+
+
+@settings(max_examples=60)
+@given(seeds)
+def test_one_region_is_bounded_as_several_are(seed: int) -> None:
+    """What one region leaves out (neurons whose ReLU is linear) is 0: the same region twice has the same bounds."""
+    random = np.random.default_rng(seed)
+    network = random_network(seed, [("relu", ())])
+    lower, upper = random_box(network, random)
+    bounder = Bounder(network, Arithmetic())
+    low, high = bounder.dual.intervals(lower, upper)
+    for end in (low, high):  # some at the kink, some cut there
+        end[:, network.inputs :][random.random(end[:, network.inputs :].shape) < 0.2] = 0.0
+    high = np.maximum(low, high)
+    sizes = bounder.dual.sizes(low, high)
+    alphas = {
+        number: np.where((low[:, None, one.variables] < 0) & (high[:, None, one.variables] > 0), random.random((1, 1, one.variables.stop - one.variables.start)), 0.0)
+        for number, one in enumerate(network.layers)
+    }  # fmt: skip
+    cut = random.integers(network.inputs, network.variables, (1, 2))
+    multipliers = random.standard_normal((1, 2))
+    weights = np.abs(random.standard_normal((1, 3, 2)))
+    rows = Rows(random.standard_normal((2, network.outputs)), None, [Fraction(0)] * 2, np.zeros(2))
+    found = []
+    for times in (1, 2):
+        bounds = low.repeat(times, 0), high.repeat(times, 0)
+        own = {number: alpha.repeat(times, 0) for number, alpha in alphas.items()}
+        rho = bounder.sloped(bounds, own, (cut.repeat(times, 0), multipliers.repeat(times, 0)))
+        objective = Objective(weights.repeat(times, 0), [rows])
+        inputs = slice(0, network.inputs)
+        linear = bounder.dual.sweep(*bounds, *objective.start(bounder.dual, sizes), rho, sizes)
+        found.append((linear, linear.bound(bounds[0][:, None, inputs], bounds[1][:, None, inputs])))
+    (one, least), (both, twice) = found[0], found[1]
+    assert np.allclose(one.cotangent[0], both.cotangent[0], rtol=1e-12, atol=1e-300)
+    assert np.allclose(least[0], twice[0], rtol=1e-9, atol=1e-9)
+    assert np.allclose(one.error[0], both.error[0], rtol=1e-6)
+
+
+def test_a_bound_that_is_no_number_is_not_left_out() -> None:
+    """NaN is neither above nor below 0, so that nothing is known of what it bounds."""
+    network = Network((Input(1, (1,)), Affine(((Identity(1), 0),), np.zeros(1), (1,)), Activation("relu", (), 1, (1,)),
+                       Affine(((Identity(1), 2),), np.zeros(1), (1,))))  # fmt: skip
+    bounder = Bounder(network, Arithmetic())
+    rows = Rows(np.array([[-1.0]]), None, [Fraction(-1)], np.array([-1.0]))  # y >= 1, which x = 2 gives
+    sizes = {index: np.array([5.0]) for index in range(4)}
+    for ends in ((np.nan, 1.0), (-1.0, np.nan), (np.nan, np.nan)):
+        bounds = np.array([[1.0, ends[0]]]), np.array([[2.0, ends[1]]])
+        rho = bounder.sloped(bounds, {0: np.zeros((1, 1, 1))})
+        with np.errstate(all="ignore"):
+            _, reached = bounder.reach(
+                bounds, Objective(np.ones((1, 1, 1)), [rows]), rho, sizes, np.zeros((1, 1)), True
+            )
+        assert not reached.any(), ends

@@ -103,18 +103,7 @@ def _least(values: Iterator[Array]) -> Array:
 
 
 def _relu_minimum(t: Array, rho: Array, lower: Array, upper: Array) -> Array:
-    """At an end, or at the kink where it is inside; 0 where the ReLU is linear and rho is its slope times t."""
-    if len(lower) == 1 and t.dtype != object:  # one region: mostly the same few neurons for all objectives
-        plain = np.where(lower >= 0, t, 0.0) == rho
-        few = np.flatnonzero(~(plain.all((0, 1)) & ((lower >= 0) | (upper <= 0))[0, 0]))
-        least = np.zeros(np.broadcast_shapes(t.shape, rho.shape))
-        few_t, few_rho = (np.broadcast_to(part, least.shape)[..., few] for part in (t, rho))
-        least[..., few] = _bent_minimum(few_t, few_rho, lower[..., few], upper[..., few])
-        return least
-    return _bent_minimum(t, rho, lower, upper)
-
-
-def _bent_minimum(t: Array, rho: Array, lower: Array, upper: Array) -> Array:
+    """At an end, or at the kink where it is inside."""
     zero = _cast(0, lower)
     least = np.minimum(t * np.maximum(lower, zero) - rho * lower, t * np.maximum(upper, zero) - rho * upper)
     return np.asarray(np.where((lower < 0) & (upper > 0), np.minimum(least, zero), least))

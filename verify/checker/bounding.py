@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from verify.checker.activations import EXACT, default_rho, relu_slopes
 from verify.checker.clauses import Rows
-from verify.checker.dual import Arithmetic, Dual, Rho
+from verify.checker.dual import Arithmetic, Dual, Multipliers, Rho
 from verify.checker.errors import NotProved
 from verify.checker.network import Network
 
@@ -105,9 +105,10 @@ class Bounder:
         lower, upper = bounds
         declared: dict[int, Array] = {}
 
-        def declare(layer: int, t: Array) -> Array:
-            declared[layer] = rho(layer, t)
-            return declared[layer]
+        def declare(layer: int, t: Array) -> Multipliers:
+            found = rho(layer, t)
+            declared[layer] = found.values
+            return found
 
         inputs = slice(0, self.network.inputs)
         linear = self.dual.sweep(lower, upper, *objective.start(self.dual, sizes), declare, sizes)
@@ -146,7 +147,7 @@ class Bounder:
         sizes = dual.sizes(low, high) if dual.needs_sizes else {}
         multipliers = {layer: dual.arithmetic.array(values) for layer, values in declared.items()}
         linear = dual.sweep(
-            low, high, *objective.start(dual, sizes), lambda layer, _: multipliers[layer], sizes
+            low, high, *objective.start(dual, sizes), lambda layer, _: Multipliers(multipliers[layer]), sizes
         )
         found = linear.bound(low[:, None, inputs], high[:, None, inputs])[0]
         self.in_rationals += len(found)
@@ -161,10 +162,10 @@ class Bounder:
         """CROWN's multipliers."""
         lower, upper = bounds
 
-        def rho(number: int, t: Array) -> Array:
+        def rho(number: int, t: Array) -> Multipliers:
             layer = self.network.layers[number]
             low, high = lower[:, None, layer.variables], upper[:, None, layer.variables]
-            return default_rho(layer.kind, layer.parameters, t, low, high)
+            return Multipliers(default_rho(layer.kind, layer.parameters, t, low, high))
 
         return rho
 
@@ -174,15 +175,18 @@ class Bounder:
         lower, upper = bounds
         default = self.default(bounds)
 
-        def rho(number: int, t: Array) -> Array:
+        def rho(number: int, t: Array) -> Multipliers:
             layer = self.network.layers[number]
             if number not in alphas:
                 return default(number, t)
             low, high = lower[:, None, layer.variables], upper[:, None, layer.variables]
+            own = () if cuts is None else (layer.variables, *cuts)
+            if len(lower) == 1:
+                return _few_bent(t, low, high, alphas[number], *own)
             found = t * relu_slopes(t, low, high, alphas[number])
-            if cuts is not None:
-                add_cuts(found, layer.variables, *cuts)
-            return found
+            if own:
+                add_cuts(found, *own)
+            return Multipliers(found)
 
         return rho
 
@@ -190,6 +194,23 @@ class Bounder:
         """Slices of so many objectives that they fit."""
         step = max(1, chunk // max(node.size for node in self.network.nodes))
         return [slice(start, start + step) for start in range(0, count, step)]
+
+
+def _few_bent(t: Array, lower: Array, upper: Array, alpha: Array, *cuts: Any) -> Multipliers:
+    """One region's multipliers: it is the same few neurons for all objectives that take more than a factor."""
+    linear, slope = (lower >= 0) | (upper <= 0), np.where(lower >= 0, 1.0, 0.0)
+    if cuts:
+        columns, variables = cuts[0], cuts[1][0]
+        cut = variables[(variables >= columns.start) & (variables < columns.stop)] - columns.start
+        linear[..., cut] = False  # whatever they are, they have a multiplier besides
+    bent = np.flatnonzero(~linear)
+    found = t * slope
+    some = lower[..., bent], upper[..., bent], alpha[..., bent]
+    found[..., bent] = t[..., bent] * relu_slopes(t[..., bent], *some)
+    if cuts:
+        add_cuts(found, *cuts)
+    slope[..., bent] = 0.0
+    return Multipliers(found, bent, slope[0, 0])
 
 
 def add_cuts(rho: Array, columns: slice, variables: Array, multipliers: Array) -> None:

@@ -27,7 +27,22 @@ from verify.checker.errors import Refused
 from verify.checker.network import Activation, Affine, Gather, Identity, Input, Network, rational, rationals
 
 Array = NDArray[Any]
-Rho = Callable[[int, Array], Array]  # from the layer's number and t
+
+
+@dataclass(frozen=True)
+class Multipliers:
+    """A layer's `rho`, [regions, objectives, size].
+
+    bent: where given, ReLUs of one region are linear elsewhere, and `values` there is `slope` ([size], 0 or 1) times t exactly, so
+    that `t sigma(z) - rho z` is 0.
+    """
+
+    values: Array
+    bent: Array | None = None
+    slope: Array | None = None
+
+
+Rho = Callable[[int, Array], Multipliers]  # from the layer's number and t
 _UNIT, _UNIT32 = 2.0**-53, 2.0**-24
 _UNDERFLOW = 2.0**-1000  # what all float64 products that underflow may lose, of values of size 1
 _SMALL = 2.0**-960  # sums of larger terms lose no more to underflow than to rounding
@@ -257,10 +272,12 @@ class Dual:
             columns = self.network.layers[number].variables
             low, high = lower[:, None, columns], upper[:, None, columns]
             multipliers = rho(number, c)
-            least = minimum(node.kind, node.parameters, c, multipliers, low, high)
+            values = multipliers.values
+            few: Any = slice(None) if multipliers.bent is None else multipliers.bent
+            least = minimum(node.kind, node.parameters, *(part[..., few] for part in (c, values, low, high)))
             constant = constant + least.sum(-1)
             error = error + self._activation_error(index, node, c, multipliers, sizes)
-            _join(pending, node.operand, multipliers)
+            _join(pending, node.operand, values)
         shape = (*constant.shape, self.network.inputs)
         zero = self._number(0.0)
         c = pending.get(0)
@@ -278,11 +295,17 @@ class Dual:
         return relative * (size @ sizes[index]) + absolute * size.sum(-1)
 
     def _activation_error(
-        self, index: int, node: Activation, t: Array, rho: Array, sizes: dict[int, Array]
+        self, index: int, node: Activation, t: Array, rho: Multipliers, sizes: dict[int, Array]
     ) -> Any:
         error: Any = 0
         if self.gamma:
-            error = self.gamma * (np.abs(t) @ sizes[index] + np.abs(rho) @ sizes[node.operand])
+            own, operand = sizes[index], sizes[node.operand]
+            if rho.bent is None or rho.slope is None:
+                error = np.abs(t) @ own + np.abs(rho.values) @ operand
+            else:
+                error = np.abs(t) @ (own + rho.slope * operand)
+                error = error + np.abs(rho.values[..., rho.bent]) @ operand[rho.bent]
+            error = self.gamma * error
         if self.arithmetic.deployed and node.kind == "leaky":
             unit, tiny = self._number(_UNIT32), self._number(_TINY32)
             error = error + np.abs(t) @ (unit * sizes[index] + tiny)

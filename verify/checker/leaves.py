@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from verify.checker.bounding import Objective, Pair
 from verify.checker.claims import read_alphas
-from verify.checker.dual import Rho
+from verify.checker.dual import Multipliers, Rho
 from verify.checker.errors import Refused
 from verify.checker.proof import Proof
 from verify.checker.stream import Cursor
@@ -61,8 +61,8 @@ def leaves_rho(proof: Proof, cursor: Cursor, prove: bool) -> None:
     for rows in proof.rows_at_once(len(nodes)):
         bounds = proof.bounder.propagated(proof.tree.regions(nodes[rows]))
 
-        def rho(number: int, _: Array, own: Array = stored[rows]) -> Array:
-            return own[..., columns[number]]
+        def rho(number: int, _: Array, own: Array = stored[rows]) -> Multipliers:
+            return Multipliers(own[..., columns[number]])
 
         _prove(proof, nodes[rows], bounds, weights[rows], rho, proof.sizes_of(nodes[rows]))
     return None
