@@ -29,7 +29,7 @@ from verify.state import Bounds, DualState, Objective
 # is told which regions' neurons were bounded, with which weights of the rows, and both ends found
 Observer = Callable[[Tensor, Tensor, Tensor, Tensor, Tensor], None]
 _LEAST = 0.01  # of an interval, that an end must cut off to count
-_ELEMENTS = 8_000_000  # values of one tensor in one batch
+_ELEMENTS = 8_000_000  # values of one tensor in one batch; of a region's neurons, those that cost most, so many as fit
 
 
 @dataclass(frozen=True)
@@ -56,7 +56,7 @@ class OutputConstrained:
         lower = problem.bounds.lower[:, layer.variables].clone()
         upper = problem.bounds.upper[:, layer.variables].clone()
         bound, losses = _losses(fast, state.to(fast.bounds.lower.device, fast.bounds.lower.dtype), layer)
-        counts = self._counts(losses)
+        counts = self._counts(losses).clamp(max=max(1, _ELEMENTS // (2 * problem.network.variables)))
         counts[bound >= 0] = 0
         order = counts.argsort(descending=True)
         order = order[counts[order] > 0]
