@@ -183,7 +183,9 @@ def _as_json(problem: Problem, result: Result) -> dict[str, Any]:
 @_MODEL
 @_PROPERTY
 @click.option(
-    "--exact", is_flag=True, help="In rational arithmetic throughout, not only where float64 cannot decide."
+    "--exact",
+    is_flag=True,
+    help="In rational arithmetic, not only where float64 cannot decide (but for boxes of split inputs).",
 )
 @_SEMANTICS
 @click.option("--jobs", type=click.IntRange(min=1), help="Processes at most; one a core unless given.")
