@@ -16,11 +16,13 @@ from verify.formats.vnnlib import Clause
 from verify.network.graph import Network
 from verify.problem import Problem
 
+_MOST = 1000  # clauses; of more, each would have to be made
+
 
 def without_excluded(problem: Problem, network: Network) -> Problem:
     """The problem less such clauses; only rows of the form `+-y_i < d` are looked at."""
     clauses = problem.specification.clauses
-    if not clauses.strict:
+    if not clauses.strict or len(clauses) > _MOST:
         return problem
     excluded = np.zeros(len(clauses), dtype=np.bool_)
     for index, clause in enumerate(clauses):
