@@ -56,7 +56,7 @@ if ! mkdir -p -m 700 -- "$RUNS" || ! mkdir -m 700 -- "$folder"; then
     finish error
 fi
 begun=$EPOCHREALTIME
-timeout --kill-after=0.5 "$hard" "$VENV/bin/verify" "${command[@]}" --timeout "$soft" \
+timeout --kill-after=0.5 "$hard" "$VENV/bin/verify" "${command[0]}" --timeout "$soft" "${command[@]:1}" \
     >"$folder/out" </dev/null & # `timeout` makes a process group of itself and what it runs
 group=$!
 printf '%s %s %s\n' "$(birth $$)" "$group" "$(birth "$group")" >"$folder/processes"

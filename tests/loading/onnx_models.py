@@ -279,6 +279,31 @@ ACTIVATIONS: list[Case] = [
     case("Pow", [X, scalar(-0.5)], (1, 4), "of positive numbers, inverse"),
 ]  # fmt: skip
 
+CHOICE_SHAPE = (1, 3, 4)
+
+
+def _one_hot(axis: int) -> list[onnx.NodeProto]:
+    return [
+        helper.make_node("ArgMax", [X], ["i"], axis=2, keepdims=0),
+        helper.make_node("OneHot", ["i", "depth", "values"], ["y"], axis=axis),
+    ]
+
+
+def _choice(operator: str, **attributes: int) -> list[onnx.NodeProto]:
+    return [
+        helper.make_node(operator, [X], ["i"], **attributes),
+        helper.make_node("Cast", ["i"], ["y"], to=TensorProto.FLOAT),
+    ]
+
+
+# By name: numbers of classes, for which the result is an integer.
+CHOICES: dict[str, list[onnx.NodeProto]] = {
+    "first axis": _choice("ArgMax", axis=0), "last of equals": _choice("ArgMax", axis=2, select_last_index=1),
+    "no axis kept": _choice("ArgMax", axis=1, keepdims=0), "least": _choice("ArgMin", axis=-1),
+    "last of the least": _choice("ArgMin", axis=1, select_last_index=1), "one hot": _one_hot(-1),
+    "one hot, first": _one_hot(0), "one hot, between": _one_hot(1),
+}  # fmt: skip
+
 UNSUPPORTED: list[Case] = [
     case("Acos", [X], (1, 4)),
     case("Pow", [X, scalar(1.5)], (1, 4)),

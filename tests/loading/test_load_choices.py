@@ -10,47 +10,23 @@ import onnxruntime
 import pytest
 import torch
 from onnx import TensorProto, helper
-from onnx_models import X, ints, model_of, scalar, weights
+from onnx_models import CHOICE_SHAPE, CHOICES, X, ints, model_of, scalar, weights
 
 from verify.api import verify
 from verify.errors import ModelError
 from verify.loading import load
 
-_SHAPE = (1, 3, 4)
 
-
-def _one_hot(axis: int) -> list[onnx.NodeProto]:
-    return [
-        helper.make_node("ArgMax", [X], ["i"], axis=2, keepdims=0),
-        helper.make_node("OneHot", ["i", "depth", "values"], ["y"], axis=axis),
-    ]
-
-
-def _choice(operator: str, **attributes: int) -> list[onnx.NodeProto]:
-    return [
-        helper.make_node(operator, [X], ["i"], **attributes),
-        helper.make_node("Cast", ["i"], ["y"], to=TensorProto.FLOAT),
-    ]
-
-
-CASES = {
-    "first axis": _choice("ArgMax", axis=0), "last of equals": _choice("ArgMax", axis=2, select_last_index=1),
-    "no axis kept": _choice("ArgMax", axis=1, keepdims=0), "least": _choice("ArgMin", axis=-1),
-    "last of the least": _choice("ArgMin", axis=1, select_last_index=1), "one hot": _one_hot(-1),
-    "one hot, first": _one_hot(0), "one hot, between": _one_hot(1),
-}  # fmt: skip
-
-
-@pytest.mark.parametrize("name", CASES)
+@pytest.mark.parametrize("name", CHOICES)
 def test_values(name: str) -> None:
     constants = {"depth": ints(4), "values": np.array([-0.5, 2.0], dtype=np.float32)}
-    used = {node_input for node in CASES[name] for node_input in node.input}
-    model = model_of(CASES[name], _SHAPE, {k: v for k, v in constants.items() if k in used}, "y")
+    used = {node_input for node in CHOICES[name] for node_input in node.input}
+    model = model_of(CHOICES[name], CHOICE_SHAPE, {k: v for k, v in constants.items() if k in used}, "y")
     network = load(model).network
     session = onnxruntime.InferenceSession(model.SerializeToString())
     generator = np.random.default_rng(3)
     for round_to in (3, 0):  # without decimals there are ties
-        x = generator.normal(size=(200, *_SHAPE)).round(round_to).astype(np.float32)
+        x = generator.normal(size=(200, *CHOICE_SHAPE)).round(round_to).astype(np.float32)
         ours = network.forward(torch.from_numpy(x).double()).flatten(1).numpy()
         theirs = np.stack([session.run(None, {X: one})[0].ravel() for one in x])
         assert np.array_equal(ours, theirs)

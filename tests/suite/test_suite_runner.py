@@ -83,13 +83,6 @@ def test_closing_ends_the_workers(tmp_path: Path, fakes: Fakes) -> None:
     assert not any(alive(process) for process, _ in fakes.lines())
 
 
-def test_obstacles_are_errors(tmp_path: Path) -> None:
-    one = instance(tmp_path / "a", "sat")
-    blocked = type(one)(**{**vars(one), "obstacle": "no way"})
-    (ended,) = run([blocked], Settings(deciders=Unready()))
-    assert (ended.answer.result, ended.answer.reason) == ("error", "no way")
-
-
 def test_the_real_answers() -> None:
     """In this process: verdicts, counterexamples, and errors of the input and of ours."""
     family = ROOT / "properties" / "controller"
