@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -177,25 +178,26 @@ def certified(
     """
     from verify.certificates.recording import recording  # with the checker, which others do not need
     from verify.certificates.trimming import trim as thin_out
+    from verify.checker.errors import NotProved
 
     if problem.model.of_query:
         raise InputError("certificates are of VNN-LIB 1.0 properties alone yet; leave --certificate out")
     with recording(path, model, specification, problem) as record:
         result = decide(problem, deadline, started, settings, device, seed, reporter, record.writer)
-        failure = None
+        failure, until = None, max(deadline.at, time.monotonic() + _LATE_CHECK)
         if result.verdict == "unsat":
-            until = max(deadline.at, time.monotonic() + _LATE_CHECK)
             failure = record.close_unsat(problem, settings.semantics, torch.get_num_threads(), until)
         elif result.witness is not None:
             failure = record.close_sat(problem, result.witness)
     seconds = time.monotonic() - started
     if failure is not None and result.verdict == "unsat":
-        verdict = "timeout" if "time is up" in failure else "unknown"
+        verdict = "timeout" if time.monotonic() > until else "unknown"
         return replace(result, verdict=verdict, reason=f"the certificate is {failure}", seconds=seconds)
     written = path if failure is None and result.verdict in ("sat", "unsat") else None
     if trim and written is not None and result.verdict == "unsat":
         assert isinstance(model, str | Path) and isinstance(specification, str | Path)  # recording saw to it
-        thin_out(written, Path(model), Path(specification), written)
+        with suppress(NotProved):  # then it stays as it is, which is proved
+            thin_out(written, Path(model), Path(specification), written)
         seconds = time.monotonic() - started
     return replace(result, seconds=seconds, certificate=written)
 

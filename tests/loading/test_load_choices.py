@@ -70,3 +70,24 @@ def test_indices_have_to_be_whole() -> None:
     model = model_of(nodes, (1, 3), {"depth": scalar(4.0), "values": weights(2)}, "y")
     with pytest.raises(ModelError, match="whole"):
         load(model)
+
+
+@pytest.mark.parametrize(
+    ("operator", "number", "attributes"),
+    [("Div", 2, {}), ("Pow", -1, {}), ("ReduceMean", None, {"axes": [1]}), ("ReduceL2", None, {"axes": [1]})],
+)
+def test_integers_are_cut(operator: str, number: int | None, attributes: dict[str, list[int]]) -> None:
+    """Bug found: a mean of int32 (0, 1) is 0 there and was 0.5 here, which a few samples need not show."""
+    names = ["i", "n"] if number is not None else ["i"]
+    nodes = [
+        helper.make_node("Greater", [X, "c"], ["g"]),
+        helper.make_node("Cast", ["g"], ["i"], to=TensorProto.INT32),
+        helper.make_node(operator, names, ["d"], **attributes),
+        helper.make_node("Cast", ["d"], ["y"], to=TensorProto.FLOAT),
+    ]
+    constants = {"c": scalar(0.9999)} | ({"n": np.array(number, dtype=np.int32)} if number else {})
+    with pytest.raises(ModelError, match=r"of integers it cuts results|ONNX Runtime cannot load"):
+        load(model_of(nodes, (1, 2), constants, "y"))
+    floats = [nodes[0], helper.make_node("Cast", ["g"], ["i"], to=TensorProto.FLOAT), *nodes[2:]]
+    if number is None:
+        load(model_of(floats, (1, 2), constants, "y"))

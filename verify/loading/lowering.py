@@ -33,6 +33,7 @@ class Origin:
     node: str  # of the operation
     operator: str
     opset: int | None = None
+    truncates: bool = False  # an operation on integers whose results are cut to integers
 
 
 class Lowered(NamedTuple):
@@ -97,6 +98,8 @@ def _lower_node(
         shape = _shape_query(node, args)
         if shape is not None:
             return shape
+        if origin.truncates:
+            raise Unsupported("of integers it cuts results to integers, or their types are not known")
         result = _rule_of(node, module)(call)
     except UnsupportedOperatorError:
         raise

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 from collections import Counter
 from collections.abc import Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -167,6 +168,10 @@ def _blame(model: OnnxModel, error: Exception) -> None:
             raise UnsupportedOperatorError(named, node.operation_type, model.opset, str(reason)) from error
 
 
+_TRUNCATING = ("Div", "Pow", "ReduceL2", "ReduceMean")  # where they take integers
+_FLOATING = (1, 11)  # FLOAT and DOUBLE
+
+
 class _Origins:
     """Names of graph nodes by way of the ONNX tensors they compute."""
 
@@ -179,7 +184,21 @@ class _Origins:
         proto = self._nodes.get(name)
         if proto is None:
             return Origin(name, name, str(node.target), self._model.opset)
-        return Origin(name, proto.name or name, proto.op_type, self._model.opset)
+        return Origin(name, proto.name or name, proto.op_type, self._model.opset, self._truncates(proto))
+
+    def _truncates(self, proto: Any) -> bool:
+        """Whether a node's results are cut to integers; so is one of unknown type, to be safe."""
+        if proto.op_type not in _TRUNCATING:
+            return False
+        return self._types.get(proto.output[0]) not in _FLOATING
+
+    @cached_property
+    def _types(self) -> dict[str, int]:
+        """The element types of the model's tensors by name."""
+        import onnx
+
+        graph = onnx.shape_inference.infer_shapes(onnx.load_from_string(self._model.original)).graph
+        return {one.name: one.type.tensor_type.elem_type for one in (*graph.value_info, *graph.output)}
 
     def results(self, node: fx.Node) -> tuple[str, ...]:
         """The names of the ONNX tensors that a node computes."""
