@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from typing import Any
+from unittest import mock
 
 import numpy as np
 import onnx
@@ -24,7 +25,9 @@ from verify.bounders.restricted import Restricted
 from verify.deadline import Deadline
 from verify.errors import UnsupportedOperatorError
 from verify.loading import LoadedModel, load
+from verify.loading import lower_compositions as compositions
 from verify.network.activations import Copy, Exp, Floor, Gelu, Positive, Product, Reciprocal, Rsqrt, Swish
+from verify.network.activations.matrix_product import MatrixProduct
 from verify.network.graph import Network
 from verify.state import Bounds, Objective
 
@@ -143,6 +146,23 @@ def test_shared_factors_are_variables() -> None:
     agree(loaded)
 
 
+def test_large_ones_stay_whole() -> None:
+    """Their entries, not all their products and exponentials, are the variables; batches broadcast as in ONNX."""
+    loaded = large_attention_net()
+    assert kinds(loaded)[:3] == ["MatMul", "Softmax", "MatMul"]
+    assert "Exp" not in kinds(loaded)
+    agree(loaded)
+    with mock.patch.object(compositions, "MOST_BOUNDED", 0):
+        nodes = [
+            helper.make_node("Slice", [X, "0", "1", "0"], ["q"]), helper.make_node("Transpose", [X], ["k"], perm=[0, 2, 1]),
+            helper.make_node("MatMul", ["q", "k"], ["y"]),
+        ]  # fmt: skip
+        ends = {name: np.array([int(name)]) for name in ("0", "1")}
+        loaded = load(model_of(nodes, (2, 3, 4), ends, "y"))
+        assert loaded.network.layers[0].activation == MatrixProduct(2, 3, 4, 3)
+        agree(loaded)
+
+
 def test_too_large_compositions_are_refused() -> None:
     with pytest.raises(UnsupportedOperatorError, match="exponentials"):
         load(chain(("Softmax", [X]), shape=(1, 4000)))
@@ -206,6 +226,12 @@ def attention_net() -> LoadedModel:
     return load(Attention(), torch.zeros(1, 4, 3))
 
 
+def large_attention_net() -> LoadedModel:
+    """The same as if it were large: products of matrices and softmax are activations as a whole."""
+    with mock.patch.object(compositions, "MOST_BOUNDED", 0):
+        return attention_net()
+
+
 class Counting(nn.Module):
     """Entries of one dense layer where they are above another's, else the other's without their fractions."""
 
@@ -224,7 +250,7 @@ def counting_net() -> LoadedModel:
     return load(Counting(), torch.zeros(1, 3))
 
 
-NETS = (softmax_net, norm_net, attention_net, counting_net)
+NETS = (softmax_net, norm_net, attention_net, large_attention_net, counting_net)
 
 
 def check_sound(network: Network, radius: float, seed: int) -> None:

@@ -36,7 +36,6 @@ from verify.bounders.sweep import (
     Sweep,
     join,
     pull,
-    spread,
 )
 from verify.network.activations import Activation, Hull, Line
 from verify.network.affine import Affine
@@ -127,7 +126,7 @@ class DualProblem:
         for layer in self.layers:
             size = sweep.supports[layer.node].cotangent.abs()
             size = torch.maximum(size, size.mean(2, keepdim=True))
-            units.multipliers[..., self.place(layer)] = spread(size, layer.size)
+            units.multipliers[..., self.place(layer)] = layer.activation.beside(size, layer.size)
             if units.post_multipliers.shape[2]:
                 units.post_multipliers[..., layer.posts] = size
         return units
@@ -209,7 +208,7 @@ class DualProblem:
         for layer in self.layers:
             t = supports[layer.node].cotangent
             line = self.hulls[layer.node].line(t, slopes[..., layer.parameters])
-            multipliers[..., self.place(layer)] -= line.slope * spread(t, layer.size)
+            multipliers[..., self.place(layer)] -= line.pull(t)
         return replace(whole, parameters=slopes, multipliers=multipliers)
 
     def place(self, layer: Layer) -> slice:
@@ -222,7 +221,7 @@ class DualProblem:
         line, rho = None, None
         if state.parameters.shape[2]:
             line = self.hulls[layer.node].line(t, state.parameters[..., layer.parameters])
-            rho = line.slope * spread(t, layer.size)
+            rho = line.pull(t)
         if state.multipliers.shape[2]:
             own = state.multipliers[..., self.place(layer)]
             rho = own if rho is None else rho + own
@@ -245,11 +244,9 @@ class DualProblem:
         """Whether each neuron's minimum is looked up at `rho`, not read off its line."""
         return state.multipliers.shape[2] > 0 or state.parameters.shape[2] == 0
 
-    def minimiser(self, layer: Layer, t: Tensor, rho: Tensor) -> Float[Tensor, "batch objectives pre"]:
-        """Where `t sigma(z) - rho z` has its minimum over the box."""
-        hull = self.hulls[layer.node]
-        lower, upper, _ = torch.broadcast_tensors(hull.lower, hull.upper, rho)
-        return layer.activation.minimise(t, rho, lower, upper)
+    def minimum(self, layer: Layer, t: Tensor, rho: Tensor) -> tuple[Tensor, Tensor]:
+        """Where `t x - rho z` has its minimum over a layer's box: z* [batch, objectives, pre] and x* [batch, objectives, post]."""
+        return layer.activation.minimum_on(self.hulls[layer.node], t, rho)
 
     def _support(self, layer: Layer, t: Tensor, line: Line | None, rho: Tensor, state: DualState) -> Support:
         """The minimisers of a layer."""
@@ -259,8 +256,7 @@ class DualProblem:
         inner_t = t
         if state.post_multipliers.shape[2]:
             inner_t = state.post_multipliers[..., layer.posts]
-        touch = self.minimiser(layer, inner_t, rho)
-        inner = layer.activation.forward(touch)
+        touch, inner = self.minimum(layer, inner_t, rho)
         if inner_t is t:
             return Support(t, rho, line, touch, inner)
         hull = self.hulls[layer.node]
@@ -284,9 +280,17 @@ class DualProblem:
             multipliers = state.post_multipliers[..., layer.posts]
             account.add((multipliers * (support.inner - support.post)).sum(2))
             account.charge(multipliers, layer.node)
+            self._charge_sums(account, layer, multipliers)
         account.charge(t, layer.node)
         account.charge(rho, layer.pre_node)
         account.charge_size(cost.abs())
+        self._charge_sums(account, layer, t)
+
+    def _charge_sums(self, account: Account, layer: Layer, t: Tensor) -> None:
+        """Charges what a layer's lines add up themselves."""
+        size = None if account.magnitudes is None else self.hulls[layer.node].size(t)
+        if size is not None:
+            account.charge_size(size)
 
     def _changes(self, layer: Layer, t: Tensor, state: DualState, probes: Probes) -> tuple[Tensor, Tensor]:
         """What each objective's probe changes, if it is the layer's: `rho` at its variable, and the bound directly."""
@@ -324,7 +328,7 @@ class DualProblem:
         for layer in self.layers:
             if layer.node in sweep.supports:
                 t = sweep.supports[layer.node].cotangent.expand(-1, probes.variable.shape[1], -1)
-                if t.shape[2] == layer.size:
+                if not layer.activation.joins:
                     kept = kept - self._changes(layer, t, state, probes)[0]
         return kept
 
@@ -384,7 +388,7 @@ class DualProblem:
                     account.charge(t, index)
                 continue
             line, rho, cost = self._multiplied(layer, t, state)
-            if probes is not None and line is not None and t.shape[2] == layer.size:
+            if probes is not None and line is not None and not layer.activation.joins:
                 rho, gain = self._probed(layer, t, rho, state, probes)
                 cost = cost - gain
             support = supports[index] = self._support(layer, t, line, rho, state)
@@ -474,7 +478,8 @@ class DualProblem:
                 slack = self._cut_slack(place, z, support, state)
                 gradient.cut_multipliers.copy_(torch.where(own, slack, gradient.cut_multipliers))
                 sizes = t.abs()
-                scale = torch.maximum(spread(sizes, layer.size).gather(2, place), sizes.mean(2, keepdim=True))
+                beside = layer.activation.beside(sizes, layer.size).gather(2, place)
+                scale = torch.maximum(beside, sizes.mean(2, keepdim=True))
                 cut_scales = torch.where(own, scale, cut_scales)
             values[index] = support.forward(z).reshape(flat, *node.shape)
         gradient.row_weights.copy_(self.row_values(values[self.node], minimiser))

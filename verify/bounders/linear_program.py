@@ -31,9 +31,11 @@ from torch import Tensor
 
 from verify.bounders.ascent import Ascended, Bounder, Observer
 from verify.bounders.dual import DualProblem
-from verify.bounders.sweep import gathered, gathered_slopes, join, pull, spread
+from verify.bounders.sweep import join, pull
 from verify.deadline import Deadline
 from verify.errors import ResourceError
+from verify.network.activations.base import spread
+from verify.network.activations.mixing import Mixing
 from verify.network.affine import Affine
 from verify.network.graph import Layer, Network
 from verify.state import DualState, Objective
@@ -60,7 +62,13 @@ class LinearProgram(Bounder):
     most_variables: int = 20_000
 
     def admit(self, network: Network) -> None:
-        """Raises ResourceError where the network is too large."""
+        """Raises ResourceError where the network is too large or has activations whose lines are matrices."""
+        mixing = [layer.activation.name for layer in network.layers if isinstance(layer.activation, Mixing)]
+        if mixing:
+            raise ResourceError(
+                f"linear programs do not know {mixing[0]} of this size; bound this network with another method, "
+                "such as restricted"
+            )
         if network.variables > self.most_variables:
             raise ResourceError(
                 f"a linear program of {network.variables} variables is too large (at most {self.most_variables}); "
@@ -291,7 +299,7 @@ class _Program:
         slopes, intercept = torch.broadcast_to(line.slope, (1, 1, layer.size)), line.intercept
         tiny = (slopes != 0) & (slopes.abs() < _TINY)
         worst = sign * torch.minimum(sign * slopes * hull.lower, sign * slopes * hull.upper)
-        intercept = intercept + gathered_slopes(torch.ones_like(slopes), torch.where(tiny, worst, 0.0), post)
+        intercept = intercept + torch.where(tiny, worst, 0.0).unflatten(-1, (-1, post)).sum(-2)
         slopes = torch.where(tiny, 0.0, slopes)
         table = torch.cat([slopes.reshape(-1, post), torch.broadcast_to(intercept, (1, 1, post))[0]])
         return np.array(table.T.cpu().double().numpy())
@@ -407,11 +415,11 @@ class _Program:
         signs = torch.tensor([1.0, -1.0], dtype=y.dtype, device=y.device)[:, None, None]
 
         def parameters(share: Tensor) -> Tensor:
-            return low + spread(share, low.shape[-1]) * (high - low)
+            return low + spread(share, low.shape[-1] // post) * (high - low)
 
         def excess(share: Tensor) -> Tensor:
             line = hull.line(signs.expand_as(share), parameters(share))
-            return signs * (gathered(line, z, post) - y)
+            return signs * (line.push(z) - y)
 
         share = _highest(excess, torch.zeros_like(y).expand(2, 1, -1))
         wrong = (excess(share) > _TOLERANCE * (1 + y.abs()))[:, 0].cpu().numpy()

@@ -22,7 +22,6 @@ from torch import Tensor
 from verify.bounders.dual import DualProblem
 from verify.bounders.sweep import Aside
 from verify.deadline import Deadline
-from verify.network.activations import Line
 from verify.network.graph import Layer
 from verify.state import Bounds, DualState, Objective
 
@@ -137,14 +136,8 @@ def _losses(
     lower, upper = problem.bounds.lower[:, layer.variables], problem.bounds.upper[:, layer.variables]
     if support is None or support.line is None:
         return found.bound[:, 0], torch.zeros_like(lower)
-    touch = support.line.touch
-    line = Line(
-        support.line.slope[:, 0],
-        support.line.intercept[:, 0],
-        touch[:, 0] if isinstance(touch, Tensor) else touch,
-    )
     z = found.pre_activations[layer.node][:, 0]
-    loss = layer.activation.relaxation_loss(support.cotangent[:, 0], line, z, lower, upper)
+    loss = layer.activation.relaxation_loss(support.cotangent[:, 0], support.line.first(), z, lower, upper)
     return found.bound[:, 0], loss.nan_to_num(nan=0.0).clamp(min=0)
 
 

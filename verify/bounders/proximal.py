@@ -142,8 +142,8 @@ class ProximalClimber(Climber):
                 pull(node, cotangent, pending)
             else:
                 layer = network.layer_of_node[index]
-                touch = problem.minimiser(layer, t, self._augmented(layer))
-                self._step(index, layer.activation.forward(touch), touch)
+                touch, post = problem.minimum(layer, t, self._augmented(layer))
+                self._step(index, post, touch)
                 rho = self._augmented(layer)
                 join(pending, layer.pre_node, rho.reshape(flat, *network.nodes[layer.pre_node].shape))
 

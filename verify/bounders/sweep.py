@@ -54,10 +54,10 @@ class Support:
         """The outputs that the supergradient goes on with, `x* + slope (z - z*)`."""
         if self.post is None:
             assert self.line is not None
-            return gathered(self.line, z, self.cotangent.shape[2])
+            return self.line.push(z)
         if self.line is None:
             return self.post
-        return self.post + gathered_slopes(self.line.slope, z - self.touch, self.cotangent.shape[2])
+        return self.post + self.line.along(z - self.touch)
 
 
 @dataclass(frozen=True)
@@ -85,25 +85,6 @@ class Supergradient:
         Tensor, "batch objectives depth"
     ]  # the unit of each cut's multiplier: the cotangents' size there
     pre_activations: dict[int, Float[Tensor, "batch objectives pre"]]  # by layer's node
-
-
-def spread(t: Tensor, pre_size: int) -> Tensor:
-    """The outputs' cotangent beside each of the activation's operands (once for elementwise ones, twice for products)."""
-    copies = pre_size // t.shape[-1]
-    return t if copies == 1 else t.repeat(*(1 for _ in t.shape[1:]), copies)
-
-
-def gathered_slopes(slope: Tensor, z: Tensor, post_size: int) -> Tensor:
-    """`slope * z`, added up over each output's operands."""
-    copies = z.shape[-1] // post_size
-    return slope * z if copies == 1 else (slope * z).unflatten(-1, (copies, post_size)).sum(dim=-2)
-
-
-def gathered(line: Line, z: Tensor, post_size: int) -> Tensor:
-    """The lines' values at pre-activations `z`."""
-    if z.shape[-1] == post_size:
-        return torch.addcmul(line.intercept, line.slope, z)
-    return line.intercept + gathered_slopes(line.slope, z, post_size)
 
 
 def join(pending: dict[int, Tensor], node: int, cotangent: Tensor) -> None:

@@ -18,7 +18,6 @@ from torch import Tensor
 
 from verify.bounders.dual import DualProblem
 from verify.bounders.sweep import Probes, Supergradient, Sweep
-from verify.network.activations import Line
 from verify.state import DualState
 
 # Bounds of the upper and the lower child of candidate cuts (variable, value), all [batch, candidates].
@@ -109,8 +108,7 @@ def _scores(problem: DualProblem, sweep: Sweep, gradient: Supergradient) -> tupl
         low, high = lower[:, columns], upper[:, columns]
         line, t = sweep.supports[layer.node].line, sweep.supports[layer.node].cotangent[:, 0]
         assert line is not None
-        touch = line.touch[:, 0] if isinstance(line.touch, Tensor) else line.touch
-        own = Line(line.slope[:, 0], line.intercept[:, 0], touch)
+        own = line.first()
         z = gradient.pre_activations[layer.node][:, 0]
         bias = problem.network.offsets[layer.pre_node]
         scores[:, columns] = layer.activation.split_scores(t, own, z, bias, low, high)

@@ -18,6 +18,7 @@ from torch import Tensor
 from verify.loading import lower_compositions as compositions
 from verify.loading.builder import Builder, Value, broadcast_shape
 from verify.loading.calls import Call, Unsupported, axes_of, tensor
+from verify.network.activations.matrix_product import MatrixProduct
 from verify.network.activations.square import Square
 
 Result = Value | tuple[Value, ...]
@@ -379,20 +380,33 @@ def _product_of_variables(builder: Builder, a: Value, b: Value) -> Value:
     count = math.prod(lead) * math.prod(left.shape[-2:]) * right.shape[-1]
     compositions.limit(count, "products")
     shared = left.shape[-2] > 1 or right.shape[-1] > 1
-    if shared and count <= compositions.MOST_BOUNDED:
-        left, right = builder.copy(left), builder.copy(right)
-    products = builder.product(
-        builder.reshape(left, (*left.shape, 1)),
-        builder.reshape(right, (*right.shape[:-2], 1, *right.shape[-2:])),
-        shared,
-    )
-    result = builder.sum(products, (len(products.shape) - 2,), keepdim=False)
+    if shared and count > compositions.MOST_BOUNDED:
+        result = _whole_product(builder, left, right, lead)
+    else:
+        if shared:
+            left, right = builder.copy(left), builder.copy(right)
+        products = builder.product(
+            builder.reshape(left, (*left.shape, 1)),
+            builder.reshape(right, (*right.shape[:-2], 1, *right.shape[-2:])),
+            shared,
+        )
+        result = builder.sum(products, (len(products.shape) - 2,), keepdim=False)
     shape = result.shape
     if len(b.shape) == 1:
         shape = shape[:-1]
     if len(a.shape) == 1:
         shape = (*shape[: len(shape) - (len(b.shape) > 1) - 1], *shape[len(shape) - (len(b.shape) > 1) :])
     return builder.reshape(result, shape)
+
+
+def _whole_product(builder: Builder, left: Value, right: Value, lead: tuple[int, ...]) -> Value:
+    """One activation of both matrices' entries."""
+    rows, inner, columns = *left.shape[-2:], right.shape[-1]
+    parts = [builder.expand(value, (*lead, *value.shape[-2:])) for value in (left, right)]
+    entries = builder.concatenate([builder.reshape(part, (part.size,)) for part in parts], 0)
+    return builder.activation(
+        MatrixProduct(math.prod(lead), rows, inner, columns), entries, shape=(*lead, rows, columns)
+    )
 
 
 def gemm(builder: Builder, attributes: dict[str, Any], a: Any, b: Any, c: Any) -> Value:

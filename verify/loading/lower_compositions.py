@@ -19,13 +19,14 @@ from verify.network.activations.power import Power
 from verify.network.activations.reciprocal import Reciprocal
 from verify.network.activations.relu import Relu
 from verify.network.activations.s_shaped import Erf, Sigmoid, Tanh
+from verify.network.activations.softmax import Softmax
 from verify.network.activations.square import Square
 from verify.network.activations.steps import Floor, Positive, Step
 from verify.network.affine import Combine, Constant, NonNegative, Permute, Reshape, Scale
 
 MOST_PRODUCTS = 2**22  # that one operator may be made of
 MOST_BOUNDED = (
-    8192  # of an operator's products or exponentials: more keep the intervals that their factors have
+    8192  # variables that an operator may be made into; one of more products or exponentials stays whole
 )
 _MOST_CENTRED = 512  # entries that are centred by a matrix
 _MOVES = ("concatenate", "expand", "gather", "slice", "sum")
@@ -48,7 +49,14 @@ def softmax(builder: Builder, x: Value, axis: int, log: bool = False) -> Value:
     last = (*(i for i in range(len(x.shape)) if i != axis), axis)
     moved = builder.permute(x, last)
     rows = builder.reshape(moved, (x.size // size, size))
-    found = _pairs(builder, rows) if size == 2 and not log else _several(builder, rows, log)
+    if log:
+        found = builder.scale(builder.activation(Log(), _other_exponentials(builder, rows)), tensor(-1.0))
+    elif size == 2:
+        found = _pairs(builder, rows)
+    elif x.size * (size - 1) > MOST_BOUNDED:
+        found = builder.activation(Softmax(rows.shape[0]), rows)
+    else:
+        found = builder.activation(Reciprocal(), _other_exponentials(builder, rows))
     back = builder.reshape(found, moved.shape)
     return builder.permute(back, tuple(last.index(i) for i in range(len(last))))
 
@@ -61,16 +69,8 @@ def _pairs(builder: Builder, rows: Value) -> Value:
     return builder.concatenate([one, other], 1)
 
 
-def _several(builder: Builder, rows: Value, log: bool) -> Value:
-    shared = rows.size * (rows.shape[1] - 1) > MOST_BOUNDED
-    total = _other_exponentials(builder, rows, shared)
-    if log:
-        return builder.scale(builder.activation(Log(), total), tensor(-1.0))
-    return builder.activation(Reciprocal(shared), total)
-
-
-def _other_exponentials(builder: Builder, rows: Value, shared: bool) -> Value:
-    """`1 + sum_{j != i} exp(x_j - x_i)` of rows [n, size]; `shared`: bounded by its entries' intervals.
+def _other_exponentials(builder: Builder, rows: Value) -> Value:
+    """`1 + sum_{j != i} exp(x_j - x_i)` of rows [n, size].
 
     It is never below 1, but the interval of a sum of very different numbers is: rounding is charged by the largest.
     """
@@ -81,7 +81,7 @@ def _other_exponentials(builder: Builder, rows: Value, shared: bool) -> Value:
     others = torch.stack([torch.cat([places[:, :i], places[:, i + 1 :]], 1) for i in range(size)], 1)
     own = places[:, :, None].expand_as(others)
     differences = builder.combine((1, -1), builder.gather(rows, others), builder.gather(rows, own))
-    total = builder.sum(builder.activation(Exp(shared), differences), (2,), keepdim=False)
+    total = builder.sum(builder.activation(Exp(), differences), (2,), keepdim=False)
     return builder.activation(Clip(1.0, math.inf), builder.scale(total, None, tensor(1.0)))
 
 

@@ -24,6 +24,7 @@ from verify.bounders.restricted import Restricted
 from verify.branchers.fsb import FilteredSmartBranching, Split
 from verify.branchers.inputs import widest_effect
 from verify.deadline import Deadline
+from verify.network.activations.mixing import Mixing
 from verify.network.activations.relu import Relu
 from verify.network.graph import Network
 from verify.problem import Problem
@@ -89,6 +90,8 @@ class SplitActivations:
         self._boxes = _Boxes(problem, network)
         self._sizes: dict[int, Tensor] = {}
         self._spreading = _spreading(network)
+        mixes = any(isinstance(layer.activation, Mixing) for layer in network.layers)
+        self._small = network.variables <= _LARGEST_PROGRAM and not mixes
 
     def leaders(self) -> list[int]:
         """All clauses, those on one box side by side."""
@@ -183,7 +186,7 @@ class SplitActivations:
 
     def _finish(self, bounded: Bounded, deadline: Deadline) -> Bounded:
         """Regions cut at an input have no activation left to cut: they are linear programs, solved as such if they are small."""
-        if self.network.variables > _LARGEST_PROGRAM:
+        if not self._small:
             return bounded
         last = bounded.regions.cut_variable[:, -1]
         rows = (~bounded.refuted & (last < self.network.inputs)).nonzero()[:, 0]
@@ -322,9 +325,10 @@ def _spreading(network: Network) -> Bool[Tensor, " variables"] | None:
 
     None where a network has no products or maxima; then all there is to gain is in the dual bound.
     """
-    if all(layer.activation.post_size(layer.size) == layer.size for layer in network.layers):
+    mixing = {layer.node for layer in network.layers if isinstance(layer.activation, Mixing)}
+    if not any(layer.activation.joins and layer.node not in mixing for layer in network.layers):
         return None
     found = torch.zeros(network.variables, dtype=torch.bool, device=network.device)
     for layer in network.layers:
-        found[layer.variables] = not isinstance(layer.activation, Relu)
+        found[layer.variables] = not isinstance(layer.activation, Relu | Mixing)
     return found

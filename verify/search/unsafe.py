@@ -17,6 +17,7 @@ from torch import Tensor
 from verify.bounders.dual import DualProblem
 from verify.bounders.output_constrained import Observer, OutputConstrained
 from verify.deadline import Deadline
+from verify.network.activations.mixing import Mixing
 from verify.network.graph import Layer, Network
 from verify.state import Bounds, DualState, Subproblems, outward
 
@@ -147,10 +148,10 @@ class UnsafeBounds:
 
 
 def _last_layers(network: Network) -> tuple[Layer, ...]:
-    """From the last on, as many as a subproblem may carry."""
+    """From the last on, as many as a subproblem may carry. (No mixing activations: all their variables lose a little.)"""
     chosen: list[Layer] = []
     for layer in reversed(network.layers):
-        if sum(one.size for one in chosen) + layer.size > _WIDEST:
+        if isinstance(layer.activation, Mixing) or sum(one.size for one in chosen) + layer.size > _WIDEST:
             break
         chosen.append(layer)
     return tuple(chosen)

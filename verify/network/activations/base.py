@@ -25,19 +25,40 @@ from torch import Tensor
 class Line:
     """Supporting lines `slope * z + intercept`, and where they touch the activation.
 
-    slope, touch: [*batch, pre] (touch may be one number); intercept: [*batch, post], worked out when first asked for.
+    slope, touch: [*batch, pre] (touch may be one number); intercept: [*batch, post], worked out when first asked for. An output
+    of `copies` operands has its first operand in the first part of the axis of pre-activations, and so on.
     """
 
     def __init__(
-        self, slope: Tensor, intercept: Tensor | Callable[[], Tensor], touch: Tensor | float
+        self, slope: Tensor, intercept: Tensor | Callable[[], Tensor], touch: Tensor | float, copies: int = 1
     ) -> None:
-        self.slope, self._intercept, self.touch = slope, intercept, touch
+        self.slope, self._intercept, self.touch, self.copies = slope, intercept, touch, copies
 
     @property
     def intercept(self) -> Tensor:
         if not isinstance(self._intercept, Tensor):
             self._intercept = self._intercept()
         return self._intercept
+
+    def pull(self, t: Float[Tensor, "*batch post"]) -> Float[Tensor, "*batch pre"]:
+        """The outputs' cotangent carried back to the pre-activations."""
+        return self.slope * spread(t, self.copies)
+
+    def along(self, z: Float[Tensor, "*batch pre"]) -> Float[Tensor, "*batch post"]:
+        """`slope * z`, added up over each output's operands."""
+        moved = self.slope * z
+        return moved if self.copies == 1 else moved.unflatten(-1, (self.copies, -1)).sum(dim=-2)
+
+    def push(self, z: Float[Tensor, "*batch pre"]) -> Float[Tensor, "*batch post"]:
+        """The lines' values at pre-activations `z`."""
+        if self.copies == 1:
+            return torch.addcmul(self.intercept, self.slope, z)
+        return self.intercept + self.along(z)
+
+    def first(self) -> Line:
+        """The lines of the first objective: [batch, objectives, size] becomes [batch, size]."""
+        touch = self.touch[:, 0] if isinstance(self.touch, Tensor) else self.touch
+        return Line(self.slope[:, 0], self.intercept[:, 0], touch, self.copies)
 
 
 class Hull(ABC):
@@ -74,6 +95,10 @@ class Hull(ABC):
         """`sum t * intercept` over the layer."""
         return (t * line.intercept).sum(-1)
 
+    def size(self, t: Float[Tensor, "*batch post"]) -> Float[Tensor, "*batch"] | None:
+        """The sizes of the terms of a line's own sums, to charge their rounding by; None where it sums nothing up."""
+        return None
+
     @abstractmethod
     def gradient(
         self, t: Float[Tensor, "*batch post"], gap: Float[Tensor, "*batch pre"],
@@ -89,6 +114,7 @@ class Activation(ABC):
     parameters_per_neuron: ClassVar[int] = 2
     unit_parameters: ClassVar[bool] = False  # whether they all range within [0, 1]
     curved: ClassVar[bool] = True  # whether cuts can go on helping for ever (False: piecewise linear)
+    joins: ClassVar[bool] = False  # whether an output has several operands
 
     def post_size(self, pre_size: int) -> int:
         """How many outputs there are for `pre_size` inputs."""
@@ -109,6 +135,16 @@ class Activation(ABC):
     @abstractmethod
     def minimise(self, t: Tensor, rho: Tensor, lower: Tensor, upper: Tensor) -> Tensor:
         """A minimiser z* of `t sigma(z) - rho z` over the box."""
+
+    def minimum_on(self, hull: Hull, t: Tensor, rho: Tensor) -> tuple[Tensor, Tensor]:
+        """z* and x* on the hull's box whose `t x* - rho z*` is the minimum (or no more than it): `minimise`, and sigma there."""
+        lower, upper, _ = torch.broadcast_tensors(hull.lower, hull.upper, rho)
+        touch = self.minimise(t, rho, lower, upper)
+        return touch, self.forward(touch)
+
+    def beside(self, t: Float[Tensor, "*batch post"], pre_size: int) -> Float[Tensor, "*batch pre"]:
+        """The outputs' cotangents, or their sizes, beside each output's operands."""
+        return spread(t, pre_size // t.shape[-1])
 
     @abstractmethod
     def split_point(self, lower: Float[Tensor, "*batch pre"], upper: Float[Tensor, "*batch pre"]) -> Tensor:
@@ -211,6 +247,11 @@ class Elementwise(Activation):
         shares = (i / (count - 1) for i in range(count))
         tangents = [derivative(lower + (upper - lower) * share) for share in shares]
         return torch.stack([chord(lower, upper, self.forward(lower), self.forward(upper)), *tangents])
+
+
+def spread(t: Tensor, copies: int) -> Tensor:
+    """As many copies of the last axis, side by side."""
+    return t if copies == 1 else t.repeat(*(1 for _ in t.shape[1:]), copies)
 
 
 def ratio(rho: Tensor, t: Tensor) -> Tensor:

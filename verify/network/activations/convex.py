@@ -8,7 +8,6 @@ known of the value: the interval is infinite, every bound through it -inf or NaN
 from __future__ import annotations
 
 from abc import abstractmethod
-from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -45,11 +44,9 @@ class Bent(Elementwise):
         return self.chord_and_tangents(lower, upper, self.derivative)
 
 
-@dataclass(frozen=True)
 class Exp(Bent):
-    """exp(z). `shared`: not to be bounded or cut, one of too many."""
+    """exp(z)."""
 
-    shared: bool = False
     name = "Exp"
 
     def forward(self, z: Tensor) -> Tensor:
@@ -64,9 +61,6 @@ class Exp(Bent):
 
     def stationary(self, slope: Tensor) -> Tensor:
         return slope.clamp(min=torch.finfo(slope.dtype).tiny).log()
-
-    def split_point(self, lower: Tensor, upper: Tensor) -> Tensor:
-        return torch.full_like(lower, torch.nan) if self.shared else super().split_point(lower, upper)
 
 
 class Softplus(Bent):

@@ -46,7 +46,7 @@ class ProductHull(Hull):
         far = torch.where(falling, self.b_lower, self.b_upper)
         slope_a, slope_b = far + weight * (near - far), self.a_upper + weight * (self.a_lower - self.a_upper)
         intercept = (weight - 1) * (self.a_upper * far) - weight * (self.a_lower * near)
-        return Line(torch.cat([slope_a, slope_b], dim=-1), intercept, self.middle)
+        return Line(torch.cat([slope_a, slope_b], dim=-1), intercept, self.middle, copies=2)
 
     def gradient(self, t: Tensor, gap: Tensor, out: Tensor) -> None:
         gap_a, gap_b = _halves(gap)
@@ -66,6 +66,7 @@ class Product(Activation):
     name = "Mul"
     parameters_per_neuron = 1  # two for each output, and an output has two variables
     unit_parameters = True
+    joins = True
 
     def post_size(self, pre_size: int) -> int:
         return pre_size // 2

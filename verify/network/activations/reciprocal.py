@@ -6,19 +6,15 @@ which refutes nothing.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import torch
 from torch import Tensor
 
 from verify.network.activations.base import Elementwise
 
 
-@dataclass(frozen=True)
 class Reciprocal(Elementwise):
-    """1 / z. `shared`: not to be bounded or cut, one of too many."""
+    """1 / z."""
 
-    shared: bool = False
     name = "Reciprocal"
 
     def forward(self, z: Tensor) -> Tensor:
@@ -41,6 +37,3 @@ class Reciprocal(Elementwise):
 
     def slopes(self, lower: Tensor, upper: Tensor) -> Tensor:
         return self.chord_and_tangents(lower, upper, lambda z: -z.square().reciprocal(), 3)
-
-    def split_point(self, lower: Tensor, upper: Tensor) -> Tensor:
-        return torch.full_like(lower, torch.nan) if self.shared else super().split_point(lower, upper)

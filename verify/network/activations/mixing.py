@@ -1,0 +1,94 @@
+"""Activations whose outputs each depend on many of their variables: products of matrices, softmax.
+
+Made of elementary operators, a product of an m x k and a k x n matrix has m k n products of two variables, and a softmax of n
+values n (n - 1) exponentials. Here the m k + k n, or n, values themselves are the variables, with bounds and cuts of their own,
+and lines are matrices. There is one line for each sign of an output's cotangent: nothing is free.
+"""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from verify.network.activations.base import Activation, Hull, Line
+
+
+class MixingHull(Hull):
+    """The lines of a mixing activation on a box, which a `MixedLine` applies."""
+
+    def initial(self) -> Tensor:
+        return self.lower[..., :0]
+
+    @property
+    def parameter_range(self) -> tuple[Tensor, Tensor]:
+        return self.lower[..., :0], self.lower[..., :0]
+
+    def line(self, t: Tensor, parameters: Tensor) -> Line:
+        return MixedLine(self, t)
+
+    def gradient(self, t: Tensor, gap: Tensor, out: Tensor) -> None:
+        """No parameters."""
+
+    @abstractmethod
+    def first(self) -> MixingHull:
+        """The same without the axis of objectives."""
+
+    @abstractmethod
+    def pull(self, t: Float[Tensor, "*batch post"]) -> Float[Tensor, "*batch pre"]:
+        """The outputs' cotangent carried back along the lines of its signs."""
+
+    @abstractmethod
+    def along(
+        self, t: Float[Tensor, "*batch post"], z: Float[Tensor, "*batch pre"]
+    ) -> Float[Tensor, "*batch post"]:
+        """The linear parts at `z` of the lines for t's signs."""
+
+    @abstractmethod
+    def intercept(self, t: Float[Tensor, "*batch post"]) -> Float[Tensor, "*batch post"]:
+        """The constants of the lines for t's signs, rounded away from the activation."""
+
+
+class MixedLine(Line):
+    """The lines of a mixing activation for cotangents `t`."""
+
+    def __init__(self, hull: MixingHull, t: Tensor) -> None:
+        super().__init__(t, lambda: hull.intercept(t), 0.0)
+        self.hull, self.t = hull, t
+
+    def pull(self, t: Tensor) -> Tensor:
+        return self.hull.pull(t)
+
+    def along(self, z: Tensor) -> Tensor:
+        return self.hull.along(self.t, z)
+
+    def push(self, z: Tensor) -> Tensor:
+        return self.intercept + self.along(z)
+
+    def first(self) -> Line:
+        return MixedLine(self.hull.first(), self.t[:, 0])
+
+
+class Mixing(Activation):
+    """An activation that relaxes by a `MixingHull`.
+
+    Its minimum over a box is that of its lines: a bound of the true one, which only corners without number would tell.
+    """
+
+    parameters_per_neuron = 0
+    unit_parameters = True
+    curved = False  # no one cut among many helps much
+    joins = True
+
+    def minimum_on(self, hull: Hull, t: Tensor, rho: Tensor) -> tuple[Tensor, Tensor]:
+        line = hull.line(t, hull.initial())
+        touch = torch.where(line.pull(t) > rho, hull.lower, hull.upper)
+        return touch, line.push(touch)
+
+    def minimise(self, t: Tensor, rho: Tensor, lower: Tensor, upper: Tensor) -> Tensor:
+        return self.minimum_on(self.hull(lower, upper), t, rho)[0]
+
+    def beside(self, t: Tensor, pre_size: int) -> Tensor:
+        return t.mean(-1, keepdim=True).expand(*t.shape[:-1], pre_size)
