@@ -11,7 +11,7 @@ from __future__ import annotations
 import itertools
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from fractions import Fraction
@@ -255,7 +255,7 @@ class Convolution(Map):
     def _collect_piece(self, x: Array) -> Array:
         image = x.reshape(len(x) * self.lead, self.groups, -1, *self.large[1:])
         columns = zeros((*image.shape[:2], self._taps, image.shape[2], *self.small[1:]), x.dtype)
-        for tap, places, targets in self._joins():
+        for tap, places, targets in self._joins:
             columns[:, :, tap][places] = image[targets]
         return self._matrix_times(self._matrix, columns).reshape(len(x), -1)
 
@@ -268,7 +268,7 @@ class Convolution(Map):
         flat = self._matrix_times(self._matrix.swapaxes(1, 2), image)
         columns = flat.reshape(*image.shape[:2], self._taps, -1, *self.small[1:])
         result = zeros((*image.shape[:2], columns.shape[3], *self.large[1:]), c.dtype)
-        for tap, places, targets in self._joins():
+        for tap, places, targets in self._joins:
             result[targets] += columns[:, :, tap][places]
         return result.reshape(len(c), -1)
 
@@ -296,9 +296,11 @@ class Convolution(Map):
             return action(x)
         return np.concatenate([action(x[start : start + step]) for start in range(0, len(x), step)])
 
-    def _joins(self) -> Iterator[tuple[int, tuple[slice, ...], tuple[slice, ...]]]:
+    @cached_property
+    def _joins(self) -> list[tuple[int, tuple[slice, ...], tuple[slice, ...]]]:
         """For every entry of the kernel its number, and what it joins of the small value and of the large one, both
         [batch, groups, channels, *spatial]."""
+        found = []
         for tap, offset in enumerate(itertools.product(*map(range, self.weight.shape[2:]))):
             places, targets = [slice(None)] * 3, [slice(None)] * 3
             for axis, entry in enumerate(offset):
@@ -309,7 +311,8 @@ class Convolution(Map):
                 start = first * stride + shift
                 places.append(slice(first, stop))
                 targets.append(slice(start, start + (stop - first) * stride, stride))
-            yield tap, tuple(places), tuple(targets)
+            found.append((tap, tuple(places), tuple(targets)))
+        return found
 
     def absolute(self) -> Map:
         return replace(self, weight=np.abs(self.weight))

@@ -105,42 +105,41 @@ class Tree:
         lower[: len(low)], upper[: len(high)] = low, high
         return lower, upper
 
+    def _path(self, nodes: Array) -> tuple[Array, Array]:
+        """All nodes from each of `nodes` up to its root, and of which row they are: one walk after the other."""
+        rows, found = [], []
+        for row, node in enumerate(nodes.tolist()):
+            rows.append(row)
+            found.append(node)
+            while (split := self._parent.item(node)) >= 0:
+                node = self.split_node.item(split)
+                rows.append(row)
+                found.append(node)
+        return np.array(rows, dtype=np.int64), np.array(found, dtype=np.int64)
+
     def regions(self, nodes: Array) -> tuple[Array, Array]:
         """Bounds of all variables, [nodes, variables] each: the root's, the claims and the cuts on the way."""
         bases = [self.base(root) for root in self.root_of[nodes].tolist()]
         lower, upper = (np.stack(ends) for ends in zip(*bases, strict=True))
-        current, rows = nodes.copy(), np.arange(len(nodes))
-        while len(rows):
-            for i in np.flatnonzero(self._has_claims[current]).tolist():
-                for variables, low, high in self._claims[int(current[i])]:
-                    np.maximum.at(lower[rows[i]], variables, low)
-                    np.minimum.at(upper[rows[i]], variables, high)
-            split = self._parent[current]
-            go_on = split >= 0
-            current, rows, split = current[go_on], rows[go_on], split[go_on]
-            columns, values = self.variable[split], self.value[split]
-            above = (current - self.roots) % 2 == 0
-            r, c = rows[above], columns[above]
-            lower[r, c] = np.maximum(lower[r, c], values[above])
-            r, c = rows[~above], columns[~above]
-            upper[r, c] = np.minimum(upper[r, c], values[~above])
-            current = self.split_node[split]
+        rows, path = self._path(nodes)
+        splits, higher = self._parent[path], (path - self.roots) % 2 == 0
+        for end, tighter, side in ((lower, np.maximum, higher), (upper, np.minimum, ~higher)):
+            own = side & (splits >= 0)
+            tighter.at(end, (rows[own], self.variable[splits[own]]), self.value[splits[own]])
+        claimed = self._has_claims[path]
+        for row, node in zip(rows[claimed].tolist(), path[claimed].tolist(), strict=True):
+            for variables, low, high in self._claims[node]:
+                np.maximum.at(lower[row], variables, low)
+                np.minimum.at(upper[row], variables, high)
         return lower, upper
 
     def cuts(self, nodes: Array) -> tuple[Array, Array]:
         """The variables cut on the way from the root to each node, in that order: [nodes, depth], -1 behind the last; counts."""
-        columns = []
-        current = nodes.copy()
-        while True:
-            split = self._parent[current]
-            if (split < 0).all():
-                break
-            columns.append(np.where(split >= 0, self.variable[split], -1))
-            current = np.where(split >= 0, self.split_node[split], current)
-        if not columns:
-            return np.zeros((len(nodes), 0), dtype=np.int64), np.zeros(len(nodes), dtype=np.int64)
-        upwards = np.stack(columns, 1).astype(np.int64)
-        counts = (upwards >= 0).sum(1)
-        place = counts[:, None] - 1 - np.arange(upwards.shape[1])
-        downwards = np.take_along_axis(upwards, np.maximum(place, 0), 1)
-        return np.where(place >= 0, downwards, -1), counts
+        rows, path = self._path(nodes)
+        counts = np.bincount(rows, minlength=len(nodes)) - 1
+        ends = np.cumsum(counts + 1) - 1  # where each root stands
+        place = ends[rows] - np.arange(len(rows)) - 1
+        found = np.full((len(nodes), int(counts.max(initial=0))), -1, dtype=np.int64)
+        cut = place >= 0
+        found[rows[cut], place[cut]] = self.variable[self._parent[path[cut]]]
+        return found, counts
