@@ -199,7 +199,7 @@ class Watched:
 
     def choose(self, regions: Subproblems) -> Split:
         """As the strategy does; the chosen regions leave the frontier, their children come back."""
-        split = self.strategy.choose(regions)
+        split = self.strategy.choose(regions, Deadline())
         self.alive -= int((self._holds(regions) & (split.variable >= 0)).sum())
         return split
 
@@ -273,7 +273,7 @@ def test_children_are_no_looser_than_their_parents(splits: str) -> None:
     strategy = search_for(problem, splits).strategy
     level = strategy.roots([0], Deadline()).regions
     for _ in range(5):
-        split = strategy.choose(level)
+        split = strategy.choose(level, Deadline())
         cut = split.variable >= 0
         parents = level.select(cut).split(split.variable[cut], split.value[cut], split.multipliers[cut])
         bounded = strategy.bound(parents, Deadline())

@@ -232,7 +232,7 @@ class BranchAndBound:
     def _expand(self, regions: Subproblems, deadline: Deadline) -> _Done:
         """Splits regions and bounds their children."""
         deadline.check()
-        split = self.strategy.choose(regions)
+        split = self.strategy.choose(regions, deadline)
         cut = split.variable >= 0
         stuck = int((~cut).sum())
         regions = regions.select(cut)

@@ -34,6 +34,7 @@ from verify.search.unsafe import UnsafeBounds
 from verify.state import Bounds, DualState, Subproblems
 
 _LARGEST_PROGRAM, _PROGRAM_SECONDS = 1000, 2.0  # variables of a linear program, and time for those of a batch
+_CHILDREN = 2_000_000  # variables of children that candidate cuts are tried on at once
 _PLAIN_SHARE, _ROOT_SHARE = 0.4, 0.15  # of the time left, for plain and for optimised intermediate bounds
 
 
@@ -278,8 +279,19 @@ class SplitActivations:
             refuted[rows] = ((bound > 0) & bound.isfinite()) | problem.bounds.empty
         return refuted
 
-    def _children(self, regions: Subproblems, variable: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
-        """Bounds of both children of candidate cuts, as the search itself would first see them."""
+    def _children(
+        self, regions: Subproblems, deadline: Deadline, variable: Tensor, value: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """Bounds of both children of candidate cuts, as the search itself would first see them. Raises OutOfTimeError."""
+        most = max(1, _CHILDREN // (2 * variable.shape[1] * self.network.variables))
+        parts = []
+        for rows in torch.arange(len(regions), device=variable.device).split(most):
+            deadline.check()
+            parts.append(self._both_children(regions.select(rows), variable[rows], value[rows]))
+        upper, lower = (torch.cat(part) for part in zip(*parts, strict=True))
+        return upper, lower
+
+    def _both_children(self, regions: Subproblems, variable: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
         owners = torch.arange(len(regions), device=variable.device).repeat_interleave(variable.shape[1])
         none = regions.parameters.new_zeros(len(owners), 2)
         children = regions.select(owners).split(variable.flatten(), value.flatten(), none)
@@ -300,10 +312,10 @@ class SplitActivations:
         )
         return any(not bool(point.isnan().all()) for point in points)
 
-    def choose(self, regions: Subproblems) -> Split:
+    def choose(self, regions: Subproblems, deadline: Deadline) -> Split:
         problem = self._dual(regions, self.fast_network)
         state = problem.clamp(regions.state.to(self.network.device, self.fast_network.dtype))
-        children = partial(self._children, regions) if self._spreads(problem.bounds) else None
+        children = partial(self._children, regions, deadline) if self._spreads(problem.bounds) else None
         split = self.brancher.choose(problem, state, children)
         stuck = split.variable < 0
         if bool(stuck.any()):

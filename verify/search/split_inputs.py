@@ -214,7 +214,7 @@ class SplitInputs:
             clauses.input_coefficients.reshape(*shape, clauses.input_coefficients.shape[3]),
         )  # fmt: skip
 
-    def choose(self, regions: Subproblems) -> Split:
+    def choose(self, regions: Subproblems, deadline: Deadline) -> Split:
         box = self._boxes(regions)
         return widest_effect(regions.parameters.double(), box.lower, box.upper)
 

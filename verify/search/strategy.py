@@ -65,7 +65,7 @@ class Strategy(Protocol):
     def bound(self, regions: Subproblems, deadline: Deadline) -> Bounded:
         """Bounds the regions, each no looser than what it inherited."""
 
-    def choose(self, regions: Subproblems) -> Split:
+    def choose(self, regions: Subproblems, deadline: Deadline) -> Split:
         """Where to cut each region; variable -1 where nothing is left to cut."""
 
 
