@@ -197,9 +197,9 @@ class Watched:
             raise OutOfTimeError
         return self._checked(self.strategy.bound(regions, deadline))
 
-    def choose(self, regions: Subproblems) -> Split:
+    def choose(self, regions: Subproblems, deadline: Deadline) -> Split:
         """As the strategy does; the chosen regions leave the frontier, their children come back."""
-        split = self.strategy.choose(regions, Deadline())
+        split = self.strategy.choose(regions, deadline)
         self.alive -= int((self._holds(regions) & (split.variable >= 0)).sum())
         return split
 
@@ -350,10 +350,10 @@ def test_batches_are_halved_where_memory_ends(splits: str, monkeypatch: pytest.M
         search = search_for(prepare(model, text), splits, settings)  # type: ignore[arg-type]
         whole = search.strategy.choose
 
-        def choose(regions: Subproblems, room: int = room, whole: Any = whole) -> Split:
+        def choose(regions: Subproblems, deadline: Deadline, room: int = room, whole: Any = whole) -> Split:
             if len(regions) > room:
                 raise RuntimeError("DefaultCPUAllocator: can't allocate memory")
-            return whole(regions)  # type: ignore[no-any-return]
+            return whole(regions, deadline)  # type: ignore[no-any-return]
 
         monkeypatch.setattr(search.strategy, "choose", choose)
         outcome = search.run(Deadline.after(20))

@@ -61,7 +61,7 @@ class Proof:
             if known is None or known[0] is not lower:
                 wide = self.bounder.propagated((lower[None], upper[None]))
                 self._sizes[root] = known = (lower, self.dual.sizes(*wide))
-            found = {i: np.maximum(found.get(i, value), value) for i, value in known[1].items()}
+            found = {i: np.maximum(found[i], value) for i, value in known[1].items()} if found else known[1]
         return found
 
     def clause(self, node: int) -> Rows:

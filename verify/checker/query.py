@@ -15,6 +15,7 @@ from array import array
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from fractions import Fraction
+from functools import cached_property
 from itertools import product
 from operator import eq, ge, gt, le, lt
 from typing import Any, NoReturn, TypeAlias, overload
@@ -204,6 +205,14 @@ class Clauses(Sequence[Clause]):
         if count(formula) and not self._box.empty:
             self._choices.extend(self._possible())
 
+    @cached_property
+    def _ends(self) -> list[list[Fraction | None]]:
+        """The base's lower and upper bounds, None where it has none."""
+        every = range(self._inputs)
+        return [
+            [own[k][0] if k in own else None for k in every] for own in (self._box.lower, self._box.upper)
+        ]
+
     def _possible(self) -> Iterator[int]:
         """The numbers of the choices whose boxes are not empty; refuses unbounded ones."""
         missing = [k for k in range(self._inputs) if None in self._box.ends(k)]
@@ -236,12 +245,15 @@ class Clauses(Sequence[Clause]):
             return [self[k] for k in range(len(self))[index]]
         atoms = self._chosen(self._choices[index])
         box = Box(atoms, self._box)
-        lower, upper = [], []
-        for variable in range(self._inputs):
-            low, high = box.ends(variable)
-            assert low is not None and high is not None
-            lower.append(low[0])
-            upper.append(high[0])
+        both = []
+        for base, own in zip(self._ends, (box.lower, box.upper), strict=True):
+            ends = list(base)
+            for variable, (value, _) in own.items():
+                ends[variable] = value
+            both.append([value for value in ends if value is not None])
+        lower, upper = both
+        if not len(lower) == len(upper) == self._inputs:
+            raise Refused("an input lacks a bound in some clause")
         rows = [row for atom in (*self._base, *atoms) if atom.bounds is None for row in rows_of(atom)]
         return Clause(lower, upper, rows)
 
