@@ -27,8 +27,9 @@ from verify.bounders.linear_program import LinearProgram
 from verify.bounders.proximal import Proximal
 from verify.bounders.restricted import Restricted
 from verify.certificates.recording import recording
-from verify.checker.checking import DEPLOYED, Checked
-from verify.checker.errors import Refused
+from verify.checker.checking import DEPLOYED, Checked, prepare_proof, prove_share
+from verify.checker.dual import Arithmetic
+from verify.checker.errors import NotProved, Refused
 from verify.search.evidence import Evidence
 from verify.search.strategy import fresh
 
@@ -155,6 +156,61 @@ def test_every_share_proves_its_own(tmp_path: Path) -> None:
             assert [files.check(jobs=jobs).proved for jobs in (1, 2, 3)] == [False] * 3
             return
     raise AssertionError("data/ has no such certificate")
+
+
+def refuses(files: Files, shares: int) -> bool:
+    """Whether at least one of so many processes finds a claim that does not hold (before it misses the rest of the proof)."""
+    container, proof = prepare_proof(files.certificate, files.model, files.property)
+    network, query = proof.network, proof.clauses.query
+    found = []
+    for number in range(shares):
+        try:
+            prove_share(container, network, query, Arithmetic(), number, shares)
+        except NotProved:
+            found.append(number)
+        except Refused:
+            pass
+    return bool(found)
+
+
+@pytest.mark.parametrize("kind", ["box", "slopes"])
+def test_shares_divide_the_claims_of_roots(kind: str, tmp_path: Path) -> None:
+    """Each claim is proved by one of the processes: whichever does not hold is found, however many there are."""
+    files = Files.of(HERE / "correct" / "activations")
+    parts = Parts.read(files.certificate)
+    place = next(i for i, block in enumerate(parts.blocks) if block[0] == kind)
+    data = parts.blocks[place][1]
+    roots = int.from_bytes(data[:8], "little")
+    if kind == "box":
+        start = 8 + 8 * roots
+        count = (len(data) - start) // 16
+        ends = np.frombuffer(data[start:], "<f8").reshape(2, count)
+        better = [(start + 8 * i, ends[1, i] - 1e-6) for i in range(count) if ends[1, i] - ends[0, i] > 1e-3]
+    else:
+        start = 16 + 8 * roots
+        count = int.from_bytes(data[start : start + 8], "little")
+        sides = np.frombuffer(data[start + 8 + 4 * count :], "i1", count)
+        start += 8 + 5 * count
+        values = np.frombuffer(data[start : start + 8 * count], "<f8")
+        better = [(start + 8 * i, values[i] + 100.0 * sides[i]) for i in range(count)]
+    own = Files(tmp_path / "c.cert", files.model, files.property)
+    assert len(better) > 2
+    for at, value in better:
+        blocks = parts.blocks[: place + 1]
+        blocks[place] = kind, data[:at] + np.float64(value).tobytes() + data[at + 8 :]
+        wrong = parts.copy()
+        wrong.blocks = blocks
+        wrong.write(own.certificate)
+        assert [refuses(own, shares) for shares in (1, 2, 3)] == [True] * 3
+    container, proof = prepare_proof(files.certificate, files.model, files.property)
+    claims = [
+        sum(
+            prove_share(container, proof.network, proof.clauses.query, Arithmetic(), number, shares).claims
+            for number in range(shares)
+        )
+        for shares in (1, 2, 3)
+    ]
+    assert claims[0] == claims[1] == claims[2] > 0
 
 
 def test_lemmas_are_used(tmp_path: Path) -> None:

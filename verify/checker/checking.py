@@ -175,21 +175,23 @@ def prove_share(
     shares: int = 1,
     until: float = math.inf,
 ) -> Summary:
-    """Takes in all blocks, proves every `shares`-th from `number` on, and checks that the tree is complete."""
-    proof = _start(container, network, query, arithmetic, until)
+    """Takes in all blocks, proves its part of the claims of roots and every `shares`-th of the other blocks, and checks that the
+    tree is complete."""
+    proof = _start(container, network, query, arithmetic, until, number, shares)
     for block in blocks(container):
-        take_in(proof, block, block.number % shares == number)
+        take_in(proof, block, block.kind in ("box", "slopes") or block.number % shares == number)
     proof.tree.check_complete()
     proof.summary.in_rationals = proof.bounder.in_rationals
     return proof.summary
 
 
 def _start(
-    container: Container, network: Network, query: Query, arithmetic: Arithmetic, until: float = math.inf
-) -> Proof:
+    container: Container, network: Network, query: Query, arithmetic: Arithmetic, until: float = math.inf,
+    number: int = 0, shares: int = 1,
+) -> Proof:  # fmt: skip
     clauses = Clauses(query, container)
     tree = Tree.read(container, clauses.roots, network.variables, clauses.box)
-    return Proof(network, clauses, tree, arithmetic, until)
+    return Proof(network, clauses, tree, arithmetic, until, number, shares)
 
 
 def prepare_proof(certificate: Path, model: Path, specification: Path) -> tuple[Container, Proof]:

@@ -42,6 +42,7 @@ def _prove_box(proof: Proof, claimed: Pair, known: Pair) -> None:
         for side, end in ((1, 0), (-1, 1)):
             claims = claimed[end][columns]
             neurons = np.flatnonzero(~(side * claims <= side * found[end][0, columns]))
+            neurons = neurons[proof.own(neurons)]
             objective = variables(proof, number, neurons, np.full(len(neurons), side))
             needed = side * claims[neurons]
             for some in proof.bounder.pieces(len(neurons), CHUNK):
@@ -53,7 +54,7 @@ def _prove_box(proof: Proof, claimed: Pair, known: Pair) -> None:
         for end in range(2):  # the claims themselves, even where more is known: CROWN's slopes depend on them
             claims = claimed[end][columns]
             known[end][0, columns] = np.where(np.isfinite(claims), claims, found[end][0, columns])
-        proof.summary.claims += 2 * (columns.stop - columns.start)
+        proof.summary.claims += 2 * len(proof.own(np.arange(columns.stop - columns.start)))
 
 
 def slopes(proof: Proof, cursor: Cursor, prove: bool) -> None:
@@ -67,9 +68,11 @@ def slopes(proof: Proof, cursor: Cursor, prove: bool) -> None:
     below = proof.dual.layers_below(proof.network.layers[number].operand)
     alphas = read_alphas(proof, cursor, bounds, len(places), "<u1", below)
     if prove:
-        objective = variables(proof, number, neurons, sides)
+        own = proof.own(neurons)
+        objective = variables(proof, number, neurons[own], sides[own])
         sizes = proof.dual.sizes(*proof.bounder.propagated(bounds))
-        _prove_claims(proof, number, bounds, objective, claims * sides, alphas, None, sizes)
+        slopes_of = {layer: alpha[:, own] for layer, alpha in alphas.items()}
+        _prove_claims(proof, number, bounds, objective, (claims * sides)[own], slopes_of, None, sizes)
     lower, upper = old[0].copy(), old[1].copy()
     np.maximum.at(lower, places[sides > 0], claims[sides > 0])
     np.minimum.at(upper, places[sides < 0], claims[sides < 0])

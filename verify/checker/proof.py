@@ -41,16 +41,22 @@ class Summary:
 
 
 class Proof:
-    """What the blocks' handlers share."""
+    """What the blocks' handlers share. `number` of `shares`: which part of the work is this process's."""
 
     def __init__(
-        self, network: Network, clauses: Clauses, tree: Tree, arithmetic: Arithmetic, until: float = math.inf
-    ) -> None:
+        self, network: Network, clauses: Clauses, tree: Tree, arithmetic: Arithmetic, until: float = math.inf,
+        number: int = 0, shares: int = 1,
+    ) -> None:  # fmt: skip
         self.network, self.clauses, self.tree = network, clauses, tree
+        self.number, self.shares = number, shares
         self.bounder = Bounder(network, arithmetic, until)
         self.dual = self.bounder.dual
         self.summary = Summary()
         self._sizes: dict[int, tuple[Array, dict[int, Array]]] = {}
+
+    def own(self, neurons: Array) -> Array:
+        """Those of a root's claims that are this process's to prove: by their neurons, which are the same in all processes."""
+        return np.flatnonzero(neurons % self.shares == self.number)
 
     def sizes_of(self, nodes: Array) -> dict[int, Array]:
         """What values are at most in absolute value on the boxes of the nodes' roots."""
