@@ -27,9 +27,12 @@ from verify.bounders.linear_program import LinearProgram
 from verify.bounders.proximal import Proximal
 from verify.bounders.restricted import Restricted
 from verify.certificates.recording import recording
+from verify.checker import witness
 from verify.checker.checking import DEPLOYED, Checked, prepare_proof, prove_share
-from verify.checker.dual import Arithmetic
+from verify.checker.dual import Arithmetic, Dual
 from verify.checker.errors import NotProved, Refused
+from verify.checker.onnx_reader import read_model
+from verify.checker.query import read_query
 from verify.search.evidence import Evidence
 from verify.search.strategy import fresh
 
@@ -386,6 +389,24 @@ def test_witnesses_that_are_moved(witnessed: Files) -> None:
     for name, text in wrong.items():
         found = with_metadata(witnessed, inputs=text)
         assert found is None or not found.proved, name
+
+
+def test_what_float64_leaves_open_is_evaluated_exactly(witnessed: Files) -> None:
+    """A threshold that is the exact output itself: intervals cannot tell, rationals can; one a hair below is not met."""
+    network = read_model(witnessed.model.read_bytes())
+    point = [Fraction("0.3"), Fraction("-0.7")]
+    dual = Dual(network, Arithmetic(exact=True))
+    x = dual.arithmetic.array(np.array(point, dtype=object)[None])
+    ((y,),) = dual.node_intervals(x, x)[1][-1][0].tolist()
+    for threshold, violated in ((y, True), (y - Fraction(1, 10**40), False)):
+        value = Fraction(int(threshold.numerator), int(threshold.denominator))
+        scaled = f"(<= (* {value.denominator} Y_0) {value.numerator})"
+        query = read_query(property_text([-1.0] * 2, [1.0] * 2, 1, scaled))
+        assert not witness._violates_in(Arithmetic(), network, query, point)
+        assert witness._violates(network, query, point, False) is violated
+        assert witness._violates(network, query, point, True) is violated
+    query = read_query(property_text([-1.0] * 2, [1.0] * 2, 1, f"(<= Y_0 {float(value) + 1e-6})"))
+    assert witness._violates_in(Arithmetic(), network, query, point)
 
 
 def test_recorded_outputs(witnessed: Files) -> None:

@@ -90,7 +90,7 @@ def check(
     try:
         verdict = _check_header(container, digest(onnx), digest(vnnlib))
         if verdict == "sat":
-            sentence = check_witness(container, network, query, onnx, semantics == DEPLOYED)
+            sentence = check_witness(container, network, query, onnx, semantics == DEPLOYED, exact)
             return Checked(True, sentence, verdict)
         claimed = container.text("semantics")
         if claimed not in SEMANTICS or (semantics == DEPLOYED and claimed == REAL):

@@ -1,7 +1,7 @@
 """Evidence of `sat`: an input as hexadecimal floats, checked again over the reals and in ONNX Runtime.
 
-Over the reals the network is evaluated exactly where it can be (otherwise enclosed in intervals), and the property is judged
-with the decimals of its file. An input whose interval in the property holds no number of the model's type (a point such as
+Over the reals the network's values are enclosed in float64 intervals, and evaluated exactly where these leave the property open (or
+where that is asked for, and the operators allow it). The property is judged with the decimals of its file. An input whose interval in the property holds no number of the model's type (a point such as
 0.1) is judged at the nearest end of that interval.
 """
 
@@ -24,11 +24,13 @@ from verify.checker.query import Query
 Array = NDArray[Any]
 
 
-def check_witness(container: Container, network: Network, query: Query, onnx: bytes, deployed: bool) -> str:
+def check_witness(
+    container: Container, network: Network, query: Query, onnx: bytes, deployed: bool, exact: bool = False
+) -> str:
     """What the witness shows, in one sentence. NotProved where it shows nothing of the semantics asked for."""
     inputs = _floats(container, "inputs", query.inputs)
     point, moved = _in_box(query, inputs)
-    real = _violates(network, query, point)
+    real = _violates(network, query, point, exact)
     outputs = _run(onnx, container.text("element_type"), inputs)
     if outputs is not None and not np.isfinite(outputs).all():
         raise NotProved("ONNX Runtime's outputs are not finite")
@@ -73,14 +75,23 @@ def _in_box(query: Query, inputs: list[float]) -> tuple[list[Fraction], int]:
     raise NotProved("the input is in the box of no clause")
 
 
-def _violates(network: Network, query: Query, point: list[Fraction]) -> bool:
+def _violates(network: Network, query: Query, point: list[Fraction], exact: bool) -> bool:
     """Whether the property is violated at the point over the reals, for certain."""
-    exact = all(layer.kind in EXACT for layer in network.layers)
-    dual = Dual(network, Arithmetic(exact))
-    x = dual.arithmetic.array(np.array(point, dtype=object)[None])
-    low, high = (x, x) if exact else (np.nextafter(x, -np.inf), np.nextafter(x, np.inf))
-    _, values = dual.node_intervals(low, high)
-    lower, upper = ([_fraction(value) for value in end[0].tolist()] for end in values[-1])
+    possible = all(layer.kind in EXACT for layer in network.layers)
+    tiers = [possible] if exact else [False, True] if possible else [False]
+    return any(_violates_in(Arithmetic(tier), network, query, point) for tier in tiers)
+
+
+def _violates_in(arithmetic: Arithmetic, network: Network, query: Query, point: list[Fraction]) -> bool:
+    """What rationals say, or float64 intervals for certain."""
+    x = arithmetic.array(np.array(point, dtype=object)[None])
+    low, high = (x, x) if arithmetic.exact else (np.nextafter(x, -np.inf), np.nextafter(x, np.inf))
+    with np.errstate(all="ignore"):
+        _, values = Dual(network, arithmetic).node_intervals(low, high)
+    ends = [end[0].tolist() for end in values[-1]]
+    if not arithmetic.exact and not np.isfinite(ends).all():
+        return False
+    lower, upper = ([_fraction(value) for value in end] for end in ends)
     return query.violated(point, lower, upper)
 
 
