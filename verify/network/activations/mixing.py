@@ -52,7 +52,7 @@ class MixingHull(Hull):
 
 
 class MixedLine(Line):
-    """The lines of a mixing activation for cotangents `t`."""
+    """The lines of a mixing activation for cotangents `t`: matrices, so that `slope` means nothing here."""
 
     def __init__(self, hull: MixingHull, t: Tensor) -> None:
         super().__init__(t, lambda: hull.intercept(t), 0.0)
