@@ -8,12 +8,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 from nets import DOUBLE, Draft, joined, random_box
 from test_bounders import METHODS, check, starts
-from test_dual_soundness import assert_below, assert_keepers_above, dual_problem
+from test_dual_soundness import assert_below, assert_keepers_above, dual_problem, weighted
 from torch import Tensor
 
 from verify.bounders.backward import IntermediateBounds
+from verify.bounders.dual import DualProblem
 from verify.bounders.interval import interval, magnitudes
 from verify.bounders.linear_program import LinearProgram
+from verify.branchers.fsb import FilteredSmartBranching
 from verify.deadline import Deadline
 from verify.errors import ResourceError
 from verify.network.activations import Relu
@@ -22,6 +24,7 @@ from verify.network.activations.mixing import Mixing
 from verify.network.activations.softmax import Softmax, SoftmaxHull
 from verify.network.affine import NonNegative
 from verify.network.graph import Network
+from verify.state import DualState, Objective
 
 SIZES = {
     MatrixProduct(2, 3, 2, 4): 2 * (3 * 2 + 2 * 4),
@@ -89,6 +92,16 @@ def test_intervals_hold_the_values(activation: Mixing, size: int, seed: int, dty
     narrow = activation.interval(lower, upper)
     room = 1e-5 * (1 + values.abs().amax(1, keepdim=True)) if isinstance(activation, MatrixProduct) else 1e-6
     assert bool(((narrow[0] <= values + room) & (values <= narrow[1] + room)).all())
+
+
+def test_products_that_underflow() -> None:
+    """The interval holds what float64 makes 0; of a factor that is 0 throughout it stays 0."""
+    activation = MatrixProduct(1, 1, 2, 1)
+    lower = torch.tensor([1e-200, 0.0, 1e-200, 1.0], dtype=DOUBLE)
+    low, high = activation.interval(lower, lower)
+    assert float(high) > 0 > float(low)
+    zero = torch.tensor([0.0, 0.0, 5.0, 1.0], dtype=DOUBLE)
+    assert [float(end) for end in activation.interval(zero, zero)] == [0.0, 0.0]
 
 
 @pytest.mark.parametrize("width", [30.0, 100.0, 190.0, 400.0, 1e4, 1e200, torch.inf])
@@ -207,6 +220,38 @@ def test_intermediate_bounds_hold_all_samples(seed: int) -> None:
             z = values[layer.pre_node].flatten(1)
             assert bool((z >= tight.lower[row, layer.variables] - 1e-12).all())
             assert bool((z <= tight.upper[row, layer.variables] + 1e-12).all())
+
+
+def alone(seed: int) -> Network:
+    """Nothing but softmax: a network without a slope to choose."""
+    draft = Draft(torch.Generator().manual_seed(seed), (4,))
+    shares = draft.add(Softmax(2), (draft.dense(0, 6),), (6,))
+    draft.dense(shares, 3)
+    return draft.network()
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_networks_without_slopes(seed: int) -> None:
+    """Lines are used there as elsewhere: on a narrow box the bounds are close to the samples, by every method, cut or not."""
+    network = alone(seed)
+    problem, keeper = dual_problem(network, random_box(network, 2, seed, 0.05), seed, seed % 3)
+    for method, start in zip(METHODS, starts(problem, seed), strict=False):
+        check(method, problem, start, keeper)
+    problem, _ = dual_problem(network, random_box(network, 2, seed, 0.01), seed, 0)
+    plain = problem.evaluate(problem.initial()).bound
+    x = points(problem.bounds.lower[:, None, :4], problem.bounds.upper[:, None, :4], seed)
+    for row in range(2):
+        least = weighted(problem.objective, problem.initial(), row, x[row], network.forward(x[row])).amin(1)
+        assert bool((plain[row] >= least - 0.01 * (1 + least.abs())).all())
+    split = FilteredSmartBranching().choose(*_single(problem))
+    assert bool((split.variable >= 0).all())
+
+
+def _single(problem: DualProblem) -> tuple[DualProblem, DualState]:
+    """The same with its first objective alone, as a search has it."""
+    objective = Objective(*(part[:, :1] for part in vars(problem.objective).values()))
+    one = DualProblem(problem.network, problem.bounds, objective, problem.cuts)
+    return one, one.initial()
 
 
 def test_linear_programs_refuse_them() -> None:

@@ -203,6 +203,10 @@ class DualProblem:
     def coupled(self, state: DualState) -> DualState:
         """The same `rho` as slopes, CROWN's where the state has none, and multipliers for the rest."""
         whole = self.decoupled(state)
+        if (
+            not self.network.parameters
+        ):  # lines without a slope to choose have no place in a state with multipliers
+            return whole
         slopes = state.parameters if state.parameters.shape[2] else self.initial().parameters
         multipliers, supports = whole.multipliers.clone(), self.backward(whole).supports
         for layer in self.layers:
@@ -219,7 +223,7 @@ class DualProblem:
     def _multiplied(self, layer: Layer, t: Tensor, state: DualState) -> tuple[Line | None, Tensor, Tensor]:
         """The line and `rho` of a layer, and what the multipliers of the layer's own cuts cost: nothing else counts them."""
         line, rho = None, None
-        if state.parameters.shape[2]:
+        if self.sloped(state):
             line = self.hulls[layer.node].line(t, state.parameters[..., layer.parameters])
             rho = line.pull(t)
         if state.multipliers.shape[2]:
@@ -242,7 +246,11 @@ class DualProblem:
 
     def _exact(self, state: DualState) -> bool:
         """Whether each neuron's minimum is looked up at `rho`, not read off its line."""
-        return state.multipliers.shape[2] > 0 or state.parameters.shape[2] == 0
+        return state.multipliers.shape[2] > 0 or not self.sloped(state)
+
+    def sloped(self, state: DualState) -> bool:
+        """Whether lines are in play. A network without parameters has lines all the same, where no multipliers replace them."""
+        return state.parameters.shape[2] > 0 or not (self.network.parameters or state.multipliers.shape[2])
 
     def minimum(self, layer: Layer, t: Tensor, rho: Tensor) -> tuple[Tensor, Tensor]:
         """Where `t x - rho z` has its minimum over a layer's box: z* [batch, objectives, pre] and x* [batch, objectives, post]."""

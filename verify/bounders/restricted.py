@@ -30,7 +30,7 @@ class Restricted(Iterative):
     everywhere: bool = False
 
     def start(self, problem: DualProblem, state: DualState) -> Climber:
-        if self.everywhere or not state.parameters.shape[2]:
+        if self.everywhere or not problem.sloped(state):
             state = problem.coupled(state)
         own = 0.03 * self.step if state.multipliers.shape[2] else 0.0
         return GradientClimber.begin(problem, state, self.step, self.decay, own)

@@ -56,9 +56,15 @@ class MatrixProduct(Mixing):
             corners = torch.stack(ends)
             low, high = low + corners.amin(0), high + corners.amax(0)
             size = size + corners.abs().amax(0)
-        slack = (2 * self.inner + 4) * torch.finfo(lower.dtype).eps * size
+        limits = torch.finfo(lower.dtype)
+        slack = (2 * self.inner + 4) * limits.eps * size + limits.tiny * self._nonzero(lower, upper)
         low, high = (low - slack).flatten(-3), (high + slack).flatten(-3)
         return torch.where(low.isnan(), -torch.inf, low), torch.where(high.isnan(), torch.inf, high)
+
+    def _nonzero(self, lower: Tensor, upper: Tensor) -> Tensor:
+        """How many of each output's products are not 0 throughout: as many may underflow."""
+        a, b = self.factors(torch.maximum(lower.abs(), upper.abs()).sign())
+        return a @ b
 
     def hull(self, lower: Tensor, upper: Tensor) -> Hull:
         return MatrixProductHull(self, lower, upper)

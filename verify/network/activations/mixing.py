@@ -48,7 +48,7 @@ class MixingHull(Hull):
 
     @abstractmethod
     def intercept(self, t: Float[Tensor, "*batch post"]) -> Float[Tensor, "*batch post"]:
-        """The constants of the lines for t's signs, rounded away from the activation."""
+        """The constants of the lines for t's signs; what rounding they do not hold is charged by `size`."""
 
 
 class MixedLine(Line):
