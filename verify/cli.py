@@ -374,6 +374,7 @@ def _fail(code: int, message: str) -> NoReturn:
 
 def main() -> NoReturn:
     """Runs the command line and exits with the documented code; a verdict never follows an error."""
+    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # numpy's products are small: processes share the work
     try:
         code = cli(standalone_mode=False, obj=_STARTED)
     except click.ClickException as error:

@@ -227,6 +227,37 @@ def test_lemmas_are_used(tmp_path: Path) -> None:
     assert files.check(exact=True).proved
 
 
+@pytest.mark.parametrize("together", [1, 3, 96])
+def test_every_claim_of_every_lemma_is_proved(
+    together: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """However many are proved at a time, and by however many processes: a claim that does not hold is found, and named."""
+    from test_mutations import lemma_files
+
+    monkeypatch.setattr("verify.checker.lemmas._TOGETHER", together)
+    files = lemma_files(tmp_path)
+    parts = Parts.read(files.certificate)
+    assert files.check().proved
+    own = Files(tmp_path / "wrong.cert", files.model, files.property)
+    places = [i for i, (kind, _) in enumerate(parts.blocks) if kind == "lemma"]
+    tried = 0
+    for place in places:
+        data = parts.blocks[place][1]
+        node, count = (int.from_bytes(data[at : at + 8], "little") for at in (0, 16))
+        sides = np.frombuffer(data[24 + 4 * count :], "i1", count)
+        start = 24 + 5 * count
+        for i in range(count):
+            at = start + 4 * i
+            value = np.frombuffer(data[at : at + 4], "<f4") + np.float32(100.0 * sides[i])
+            wrong = parts.copy()
+            wrong.blocks = [*wrong.blocks[:place], ("lemma", data[:at] + value.tobytes() + data[at + 4 :])]
+            wrong.write(own.certificate)
+            assert f"lemma of node {node}: " in own.check().sentence
+            assert [refuses(own, shares) for shares in (1, 2, 3)] == [True] * 3
+            tried += 1
+    assert tried > 5
+
+
 # -- any bounder's dual points
 
 

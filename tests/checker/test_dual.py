@@ -661,7 +661,7 @@ def test_objectives_of_clauses(seed: int) -> None:
     beside = np.zeros((2, size))
     beside[:, random.integers(size)] = (1.0, -1.0)
     weights = np.abs(random.standard_normal((1, 2, count)))
-    objective = Objective(weights, [rows], (layer.operand, beside))
+    objective = Objective(weights, [rows], (layer.operand, beside[None]))
     for all_exact in (False, True):
         bounder = Bounder(network, Arithmetic(exact=all_exact))
         bounds = bounder.dual.intervals(lower, upper)
@@ -682,43 +682,47 @@ def test_objectives_of_clauses(seed: int) -> None:
                 assert down <= total
 
 
-# -- one region
+# -- several regions
 
 
 @settings(max_examples=60)
 @given(seeds)
-def test_one_region_is_bounded_as_several_are(seed: int) -> None:
-    """What one region leaves out (neurons whose ReLU is linear) is 0: the same region twice has the same bounds."""
+def test_neurons_that_are_linear_in_all_regions_are_left_out(seed: int) -> None:
+    """What is left out is 0: each region alone, with every neuron's minimum taken, has the same bounds as all together."""
     random = np.random.default_rng(seed)
     network = random_network(seed, [("relu", ())])
     lower, upper = random_box(network, random)
-    bounder = Bounder(network, Arithmetic())
-    low, high = bounder.dual.intervals(lower, upper)
-    for end in (low, high):  # some at the kink, some cut there
+    bounder, count = Bounder(network, Arithmetic()), 1 + seed % 3
+    low, high = (end.repeat(count, 0) for end in bounder.dual.intervals(lower, upper))
+    for end in (low, high):  # some at the kink, some cut there, in one region or in all
         end[:, network.inputs :][random.random(end[:, network.inputs :].shape) < 0.2] = 0.0
+        end[:, network.inputs :][:, random.random(network.variables - network.inputs) < 0.2] = 0.0
     high = np.maximum(low, high)
     sizes = bounder.dual.sizes(low, high)
     alphas = {
-        number: np.where((low[:, None, one.variables] < 0) & (high[:, None, one.variables] > 0), random.random((1, 1, one.variables.stop - one.variables.start)), 0.0)
+        number: np.where((low[:, None, one.variables] < 0) & (high[:, None, one.variables] > 0), random.random((count, 1, one.variables.stop - one.variables.start)), 0.0)
         for number, one in enumerate(network.layers)
     }  # fmt: skip
-    cut = random.integers(network.inputs, network.variables, (1, 2))
-    multipliers = random.standard_normal((1, 2))
-    weights = np.abs(random.standard_normal((1, 3, 2)))
+    cut = random.integers(network.inputs, network.variables, (count, 2))
+    multipliers = random.standard_normal((count, 3, 2))
+    weights = np.abs(random.standard_normal((count, 3, 2)))
     rows = Rows(random.standard_normal((2, network.outputs)), None, [Fraction(0)] * 2, np.zeros(2))
-    found = []
-    for times in (1, 2):
-        bounds = low.repeat(times, 0), high.repeat(times, 0)
-        own = {number: alpha.repeat(times, 0) for number, alpha in alphas.items()}
-        rho = bounder.sloped(bounds, own, (cut.repeat(times, 0), multipliers.repeat(times, 0)))
-        objective = Objective(weights.repeat(times, 0), [rows])
-        inputs = slice(0, network.inputs)
-        linear = bounder.dual.sweep(*bounds, *objective.start(bounder.dual, sizes), rho, sizes)
-        found.append((linear, linear.bound(bounds[0][:, None, inputs], bounds[1][:, None, inputs])))
-    (one, least), (both, twice) = found[0], found[1]
-    assert np.allclose(one.cotangent[0], both.cotangent[0], rtol=1e-12, atol=1e-300)
-    assert np.allclose(least[0], twice[0], rtol=1e-9, atol=1e-9)
-    assert np.allclose(one.error[0], both.error[0], rtol=1e-6)
+
+    def found(some: slice, whole: bool) -> tuple[Linear, np.ndarray]:
+        bounds, inputs = (low[some], high[some]), slice(0, network.inputs)
+        own = {number: alpha[some] for number, alpha in alphas.items()}
+        rho = bounder.sloped(bounds, own, (cut[some], multipliers[some]))
+        start = Objective(weights[some], [rows]).start(bounder.dual, sizes)
+        every = (lambda number, t: Multipliers(rho(number, t).values)) if whole else rho
+        linear = bounder.dual.sweep(*bounds, *start, every, sizes)
+        return linear, linear.bound(bounds[0][:, None, inputs], bounds[1][:, None, inputs])
+
+    together, bound = found(slice(0, count), False)
+    for region in range(count):
+        alone, least = found(slice(region, region + 1), True)
+        assert np.allclose(alone.cotangent[0], together.cotangent[region], rtol=1e-12, atol=1e-300)
+        assert np.allclose(least[0], bound[region], rtol=1e-9, atol=1e-9)
+        assert np.allclose(alone.error[0], together.error[region], rtol=1e-6)
 
 
 def test_a_bound_that_is_no_number_is_not_left_out() -> None:

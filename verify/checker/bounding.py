@@ -28,7 +28,7 @@ class Objective:
     """`weights . (C y + E x - d)`, and `aside . z` on an earlier node's values beside it.
 
     weights: [regions, objectives, rows], none negative. rows: one clause's for each region, one for all, or none. aside: the
-    node, and coefficients [objectives, size].
+    node, and coefficients [regions, objectives, size].
     """
 
     weights: Array
@@ -38,7 +38,7 @@ class Objective:
     def select(self, regions: Array, objectives: Array) -> Objective:
         """Some objectives of some regions."""
         rows = self.rows if len(self.rows) < 2 else [self.rows[i] for i in regions.tolist()]
-        aside = None if self.aside is None else (self.aside[0], self.aside[1][objectives])
+        aside = None if self.aside is None else (self.aside[0], self.aside[1][regions][:, objectives])
         return Objective(self.weights[regions][:, objectives], rows, aside)
 
     def start(self, dual: Dual, sizes: dict[int, Array]) -> tuple[dict[int, Array], Array, Array]:
@@ -50,7 +50,7 @@ class Objective:
             start, constant, error = self._start_rows(dual, sizes)
         if self.aside is not None:
             node, coefficients = self.aside
-            beside = np.broadcast_to(arithmetic.array(coefficients), (*constant.shape, coefficients.shape[1]))
+            beside = arithmetic.array(coefficients)
             start[node] = start[node] + beside if node in start else beside
         return start, constant, error
 
@@ -82,7 +82,7 @@ class Bounder:
         self.network, self._until = network, until
         self.dual = Dual(network, replace(arithmetic, exact=False))
         self.in_rationals = 0  # bounds decided so
-        self._all_exact, self._arithmetic = arithmetic.exact, replace(arithmetic, exact=True)
+        self.all_exact, self._arithmetic = arithmetic.exact, replace(arithmetic, exact=True)
         self._exact: Dual | None = None
         self._can_be_exact = all(layer.kind in EXACT for layer in network.layers)
 
@@ -100,7 +100,7 @@ class Bounder:
         needed: Array,
         strictly: bool,
     ) -> Pair:
-        """Bounds [regions, objectives], and which of them are at least `needed`, or more than that."""
+        """Bounds [regions, objectives], and which of them are at least `needed` (-inf: not asked for), or more than that."""
         self.check_time()
         lower, upper = bounds
         declared: dict[int, Array] = {}
@@ -116,7 +116,8 @@ class Bounder:
         reached = np.asarray((bound > needed if strictly else bound >= needed) & np.isfinite(bound))
         if self._can_be_exact:
             # exact values are at most twice the errors charged above: below that there is no hope
-            undecided = self._all_exact | (~reached & ~(bound + 2.5 * linear.error < needed))
+            hopeful = self.all_exact | (~reached & ~(bound + 2.5 * linear.error < needed))
+            undecided = hopeful & (needed > -math.inf)
             for region in np.flatnonzero(undecided.any(1)).tolist():
                 self.check_time()
                 at, left = np.array([region]), np.flatnonzero(undecided[region])
@@ -181,12 +182,7 @@ class Bounder:
                 return default(number, t)
             low, high = lower[:, None, layer.variables], upper[:, None, layer.variables]
             own = () if cuts is None else (layer.variables, *cuts)
-            if len(lower) == 1:
-                return _few_bent(t, low, high, alphas[number], *own)
-            found = t * relu_slopes(t, low, high, alphas[number])
-            if own:
-                add_cuts(found, *own)
-            return Multipliers(found)
+            return _few_bent(t, low, high, alphas[number], *own)
 
         return rho
 
@@ -197,20 +193,22 @@ class Bounder:
 
 
 def _few_bent(t: Array, lower: Array, upper: Array, alpha: Array, *cuts: Any) -> Multipliers:
-    """One region's multipliers: it is the same few neurons for all objectives that take more than a factor."""
-    linear, slope = (lower >= 0) | (upper <= 0), np.where(lower >= 0, 1.0, 0.0)
+    """The multipliers of ReLUs; most are linear, and alike so in all regions: they take no more than a factor."""
+    slope = np.where(lower >= 0, 1.0, 0.0)
+    alike = ((lower >= 0) | (upper <= 0)).all((0, 1)) & (slope == slope[:1]).all((0, 1))
     if cuts:
-        columns, variables = cuts[0], cuts[1][0]
+        columns, variables = cuts[0], cuts[1]
         cut = variables[(variables >= columns.start) & (variables < columns.stop)] - columns.start
-        linear[..., cut] = False  # whatever they are, they have a multiplier besides
-    bent = np.flatnonzero(~linear)
-    found = t * slope
+        alike[cut] = False  # whatever they are, they have a multiplier besides
+    bent = np.flatnonzero(~alike)
+    found = t * slope[:1]
     some = lower[..., bent], upper[..., bent], alpha[..., bent]
     found[..., bent] = t[..., bent] * relu_slopes(t[..., bent], *some)
     if cuts:
         add_cuts(found, *cuts)
-    slope[..., bent] = 0.0
-    return Multipliers(found, bent, slope[0, 0])
+    slope = slope[0, 0]
+    slope[bent] = 0.0
+    return Multipliers(found, bent, slope)
 
 
 def add_cuts(rho: Array, columns: slice, variables: Array, multipliers: Array) -> None:

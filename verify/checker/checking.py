@@ -31,7 +31,7 @@ from verify.checker.stream import Block, Cursor, blocks
 from verify.checker.tree import Tree
 from verify.checker.witness import check_witness
 
-_WORTH_A_PROCESS = 2_000_000_000  # bytes of blocks times variables: about a second
+_WORTH_A_PROCESS = 4_000_000_000  # bytes of blocks times variables: about a second
 T = TypeVar("T")
 REAL, DEPLOYED = "real", "ieee32-any-order"
 HANDLERS: dict[str, Callable[[Proof, Cursor, bool], None]] = {
@@ -180,9 +180,7 @@ def prove_share(
     proof = _start(container, network, query, arithmetic, until, number, shares)
     for block in blocks(container):
         take_in(proof, block, block.kind in ("box", "slopes") or block.number % shares == number)
-    proof.tree.check_complete()
-    proof.summary.in_rationals = proof.bounder.in_rationals
-    return proof.summary
+    return proof.finished()
 
 
 def _start(

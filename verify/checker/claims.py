@@ -8,8 +8,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from verify.checker.bounding import Objective, Pair
-from verify.checker.clauses import Rows
 from verify.checker.errors import NotProved, Refused
+from verify.checker.lemmas import Lemma
 from verify.checker.proof import CHUNK, Proof
 from verify.checker.stream import Cursor
 
@@ -43,14 +43,13 @@ def _prove_box(proof: Proof, claimed: Pair, known: Pair) -> None:
             claims = claimed[end][columns]
             neurons = np.flatnonzero(~(side * claims <= side * found[end][0, columns]))
             neurons = neurons[proof.own(neurons)]
-            objective = variables(proof, number, neurons, np.full(len(neurons), side))
-            needed = side * claims[neurons]
             for some in proof.bounder.pieces(len(neurons), CHUNK):
-                part = _piece(objective, some)
+                own = neurons[some]
+                objective = _variables(proof, number, own, np.full(len(own), side))
                 _, reached = proof.bounder.reach(
-                    known, part, proof.bounder.default(known), sizes, needed[some][None], False
+                    known, objective, proof.bounder.default(known), sizes, side * claims[own][None], False
                 )
-                _check_reached(reached, number, neurons[some])
+                _check_reached(reached, number, own)
         for end in range(2):  # the claims themselves, even where more is known: CROWN's slopes depend on them
             claims = claimed[end][columns]
             known[end][0, columns] = np.where(np.isfinite(claims), claims, found[end][0, columns])
@@ -68,11 +67,17 @@ def slopes(proof: Proof, cursor: Cursor, prove: bool) -> None:
     below = proof.dual.layers_below(proof.network.layers[number].operand)
     alphas = read_alphas(proof, cursor, bounds, len(places), "<u1", below)
     if prove:
-        own = proof.own(neurons)
-        objective = variables(proof, number, neurons[own], sides[own])
         sizes = proof.dual.sizes(*proof.bounder.propagated(bounds))
-        slopes_of = {layer: alpha[:, own] for layer, alpha in alphas.items()}
-        _prove_claims(proof, number, bounds, objective, (claims * sides)[own], slopes_of, None, sizes)
+        own = proof.own(neurons)
+        for some in proof.bounder.pieces(len(own), CHUNK):
+            part = own[some]
+            objective = _variables(proof, number, neurons[part], sides[part])
+            rho = proof.bounder.sloped(bounds, {layer: alpha[:, part] for layer, alpha in alphas.items()})
+            _, reached = proof.bounder.reach(
+                bounds, objective, rho, sizes, (claims * sides)[part][None], False
+            )
+            _check_reached(reached, number, neurons[part])
+        proof.summary.claims += len(own)
     lower, upper = old[0].copy(), old[1].copy()
     np.maximum.at(lower, places[sides > 0], claims[sides > 0])
     np.minimum.at(upper, places[sides < 0], claims[sides < 0])
@@ -87,65 +92,34 @@ def lemma(proof: Proof, cursor: Cursor, prove: bool) -> None:
     proof.tree.check_nodes(np.array([node]))
     neurons = _neurons(proof, number, places)
     if prove:
-        _prove_lemma(proof, cursor, node, number, neurons, sides, claims)
+        proof.lemmas.add(_stated(proof, cursor, node, number, neurons, sides, claims))
     else:
         cursor.skip()
     proof.tree.claim(node, places, np.where(sides > 0, claims, -np.inf), np.where(sides < 0, claims, np.inf))
 
 
-def _prove_lemma(
-    proof: Proof, cursor: Cursor, node: int, number: int, neurons: Array, sides: Array, claims: Array
-) -> None:
-    """From the rest of the block: weights, the multipliers of the node's cuts, slopes."""
+def _stated(
+    proof: Proof, cursor: Cursor, node: int, layer: int, neurons: Array, sides: Array, claims: Array
+) -> Lemma:
+    """With the rest of the block: weights, the multipliers of the node's cuts, slopes."""
     nodes = np.array([node])
     weights = proof.weights(cursor, "<f4", len(neurons), proof.clauses.most_rows)
     cuts, counts = proof.tree.cuts(nodes)
-    multipliers = np.array(cursor.take("<f2", int(counts[0])), dtype=np.float64)[None]
+    multipliers = np.array(cursor.take("<f2", int(counts[0])), dtype=np.float64)
     bounds = proof.tree.regions(nodes)
     alphas = read_alphas(proof, cursor, bounds, 1, "<u1", list(range(len(proof.network.layers))))
-    objective = variables(proof, number, neurons, sides, weights, proof.clause(node))
-    scaled = multipliers[:, None] * weights.sum(1)[None, :, None]
-    _prove_claims(
-        proof, number, bounds, objective, claims * sides, alphas, (cuts, scaled), proof.sizes_of(nodes)
-    )
+    return Lemma(
+        node, layer, neurons, sides, claims, weights, proof.clause(node), bounds, alphas, cuts[0], multipliers,
+        proof.sizes_of(nodes),
+    )  # fmt: skip
 
 
-def _prove_claims(
-    proof: Proof, number: int, bounds: Pair, objective: Objective, needed: Array, alphas: dict[int, Array],
-    cuts: Pair | None, sizes: dict[int, Array],
-) -> None:  # fmt: skip
-    """Claims of one region's neurons, by slopes."""
-    for some in proof.bounder.pieces(len(needed), CHUNK):
-        own = {layer: values if values.shape[1] == 1 else values[:, some] for layer, values in alphas.items()}
-        rho = proof.bounder.sloped(bounds, own, None if cuts is None else (cuts[0], cuts[1][:, some]))
-        _, reached = proof.bounder.reach(
-            bounds, _piece(objective, some), rho, sizes, needed[some][None], False
-        )
-        _check_reached(reached, number, np.arange(len(needed))[some])
-    proof.summary.claims += len(needed)
-
-
-def variables(
-    proof: Proof,
-    number: int,
-    neurons: Array,
-    sides: Array,
-    weights: Array | None = None,
-    rows: Rows | None = None,
-) -> Objective:
-    """The objectives `side z_neuron` of a layer, and weighted rows of a clause beside them."""
+def _variables(proof: Proof, number: int, neurons: Array, sides: Array) -> Objective:
+    """The objectives `side z_neuron` of a layer on one region."""
     node = proof.network.layers[number].operand
-    coefficients = np.zeros((len(neurons), proof.network.nodes[node].size))
-    coefficients[np.arange(len(neurons)), neurons] = sides
-    if weights is None or rows is None:
-        return Objective(np.zeros((1, len(neurons), 0)), [], (node, coefficients))
-    return Objective(weights[None], [rows], (node, coefficients))
-
-
-def _piece(objective: Objective, some: slice) -> Objective:
-    assert objective.aside is not None
-    node, coefficients = objective.aside
-    return Objective(objective.weights[:, some], objective.rows, (node, coefficients[some]))
+    coefficients = np.zeros((1, len(neurons), proof.network.nodes[node].size))
+    coefficients[0, np.arange(len(neurons)), neurons] = sides
+    return Objective(np.zeros((1, len(neurons), 0)), [], (node, coefficients))
 
 
 def _check_reached(reached: Array, number: int, names: Array) -> None:

@@ -69,6 +69,18 @@ class Arithmetic:
 
 
 @dataclass(frozen=True)
+class Pulled:
+    """A sweep on its way: `objective >= sum of pending . nodes' values + constant - error`.
+
+    pending: by node, [regions, objectives, size]. constant, error: [regions, objectives].
+    """
+
+    pending: dict[int, Array]
+    constant: Array
+    error: Array
+
+
+@dataclass(frozen=True)
 class Linear:
     """`objective >= cotangent . x + constant - error` on a region: [regions, objectives, ..]."""
 
@@ -78,8 +90,9 @@ class Linear:
 
     def bound(self, lower: Array, upper: Array) -> Array:
         """The least value on input boxes [regions, 1, inputs], rounded down."""
-        at_ends = np.minimum(self.cotangent * lower, self.cotangent * upper)
-        return np.asarray(at_ends.sum(-1) + self.constant - self.error)
+        at_lower = np.maximum(self.cotangent, 0) @ lower.swapaxes(-1, -2)
+        at_upper = np.minimum(self.cotangent, 0) @ upper.swapaxes(-1, -2)
+        return np.asarray((at_lower + at_upper)[..., 0] + self.constant - self.error)
 
 
 class Dual:
@@ -255,17 +268,24 @@ class Dual:
         lower, upper: [regions, variables], for all objectives of a region. start: the objective's coefficients on nodes' values,
         [regions, objectives, size] each; constant, error: [regions, objectives], what it has besides and how far that is off.
         """
-        pending = dict(start)
-        for index in range(max(pending), 0, -1):
+        every = Pulled(dict(start), constant, error)
+        return self.finished(self.descended(lower, upper, every, 1, rho, sizes), sizes)
+
+    def descended(
+        self, lower: Array, upper: Array, pulled: Pulled, last: int, rho: Rho, sizes: dict[int, Array]
+    ) -> Pulled:
+        """The part of a sweep that ends with node `last`: what is left pulls on nodes before it."""
+        pending, constant, error = dict(pulled.pending), pulled.constant, pulled.error
+        for index in range(max(pending), last - 1, -1):
             c = pending.pop(index, None)
             if c is None:
                 continue
             node = self.network.nodes[index]
             if isinstance(node, Affine):
                 constant = constant + c @ self.biases[index]
-                error = error + self._affine_error(index, c, sizes)
+                error = error + self.affine_error(index, c, sizes)
                 for linear, operand in self.maps[index]:
-                    _join(pending, operand, _pulled(linear.transpose, c))
+                    join(pending, operand, _pulled(linear.transpose, c))
                 continue
             assert isinstance(node, Activation)
             number = self._layer_of[index]
@@ -277,22 +297,29 @@ class Dual:
             least = minimum(node.kind, node.parameters, *(part[..., few] for part in (c, values, low, high)))
             constant = constant + least.sum(-1)
             error = error + self._activation_error(index, node, c, multipliers, sizes)
-            _join(pending, node.operand, values)
-        shape = (*constant.shape, self.network.inputs)
-        zero = self._number(0.0)
-        c = pending.get(0)
-        c = np.full(shape, zero) if c is None else np.broadcast_to(c, shape)
+            join(pending, node.operand, values)
+        return Pulled(pending, constant, error)
+
+    def finished(self, pulled: Pulled, sizes: dict[int, Array]) -> Linear:
+        """The end of a sweep, where nothing is left to pull on but the input."""
+        shape = (*pulled.constant.shape, self.network.inputs)
+        c = pulled.pending.get(0)
+        c = np.full(shape, self._number(0.0)) if c is None else np.broadcast_to(c, shape)
+        error = pulled.error
         if self.gamma:
             lost = _UNDERFLOW * sum(float(size.sum()) for size in sizes.values())
             error = (error + self.gamma * (np.abs(c) @ sizes[0])) * (1 + 1e-9) + (lost + _UNDERFLOW)
-        return Linear(c, constant, error)
+        return Linear(c, pulled.constant, error)
 
-    def _affine_error(self, index: int, c: Array, sizes: dict[int, Array]) -> Any:
+    def affine_error(self, index: int, c: Array, sizes: dict[int, Array]) -> Any:
+        """How far a sweep may be off that pulls an affine node's `c` on to its operands."""
+        errors = self.entry_errors(index, sizes)
+        return 0 if errors is None else np.abs(c) @ errors
+
+    def entry_errors(self, index: int, sizes: dict[int, Array]) -> Array | None:
+        """That for each of an affine node's values, where `c` is 1; None where there is none."""
         relative, absolute = self._errors(index)
-        if not relative and not absolute:
-            return 0
-        size = np.abs(c)
-        return relative * (size @ sizes[index]) + absolute * size.sum(-1)
+        return relative * sizes[index] + absolute if relative or absolute else None
 
     def _activation_error(
         self, index: int, node: Activation, t: Array, rho: Multipliers, sizes: dict[int, Array]
@@ -333,7 +360,8 @@ def _pulled(transpose: Callable[[Array], Array], c: Array) -> Array:
     return flat.reshape(*c.shape[:-1], flat.shape[-1])
 
 
-def _join(pending: dict[int, Array], node: int, cotangent: Array) -> None:
+def join(pending: dict[int, Array], node: int, cotangent: Array) -> None:
+    """Adds what pulls on a node."""
     pending[node] = pending[node] + cotangent if node in pending else cotangent
 
 

@@ -28,7 +28,7 @@ Array: TypeAlias = NDArray[Any]  # float64, or object with rational numbers
 Integers: TypeAlias = NDArray[np.int64]
 Shape: TypeAlias = tuple[int, ...]
 
-_SPREAD_OUT = 1_000_000  # numbers that a convolution spreads its operand out to, at a time
+_SPREAD_OUT = 400_000  # numbers that a convolution spreads its operand out to, at a time
 fmpq: Any = None
 with suppress(ImportError):
     fmpq = import_module("flint").fmpq

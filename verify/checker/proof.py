@@ -13,6 +13,7 @@ from verify.checker.bounding import Bounder, Pair
 from verify.checker.clauses import Clauses, Rows
 from verify.checker.dual import Arithmetic
 from verify.checker.errors import NotProved, Refused
+from verify.checker.lemmas import Lemmas
 from verify.checker.network import Network
 from verify.checker.stream import Cursor
 from verify.checker.tree import Tree
@@ -50,7 +51,7 @@ class Proof:
         self.network, self.clauses, self.tree = network, clauses, tree
         self.number, self.shares = number, shares
         self.bounder = Bounder(network, arithmetic, until)
-        self.dual = self.bounder.dual
+        self.dual, self.lemmas = self.bounder.dual, Lemmas(self.bounder)
         self.summary = Summary()
         self._sizes: dict[int, tuple[Array, dict[int, Array]]] = {}
 
@@ -95,6 +96,15 @@ class Proof:
         """Slices of so many regions that they fit."""
         step = max(1, CHUNK // (4 * self.network.variables))
         return [slice(start, min(start + step, count)) for start in range(0, count, step)]
+
+    def finished(self) -> Summary:
+        """What was proved, once the lemmas that wait are and the tree is complete; NotProved or Refused else."""
+        with np.errstate(all="ignore"):
+            self.lemmas.settle()
+        self.tree.check_complete()
+        self.summary.claims += self.lemmas.proved
+        self.summary.in_rationals = self.bounder.in_rationals
+        return self.summary
 
     def closed(self, nodes: Array, bound: Array, reached: Array, bounds: Pair) -> None:
         """Books leaves; NotProved unless each has a bound above 0 or is empty."""

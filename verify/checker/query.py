@@ -31,7 +31,8 @@ MIRRORED = {"<=": ">=", "<": ">", ">=": "<=", ">": "<", "=": "="}
 
 is_number = re.compile(r"[-+]?(?:\d+\.?\d*|\.\d+)(?:[eE][-+]?\d+)?\Z", re.ASCII).match
 is_variable = re.compile(r"[XY]_(?:0|[1-9]\d{0,8})\Z", re.ASCII).match
-find_tokens = re.compile(r"[()]|[^\s()]+", re.ASCII)
+next_token = re.compile(r"\s*([()]|[^\s()]+)", re.ASCII).match
+next_comparison = re.compile(r"\(\s*([<>]=)\s+([^\s()]+)\s+([^\s()]+)\s*\)", re.ASCII).match
 
 Term: TypeAlias = tuple[
     dict[int, Fraction], Fraction
@@ -332,8 +333,7 @@ class Reader:
 
     def __init__(self, text: str) -> None:
         self.text = re.sub(r";[^\n]*", "", text)
-        self.matches = find_tokens.finditer(self.text)
-        self.word, self.place, self.last = "", 0, 0
+        self.word, self.place, self.end, self.last = "", 0, 0, 0
         self.codes: dict[str, int] = {}
         self.numbers: dict[str, Fraction] = {}
         self.simple: dict[tuple[str, str, str], Formula] = {}  # comparisons of two words: files repeat them
@@ -342,9 +342,12 @@ class Reader:
 
     def advance(self) -> None:
         """Go on to the next word."""
-        match = next(self.matches, None)
         self.last = self.place
-        self.word, self.place = (match.group(), match.start()) if match else ("", len(self.text))
+        match = next_token(self.text, self.end)
+        if match:
+            self.word, self.place, self.end = match[1], match.start(1), match.end()
+        else:
+            self.word, self.place, self.end = "", len(self.text), len(self.text)
 
     def fail(self, reason: str) -> NoReturn:
         """Refuse, with the line of the last word read."""
@@ -413,6 +416,11 @@ class Reader:
         """Read a formula."""
         if depth > MOST_NESTING:
             self.fail("nested too deeply")
+        short = next_comparison(self.text, self.place)
+        if short:  # most of a large file are these
+            self.end = short.end()
+            self.advance()
+            return self.of_words(*short.groups())
         self.expect("(")
         head = self.next()
         if head in ("and", "or"):
@@ -428,14 +436,23 @@ class Reader:
         second = self.next()
         if left is None and second != "(":
             self.expect(")")
-            key = (head, first, second)
-            if key not in self.simple:
-                self.simple[key] = self.comparison(head, self.term(first, 0), self.term(second, 0))
-            return self.simple[key]
+            return self.of_words(head, first, second)
         left = self.term(first, 0) if left is None else left
         right = self.term(second, 0)
         self.expect(")")
         return self.comparison(head, left, right)
+
+    def of_words(self, head: str, first: str, second: str) -> Formula:
+        """The formula that compares two variables or numbers."""
+        key = (head, first, second)
+        if key not in self.simple:
+            left, right = self.term(first, 0), self.term(second, 0)
+            if first in self.codes and second not in self.codes:
+                code = self.codes[first]
+                self.simple[key] = Atom(head, left[0], right[1], None if code % 2 else code // 2)
+            else:
+                self.simple[key] = self.comparison(head, left, right)
+        return self.simple[key]
 
     def comparison(self, head: str, left: Term, right: Term) -> Formula:
         """The formula that compares two terms."""
