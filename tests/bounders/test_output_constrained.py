@@ -23,6 +23,7 @@ from nets import (
 )
 from torch import Tensor
 
+from verify.bounders import output_constrained
 from verify.bounders.backward import IntermediateBounds
 from verify.bounders.dual import DualProblem
 from verify.bounders.interval import magnitudes
@@ -81,6 +82,27 @@ def test_no_unsafe_point_is_outside(network: Network, seed: int, depth: int, row
             slack = 1e-9 * (1 + z.abs())
             assert bool((z >= tight.lower[row] - slack).all())
             assert bool((z <= tight.upper[row] + slack).all())
+
+
+@given(networks(), seeds, st.integers(0, 3))
+def test_sharing_the_row_changes_nothing(network: Network, seed: int, depth: int) -> None:
+    """What is pulled down once and weighed gives the bounds that every objective's own sweep gives."""
+    bounds = IntermediateBounds().tighten(network, random_box(network, 2, seed), Deadline())
+    cuts, _ = random_cuts(network, bounds, depth, seed)
+    problem = DualProblem(network, cuts.apply(bounds), random_objective(network, 2, 1, 1, seed), cuts)
+    state = Restricted(3).ascend(problem, random_state(problem.initial(), seed)).state
+    random = torch.Generator().manual_seed(seed)
+    for layer in network.layers:
+        neurons = torch.randint(layer.size, (2, 3), generator=random)
+        weights = torch.rand(2, 6, 1, generator=random, dtype=DOUBLE) * 10.0 ** (seed % 7 - 3)
+        sizes = magnitudes(network, bounds)
+        entries = output_constrained._entries(problem, layer, [neurons], sizes)
+        assert entries is not None
+        shared, own = (
+            output_constrained._bound(problem, state, layer, neurons, weights, sizes, some) for some in (entries, None)
+        )  # fmt: skip
+        for end, expected in zip(shared, own, strict=True):
+            torch.testing.assert_close(end, expected, rtol=1e-7, atol=1e-7 * float(1 + weights.max()))
 
 
 @given(networks(), seeds, st.integers(1, 2))

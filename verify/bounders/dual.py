@@ -19,6 +19,7 @@ In float64, `evaluate(.., magnitudes)` also charges every rounding error of the 
 
 from __future__ import annotations
 
+from copy import copy
 from dataclasses import replace
 from functools import cached_property
 
@@ -74,6 +75,16 @@ class DualProblem:
             self.node,
             None if self.aside is None else replace(self.aside, coefficients=self.aside.coefficients[rows]),
         )
+
+    def widened(self, objectives: int) -> DualProblem:
+        """A problem of one objective a region as one of so many alike, with what is known of the regions."""
+        assert self.aside is None
+        found = copy(self)
+        found.objective = Objective(
+            *(part.expand(-1, objectives, *part.shape[2:]) for part in vars(self.objective).values())
+        )
+        found.objectives = objectives
+        return found
 
     @cached_property
     def hulls(self) -> dict[int, Hull]:
@@ -348,44 +359,72 @@ class DualProblem:
         With `probes` (in the restricted domain) every objective is bounded as if its probe's cut had been made; probes of
         activations that join several variables are passed over.
         """
+        pending, account = self.opened(state, magnitudes)
+        supports = self.descend(pending, 1, state, account, probes)
+        return self.closed(pending, supports, account)
+
+    def backward(self, state: DualState) -> Sweep:
+        """The sweep without its value, which `supergradient` finds as well."""
+        pending = self._start(state)
+        supports = self.descend(pending, 1, state)
+        return Sweep(self._arrived(pending), supports)
+
+    def opened(
+        self, state: DualState, magnitudes: dict[int, Tensor] | None = None
+    ) -> tuple[dict[int, Tensor], Account]:
+        """A sweep's beginning: the objective's cotangents by node, [batch * objectives, *shape], and its account."""
         start, _ = self.weighted_objective(state)
         value = start @ self.network.offsets[self.node]
         if self.aside is not None:
             value = value + self.aside.coefficients @ self.network.offsets[self.aside.node]
         account = Account(value - (state.row_weights * self.objective.thresholds).sum(2), magnitudes)
-        sweep = self._sweep(state, account, probes)
-        account.add(self._input_minimum(sweep.input_cotangent))
-        bound = account.bound
         if magnitudes is not None:
-            account.charge(sweep.input_cotangent, 0)
             self._charge_objective(account, state, magnitudes)
+        return self._start(state), account
+
+    def closed(
+        self, pending: dict[int, Tensor], supports: dict[int, Support], account: Account
+    ) -> Evaluation:
+        """A sweep's end: the input's minimum, and what rounding may have cost."""
+        t0 = self._arrived(pending)
+        account.add(self._input_minimum(t0))
+        bound = account.bound
+        if account.magnitudes is not None:
+            account.charge(t0, 0)
             bound = bound - (8 * self.network.gamma * account.charged + account.deployed + _UNDERFLOW)
-        return Evaluation(sweep.input_cotangent, sweep.supports, bound)
+        return Evaluation(t0, supports, bound)
 
-    def backward(self, state: DualState) -> Sweep:
-        """The sweep without its value, which `supergradient` finds as well."""
-        return self._sweep(state, None, None)
-
-    def _sweep(self, state: DualState, account: Account | None, probes: Probes | None) -> Sweep:
+    def _start(self, state: DualState) -> dict[int, Tensor]:
         flat = self.batch * self.objectives
         start, straight = self.weighted_objective(state)
-        supports: dict[int, Support] = {}
         pending = {self.node: start.reshape(flat, *self.network.nodes[self.node].shape)}
         if straight is not None:
             pending[0] = straight.reshape(flat, *self.network.nodes[0].shape)
         if self.aside is not None:
             beside = self.aside.coefficients.reshape(flat, *self.network.nodes[self.aside.node].shape)
             join(pending, self.aside.node, beside)
-        for index in range(self.node, 0, -1):
+        return pending
+
+    def _arrived(self, pending: dict[int, Tensor]) -> Tensor:
+        """The input's cotangent."""
+        shape = self.batch, self.objectives, self.network.inputs
+        t0 = pending.get(0)
+        return self.bounds.lower.new_zeros(shape) if t0 is None else t0.reshape(shape)
+
+    def descend(
+        self, pending: dict[int, Tensor], last: int, state: DualState, account: Account | None = None,
+        probes: Probes | None = None,
+    ) -> dict[int, Support]:  # fmt: skip
+        """Pulls what is pending, in place, through all nodes from the latest down to node `last`."""
+        flat = self.batch * self.objectives
+        supports: dict[int, Support] = {}
+        for index in range(max(pending), last - 1, -1):
             cotangent = pending.pop(index, None)
             if cotangent is None:
                 continue
             node = self.network.nodes[index]
             if isinstance(node.operator, Affine):
-                rounding32 = self.network.rounding32(index)
-                if account is not None and (node.operator.terms > 1 or rounding32):
-                    account.charge(cotangent, index, rounding32)
-                pull(node, cotangent, pending)
+                pull(self.network, index, cotangent, pending, account)
                 continue
             layer = self.network.layer_of_node[index]
             t = cotangent.reshape(self.batch, self.objectives, -1)
@@ -403,9 +442,7 @@ class DualProblem:
             if account is not None:
                 self._settle(account, layer, support, cost, state)
             join(pending, layer.pre_node, rho.reshape(flat, *self.network.nodes[layer.pre_node].shape))
-        t0 = pending.get(0)
-        t0 = start.new_zeros(self.batch, self.objectives, self.network.inputs) if t0 is None else t0
-        return Sweep(t0.reshape(self.batch, self.objectives, -1), supports)
+        return supports
 
     def weighted_objective(self, state: DualState) -> tuple[Tensor, Tensor | None]:
         """The weighted objective: its coefficients on the node's values, and on the input where there are any."""

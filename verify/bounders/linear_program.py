@@ -206,7 +206,7 @@ def _sources(network: Network, node: int, cotangent: Float[Tensor, "rows size"])
         if value is None:
             continue
         if isinstance(network.nodes[index].operator, Affine):
-            pull(network.nodes[index], value, pending)
+            pull(network, index, value, pending)
         else:
             join(found, index, value.flatten(1))
     return found

@@ -20,6 +20,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from verify.bounders.dual import DualProblem
+from verify.bounders.shared_row import Entries, bound_beside_row
 from verify.bounders.sweep import Aside
 from verify.deadline import Deadline
 from verify.network.graph import Layer
@@ -28,7 +29,8 @@ from verify.state import Bounds, DualState, Objective
 # is told which regions' neurons were bounded, with which weights of the rows, and both ends found
 Observer = Callable[[Tensor, Tensor, Tensor, Tensor, Tensor], None]
 _LEAST = 0.01  # of an interval, that an end must cut off to count
-_ELEMENTS = 8_000_000  # values of one tensor in one batch; of a region's neurons, those that cost most, so many as fit
+_MOST = 8_000_000  # values for one region; of its neurons those that cost most, so many as fit
+_ELEMENTS = {"cpu": 1_000_000, "cuda": 8_000_000}  # values in one batch: a processor's caches hold no more
 
 
 @dataclass(frozen=True)
@@ -55,26 +57,21 @@ class OutputConstrained:
         lower = problem.bounds.lower[:, layer.variables].clone()
         upper = problem.bounds.upper[:, layer.variables].clone()
         bound, losses = _losses(fast, state.to(fast.bounds.lower.device, fast.bounds.lower.dtype), layer)
-        counts = self._counts(losses).clamp(max=max(1, _ELEMENTS // (2 * problem.network.variables)))
+        variables = problem.network.variables
+        counts = self._counts(losses).clamp(max=max(1, _MOST // (2 * variables)))
         counts[bound >= 0] = 0
-        order = counts.argsort(descending=True)
-        order = order[counts[order] > 0]
-        start = 0
-        while start < len(order):
+        batches = _batches(losses, counts, max(1, _ELEMENTS[lower.device.type] // (2 * variables)))
+        entries = _entries(problem, layer, [neurons for _, neurons in batches], magnitudes)
+        for rows, neurons in batches:
             deadline.check()
-            most = int(counts[order[start]])
-            rows = order[start : start + max(1, _ELEMENTS // (2 * most * problem.network.variables))]
-            neurons = losses[rows].topk(most, dim=1).indices
-            weights = self._weights(
-                problem.bounds.select(rows), state.select(rows), bound[rows], layer, neurons
-            )
-            low, high = _bound(problem.select(rows), state.select(rows), layer, neurons, weights, magnitudes)
-            low, high = _worthwhile(problem.bounds.select(rows), layer, neurons, low, high)
+            part, point = problem.select(rows), state.select(rows)
+            weights = self._weights(part.bounds, point, bound[rows], layer, neurons)
+            low, high = _bound(part, point, layer, neurons, weights, magnitudes, entries)
+            low, high = _worthwhile(part.bounds, layer, neurons, low, high)
             if observe is not None:
                 observe(rows, neurons, weights, low, high)
             lower[rows] = lower[rows].scatter_reduce(1, neurons, low, "amax")
             upper[rows] = upper[rows].scatter_reduce(1, neurons, high, "amin")
-            start += len(rows)
         return Bounds(lower, upper)
 
     def _counts(self, losses: Tensor) -> Int[Tensor, " batch"]:
@@ -97,18 +94,52 @@ class OutputConstrained:
         return (weight.repeat(1, 2)[..., None] * state.row_weights).float().to(width)
 
 
+def _batches(losses: Tensor, counts: Int[Tensor, " batch"], most: int) -> list[tuple[Tensor, Tensor]]:
+    """Regions, and of each the same number of neurons ([rows, count]), those that cost most first."""
+    order = counts.argsort(descending=True)
+    order = order[counts[order] > 0]
+    found, start = [], 0
+    while start < len(order):
+        count = int(counts[order[start]])
+        rows = order[start : start + max(1, most // count)]
+        neurons = losses[rows].topk(count, dim=1).indices
+        found += [(rows, some) for some in neurons.split(most, dim=1)]
+        start += len(rows)
+    return found
+
+
+def _entries(
+    problem: DualProblem, layer: Layer, neurons: list[Tensor], magnitudes: dict[int, Tensor]
+) -> Entries | None:
+    """What the neurons pull, where clauses have one row each to share."""
+    if problem.rows > 1 or not neurons:
+        return None
+    chosen = torch.cat([some.flatten() for some in neurons]).unique()
+    if not Entries.fit(problem.network, layer, len(chosen)):
+        return None
+    return Entries(problem.network, layer, chosen, magnitudes)
+
+
 def _bound(
     problem: DualProblem, state: DualState, layer: Layer, neurons: Int[Tensor, "batch count"], weights: Tensor,
-    magnitudes: dict[int, Tensor],
+    magnitudes: dict[int, Tensor], entries: Entries | None,
 ) -> tuple[Tensor, Tensor]:  # fmt: skip
     """Both ends of each neuron, [batch, count]; infinite where nothing is known.
 
     The cuts' multipliers belong to the rows, so they go with the rows' weights.
     """
-    wide = DualState(*(part.expand(-1, 2 * neurons.shape[1], -1) for part in vars(state).values()))
-    wide = replace(wide, cut_multipliers=wide.cut_multipliers * weights.sum(2, keepdim=True))
-    beside = _beside(problem, layer, neurons)
-    found = beside.evaluate(beside.clamp(replace(wide, row_weights=weights)), magnitudes).bound
+    count = neurons.shape[1]
+    if entries is not None:
+        sides = weights.new_ones(2 * count)
+        sides[count:] = -1.0
+        found = bound_beside_row(
+            problem, problem.clamp(state), entries, neurons.repeat(1, 2), sides, weights[..., 0], magnitudes
+        )
+    else:
+        wide = DualState(*(part.expand(-1, 2 * count, -1) for part in vars(state).values()))
+        wide = replace(wide, cut_multipliers=wide.cut_multipliers * weights.sum(2, keepdim=True))
+        beside = _beside(problem, layer, neurons)
+        found = beside.evaluate(beside.clamp(replace(wide, row_weights=weights)), magnitudes).bound
     low, high = torch.where(found.isfinite(), found, -torch.inf).chunk(2, dim=1)
     return low, -high
 

@@ -139,7 +139,7 @@ class ProximalClimber(Climber):
             if index == _INPUT:
                 self._step(_INPUT, problem.input_minimiser(t), None)
             elif isinstance(node.operator, Affine):
-                pull(node, cotangent, pending)
+                pull(problem.network, index, cotangent, pending)
             else:
                 layer = network.layer_of_node[index]
                 touch, post = problem.minimum(layer, t, self._augmented(layer))

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from verify.network.activations import Line
 from verify.network.affine import Affine
-from verify.network.graph import Node
+from verify.network.graph import Network
 from verify.state import DualState, Struct
 
 
@@ -92,13 +92,6 @@ def join(pending: dict[int, Tensor], node: int, cotangent: Tensor) -> None:
     pending[node] = pending[node] + cotangent if node in pending else cotangent
 
 
-def pull(node: Node, cotangent: Tensor, pending: dict[int, Tensor]) -> None:
-    """Carries the cotangent of an affine node back to its operands."""
-    assert isinstance(node.operator, Affine)
-    for operand, part in zip(node.operands, node.operator.transpose(cotangent), strict=True):
-        join(pending, operand, part)
-
-
 class Account:
     """Adds up q over a sweep and, given magnitudes, what rounding may have cost, as `sum |cotangent| magnitude`.
 
@@ -125,3 +118,20 @@ class Account:
     def charge_size(self, size: Tensor) -> None:
         """Charges a sum of magnitudes."""
         self.charged = self.charged + size
+
+
+def pull(
+    network: Network,
+    index: int,
+    cotangent: Tensor,
+    pending: dict[int, Tensor],
+    account: Account | None = None,
+) -> None:
+    """Carries the cotangent of an affine node back to its operands."""
+    node = network.nodes[index]
+    assert isinstance(node.operator, Affine)
+    rounding32 = network.rounding32(index)
+    if account is not None and (node.operator.terms > 1 or rounding32):
+        account.charge(cotangent, index, rounding32)
+    for operand, part in zip(node.operands, node.operator.transpose(cotangent), strict=True):
+        join(pending, operand, part)

@@ -1,0 +1,86 @@
+"""A clause's one row beside objectives on an earlier layer, pulled down to that layer once for all of them.
+
+For objectives `side z_i + w (c . y - d)` with w >= 0 a sweep above the layer is w times the row's own: slopes depend on the signs
+of cotangents alone, and cuts' multipliers go with w. What `z_i` pulls on the activations before it is a row of a matrix,
+the same in all regions. So what is left to do for each objective begins where the latest of these activations is.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from verify.bounders.dual import DualProblem
+from verify.bounders.sweep import Account, join, pull
+from verify.network.affine import Affine
+from verify.network.graph import Layer, Network
+from verify.state import DualState
+
+_MOST = 16_000_000  # entries of the matrices' rows
+
+
+class Entries:
+    """What single pre-activations of a layer pull on the activations (and the input) before them, without loss."""
+
+    def __init__(
+        self, network: Network, layer: Layer, neurons: Int[Tensor, " count"], magnitudes: dict[int, Tensor]
+    ) -> None:
+        """neurons: places within the layer, each once."""
+        node = layer.pre_node
+        self.place = neurons.new_zeros(layer.size)
+        self.place[neurons] = torch.arange(len(neurons), device=neurons.device)
+        ones = torch.zeros(len(neurons), layer.size, dtype=network.dtype, device=network.device)
+        ones[torch.arange(len(neurons)), neurons] = 1.0
+        self.account = Account(network.offsets[node][neurons, None], magnitudes)
+        self.account.charge(ones[:, None], node)
+        self.pending = {node: ones.reshape(-1, *network.nodes[node].shape)}
+        self.last = linear_down_to(network, node)
+        for index in range(node, self.last - 1, -1):
+            if index in self.pending:
+                pull(network, index, self.pending.pop(index), self.pending, self.account)
+
+    @staticmethod
+    def fit(network: Network, layer: Layer, count: int) -> bool:
+        """Whether so many neurons' entries are few enough to be kept."""
+        widest = max(network.nodes[index].size for index in network.ancestors[layer.pre_node])
+        return count * widest <= _MOST
+
+
+def linear_down_to(network: Network, node: int) -> int:
+    """The node after the latest activation that a node depends on: from there on its value is affine."""
+    activations = (
+        i for i in network.ancestors[node] if i and not isinstance(network.nodes[i].operator, Affine)
+    )
+    return max(activations, default=0) + 1
+
+
+def bound_beside_row(
+    problem: DualProblem, state: DualState, entries: Entries, neurons: Int[Tensor, "batch objectives"],
+    sides: Float[Tensor, " objectives"], weights: Float[Tensor, "batch objectives"], magnitudes: dict[int, Tensor],
+) -> Float[Tensor, "batch objectives"]:  # fmt: skip
+    """Bounds of `side z_i` where the row of each region's clause holds, with the rounding of the sweep charged.
+
+    problem, state: one objective of one row each, on which the multipliers of cuts are those of weight 1.
+    """
+    pending, account = problem.opened(state, magnitudes)
+    problem.descend(pending, entries.last, state, account)
+    wide = problem.widened(neurons.shape[1])
+    places = entries.place[neurons]
+    together = Account(weights * account.bound + sides * entries.account.bound[places, 0], magnitudes)
+    together.charge_size(weights * account.charged + entries.account.charged[places, 0])
+    together.deployed = weights * account.deployed + entries.account.deployed[places, 0]
+    flat = places.numel()
+    scaled = {
+        index: (weights[..., None] * value.reshape(len(neurons), 1, -1)).reshape(flat, *value.shape[1:])
+        for index, value in pending.items()
+    }
+    for index, rows in entries.pending.items():
+        own = sides[:, None] * rows.flatten(1)[places]
+        join(scaled, index, own.reshape(flat, *rows.shape[1:]))
+    state = DualState(*(part.expand(-1, neurons.shape[1], -1) for part in vars(state).values()))
+    state = replace(state, cut_multipliers=state.cut_multipliers * weights[..., None])
+    supports = wide.descend(scaled, 1, state, together)
+    return wide.closed(scaled, supports, together).bound
