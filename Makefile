@@ -79,12 +79,15 @@ $(VENV)/bin/python:
 
 $(VENV)/.stamp-core: pyproject.toml | $(VENV)/bin/python
 	$(PIP) install --quiet --editable .
+	$(VENV)/bin/python -m compileall -q verify
 	touch $@
 
 $(VENV)/.stamp-dev: pyproject.toml | $(VENV)/bin/python
 	$(PIP) install --quiet --editable '.[dev]'
+	$(VENV)/bin/python -m compileall -q verify
 	touch $@ $(VENV)/.stamp-core
 
 $(VENV)/.stamp-bench: pyproject.toml | $(VENV)/bin/python
 	$(PIP) install --quiet --editable '.[bench]'
+	$(VENV)/bin/python -m compileall -q verify
 	touch $@ $(VENV)/.stamp-core

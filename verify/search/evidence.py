@@ -13,7 +13,7 @@ from typing import Any, Protocol
 
 import numpy as np
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Bool, Int
 from numpy.typing import NDArray
 from torch import Tensor
 
@@ -89,25 +89,22 @@ class Evidence:
         weights: Tensor, low: Tensor, high: Tensor,
     ) -> None:  # fmt: skip
         """Bounds of some neurons ([rows, count]) over the unsafe points of some regions, from their (rounded) states."""
-        for i, row in enumerate(rows.tolist()):
-            one = rows.new_tensor([row])
-            self._lemma(
-                int(regions.node[row]), layer, bounds.select(one), regions.cut_variable[row], state.select(one),
-                neurons[i], weights[i], low[i], high[i],
-            )  # fmt: skip
-
-    def _lemma(
-        self, node: int, layer: Layer, bounds: Bounds, cuts: Int[Tensor, " depth"], state: DualState, neurons: Tensor,
-        weights: Float[Tensor, "objectives rows"], low: Tensor, high: Tensor,
-    ) -> None:  # fmt: skip
-        """Bounds of some neurons over the unsafe points of one region, by the slopes and multipliers of `state` (one row)."""
-        kept, claims = _claims(layer, neurons, low, high, "<f4")
-        slopes = _levels(state.parameters[0, 0])[_unstable(bounds, self.network.layers)[0]]
-        self._block(
-            "lemma", _integer(node), _integer(self._number(layer)), *claims, _numpy(weights[kept]).astype("<f4"),
-            _numpy(state.cut_multipliers[0, 0][cuts >= 0]).astype("<f2"),
-            _numpy(slopes).astype("u1"),
-        )  # fmt: skip
+        number, variables = self._number(layer), _numpy(neurons + layer.variables.start).astype("<i4")
+        variables = np.concatenate([variables, variables], 1)
+        sides = np.repeat(np.array([1, -1], dtype="i1"), neurons.shape[1])
+        ends = _numpy(torch.cat([outward(low, -torch.inf), outward(high, torch.inf)], 1)).astype("<f4")
+        kept, factors = np.isfinite(ends), _numpy(weights).astype("<f4")
+        cut = _numpy(regions.cut_variable[rows] >= 0)
+        multipliers = _numpy(state.cut_multipliers[rows, 0]).astype("<f2")
+        unstable = _numpy(_unstable(bounds.select(rows), self.network.layers))
+        slopes = _numpy(_levels(state.parameters[rows, 0])).astype("u1")
+        for i, node in enumerate(regions.node[rows].tolist()):
+            own = kept[i]
+            if own.any():
+                self._block(
+                    "lemma", _integer(node), _integer(number), _counted(variables[i, own], "<i4"), sides[own],
+                    ends[i, own], factors[i, own], multipliers[i, cut[i]], slopes[i, unstable[i]],
+                )  # fmt: skip
 
     def clip(
         self, regions: Subproblems, passes: Tensor, weights: Tensor, lower: Tensor, upper: Tensor
