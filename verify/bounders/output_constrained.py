@@ -30,7 +30,10 @@ from verify.state import Bounds, DualState, Objective
 Observer = Callable[[Tensor, Tensor, Tensor, Tensor, Tensor], None]
 _LEAST = 0.01  # of an interval, that an end must cut off to count
 _MOST = 8_000_000  # values for one region; of its neurons those that cost most, so many as fit
-_ELEMENTS = {"cpu": 1_000_000, "cuda": 8_000_000}  # values in one batch: a processor's caches hold no more
+_ELEMENTS = {
+    "cpu": 1_000_000,
+    "cuda": 8_000_000,
+}  # of one tensor in a sweep: a processor's caches hold no more
 
 
 @dataclass(frozen=True)
@@ -60,13 +63,18 @@ class OutputConstrained:
         variables = problem.network.variables
         counts = self._counts(losses).clamp(max=max(1, _MOST // (2 * variables)))
         counts[bound >= 0] = 0
-        batches = _batches(losses, counts, max(1, _ELEMENTS[lower.device.type] // (2 * variables)))
+        most = max(1, _ELEMENTS[lower.device.type] // (2 * variables))
+        batches = _batches(losses, counts, most)
         entries = _entries(problem, layer, [neurons for _, neurons in batches], magnitudes)
         for rows, neurons in batches:
-            deadline.check()
             part, point = problem.select(rows), state.select(rows)
             weights = self._weights(part.bounds, point, bound[rows], layer, neurons)
-            low, high = _bound(part, point, layer, neurons, weights, magnitudes, entries)
+            ends = []
+            for some in torch.arange(neurons.shape[1], device=neurons.device).split(most):
+                deadline.check()
+                own = weights[:, torch.cat([some, some + neurons.shape[1]])]
+                ends.append(_bound(part, point, layer, neurons[:, some], own, magnitudes, entries))
+            low, high = (torch.cat(end, 1) for end in zip(*ends, strict=True))
             low, high = _worthwhile(part.bounds, layer, neurons, low, high)
             if observe is not None:
                 observe(rows, neurons, weights, low, high)
@@ -95,15 +103,14 @@ class OutputConstrained:
 
 
 def _batches(losses: Tensor, counts: Int[Tensor, " batch"], most: int) -> list[tuple[Tensor, Tensor]]:
-    """Regions, and of each the same number of neurons ([rows, count]), those that cost most first."""
+    """Regions, and of each the same number of neurons ([rows, count]), those that cost most first: about `most` in all."""
     order = counts.argsort(descending=True)
     order = order[counts[order] > 0]
     found, start = [], 0
     while start < len(order):
         count = int(counts[order[start]])
         rows = order[start : start + max(1, most // count)]
-        neurons = losses[rows].topk(count, dim=1).indices
-        found += [(rows, some) for some in neurons.split(most, dim=1)]
+        found.append((rows, losses[rows].topk(count, dim=1).indices))
         start += len(rows)
     return found
 
