@@ -21,6 +21,7 @@ from verify.errors import ResourceError
 from verify.network.activations import Relu
 from verify.network.activations.matrix_product import MatrixProduct
 from verify.network.activations.mixing import Mixing
+from verify.network.activations.product import Product
 from verify.network.activations.softmax import Softmax, SoftmaxHull
 from verify.network.affine import NonNegative
 from verify.network.graph import Network
@@ -96,12 +97,15 @@ def test_intervals_hold_the_values(activation: Mixing, size: int, seed: int, dty
 
 def test_products_that_underflow() -> None:
     """The interval holds what float64 makes 0; of a factor that is 0 throughout it stays 0."""
-    activation = MatrixProduct(1, 1, 2, 1)
-    lower = torch.tensor([1e-200, 0.0, 1e-200, 1.0], dtype=DOUBLE)
-    low, high = activation.interval(lower, lower)
-    assert float(high) > 0 > float(low)
-    zero = torch.tensor([0.0, 0.0, 5.0, 1.0], dtype=DOUBLE)
-    assert [float(end) for end in activation.interval(zero, zero)] == [0.0, 0.0]
+    for activation, tiny, nothing in (
+        (MatrixProduct(1, 1, 2, 1), [1e-200, 0.0, 1e-200, 1.0], [0.0, 0.0, 5.0, 1.0]),
+        (Product(), [1e-200, 1e-200], [0.0, 5.0]),
+    ):
+        lower = torch.tensor(tiny, dtype=DOUBLE)
+        low, high = activation.interval(lower, lower)
+        assert float(high) > 0 > float(low)
+        zero = torch.tensor(nothing, dtype=DOUBLE)
+        assert [float(end) for end in activation.interval(zero, zero)] == [0.0, 0.0]
 
 
 @pytest.mark.parametrize("width", [30.0, 100.0, 190.0, 400.0, 1e4, 1e200, torch.inf])

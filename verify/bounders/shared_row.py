@@ -31,9 +31,10 @@ class Entries:
         """neurons: places within the layer, each once."""
         node = layer.pre_node
         self.place = neurons.new_zeros(layer.size)
-        self.place[neurons] = torch.arange(len(neurons), device=neurons.device)
+        every = torch.arange(len(neurons), device=neurons.device)
+        self.place[neurons] = every
         ones = torch.zeros(len(neurons), layer.size, dtype=network.dtype, device=network.device)
-        ones[torch.arange(len(neurons)), neurons] = 1.0
+        ones[every, neurons] = 1.0
         self.account = Account(network.offsets[node][neurons, None], magnitudes)
         self.account.charge(ones[:, None], node)
         self.pending = {node: ones.reshape(-1, *network.nodes[node].shape)}

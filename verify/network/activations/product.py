@@ -82,7 +82,9 @@ class Product(Activation):
         corners = torch.where(
             corners.isnan() & ~unknown, 0.0, corners
         )  # 0 times infinity: one factor is exactly 0
-        slack = corners.abs().amax(dim=0) * 2 * torch.finfo(lower.dtype).eps
+        limits = torch.finfo(lower.dtype)
+        possible = ((a_low != 0) | (a_high != 0)) & ((b_low != 0) | (b_high != 0))  # it may underflow
+        slack = corners.abs().amax(dim=0) * 2 * limits.eps + possible.to(lower) * limits.tiny
         return corners.amin(dim=0) - slack, corners.amax(dim=0) + slack
 
     def hull(self, lower: Tensor, upper: Tensor) -> Hull:
