@@ -76,10 +76,11 @@ class DualProblem:
             None if self.aside is None else replace(self.aside, coefficients=self.aside.coefficients[rows]),
         )
 
-    def widened(self, objectives: int) -> DualProblem:
-        """A problem of one objective a region as one of so many alike, with what is known of the regions."""
+    def widened(self, objectives: int, aside: Aside | None = None) -> DualProblem:
+        """A problem of one objective a region as one of so many alike, with what is known of the regions, and others beside them."""
         assert self.aside is None
         found = copy(self)
+        found.aside = aside
         found.objective = Objective(
             *(part.expand(-1, objectives, *part.shape[2:]) for part in vars(self.objective).values())
         )
@@ -214,9 +215,7 @@ class DualProblem:
     def coupled(self, state: DualState) -> DualState:
         """The same `rho` as slopes, CROWN's where the state has none, and multipliers for the rest."""
         whole = self.decoupled(state)
-        if (
-            not self.network.parameters
-        ):  # lines without a slope to choose have no place in a state with multipliers
+        if not self.network.parameters:  # lines without slopes to choose have no place beside multipliers
             return whole
         slopes = state.parameters if state.parameters.shape[2] else self.initial().parameters
         multipliers, supports = whole.multipliers.clone(), self.backward(whole).supports

@@ -20,11 +20,11 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from verify.bounders.dual import DualProblem
-from verify.bounders.shared_row import Entries, bound_beside_row
+from verify.bounders.shared_row import Entries, bound_beside_row, weighed
 from verify.bounders.sweep import Aside
 from verify.deadline import Deadline
 from verify.network.graph import Layer
-from verify.state import Bounds, DualState, Objective
+from verify.state import Bounds, DualState
 
 # is told which regions' neurons were bounded, with which weights of the rows, and both ends found
 Observer = Callable[[Tensor, Tensor, Tensor, Tensor, Tensor], None]
@@ -131,10 +131,7 @@ def _bound(
     problem: DualProblem, state: DualState, layer: Layer, neurons: Int[Tensor, "batch count"], weights: Tensor,
     magnitudes: dict[int, Tensor], entries: Entries | None,
 ) -> tuple[Tensor, Tensor]:  # fmt: skip
-    """Both ends of each neuron, [batch, count]; infinite where nothing is known.
-
-    The cuts' multipliers belong to the rows, so they go with the rows' weights.
-    """
+    """Both ends of each neuron, [batch, count]; infinite where nothing is known."""
     count = neurons.shape[1]
     if entries is not None:
         sides = weights.new_ones(2 * count)
@@ -143,10 +140,9 @@ def _bound(
             problem, problem.clamp(state), entries, neurons.repeat(1, 2), sides, weights[..., 0], magnitudes
         )
     else:
-        wide = DualState(*(part.expand(-1, 2 * count, -1) for part in vars(state).values()))
-        wide = replace(wide, cut_multipliers=wide.cut_multipliers * weights.sum(2, keepdim=True))
+        point = replace(weighed(state, weights.sum(2)), row_weights=weights)
         beside = _beside(problem, layer, neurons)
-        found = beside.evaluate(beside.clamp(replace(wide, row_weights=weights)), magnitudes).bound
+        found = beside.evaluate(beside.clamp(point), magnitudes).bound
     low, high = torch.where(found.isfinite(), found, -torch.inf).chunk(2, dim=1)
     return low, -high
 
@@ -185,8 +181,4 @@ def _beside(problem: DualProblem, layer: Layer, neurons: Tensor) -> DualProblem:
     rows = problem.bounds.lower.new_zeros(batch, 2, count, layer.size)
     rows[:, 0].scatter_(2, neurons[..., None], 1.0)
     rows[:, 1].scatter_(2, neurons[..., None], -1.0)
-    objective = Objective(
-        *(part.expand(-1, 2 * count, *part.shape[2:]) for part in vars(problem.objective).values())
-    )
-    aside = Aside(layer.pre_node, rows.reshape(batch, 2 * count, layer.size))
-    return DualProblem(problem.network, problem.bounds, objective, problem.cuts, problem.node, aside)
+    return problem.widened(2 * count, Aside(layer.pre_node, rows.reshape(batch, 2 * count, layer.size)))

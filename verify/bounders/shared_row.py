@@ -38,7 +38,7 @@ class Entries:
         self.account = Account(network.offsets[node][neurons, None], magnitudes)
         self.account.charge(ones[:, None], node)
         self.pending = {node: ones.reshape(-1, *network.nodes[node].shape)}
-        self.last = linear_down_to(network, node)
+        self.last = _linear_down_to(network, node)
         for index in range(node, self.last - 1, -1):
             if index in self.pending:
                 pull(network, index, self.pending.pop(index), self.pending, self.account)
@@ -50,7 +50,7 @@ class Entries:
         return count * widest <= _MOST
 
 
-def linear_down_to(network: Network, node: int) -> int:
+def _linear_down_to(network: Network, node: int) -> int:
     """The node after the latest activation that a node depends on: from there on its value is affine."""
     activations = (
         i for i in network.ancestors[node] if i and not isinstance(network.nodes[i].operator, Affine)
@@ -81,7 +81,11 @@ def bound_beside_row(
     for index, rows in entries.pending.items():
         own = sides[:, None] * rows.flatten(1)[places]
         join(scaled, index, own.reshape(flat, *rows.shape[1:]))
-    state = DualState(*(part.expand(-1, neurons.shape[1], -1) for part in vars(state).values()))
-    state = replace(state, cut_multipliers=state.cut_multipliers * weights[..., None])
-    supports = wide.descend(scaled, 1, state, together)
+    supports = wide.descend(scaled, 1, weighed(state, weights), together)
     return wide.closed(scaled, supports, together).bound
+
+
+def weighed(state: DualState, weights: Float[Tensor, "batch objectives"]) -> DualState:
+    """Points of one objective each for so many; the multipliers of cuts belong to the rows, so they go with the rows' weights."""
+    wide = DualState(*(part.expand(-1, weights.shape[1], -1) for part in vars(state).values()))
+    return replace(wide, cut_multipliers=wide.cut_multipliers * weights[..., None])

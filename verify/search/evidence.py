@@ -77,11 +77,12 @@ class Evidence:
         low: Tensor, high: Tensor,
     ) -> None:  # fmt: skip
         """Bounds of some neurons ([count]) on one box, each by slopes of its own: `state` has both ends as objectives."""
-        kept, claims = _claims(layer, neurons, low, high, "<f8")
+        kept, (claims,) = _claims(layer, neurons[None], low[None], high[None], "<f8")
         mask = _unstable(problem.bounds, problem.layers)[0]
-        slopes = _levels(_of_layers(state.parameters[0], problem.layers)[kept][:, mask])
+        slopes = _levels(_of_layers(state.parameters[0], problem.layers)[:, mask])
         self._block(
-            "slopes", _counted(_numpy(roots)), _integer(self._number(layer)), *claims, _numpy(slopes).astype("u1"),
+            "slopes", _counted(_numpy(roots)), _integer(self._number(layer)), *claims,
+            _numpy(slopes)[kept[0]].astype("u1"),
         )  # fmt: skip
 
     def lemmas(
@@ -89,21 +90,17 @@ class Evidence:
         weights: Tensor, low: Tensor, high: Tensor,
     ) -> None:  # fmt: skip
         """Bounds of some neurons ([rows, count]) over the unsafe points of some regions, from their (rounded) states."""
-        number, variables = self._number(layer), _numpy(neurons + layer.variables.start).astype("<i4")
-        variables = np.concatenate([variables, variables], 1)
-        sides = np.repeat(np.array([1, -1], dtype="i1"), neurons.shape[1])
-        ends = _numpy(torch.cat([outward(low, -torch.inf), outward(high, torch.inf)], 1)).astype("<f4")
-        kept, factors = np.isfinite(ends), _numpy(weights).astype("<f4")
-        cut = _numpy(regions.cut_variable[rows] >= 0)
+        kept, claims = _claims(layer, neurons, low, high, "<f4")
+        factors, cut = _numpy(weights).astype("<f4"), _numpy(regions.cut_variable[rows] >= 0)
         multipliers = _numpy(state.cut_multipliers[rows, 0]).astype("<f2")
         unstable = _numpy(_unstable(bounds.select(rows), self.network.layers))
         slopes = _numpy(_levels(state.parameters[rows, 0])).astype("u1")
+        number = _integer(self._number(layer))
         for i, node in enumerate(regions.node[rows].tolist()):
-            own = kept[i]
-            if own.any():
+            if kept[i].any():
                 self._block(
-                    "lemma", _integer(node), _integer(number), _counted(variables[i, own], "<i4"), sides[own],
-                    ends[i, own], factors[i, own], multipliers[i, cut[i]], slopes[i, unstable[i]],
+                    "lemma", _integer(node), number, *claims[i], factors[i, kept[i]], multipliers[i, cut[i]],
+                    slopes[i, unstable[i]],
                 )  # fmt: skip
 
     def clip(
@@ -278,18 +275,15 @@ def _counted(values: NDArray[Any], kind: str = "<i8") -> NDArray[Any]:
 
 
 def _claims(
-    layer: Layer, neurons: Tensor, low: Tensor, high: Tensor, kind: str
-) -> tuple[Bool[Tensor, " objectives"], list[NDArray[Any]]]:
-    """Which of the neurons' ends (lower ones first) are finite, and these as a block has them."""
-    variables = (neurons + layer.variables.start).repeat(2)
-    sides = torch.ones_like(variables)
-    sides[len(neurons) :] = -1
-    ends = torch.cat([outward(low, -torch.inf), outward(high, torch.inf)])
-    kept = ends.isfinite()
+    layer: Layer, neurons: Int[Tensor, "rows count"], low: Tensor, high: Tensor, kind: str
+) -> tuple[NDArray[Any], list[list[NDArray[Any]]]]:
+    """Which of the neurons' ends (lower ones first) are finite, [rows, 2 count], and of each row these as a block has them."""
+    variables = _numpy(neurons.repeat(1, 2) + layer.variables.start)
+    sides = np.repeat(np.array([1, -1], dtype="i1"), neurons.shape[1])
+    ends = _numpy(torch.cat([outward(low, -torch.inf), outward(high, torch.inf)], 1)).astype(kind)
+    kept = np.isfinite(ends)
     return kept, [
-        _counted(_numpy(variables[kept]), "<i4"),
-        _numpy(sides[kept]).astype("i1"),
-        _numpy(ends[kept]).astype(kind),
+        [_counted(variables[i, own], "<i4"), sides[own], ends[i, own]] for i, own in enumerate(kept)
     ]
 
 
