@@ -89,14 +89,15 @@ class DualProblem:
 
     @cached_property
     def hulls(self) -> dict[int, Hull]:
-        """The layers' activations on the boxes, by node; shaped to broadcast over objectives."""
-        upper = torch.maximum(self.bounds.lower, self.bounds.upper)
-        return {
-            layer.node: layer.activation.hull(
-                self.bounds.lower[:, None, layer.variables], upper[:, None, layer.variables]
-            )
-            for layer in self.layers
-        }
+        """The layers' activations on the boxes, by node; shaped to broadcast over objectives, and over boxes that are alike."""
+        return {layer.node: self._hull(layer) for layer in self.layers}
+
+    def _hull(self, layer: Layer) -> Hull:
+        lower, upper = (end[:, None, layer.variables] for end in vars(self.bounds).values())
+        if layer.activation.mixes and self.batch > 1:
+            alike = bool((lower == lower[:1]).all() and (upper == upper[:1]).all())
+            lower, upper = (end[:1] if alike else end for end in (lower, upper))
+        return layer.activation.hull(lower, torch.maximum(lower, upper))
 
     @cached_property
     def frozen(self) -> dict[int, tuple[Tensor, Tensor]]:
@@ -197,7 +198,10 @@ class DualProblem:
         return replace(state, parameters=parameters, row_weights=weights)
 
     def decoupled(self, state: DualState, posts: bool = False) -> DualState:
-        """The same `rho` as multipliers alone, in which q is no less; with `posts` those of activations as well."""
+        """The same `rho` as multipliers alone, in which q is no less; with `posts` those of activations as well.
+
+        (Parameters of mixing activations are forgotten, so from others than the first ones q may be less.)
+        """
         supports = self.backward(state).supports
         like, shape = self.bounds.lower, (self.batch, self.objectives)
         found = DualState(
@@ -262,9 +266,11 @@ class DualProblem:
         """Whether lines are in play. A network without parameters has lines all the same, where no multipliers replace them."""
         return state.parameters.shape[2] > 0 or not (self.network.parameters or state.multipliers.shape[2])
 
-    def minimum(self, layer: Layer, t: Tensor, rho: Tensor) -> tuple[Tensor, Tensor]:
+    def minimum(
+        self, layer: Layer, t: Tensor, rho: Tensor, line: Line | None = None
+    ) -> tuple[Tensor, Tensor]:
         """Where `t x - rho z` has its minimum over a layer's box: z* [batch, objectives, pre] and x* [batch, objectives, post]."""
-        return layer.activation.minimum_on(self.hulls[layer.node], t, rho)
+        return layer.activation.minimum_on(self.hulls[layer.node], t, rho, line)
 
     def _support(self, layer: Layer, t: Tensor, line: Line | None, rho: Tensor, state: DualState) -> Support:
         """The minimisers of a layer."""
@@ -274,7 +280,7 @@ class DualProblem:
         inner_t = t
         if state.post_multipliers.shape[2]:
             inner_t = state.post_multipliers[..., layer.posts]
-        touch, inner = self.minimum(layer, inner_t, rho)
+        touch, inner = self.minimum(layer, inner_t, rho, line)
         if inner_t is t:
             return Support(t, rho, line, touch, inner)
         hull = self.hulls[layer.node]
@@ -540,8 +546,11 @@ class DualProblem:
         """The supergradients of a layer's slopes and multipliers."""
         gap = z - support.touch if isinstance(support.touch, Tensor) or support.touch else z
         if support.line is not None:
+            own = (
+                z if layer.activation.mixes else gap
+            )  # what a mixing activation's planes are at z* counts as well
             self.hulls[layer.node].gradient(
-                support.cotangent, gap, gradient.parameters[..., layer.parameters]
+                support.cotangent, own, gradient.parameters[..., layer.parameters]
             )
         if gradient.multipliers.shape[2]:
             gradient.multipliers[..., self.place(layer)] = gap

@@ -91,8 +91,8 @@ class SplitActivations:
         self._boxes = _Boxes(problem, network)
         self._sizes: dict[int, Tensor] = {}
         self._spreading = _spreading(network)
-        mixes = any(isinstance(layer.activation, Mixing) for layer in network.layers)
-        self._small = network.variables <= _LARGEST_PROGRAM and not mixes
+        self._mixes = any(isinstance(layer.activation, Mixing) for layer in network.layers)
+        self._small = network.variables <= _LARGEST_PROGRAM and not self._mixes
 
     def leaders(self) -> list[int]:
         """All clauses, those on one box side by side."""
@@ -119,11 +119,12 @@ class SplitActivations:
             self.evidence.leaves_by_default(regions.select(refuted))
         minimiser = regions.parameters.new_zeros(len(regions), self.network.inputs)
         left = (~refuted).nonzero()[:, 0]
-        for intermediate in (self.intermediate, self.optimised):
-            if not len(left):
+        part = len(clauses) / self.problem.clauses  # roots come in batches, which share the time
+        for intermediate, share in ((self.intermediate, _PLAIN_SHARE), (self.optimised, _ROOT_SHARE)):
+            if not len(left) or (self._mixes and intermediate is self.optimised):
                 break
             chosen = regions.select(left)
-            self._bound_boxes(chosen, intermediate, deadline)
+            self._bound_boxes(chosen, intermediate, deadline, deadline.share(share * part))
             chosen = chosen.with_state(chosen.lower_bound, self._dual(chosen, self.fast_network).initial())
             climbed = self._climb(chosen, self.root, deadline)
             minimiser[left], refuted[left] = climbed.minimiser, climbed.refuted
@@ -138,12 +139,11 @@ class SplitActivations:
         bound = problem.evaluate(problem.initial(), magnitudes(self.network, bounds)).bound[:, 0]
         return (bound > 0) & bound.isfinite()
 
-    def _bound_boxes(self, regions: Subproblems, method: IntermediateBounds, deadline: Deadline) -> None:
+    def _bound_boxes(
+        self, regions: Subproblems, method: IntermediateBounds, deadline: Deadline, enough: Deadline
+    ) -> None:
         """Tightens the table's rows of the roots' boxes."""
         rows, owner = self._boxes.rows(regions.clause.tolist()).unique(return_inverse=True)
-        part = len(regions) / self.problem.clauses  # roots come in batches, which share the share
-        share = _PLAIN_SHARE if method.ascent is None else _ROOT_SHARE
-        enough = deadline.share(share * part)
         box = self._boxes.all().select(rows)
         record = None
         if self.evidence is not None:

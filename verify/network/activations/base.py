@@ -115,6 +115,7 @@ class Activation(ABC):
     unit_parameters: ClassVar[bool] = False  # whether they all range within [0, 1]
     curved: ClassVar[bool] = True  # whether cuts can go on helping for ever (False: piecewise linear)
     joins: ClassVar[bool] = False  # whether an output has several operands
+    mixes: ClassVar[bool] = False  # whether outputs depend on many variables each (see mixing.py)
 
     def post_size(self, pre_size: int) -> int:
         """How many outputs there are for `pre_size` inputs."""
@@ -136,8 +137,13 @@ class Activation(ABC):
     def minimise(self, t: Tensor, rho: Tensor, lower: Tensor, upper: Tensor) -> Tensor:
         """A minimiser z* of `t sigma(z) - rho z` over the box."""
 
-    def minimum_on(self, hull: Hull, t: Tensor, rho: Tensor) -> tuple[Tensor, Tensor]:
-        """z* and x* on the hull's box whose `t x* - rho z*` is the minimum (or no more than it): `minimise`, and sigma there."""
+    def minimum_on(
+        self, hull: Hull, t: Tensor, rho: Tensor, line: Line | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """z* and x* on the hull's box whose `t x* - rho z*` is the minimum (or no more than it): `minimise`, and sigma there.
+
+        `line`: the slopes in play beside `rho`, for activations that go by them.
+        """
         lower, upper, _ = torch.broadcast_tensors(hull.lower, hull.upper, rho)
         touch = self.minimise(t, rho, lower, upper)
         return touch, self.forward(touch)

@@ -7,13 +7,15 @@ stays within the product of the radii: parallel planes, the mean of McCormick's 
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 from torch import Tensor
 
 from verify.network.activations.base import Hull, Line, wide
-from verify.network.activations.mixing import Mixing, MixingHull
+from verify.network.activations.mixing import MixedLine, Mixing, MixingHull
 
 
 @dataclass(frozen=True)
@@ -25,6 +27,7 @@ class MatrixProduct(Mixing):
     inner: int
     columns: int
     name = "MatMul"
+    parameters_per_neuron = 1
 
     def post_size(self, pre_size: int) -> int:
         return self.groups * self.rows * self.columns
@@ -91,41 +94,94 @@ class MatrixProduct(Mixing):
 
 
 class MatrixProductHull(MixingHull):
-    """A product of matrices on a box."""
+    """A product of matrices on a box.
+
+    With radii r, d = a - a', e = b - b', any u in [-1, 1] and s the cotangent's sign, `s d e >= u (r_b d + s r_a e) - r_a r_b`:
+    McCormick's planes at u = -1 and 1. All products' u would be many; here `u = x_a + s x_b` with a shift x in [-1/2, 1/2], the
+    parameter less 1/2, of each variable: planes stay products of matrices.
+    """
 
     def __init__(self, activation: MatrixProduct, lower: Tensor, upper: Tensor) -> None:
         self.activation, self.lower, self.upper = activation, lower, upper
-        middle = (lower + upper) / 2
+        self.middle = (lower + upper) / 2
         limits = torch.finfo(lower.dtype)
-        radius = torch.maximum(upper - middle, middle - lower) * (1 + 2 * limits.eps)
-        self.a, self.b = activation.factors(middle)
+        radius = torch.maximum(upper - self.middle, self.middle - lower) * (1 + 2 * limits.eps)
+        self.a, self.b = activation.factors(self.middle)
         self.radius_a, self.radius_b = activation.factors(radius)
+
+    def initial(self) -> Tensor:
+        return torch.full_like(self.lower, 0.5)
+
+    @property
+    def parameter_range(self) -> tuple[Tensor, Tensor]:
+        return torch.zeros_like(self.lower), torch.ones_like(self.lower)
 
     def first(self) -> MatrixProductHull:
         return MatrixProductHull(self.activation, self.lower[:, 0], self.upper[:, 0])
 
-    def pull(self, t: Tensor) -> Tensor:
+    def line(self, t: Tensor, parameters: Tensor) -> Line:
+        if parameters.stride(-2) == 0:  # all objectives have the same, mostly none
+            parameters = parameters[..., :1, :]
+            if bool((parameters == 0.5).all()):
+                return MixedLine(self, t)
+        return MixedLine(self, t, parameters - 0.5)
+
+    def pull(self, t: Tensor, shifts: Tensor | None) -> Tensor:
         t = self.activation.outputs(t)
-        return torch.cat([_times(t, self.b.mT).flatten(-3), _times(t.mT, self.a).mT.flatten(-3)], dim=-1)
+        if shifts is None:
+            to_a, to_b = _times(t, self.b.mT), _times(t.mT, self.a).mT
+        else:
+            (a, b), sizes = self.activation.factors(shifts), t.abs()
+            to_a = _times(t, (self.b + b * self.radius_b).mT) + a * _times(sizes, self.radius_b.mT)
+            to_b = _times(t.mT, self.a + a * self.radius_a).mT + b * _times(sizes.mT, self.radius_a).mT
+        return torch.cat([to_a.flatten(-3), to_b.flatten(-3)], dim=-1)
 
-    def along(self, t: Tensor, z: Tensor) -> Tensor:
+    def along(self, t: Tensor, z: Tensor, shifts: Tensor | None) -> Tensor:
         a, b = self.activation.factors(z)
-        return (_times(a, self.b) + _times(b.mT, self.a.mT).mT).flatten(-3)
+        if shifts is None:
+            return (_times(a, self.b) + _times(b.mT, self.a.mT).mT).flatten(-3)
+        shift_a, shift_b = self.activation.factors(shifts)
+        straight = a @ (self.b + shift_b * self.radius_b) + (self.a + shift_a * self.radius_a) @ b
+        bent = _times(a * shift_a, self.radius_b) + _times((b * shift_b).mT, self.radius_a.mT).mT
+        falling = self.activation.outputs(t) < 0
+        return torch.where(falling, straight - bent, straight + bent).flatten(-3)
 
-    def intercept(self, t: Tensor) -> Tensor:
-        slack = (self.radius_a @ self.radius_b).flatten(-3)
-        return torch.where(t < 0, slack, -slack) - (self.a @ self.b).flatten(-3)
+    def intercept(self, t: Tensor, shifts: Tensor | None) -> Tensor:
+        return self.push(t, torch.zeros_like(self.middle), shifts)
+
+    def push(self, t: Tensor, z: Tensor, shifts: Tensor | None) -> Tensor:
+        low, high = self._there
+        return torch.where(t < 0, high, low) + self.along(t, z - self.middle, shifts)
+
+    @cached_property
+    def _there(self) -> tuple[Tensor, Tensor]:
+        """What the planes of both signs are in the middle."""
+        slack, middle = (self.radius_a @ self.radius_b).flatten(-3), (self.a @ self.b).flatten(-3)
+        return middle - slack, middle + slack
+
+    def gradient(self, t: Tensor, gap: Tensor, out: Tensor) -> None:
+        t = self.activation.outputs(t)
+        sizes, (a, b) = t.abs(), self.activation.factors(gap - self.middle)
+        to_a = a * _times(sizes, self.radius_b.mT) + self.radius_a * (t @ b.mT)
+        to_b = b * _times(sizes.mT, self.radius_a).mT + self.radius_b * (a.mT @ t)
+        out.copy_(torch.cat([to_a.flatten(-3), to_b.flatten(-3)], dim=-1))
 
     def size(self, t: Tensor) -> Tensor:
         """Terms of both cotangents and of the intercept: each at most |t| |a| |b|."""
         largest = (self.a.abs() + self.radius_a) @ (self.b.abs() + self.radius_b)
-        return 4 * (t.abs() * largest.flatten(-3)).sum(-1)
+        return 8 * (t.abs() * largest.flatten(-3)).sum(-1)
 
 
 def _times(left: Tensor, right: Tensor) -> Tensor:
-    """[.., objectives, groups, m, k] @ [.., 1, groups, k, n]: objectives are rows like others."""
-    if left.dim() < 5 or left.shape[-4] == 1:
+    """[*lead, groups, m, k] @ [*lead, groups, k, n]; along the last leading axes in which the right is one, the left has more rows."""
+    lead, shared = left.shape[:-3], list(right.shape[:-3])
+    while shared and shared[-1] == 1:
+        shared.pop()
+    first = len(shared)
+    if left.dim() != right.dim() or math.prod(lead[first:]) == 1:
         return left @ right
-    objectives, _, rows, _ = left.shape[-4:]
-    joined = left.movedim(-4, -3).flatten(-3, -2) @ right.squeeze(-4)
-    return joined.reshape(*joined.shape[:-2], objectives, rows, -1).movedim(-3, -4)
+    rows = left.flatten(first, -4).movedim(first, -3).flatten(-3, -2)
+    product = rows @ right.reshape(*shared, *right.shape[-3:])
+    apart = product.unflatten(-2, (-1, left.shape[-2]))
+    found: Tensor = apart.movedim(-3, first).unflatten(first, lead[first:])
+    return found

@@ -17,7 +17,7 @@ from verify.network.activations.base import Activation, Hull, Line
 
 
 class MixingHull(Hull):
-    """The lines of a mixing activation on a box, which a `MixedLine` applies."""
+    """The lines of a mixing activation on a box, which a `MixedLine` applies. Without parameters unless a subclass has some."""
 
     def initial(self) -> Tensor:
         return self.lower[..., :0]
@@ -37,38 +37,46 @@ class MixingHull(Hull):
         """The same without the axis of objectives."""
 
     @abstractmethod
-    def pull(self, t: Float[Tensor, "*batch post"]) -> Float[Tensor, "*batch pre"]:
-        """The outputs' cotangent carried back along the lines of its signs."""
+    def pull(
+        self, t: Float[Tensor, "*batch post"], shifts: Float[Tensor, "*batch pre"] | None
+    ) -> Float[Tensor, "*batch pre"]:
+        """The outputs' cotangent carried back along the lines of its signs, that are shifted where there is something to shift."""
 
     @abstractmethod
     def along(
-        self, t: Float[Tensor, "*batch post"], z: Float[Tensor, "*batch pre"]
+        self, t: Float[Tensor, "*batch post"], z: Float[Tensor, "*batch pre"], shifts: Tensor | None
     ) -> Float[Tensor, "*batch post"]:
         """The linear parts at `z` of the lines for t's signs."""
 
     @abstractmethod
-    def intercept(self, t: Float[Tensor, "*batch post"]) -> Float[Tensor, "*batch post"]:
+    def intercept(
+        self, t: Float[Tensor, "*batch post"], shifts: Tensor | None
+    ) -> Float[Tensor, "*batch post"]:
         """The constants of the lines for t's signs; what rounding they do not hold is charged by `size`."""
+
+    def push(self, t: Tensor, z: Tensor, shifts: Tensor | None) -> Tensor:
+        """The lines' values at `z`."""
+        return self.intercept(t, shifts) + self.along(t, z, shifts)
 
 
 class MixedLine(Line):
     """The lines of a mixing activation for cotangents `t`: matrices, so that `slope` means nothing here."""
 
-    def __init__(self, hull: MixingHull, t: Tensor) -> None:
-        super().__init__(t, lambda: hull.intercept(t), 0.0)
-        self.hull, self.t = hull, t
+    def __init__(self, hull: MixingHull, t: Tensor, shifts: Tensor | None = None) -> None:
+        super().__init__(t, lambda: hull.intercept(t, shifts), 0.0)
+        self.hull, self.t, self.shifts = hull, t, shifts
 
     def pull(self, t: Tensor) -> Tensor:
-        return self.hull.pull(t)
+        return self.hull.pull(t, self.shifts)
 
     def along(self, z: Tensor) -> Tensor:
-        return self.hull.along(self.t, z)
+        return self.hull.along(self.t, z, self.shifts)
 
     def push(self, z: Tensor) -> Tensor:
-        return self.intercept + self.along(z)
+        return self.hull.push(self.t, z, self.shifts)
 
     def first(self) -> Line:
-        return MixedLine(self.hull.first(), self.t[:, 0])
+        return MixedLine(self.hull.first(), self.t[:, 0], None if self.shifts is None else self.shifts[:, 0])
 
 
 class Mixing(Activation):
@@ -81,9 +89,13 @@ class Mixing(Activation):
     unit_parameters = True
     curved = False  # no one cut among many helps much
     joins = True
+    mixes = True
 
-    def minimum_on(self, hull: Hull, t: Tensor, rho: Tensor) -> tuple[Tensor, Tensor]:
-        line = hull.line(t, hull.initial())
+    def minimum_on(
+        self, hull: Hull, t: Tensor, rho: Tensor, line: Line | None = None
+    ) -> tuple[Tensor, Tensor]:
+        assert isinstance(hull, MixingHull)
+        line = MixedLine(hull, t, line.shifts if isinstance(line, MixedLine) else None)
         touch = torch.where(line.pull(t) > rho, hull.lower, hull.upper)
         return touch, line.push(touch)
 

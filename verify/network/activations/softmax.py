@@ -1,8 +1,10 @@
-"""Softmax of rows of variables: `p_i = 1 / D_i` with `D_i = 1 + sum_{j != i} exp(z_j - z_i)`.
+"""Softmax of rows of variables: `p_i = exp(z_i) / S` with `S = sum_j exp(z_j)`.
 
-From below, the reciprocal's tangent and chords of the exponentials; from above, the reciprocal's chord and tangents of the
-exponentials in the middle of their intervals. (Wei et al. 2023, "Convex Bounds on the Softmax Function", call it the
-exponential-reciprocal decomposition.) Every constant is rounded away from the function, so lines hold as they are stored.
+Lines through the logarithm of S (Wei et al. 2023, "Convex Bounds on the Softmax Function", section 4). From below, S is no more than
+the sum of its exponentials' chords, a linear function C, and `exp(z_i - log C(z))` is convex: its tangent. From above,
+`p_i = exp(z_i - log S)` is no more than its chord between the logarithms of its ends, in which `log S`, convex, has a tangent.
+Both have one form, `h_i (z_i - sum_j w_j z_j) + c_i`, with weights w that all outputs of a row share. Every constant is rounded away from
+the function, so lines hold as they are stored.
 """
 
 from __future__ import annotations
@@ -32,12 +34,22 @@ class Softmax(Mixing):
         return self.table(z).softmax(-1).flatten(-2)
 
     def interval(self, lower: Tensor, upper: Tensor) -> tuple[Tensor, Tensor]:
-        """From the largest and the least of all other values' exponentials."""
-        pairs = _Pairs(self.table(lower), self.table(upper))
-        slack = 2 * pairs.eps
-        low, high = pairs.most.reciprocal() * (1 - slack), pairs.least.reciprocal() * (1 + slack)
-        low, high = torch.where(low.isnan(), 0.0, low), torch.where(high.isnan(), 1.0, high.clamp(max=1))
-        return low.flatten(-2), high.flatten(-2)
+        """From the largest and the least of all other values' exponentials: `1 / (1 + sum_{j != i} exp(z_j - z_i))`."""
+        low, high = self.table(lower), self.table(upper)
+        limits, count = torch.finfo(low.dtype), low.shape[-1]
+        eps, size = 2 * limits.eps, torch.maximum(low.abs(), high.abs())
+        slack = eps * (size[..., None, :] + size[..., None])
+        others = 1 - torch.eye(count, dtype=low.dtype, device=low.device)
+        least = (low[..., None, :] - high[..., None] - slack).exp() * (1 - 8 * eps) * others
+        most = ((high[..., None, :] - low[..., None] + slack).exp() * (1 + 8 * eps) + limits.tiny) * others
+        rounding = (count + 4) * eps
+        first = ((1 + most.sum(-1)) * (1 + rounding)).reciprocal() * (1 - 2 * eps)
+        last = ((1 + least.sum(-1)) * (1 - rounding)).reciprocal() * (1 + 2 * eps)
+        first, last = (
+            torch.where(first.isnan(), 0.0, first),
+            torch.where(last.isnan(), 1.0, last.clamp(max=1)),
+        )
+        return first.flatten(-2), last.flatten(-2)
 
     def hull(self, lower: Tensor, upper: Tensor) -> Hull:
         return SoftmaxHull(self, lower, upper)
@@ -48,128 +60,135 @@ class Softmax(Mixing):
     def relaxation_loss(self, t: Tensor, line: Line, z: Tensor, lower: Tensor, upper: Tensor) -> Tensor:
         """Each output's loss, divided among the values by how far they move its line."""
         assert isinstance(line, MixedLine) and isinstance(line.hull, SoftmaxHull)
-        loss = self.table((t * (self.forward(z) - line.push(z))).clamp(min=0))
-        moves = line.hull.chosen(t).abs() * self.table(upper - lower).unsqueeze(-2)
-        shares = moves / moves.sum(-1, keepdim=True).clamp(min=torch.finfo(moves.dtype).tiny)
-        found = (loss.unsqueeze(-2) @ shares).squeeze(-2).flatten(-2)
-        return torch.where(self.split_point(lower, upper).isnan(), -torch.inf, found)
-
-
-class _Pairs:
-    """Intervals of all differences `z_j - z_i` [*batch, rows, i, j] and of the denominators D [*batch, rows, i]."""
-
-    def __init__(self, lower: Tensor, upper: Tensor) -> None:
-        """lower, upper: [*batch, rows, size]."""
-        self.eps = 2 * torch.finfo(lower.dtype).eps
-        self.others = 1 - torch.eye(lower.shape[-1], dtype=lower.dtype, device=lower.device)
-        slack = self.eps * (
-            torch.maximum(lower.abs(), upper.abs())[..., None, :]
-            + torch.maximum(lower.abs(), upper.abs())[..., None]
+        loss, widths, falling = (
+            self.table((t * (self.forward(z) - line.push(z))).clamp(min=0)),
+            self.table(upper - lower),
+            self.table(t) < 0,
         )
-        self.low = lower[..., None, :] - upper[..., None] - slack
-        self.high = upper[..., None, :] - lower[..., None] + slack
-        relative = 8 * self.eps
-        self.exp_low = self.low.exp() * (1 - relative) * self.others
-        self.exp_high = (self.high.exp() * (1 + relative) + torch.finfo(lower.dtype).tiny) * self.others
-        rounding = (lower.shape[-1] + 4) * self.eps
-        self.least = (1 + self.exp_low.sum(-1)) * (1 - rounding)
-        self.most = (1 + self.exp_high.sum(-1)) * (1 + rounding)
+        found = torch.zeros_like(loss)
+        for side, lines in ((falling, line.hull.above), (~falling, line.hull.below)):
+            own = (1 - lines.weights).abs() - lines.weights
+            moves = (lines.weights * widths).sum(-1, keepdim=True) + own * widths
+            shares = torch.where(side, loss, 0.0) / moves.clamp(min=torch.finfo(moves.dtype).tiny)
+            found = found + widths * (lines.weights * shares.sum(-1, keepdim=True) + own * shares)
+        return torch.where(self.split_point(lower, upper).isnan(), -torch.inf, found.flatten(-2))
+
+
+@dataclass(frozen=True)
+class _Lines:
+    """`h_i (z_i - sum_j w_j z_j) + c_i`, all [*batch, rows, size]."""
+
+    heights: Tensor
+    weights: Tensor
+    constants: Tensor
+
+    def unless_infinite(self, ends: Tensor) -> _Lines:
+        """These lines; the intervals' ends where there are none."""
+        weighted = self.weights.isfinite().all(-1, keepdim=True)
+        good = self.heights.isfinite() & self.constants.isfinite() & weighted
+        return _Lines(
+            torch.where(good, self.heights, 0.0),
+            torch.where(weighted, self.weights, 0.0),
+            torch.where(good, self.constants, ends),
+        )
+
+    def terms(self, largest: Tensor) -> Tensor:
+        """Of the terms of each line."""
+        return (
+            self.heights * (largest + (self.weights * largest).sum(-1, keepdim=True)) + self.constants.abs()
+        )
+
+    def centred(self, z: Tensor) -> Tensor:
+        """`z_i - sum_j w_j z_j`."""
+        return z - (self.weights * z).sum(-1, keepdim=True)
+
+    def pull(self, t: Tensor) -> Tensor:
+        """The outputs' cotangent carried back."""
+        moved = t * self.heights
+        return moved - self.weights * moved.sum(-1, keepdim=True)
 
 
 class SoftmaxHull(MixingHull):
-    """Softmax on a box: for each sign of an output's cotangent the line's matrix [*batch, rows, i, j] and constant [*batch, rows, i]."""
+    """Softmax on a box: the lines for positive and for negative cotangents."""
 
     def __init__(self, activation: Softmax, lower: Tensor, upper: Tensor) -> None:
         self.activation, self.lower, self.upper = activation, lower, upper
-        low, high = activation.interval(lower, upper)
-        pairs, largest = _Pairs(activation.table(lower), activation.table(upper)), self._largest()
-        self.below = self._unless_infinite(*self._below(pairs, largest), activation.table(low))
-        self.above = self._unless_infinite(*self._above(pairs, largest), activation.table(high))
-        self.sizes = [
-            (matrix.abs() @ largest.unsqueeze(-1)).squeeze(-1) + constant.abs()
-            for matrix, constant in (self.below, self.above)
-        ]
-
-    def _largest(self) -> Tensor:
-        return self.activation.table(torch.maximum(self.lower.abs(), self.upper.abs()))
-
-    def _below(self, pairs: _Pairs, largest: Tensor) -> tuple[Tensor, Tensor]:
-        """`1/D >= 2 r - r^2 D` for any r > 0, and D no more than the sum of chords; r is best in the middle of the box."""
-        width = (pairs.high - pairs.low).clamp(min=torch.finfo(largest.dtype).tiny)
-        chords = torch.minimum((pairs.exp_high - pairs.exp_low) / width * (1 + 4 * pairs.eps), pairs.exp_high)
-        start = pairs.exp_low * (1 + 32 * pairs.eps)  # above the function, where exp_low is below
-        middle = 1 + (start + chords * (width / 2)).sum(-1)
-        root = middle.reciprocal().clamp(
-            min=8 * torch.finfo(middle.dtype).tiny ** 0.5
-        )  # its square is no underflow
-        square = root.square()
-        weights = square.unsqueeze(-1) * chords
-        terms = square.unsqueeze(-1) * (start + chords * pairs.low.abs())
-        constant = 2 * root - square - (square.unsqueeze(-1) * (start - chords * pairs.low)).sum(-1)
-        size = 2 * root + square + terms.sum(-1)
-        return self._matrix(-weights), constant - self._slack(pairs, weights, size, largest)
-
-    def _above(self, pairs: _Pairs, largest: Tensor) -> tuple[Tensor, Tensor]:
-        """`1/D <= h - k D` between D's ends, and D no less than the sum of tangents."""
-        slope = (pairs.least * pairs.most).reciprocal()
-        height = torch.maximum(
-            pairs.least.reciprocal() + slope * pairs.least, pairs.most.reciprocal() + slope * pairs.most
+        low, high = (activation.table(end) for end in activation.interval(lower, upper))
+        box = _Box(activation.table(lower), activation.table(upper))
+        self.below, self.above = (
+            _below(box).unless_infinite(low),
+            _above(box, low, high).unless_infinite(high),
         )
-        middle = (pairs.low + pairs.high) / 2
-        tangents = middle.exp() * pairs.others
-        weights = slope.unsqueeze(-1) * tangents
-        constant = height - slope - (weights * (1 - middle)).sum(-1)
-        size = height + slope + (weights * (1 + middle.abs())).sum(-1)
-        return self._matrix(-weights), constant + self._slack(pairs, weights, size, largest)
-
-    def _matrix(self, weights: Tensor) -> Tensor:
-        """Coefficients of the differences `z_j - z_i` as those of z."""
-        return weights - torch.diag_embed(weights.sum(-1))
-
-    def _slack(self, pairs: _Pairs, weights: Tensor, size: Tensor, largest: Tensor) -> Tensor:
-        """What rounding may have cost in a line whose constant is a sum of terms of that size in all."""
-        moved = (weights * (largest.unsqueeze(-2) + largest.unsqueeze(-1))).sum(-1)
-        return (4 * weights.shape[-1] + 64) * pairs.eps * (size + moved)
-
-    def _unless_infinite(self, matrix: Tensor, constant: Tensor, end: Tensor) -> list[Tensor]:
-        """The line's matrix and constant; the interval's end where there is no line."""
-        good = constant.isfinite() & matrix.isfinite().all(-1)
-        return [torch.where(good.unsqueeze(-1), matrix, 0.0), torch.where(good, constant, end)]
+        self._sizes = torch.maximum(self.below.terms(box.largest), self.above.terms(box.largest))
 
     def first(self) -> SoftmaxHull:
         one = copy(self)
-        one.lower, one.upper = self.lower[:, 0], self.upper[:, 0]
-        one.below, one.above, one.sizes = (
-            [part[:, 0] for part in own] for own in (self.below, self.above, self.sizes)
+        one.lower, one.upper, one._sizes = self.lower[:, 0], self.upper[:, 0], self._sizes[:, 0]
+        one.below, one.above = (
+            _Lines(*(part[:, 0] for part in vars(own).values())) for own in (self.below, self.above)
         )
         return one
 
-    def chosen(self, t: Tensor) -> Tensor:
-        """The matrices of the lines for t's signs."""
-        falling = self.activation.table(t).unsqueeze(-1) < 0
-        return torch.where(falling, self.above[0], self.below[0])
-
-    def pull(self, t: Tensor) -> Tensor:
+    def pull(self, t: Tensor, shifts: Tensor | None = None) -> Tensor:
         table = self.activation.table(t)
-        return (
-            _apply(table.clamp(min=0), self.below[0]) + _apply(table.clamp(max=0), self.above[0])
-        ).flatten(-2)
+        return (self.below.pull(table.clamp(min=0)) + self.above.pull(table.clamp(max=0))).flatten(-2)
 
-    def along(self, t: Tensor, z: Tensor) -> Tensor:
+    def along(self, t: Tensor, z: Tensor, shifts: Tensor | None = None) -> Tensor:
         table = self.activation.table(z)
-        above, below = (_apply(table, part[0].mT) for part in (self.above, self.below))
+        above, below = (lines.heights * lines.centred(table) for lines in (self.above, self.below))
         return torch.where(self.activation.table(t) < 0, above, below).flatten(-2)
 
-    def intercept(self, t: Tensor) -> Tensor:
-        return torch.where(self.activation.table(t) < 0, self.above[1], self.below[1]).flatten(-2)
+    def intercept(self, t: Tensor, shifts: Tensor | None = None) -> Tensor:
+        falling = self.activation.table(t) < 0
+        return torch.where(falling, self.above.constants, self.below.constants).flatten(-2)
 
     def size(self, t: Tensor) -> Tensor:
         """Terms of the cotangent and of the intercept."""
-        return 2 * (self.activation.table(t).abs() * torch.maximum(*self.sizes)).sum((-2, -1))
+        return 2 * (self.activation.table(t).abs() * self._sizes).sum((-2, -1))
 
 
-def _apply(rows: Tensor, matrix: Tensor) -> Tensor:
-    """[*batch, objectives, rows, i] times [*batch, 1, rows, i, j]."""
-    if rows.dim() < 4 or matrix.shape[-4] != 1:
-        return (rows.unsqueeze(-2) @ matrix).squeeze(-2)
-    return (rows.movedim(-2, -3) @ matrix.squeeze(-4)).movedim(-3, -2)
+class _Box:
+    """A box of rows [*batch, rows, size] and a point of it."""
+
+    def __init__(self, lower: Tensor, upper: Tensor) -> None:
+        self.lower, self.upper = lower, upper
+        self.middle, self.widths = (lower + upper) / 2, upper - lower
+        self.largest = torch.maximum(lower.abs(), upper.abs())
+        self.most = upper.amax(-1, keepdim=True)  # exponentials are taken relative to this
+        limits = torch.finfo(lower.dtype)
+        self.tiny, self.eps = limits.tiny, 2 * limits.eps
+        self.unit = (lower.shape[-1] + 32) * self.eps  # of what some sums and exponentials may be off by
+        self.scale = (
+            1 + self.largest.amax(-1, keepdim=True) + self.most.abs()
+        )  # and how that grows with the values
+
+    def exponential(self, z: Tensor, direction: int) -> Tensor:
+        """`exp(z - most)`, rounded in that direction."""
+        shifted = z - self.most + direction * self.eps * (z.abs() + self.most.abs())
+        return shifted.exp() * (1 + direction * 8 * self.eps) + (self.tiny if direction > 0 else 0.0)
+
+
+def _below(box: _Box) -> _Lines:
+    """The tangent of `exp(z_i - log C(z))` in the middle, C being the sum of the exponentials' chords."""
+    start, last = box.exponential(box.lower, 1), box.exponential(box.upper, 1)
+    slope = (last - box.exponential(box.lower, -1)) / box.widths.clamp(min=box.tiny) * (1 + 4 * box.eps)
+    slope = torch.minimum(slope, last)
+    total = (start + slope * (box.middle - box.lower)).sum(-1, keepdim=True)
+    heights, weights = (box.middle - box.most).exp() / total, slope / total
+    moved = 1 + box.widths + (weights * box.widths).sum(-1, keepdim=True)
+    middle = (weights * box.middle).sum(-1, keepdim=True)
+    slack = box.unit * heights * (box.scale * moved + (weights * box.middle.abs()).sum(-1, keepdim=True))
+    return _Lines(heights, weights, heights * (1 - box.middle + middle) - slack)
+
+
+def _above(box: _Box, low: Tensor, high: Tensor) -> _Lines:
+    """`A + B log p_i`, the chord between p's ends, with a tangent of the logarithm of S in the middle."""
+    first, last = low.log(), high.log()
+    slope = (high - low) / (last - first).clamp(min=box.tiny)
+    slope = torch.minimum(torch.maximum(slope, low), high)
+    height = torch.maximum(low - slope * first, high - slope * last)
+    weights = box.middle.softmax(-1)
+    moved = 1 + (weights * box.widths).sum(-1, keepdim=True)
+    centre = (weights * box.middle).sum(-1, keepdim=True) - box.middle.logsumexp(-1, keepdim=True)
+    slack = box.unit * (slope * (2 * box.scale * moved + first.abs() + last.abs()) + high)
+    return _Lines(slope, weights, height + slope * centre + slack)
