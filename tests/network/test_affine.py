@@ -76,10 +76,22 @@ def convolutions() -> Iterator[Case]:
         yield deconvolution, ((1, 3, 4, 5),)
 
 
+def few(outputs: int, inputs: int, count: int) -> Dense:
+    """A matrix large enough, and with so few numbers a row, that its zeros are left out."""
+    weight = torch.zeros(outputs, inputs, dtype=DOUBLE)
+    for row in range(1, outputs):  # and one row without any
+        weight[row, torch.randperm(inputs)[:count]] = normal(count)
+    found = Dense(weight, normal(outputs) if count else None)
+    assert found._rows is not None
+    return found
+
+
 def cases() -> Iterator[Case]:
     """At least one of every class of affine maps."""
     yield Dense(normal(4, 3), normal(4)), ((3,),)
     yield Dense(normal(1, 3)), ((2, 3),)
+    yield few(300, 200, 3), ((2, 200),)
+    yield few(100, 900, 0), ((900,),)
     yield Dense(torch.zeros(2, 3, dtype=DOUBLE), normal(2)), ((1, 3),)
     yield Scale(normal(3), normal(3)), ((3,),)
     yield Scale(normal(3, 1, 1)), ((1, 3, 2, 2),)

@@ -88,6 +88,16 @@ class IntermediateBounds:
             bounds = self._settled(bounds, record, self.ascent is not None)
         return self._settled(bounds, record, self.ascent is None)
 
+    def tighten_last(self, network: Network, first: int, bounds: Bounds, deadline: Deadline) -> Bounds:
+        """Only the layers from the `first` on are tightened, and what that tells of layers behind is left to their own passes."""
+        for layer in network.layers[first:]:
+            open_neurons = _open(layer, bounds)
+            if bool(open_neurons.any()):
+                bounds = self._tighten_layer(
+                    network, layer, bounds, open_neurons, deadline, network, None, None
+                )
+        return bounds
+
     def _settled(self, bounds: Bounds, record: Record | None, tell: bool) -> Bounds:
         if record is None:
             return bounds

@@ -28,6 +28,8 @@ from torch import Tensor
 from torch.nn import functional
 
 Shape = tuple[int, ...]
+_LARGE = 2**14  # numbers in a matrix whose zeros are worth leaving out
+_FEW = 16  # times as long a row without zeros takes, a number
 
 
 class Affine(ABC):
@@ -86,10 +88,21 @@ class Dense(Affine):
     bias_size: Float[Tensor, " outputs"] | None = None  # where folding made the bias: see `bias_terms`
 
     def forward(self, *operands: Tensor) -> Tensor:
-        return functional.linear(operands[0], self.weight, self.bias)
+        if self._rows is None:
+            return functional.linear(operands[0], self.weight, self.bias)
+        value = self._rows.times(operands[0])
+        return value if self.bias is None else value + self.bias
 
     def transpose(self, cotangent: Tensor) -> tuple[Tensor, ...]:
-        return (cotangent @ self.weight,)
+        return (cotangent @ self.weight if self._columns is None else self._columns.times(cotangent),)
+
+    @cached_property
+    def _rows(self) -> _Few | None:
+        return _Few.of(self.weight)
+
+    @cached_property
+    def _columns(self) -> _Few | None:
+        return _Few.of(self.weight.mT)
 
     def absolute(self) -> Dense:
         return Dense(self.weight.abs())
@@ -97,6 +110,36 @@ class Dense(Affine):
     @property
     def terms(self) -> int:
         return max(self.weight.shape) + 1
+
+
+@dataclass(frozen=True)
+class _Few:
+    """A matrix of few numbers a row, the rest zeros, as networks made of comparisons have: [rows, count] places and values."""
+
+    places: Tensor
+    values: Tensor
+
+    @classmethod
+    def of(cls, matrix: Float[Tensor, "rows columns"]) -> _Few | None:
+        """The matrix so, where that is worth it."""
+        if matrix.numel() < _LARGE:
+            return None
+        used = matrix != 0
+        counts = used.sum(1)
+        count = max(1, int(counts.max()))
+        if count * _FEW > matrix.shape[1]:
+            return None
+        rows, columns = used.nonzero(as_tuple=True)
+        within = torch.arange(len(rows), device=rows.device) - (counts.cumsum(0) - counts)[rows]
+        places, values = columns.new_zeros(len(matrix), count), matrix.new_zeros(len(matrix), count)
+        places[rows, within], values[rows, within] = columns, matrix[rows, columns]
+        return cls(places, values)
+
+    def times(self, x: Tensor) -> Tensor:
+        """The matrix times every vector along the last axis."""
+        vectors = x.reshape(-1, x.shape[-1]).mT.contiguous()
+        found = functional.embedding_bag(self.places, vectors, per_sample_weights=self.values, mode="sum")
+        return found.mT.reshape(*x.shape[:-1], len(self.places))
 
 
 @dataclass(frozen=True)

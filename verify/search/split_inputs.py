@@ -8,8 +8,9 @@ is clipped to (as in Clip-and-Verify, Zhou et al. 2025). Every bound charges its
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 
 import numpy as np
 import torch
@@ -18,6 +19,7 @@ from torch import Tensor
 
 from verify.bounders.backward import IntermediateBounds
 from verify.bounders.dual import DualProblem
+from verify.bounders.forward import forward
 from verify.bounders.interval import interval, magnitudes
 from verify.branchers.fsb import Split
 from verify.branchers.inputs import widest_effect
@@ -30,6 +32,12 @@ from verify.state import Bounds, Objective, Struct, Subproblems
 
 _GROUP = 32  # clauses that a region stands for, at most
 _CLIP = 0.9  # of an interval: a clipped box that keeps more of all of them is not worth a proof
+_LAST = 1 / 16  # of all neurons, in last layers that are tightened alone
+_TRIAL = 4  # boxes that tighter bounds are tried on when they did not pay last time
+_TRIALS = 0.1  # of the time before, for trials
+_ORDER = 1.5  # of the convergence of linear bounds: 2 where functions are smooth, 1 at kinks
+_GROWTH = 4  # times as many boxes as last time, at most
+_CHEAP = 3.0  # bounds as they were, that tighter ones may cost without being asked whether they pay
 _JOINING_STEPS = 16  # of the weights of a clause's rows
 
 
@@ -63,33 +71,42 @@ class Found(Struct):
 
 @dataclass
 class Effort:
-    """Whether intermediate bounds are worth their price, found out by paying it now and then.
+    """Whether tighter bounds are worth their price, found out by paying it for a few boxes now and then.
 
-    They are when they close many more boxes than the quick bound does, or, where neither closes any, when they more
-    than halve what is missing: a further split would do as much for the price of two quick bounds.
+    For a price of c bounds as they were splitting cuts a box of d open inputs into c parts, and linear bounds' distance from what they
+    bound shrinks with the square of the width, so by `c^(2/d)`. Tighter bounds pay where they do better than that.
     """
 
-    period: int = 8
-    _since: int = 0
+    dimensions: int
     _pays: bool = True
+    _last: int = _TRIAL  # boxes
+    _tried: float = 0.0  # seconds spent in vain
+    _total: float = 0.0  # seconds of all that came before
 
-    def worth_it(self) -> bool:
-        """Whether to pay this time."""
-        self._since += 1
-        return self._pays or self._since >= self.period
+    def how_many(self, available: int, before: float) -> int:
+        """For how many boxes to pay this time, after bounds that took so many seconds."""
+        self._total += before
+        if self._pays:
+            return min(available, _GROWTH * self._last)
+        return min(available, _TRIAL) if self._tried <= _TRIALS * self._total else 0
 
-    def learn(
-        self, quick: Found, tight: Found, total: int, quick_seconds: float, tight_seconds: float
-    ) -> None:
-        """Compares both bounds on the boxes that the quick one left open, of `total`."""
-        self._since = 0
-        closed_quickly, closed = total - len(quick.refuted), total - int((~tight.refuted).sum())
-        dear = tight_seconds > 3 * quick_seconds
-        if closed:
-            enough = closed_quickly >= 0.4 * closed
-        else:
-            enough = bool((tight.bound < 0.5 * quick.bound).float().mean() > 0.5)
-        self._pays = not (dear and enough)
+    def learn(self, before: Found, after: Found, price: float, seconds: float) -> None:
+        """Compares both bounds of boxes that were open before; the price in bounds as they were, and what was spent."""
+        self._last = max(len(before.bound), _TRIAL)
+        left = price ** (-_ORDER / self.dimensions)
+        by_splitting = left * -before.bound
+        closed = after.bound.clamp(min=0) * (1 - left) <= by_splitting
+        better = torch.where(after.refuted, closed, -after.bound < by_splitting)
+        self._pays = price < _CHEAP or bool(better.float().mean() > 0.5)
+        self._tried += 0.0 if self._pays else seconds
+
+
+@dataclass(frozen=True)
+class _Tier:
+    """A way to tighten all variables' bounds, and whether it pays."""
+
+    tighten: Callable[[Bounds, Deadline], Bounds]
+    effort: Effort
 
 
 class SplitInputs:
@@ -104,7 +121,22 @@ class SplitInputs:
         self._group_of, self._members = (
             table.to(network.device) for table in _groups(problem.box_of.tolist())
         )
-        self._effort = Effort()
+        self._tiers = self._all_tiers()
+
+    def _all_tiers(self) -> list[_Tier]:
+        """Forward bounds, those of the last layers, those of all: dearer each.
+
+        Where evidence is written the last alone: a checker knows intervals, and CROWN on all layers.
+        """
+        network, dimensions = self.network, max(1, self.problem.free_inputs)
+        tiers = [_Tier(partial(self.intermediate.tighten, network), Effort(dimensions))]
+        if self.evidence is not None:
+            return tiers
+        last = _last_layers(network)
+        if last < len(network.layers):
+            some = partial(self.intermediate.tighten_last, network, last)
+            tiers.insert(0, _Tier(some, Effort(dimensions)))
+        return [_Tier(lambda bounds, _: forward(network, bounds), Effort(dimensions)), *tiers]
 
     def leaders(self) -> list[int]:
         """The first clause of each group."""
@@ -132,22 +164,26 @@ class SplitInputs:
         )
 
     def bound(self, regions: Subproblems, deadline: Deadline) -> Bounded:
-        """CROWN on interval bounds first; what that leaves open gets intermediate bounds where they pay."""
+        """CROWN on intervals first; what that leaves open gets tighter bounds where they pay."""
         began = time.monotonic()
         whole = self._boxes(regions)
         bounds, _ = interval(self.network, whole.lower, whole.upper)
         found = self._found(regions, bounds, 0)
         passes = torch.ones_like(regions.clause)
         left = (~found.refuted).nonzero()[:, 0]
-        middle = time.monotonic()
-        if len(left) and self._effort.worth_it():
+        spent = (time.monotonic() - began) / len(regions)  # on a box
+        for tier in self._tiers:
+            rows = left[: tier.effort.how_many(len(left), spent * len(left))]
+            if not len(rows):
+                break
             deadline.check()
-            quick, known = found.select(left), bounds.select(left)
-            tight = self._found(
-                regions.select(left), self.intermediate.tighten(self.network, known, deadline), 1
-            ).intersected(quick)
-            found, passes[left] = found.updated(left, tight), 3
-            self._effort.learn(quick, tight, len(regions), middle - began, time.monotonic() - middle)
+            began, before = time.monotonic(), found.select(rows)
+            tight = tier.tighten(bounds.select(rows), deadline)
+            after = self._found(regions.select(rows), tight, 1).intersected(before)
+            seconds = time.monotonic() - began
+            tier.effort.learn(before, after, seconds / len(rows) / spent, seconds)
+            bounds, found, passes[rows] = bounds.updated(rows, tight), found.updated(rows, after), 3
+            left, spent = rows[~found.refuted[rows]], spent + seconds / len(rows)
         if self.evidence is not None:
             found = self._told(self.evidence, regions, whole, found, passes)
         scale = found.cotangent.abs().amax(1, keepdim=True).clamp(min=1e-300)
@@ -217,6 +253,13 @@ class SplitInputs:
     def choose(self, regions: Subproblems, deadline: Deadline) -> Split:
         box = self._boxes(regions)
         return widest_effect(regions.parameters.double(), box.lower, box.upper)
+
+
+def _last_layers(network: Network) -> int:
+    """The first of the last layers that hold a small share of all neurons together."""
+    sizes = [layer.size for layer in network.layers]
+    behind = [sum(sizes[i:]) for i in range(len(sizes))]
+    return next((i for i, size in enumerate(behind) if size <= _LAST * sum(sizes)), len(sizes))
 
 
 def _groups(boxes: Sequence[int]) -> tuple[Tensor, Tensor]:

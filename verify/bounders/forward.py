@@ -1,0 +1,141 @@
+"""Bounds carried forward as linear functions of few inputs: for boxes of few dimensions hardly dearer than interval arithmetic.
+
+Every value lies between two affine functions of the box's own coordinates `e` in [-1, 1]^d, `(C - R) (1, e) - E` and
+`(C + R) (1, e) + E`: centre C and half the difference R have d + 1 columns, the rounding errors E one. An affine map W sends C to `W C`
+and R to `|W| R` (with W+ and W- written out that is what each side's own better function gives), an activation's lines to itself. (Zhang
+et al. 2018 and Xu et al. 2020, "Automatic Perturbation Analysis", call it forward mode.)
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from verify.network.activations import Line
+from verify.network.affine import Affine
+from verify.network.graph import Layer, Network
+from verify.state import Bounds
+
+_SAFETY = 8  # times the error constant: a sum, its bias, and the elementwise steps around it
+
+
+@dataclass(frozen=True)
+class _Enclosure:
+    """A node's values on every box."""
+
+    centre: Float[Tensor, "batch columns size"]
+    radius: Float[Tensor, "batch columns size"]
+    error: Float[Tensor, "batch size"]
+
+    @property
+    def sizes(self) -> Float[Tensor, "batch size"]:
+        """Of all terms together."""
+        return self.centre.abs().sum(1) + self.radius.abs().sum(1) + self.error
+
+    def ends(self, unit: float) -> tuple[Tensor, Tensor]:
+        """The least and the greatest value, [batch, size], rounded outward; NaN where nothing is known."""
+        low, high = self.centre - self.radius, self.centre + self.radius
+        slack = self.error + unit * self.sizes
+        return low[:, 0] - low[:, 1:].abs().sum(1) - slack, high[:, 0] + high[:, 1:].abs().sum(1) + slack
+
+
+def forward(network: Network, bounds: Bounds) -> Bounds:
+    """`bounds` (whose input columns are the boxes), intersected with what linear functions of the open inputs tell."""
+    unit = _SAFETY * network.gamma
+    enclosures = [_boxes(network, bounds)]
+    lower, upper = bounds.lower.clone(), bounds.upper.clone()
+    for index, node in enumerate(network.nodes[1:], start=1):
+        operands = [enclosures[operand] for operand in node.operands]
+        if isinstance(node.operator, Affine):
+            enclosures.append(_affine(network, index, operands, unit))
+            continue
+        layer = network.layer_of_node[index]
+        low, high = operands[0].ends(unit)
+        low = torch.fmax(low, lower[:, layer.variables])
+        high = torch.fmin(high, upper[:, layer.variables])
+        lower[:, layer.variables], upper[:, layer.variables] = low, high
+        enclosures.append(_activation(layer, operands[0], low, torch.maximum(low, high), unit))
+    return Bounds(lower, upper)
+
+
+def _boxes(network: Network, bounds: Bounds) -> _Enclosure:
+    """The inputs themselves: one column for each that is open on any of the boxes."""
+    lower, upper = (end[:, : network.inputs] for end in (bounds.lower, bounds.upper))
+    middle = (lower + upper) / 2
+    radius = torch.maximum(upper - middle, middle - lower) * (1 + 4 * torch.finfo(lower.dtype).eps)
+    free = (upper > lower).any(0).nonzero()[:, 0]
+    centre = lower.new_zeros(len(lower), 1 + len(free), network.inputs)
+    centre[:, 0] = middle
+    centre[:, torch.arange(1, 1 + len(free), device=free.device), free] = radius[:, free]
+    return _Enclosure(centre, torch.zeros_like(centre), torch.zeros_like(middle))
+
+
+def _affine(network: Network, index: int, operands: list[_Enclosure], unit: float) -> _Enclosure:
+    """All columns through the map and its absolute one; its bias belongs to the first column alone."""
+    node, absolute = network.nodes[index], network.absolute[index]
+    assert isinstance(node.operator, Affine)
+    batch, columns = operands[0].centre.shape[:2]
+    shapes = [network.nodes[operand].shape for operand in node.operands]
+
+    def rows(tensor: Tensor, shape: tuple[int, ...]) -> Tensor:
+        return tensor.reshape(-1, *shape)
+
+    zeros = [one.centre.new_zeros(1, *shape) for one, shape in zip(operands, shapes, strict=True)]
+    centres = [
+        torch.cat([rows(one.centre, shape), zero])
+        for one, shape, zero in zip(operands, shapes, zeros, strict=True)
+    ]
+    found = node.operator.forward(*centres).flatten(1)
+    centre, bias = found[:-1].reshape(batch, columns, -1), found[-1]
+    centre[:, 1:] -= bias
+    own = unit + network.rounding32(index)
+    spread = [
+        rows(torch.cat([one.radius, (one.error + own * one.sizes)[:, None]], 1), shape)
+        for one, shape in zip(operands, shapes, strict=True)
+    ]
+    carried = absolute.forward(*spread).reshape(batch, columns + 1, -1)
+    error = carried[:, -1] * (1 + unit) + own * network.bias_sizes[index]
+    tiny = (
+        torch.finfo(error.dtype).tiny ** 0.5
+    )  # what underflows is less than the root of the least number, and its sum
+    return _Enclosure(centre, carried[:, :-1], error + tiny * network.weighted[index])
+
+
+def _activation(layer: Layer, before: _Enclosure, low: Tensor, high: Tensor, unit: float) -> _Enclosure:
+    """The activation's lines over the enclosure; its interval where it has none."""
+    activation = layer.activation
+    first, last = activation.interval(low, high)
+    constant = torch.stack([(first + last) / 2, (last - first) / 2])
+    centre = before.centre.new_zeros(*before.centre.shape[:2], constant.shape[-1])
+    radius = torch.zeros_like(centre)
+    size = torch.maximum(first.abs(), last.abs())
+    error = unit * size
+    centre[:, 0], radius[:, 0] = constant[0], constant[1]
+    if activation.mixes:
+        return _Enclosure(centre, radius, error)
+    hull = activation.hull(low[:, None], high[:, None])
+    sides = []
+    for sign in (1.0, -1.0):
+        line = hull.line(torch.full_like(first[:, None], sign), hull.initial())
+        along = line.along(before.centre) - sign * _sized(line, before.radius)
+        along[:, :1] += line.intercept
+        terms = _sized(line, (before.error + unit * before.sizes)[:, None]) + unit * line.intercept.abs()
+        sides.append((along, terms[:, 0]))
+    (below, error_below), (above, error_above) = sides
+    lines = _Enclosure(
+        (below + above) / 2, (above - below) / 2, torch.maximum(error_below, error_above) + 2 * error
+    )
+    good = lines.sizes.isfinite()
+    return _Enclosure(
+        torch.where(good[:, None], lines.centre, centre),
+        torch.where(good[:, None], lines.radius, radius),
+        torch.where(good, lines.error, error),
+    )
+
+
+def _sized(line: Line, z: Tensor) -> Tensor:
+    """`|slope| z`, added up over each output's operands."""
+    return Line(line.slope.abs(), line.intercept, 0.0, line.copies).along(z)
