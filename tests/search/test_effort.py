@@ -35,18 +35,21 @@ def found(bound: list[float], refuted: list[bool] | None = None) -> Found:
 )
 def test_what_pays(before: float, after: float, closes: bool, price: float, pays: bool) -> None:
     effort = Effort(2)
-    effort.learn(found([before] * 3), found([after] * 3, [closes] * 3), price, 1.0)
-    assert effort.how_many(100, 0.0) == (16 if pays else 0)
+    assert effort.learn(found([before] * 3), found([after] * 3, [closes] * 3), price, 1.0) == pays
+    assert effort.how_many(100) == (16 if pays else 0)
 
 
 def test_trials_are_a_share_of_the_time() -> None:
     effort = Effort(2)
     effort.learn(found([-8.0]), found([-7.0]), 10.0, 1.0)
-    assert effort.how_many(100, 5.0) == 0
-    assert effort.how_many(100, 5.0) == 4
+    effort.came_before(5.0)
+    assert effort.how_many(100) == 0
+    effort.came_before(5.0)
+    assert effort.how_many(100) == 4
     effort.learn(found([-8.0] * 4), found([1.0] * 4, [True] * 4), 10.0, 1.0)
-    assert effort.how_many(100, 0.0) == 16
-    assert effort.how_many(10, 0.0) == 10
+    assert effort.how_many(100) == 16
+    assert effort.how_many(10) == 10
+    assert effort.how_many(0) == 0
 
 
 def test_last_layers() -> None:

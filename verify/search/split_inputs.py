@@ -83,15 +83,21 @@ class Effort:
     _tried: float = 0.0  # seconds spent in vain
     _total: float = 0.0  # seconds of all that came before
 
-    def how_many(self, available: int, before: float) -> int:
-        """For how many boxes to pay this time, after bounds that took so many seconds."""
-        self._total += before
+    def came_before(self, seconds: float) -> None:
+        """Other bounds took so long."""
+        self._total += seconds
+
+    def how_many(self, available: int) -> int:
+        """For how many boxes to pay now."""
         if self._pays:
             return min(available, _GROWTH * self._last)
         return min(available, _TRIAL) if self._tried <= _TRIALS * self._total else 0
 
-    def learn(self, before: Found, after: Found, price: float, seconds: float) -> None:
-        """Compares both bounds of boxes that were open before; the price in bounds as they were, and what was spent."""
+    def learn(self, before: Found, after: Found, price: float, seconds: float) -> bool:
+        """Compares both bounds of boxes that were open before; the price in bounds as they were, and what was spent.
+
+        Whether to go on paying.
+        """
         self._last = max(len(before.bound), _TRIAL)
         left = price ** (-_ORDER / self.dimensions)
         by_splitting = left * -before.bound
@@ -99,6 +105,7 @@ class Effort:
         better = torch.where(after.refuted, closed, -after.bound < by_splitting)
         self._pays = price < _CHEAP or bool(better.float().mean() > 0.5)
         self._tried += 0.0 if self._pays else seconds
+        return self._pays
 
 
 @dataclass(frozen=True)
@@ -173,17 +180,23 @@ class SplitInputs:
         left = (~found.refuted).nonzero()[:, 0]
         spent = (time.monotonic() - began) / len(regions)  # on a box
         for tier in self._tiers:
-            rows = left[: tier.effort.how_many(len(left), spent * len(left))]
-            if not len(rows):
+            tier.effort.came_before(spent * len(left))
+            began, done = time.monotonic(), left[:0]
+            while count := tier.effort.how_many(len(left)):
+                deadline.check()
+                rows, left = left.split([count, len(left) - count])
+                started, before = time.monotonic(), found.select(rows)
+                tight = tier.tighten(bounds.select(rows), deadline)
+                after = self._found(regions.select(rows), tight, 1).intersected(before)
+                seconds = time.monotonic() - started
+                bounds, found, passes[rows] = bounds.updated(rows, tight), found.updated(rows, after), 3
+                done = torch.cat([done, rows])
+                if not tier.effort.learn(before, after, seconds / count / spent, seconds):
+                    break
+            if not len(done):
                 break
-            deadline.check()
-            began, before = time.monotonic(), found.select(rows)
-            tight = tier.tighten(bounds.select(rows), deadline)
-            after = self._found(regions.select(rows), tight, 1).intersected(before)
-            seconds = time.monotonic() - began
-            tier.effort.learn(before, after, seconds / len(rows) / spent, seconds)
-            bounds, found, passes[rows] = bounds.updated(rows, tight), found.updated(rows, after), 3
-            left, spent = rows[~found.refuted[rows]], spent + seconds / len(rows)
+            spent += (time.monotonic() - began) / len(done)
+            left = done[~found.refuted[done]]
         if self.evidence is not None:
             found = self._told(self.evidence, regions, whole, found, passes)
         scale = found.cotangent.abs().amax(1, keepdim=True).clamp(min=1e-300)
