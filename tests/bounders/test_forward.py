@@ -27,6 +27,7 @@ from torch import Tensor
 
 from verify.bounders.forward import forward
 from verify.bounders.interval import interval
+from verify.deadline import Deadline
 from verify.network.activations import Activation, Relu
 from verify.network.affine import Dense
 from verify.network.graph import Network, Node
@@ -37,7 +38,7 @@ def both(network: Network, box: Bounds) -> tuple[Bounds, Bounds]:
     """Intervals, and forward bounds from them."""
     inputs = slice(0, network.inputs)
     plain, _ = interval(network, box.lower[:, inputs], box.upper[:, inputs])
-    return plain, forward(network, plain)
+    return plain, forward(network, plain, Deadline())
 
 
 def assert_holds(network: Network, bounds: Bounds, room: float = 1e-12) -> None:
@@ -108,7 +109,7 @@ def test_rounding_is_charged(seed: int) -> None:
     centre, radius = normal(1, 3), 1e-9 * normal(1, 3).abs()
     unknown = torch.full((1, 3), torch.inf, dtype=DOUBLE)
     box = Bounds(torch.cat([centre - radius, -unknown], 1), torch.cat([centre + radius, unknown], 1))
-    bounds = forward(network, box)
+    bounds = forward(network, box, Deadline())
     low, high = (end[0, 3:].tolist() for end in (bounds.lower, bounds.upper))
     for corner in product(*zip(*(end[0, :3].tolist() for end in (box.lower, box.upper)), strict=True)):
         values = [Fraction(x) for x in corner]
@@ -127,9 +128,9 @@ def test_what_is_unbounded_stays_unknown() -> None:
     network = quotient()
     lower, upper = torch.tensor([[1.0, -1.0]], dtype=DOUBLE), torch.tensor([[1.0, 1.0]], dtype=DOUBLE)
     plain, _ = interval(network, lower, upper)
-    bounds = forward(network, plain)
+    bounds = forward(network, plain, Deadline())
     assert not bool((bounds.lower.isnan() | bounds.upper.isnan()).any())
     assert bool((bounds.upper[plain.upper.isposinf()].isposinf()).all())
     endless, _ = interval(network, lower - torch.inf, upper + torch.inf)
-    bounds = forward(network, endless)
+    bounds = forward(network, endless, Deadline())
     assert not bool((bounds.lower.isnan() | bounds.upper.isnan()).any())

@@ -88,13 +88,18 @@ class IntermediateBounds:
             bounds = self._settled(bounds, record, self.ascent is not None)
         return self._settled(bounds, record, self.ascent is None)
 
-    def tighten_last(self, network: Network, first: int, bounds: Bounds, deadline: Deadline) -> Bounds:
-        """Only the layers from the `first` on are tightened, and what that tells of layers behind is left to their own passes."""
+    def tighten_last(
+        self, network: Network, first: int, bounds: Bounds, deadline: Deadline, enough: Deadline
+    ) -> Bounds:
+        """Only the layers from the `first` on are tightened, and what that tells of layers behind is left to their own passes.
+
+        Ends as `tighten` does once `enough` has passed.
+        """
         for layer in network.layers[first:]:
             open_neurons = _open(layer, bounds)
-            if bool(open_neurons.any()):
+            if bool(open_neurons.any()) and enough.remaining > 0:
                 bounds = self._tighten_layer(
-                    network, layer, bounds, open_neurons, deadline, network, None, None
+                    network, layer, bounds, open_neurons, deadline, network, enough, None
                 )
         return bounds
 

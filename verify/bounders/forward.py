@@ -14,6 +14,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from verify.deadline import Deadline
 from verify.network.activations import Line
 from verify.network.affine import Affine
 from verify.network.graph import Layer, Network
@@ -42,22 +43,30 @@ class _Enclosure:
         return low[:, 0] - low[:, 1:].abs().sum(1) - slack, high[:, 0] + high[:, 1:].abs().sum(1) + slack
 
 
-def forward(network: Network, bounds: Bounds) -> Bounds:
-    """`bounds` (whose input columns are the boxes), intersected with what linear functions of the open inputs tell."""
+def forward(network: Network, bounds: Bounds, deadline: Deadline) -> Bounds:
+    """`bounds` (whose input columns are the boxes), intersected with what linear functions of the open inputs tell.
+
+    Raises OutOfTimeError.
+    """
     unit = _SAFETY * network.gamma
-    enclosures = [_boxes(network, bounds)]
+    enclosures = {0: _boxes(network, bounds)}
+    last_use = {operand: i for i, node in enumerate(network.nodes) for operand in node.operands}
     lower, upper = bounds.lower.clone(), bounds.upper.clone()
     for index, node in enumerate(network.nodes[1:], start=1):
+        deadline.check()
         operands = [enclosures[operand] for operand in node.operands]
+        for operand in set(node.operands):
+            if last_use[operand] == index:
+                del enclosures[operand]
         if isinstance(node.operator, Affine):
-            enclosures.append(_affine(network, index, operands, unit))
+            enclosures[index] = _affine(network, index, operands, unit)
             continue
         layer = network.layer_of_node[index]
         low, high = operands[0].ends(unit)
         low = torch.fmax(low, lower[:, layer.variables])
         high = torch.fmin(high, upper[:, layer.variables])
         lower[:, layer.variables], upper[:, layer.variables] = low, high
-        enclosures.append(_activation(layer, operands[0], low, torch.maximum(low, high), unit))
+        enclosures[index] = _activation(layer, operands[0], low, torch.maximum(low, high), unit)
     return Bounds(lower, upper)
 
 

@@ -36,6 +36,7 @@ _LAST = 1 / 16  # of all neurons, in last layers that are tightened alone
 _TRIAL = 4  # boxes that tighter bounds are tried on when they did not pay last time
 _TRIALS = 0.1  # of the time before, for trials
 _ORDER = 1.5  # of the convergence of linear bounds: 2 where functions are smooth, 1 at kinks
+_SHARE = 0.5  # of the time left, that one pass of tightening may take
 _GROWTH = 4  # times as many boxes as last time, at most
 _CHEAP = 3.0  # bounds as they were, that tighter ones may cost without being asked whether they pay
 _JOINING_STEPS = 16  # of the weights of a clause's rows
@@ -73,8 +74,8 @@ class Found(Struct):
 class Effort:
     """Whether tighter bounds are worth their price, found out by paying it for a few boxes now and then.
 
-    For a price of c bounds as they were splitting cuts a box of d open inputs into c parts, and linear bounds' distance from what they
-    bound shrinks with the square of the width, so by `c^(2/d)`. Tighter bounds pay where they do better than that.
+    For a price of c bounds as they were splitting cuts a box of d open inputs into c parts, and what bounds are off by shrinks with the
+    width to the `_ORDER`, so by `c^(_ORDER / d)`. Tighter bounds pay where they do better than that.
     """
 
     dimensions: int
@@ -112,7 +113,7 @@ class Effort:
 class _Tier:
     """A way to tighten all variables' bounds, and whether it pays."""
 
-    tighten: Callable[[Bounds, Deadline], Bounds]
+    tighten: Callable[[Bounds, Deadline, Deadline], Bounds]  # given the deadline, and when it has cost enough
     effort: Effort
 
 
@@ -136,14 +137,20 @@ class SplitInputs:
         Where evidence is written the last alone: a checker knows intervals, and CROWN on all layers.
         """
         network, dimensions = self.network, max(1, self.problem.free_inputs)
-        tiers = [_Tier(partial(self.intermediate.tighten, network), Effort(dimensions))]
+        everything = self.intermediate.tighten
+        tiers = [
+            _Tier(
+                lambda bounds, end, enough: everything(network, bounds, end, enough=enough),
+                Effort(dimensions),
+            )
+        ]
         if self.evidence is not None:
             return tiers
         last = _last_layers(network)
         if last < len(network.layers):
             some = partial(self.intermediate.tighten_last, network, last)
             tiers.insert(0, _Tier(some, Effort(dimensions)))
-        return [_Tier(lambda bounds, _: forward(network, bounds), Effort(dimensions)), *tiers]
+        return [_Tier(lambda bounds, end, _: forward(network, bounds, end), Effort(dimensions)), *tiers]
 
     def leaders(self) -> list[int]:
         """The first clause of each group."""
@@ -186,7 +193,7 @@ class SplitInputs:
                 deadline.check()
                 rows, left = left.split([count, len(left) - count])
                 started, before = time.monotonic(), found.select(rows)
-                tight = tier.tighten(bounds.select(rows), deadline)
+                tight = tier.tighten(bounds.select(rows), deadline, deadline.share(_SHARE))
                 after = self._found(regions.select(rows), tight, 1).intersected(before)
                 seconds = time.monotonic() - started
                 bounds, found, passes[rows] = bounds.updated(rows, tight), found.updated(rows, after), 3
