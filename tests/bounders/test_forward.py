@@ -29,7 +29,7 @@ from verify.bounders.forward import forward
 from verify.bounders.interval import interval
 from verify.deadline import Deadline
 from verify.network.activations import Activation, Relu
-from verify.network.affine import Dense
+from verify.network.affine import Combine, Constant, Dense, NonNegative
 from verify.network.graph import Network, Node
 from verify.state import Bounds
 
@@ -121,6 +121,20 @@ def test_rounding_is_charged(seed: int) -> None:
             ]
         for value, least, most in zip(values, low, high, strict=True):
             assert Fraction(least) <= value <= Fraction(most)
+
+
+def test_maps_whose_values_share_memory() -> None:
+    """Constants and repeated entries are views of fewer numbers."""
+    draft = Draft(torch.Generator(), (1,))
+    fixed = draft.add(Constant(torch.full((3,), 2.0, dtype=DOUBLE), (1,)), (0,), (3,))
+    again = draft.add(NonNegative(lambda x: x.expand(-1, 3), ((1,),), label="expand"), (0,), (3,))
+    both_of = draft.add(Combine((1, -1)), (fixed, again), (3,))
+    draft.add(Relu(), (both_of,), (3,))
+    box = Bounds(torch.tensor([[-1.0] * 4], dtype=DOUBLE), torch.tensor([[4.0] * 4], dtype=DOUBLE))
+    box.lower[:, 1:], box.upper[:, 1:] = -torch.inf, torch.inf
+    bounds = forward(draft.network(), box, Deadline())
+    assert bounds.lower[0, 1:].tolist() == pytest.approx([-2.0] * 3)
+    assert bounds.upper[0, 1:].tolist() == pytest.approx([3.0] * 3)
 
 
 def test_what_is_unbounded_stays_unknown() -> None:

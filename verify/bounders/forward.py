@@ -99,7 +99,7 @@ def _affine(network: Network, index: int, operands: list[_Enclosure], unit: floa
     ]
     found = node.operator.forward(*centres).flatten(1)
     centre, bias = found[:-1].reshape(batch, columns, -1), found[-1]
-    centre[:, 1:] -= bias
+    centre = torch.cat([centre[:, :1], centre[:, 1:] - bias], 1)
     own = unit + network.rounding32(index)
     spread = [
         rows(torch.cat([one.radius, (one.error + own * one.sizes)[:, None]], 1), shape)
