@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pytest
 import torch
 
 from verify.bounders.backward import IntermediateBounds
@@ -10,6 +11,7 @@ from verify.bounders.interval import interval, magnitudes
 from verify.deadline import Deadline
 from verify.network.activations.product import Product
 from verify.network.activations.reciprocal import Reciprocal
+from verify.network.activations.relu import Relu
 from verify.network.affine import Combine, Dense
 from verify.network.graph import Network, Node
 from verify.state import Objective
@@ -50,3 +52,25 @@ def test_unknown_factors_stay_unknown() -> None:
     nan = torch.tensor([[1.0, torch.nan]]).double()
     low, high = Product().interval(nan, nan)
     assert bool(low.isnan().all()) and bool(high.isnan().all())
+
+
+@pytest.mark.parametrize("columns", [2, 200])
+def test_an_overflow_below_a_fixed_layer_counts_where_the_network_is_deployed(columns: int) -> None:
+    """A float32 library makes 0 * infinity of a value that nothing needs; over the reals the output is 0."""
+    below = torch.zeros(columns, 1, dtype=torch.float64)
+    below[0] = 1e30
+    unused = torch.zeros(100, columns, dtype=torch.float64)
+    unused[:, 1] = 1.0
+    nodes = (
+        Node(None, (), (1,), "input"), Node(Dense(below), (0,), (columns,)),
+        Node(Dense(unused), (1,), (100,)), Node(Relu(), (2,), (100,)),
+        Node(Dense(torch.ones(1, 100, dtype=torch.float64)), (3,), (1,)),
+    )  # fmt: skip
+    one = torch.ones(1, 1, 1, 1, dtype=torch.float64)
+    rows = Objective(one, -one[..., 0], one[..., :0])
+    for deployed in (False, True):
+        network = Network(nodes, deployed)
+        bounds, _ = interval(network, one[:, 0, 0] * 1e10, one[:, 0, 0] * 2e10)
+        problem = DualProblem(network, bounds, rows)
+        bound = problem.evaluate(problem.initial(), magnitudes(network, bounds)).bound
+        assert bool(((bound > 0) & bound.isfinite()).all()) != deployed

@@ -104,10 +104,10 @@ class DualProblem:
         """Layers whose pre-activations are all but fixed on every box: their outputs' intervals, [batch, 1, post].
 
         A sweep ends there with the interval's minimum: nothing below such a layer could make a difference. (Multipliers of
-        cuts could, so with cuts of activations nothing is frozen.)
+        cuts could, so with cuts of activations nothing is frozen; nor in a deployed network, where something below may overflow.)
         """
         found: dict[int, tuple[Tensor, Tensor]] = {}
-        if self._cut_places:
+        if self._cut_places or self.network.deployed:
             return found
         for layer in self.layers:
             lower, upper = (
@@ -546,9 +546,8 @@ class DualProblem:
         """The supergradients of a layer's slopes and multipliers."""
         gap = z - support.touch if isinstance(support.touch, Tensor) or support.touch else z
         if support.line is not None:
-            own = (
-                z if layer.activation.mixes else gap
-            )  # what a mixing activation's planes are at z* counts as well
+            # What a mixing activation's planes are at z* counts as well.
+            own = z if layer.activation.mixes else gap
             self.hulls[layer.node].gradient(
                 support.cotangent, own, gradient.parameters[..., layer.parameters]
             )
