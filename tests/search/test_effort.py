@@ -46,6 +46,8 @@ def test_trials_are_a_share_of_the_time() -> None:
     assert effort.how_many(100) == 0
     effort.came_before(5.0)
     assert effort.how_many(100) == 4
+    effort.came_before(90.0)  # a tenth of 100 seconds, less the one spent, for boxes of a second each
+    assert effort.how_many(100) == 9
     effort.learn(found([-8.0] * 4), found([1.0] * 4, [True] * 4), 10.0, 1.0)
     assert effort.how_many(100) == 16
     assert effort.how_many(10) == 10

@@ -107,9 +107,7 @@ def _affine(network: Network, index: int, operands: list[_Enclosure], unit: floa
     ]
     carried = absolute.forward(*spread).reshape(batch, columns + 1, -1)
     error = carried[:, -1] * (1 + unit) + own * network.bias_sizes[index]
-    tiny = (
-        torch.finfo(error.dtype).tiny ** 0.5
-    )  # what underflows is less than the root of the least number, and its sum
+    tiny = torch.finfo(error.dtype).tiny ** 0.5  # more than what underflows, and its sum
     return _Enclosure(centre, carried[:, :-1], error + tiny * network.weighted[index])
 
 

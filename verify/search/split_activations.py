@@ -24,7 +24,6 @@ from verify.bounders.restricted import Restricted
 from verify.branchers.fsb import FilteredSmartBranching, Split
 from verify.branchers.inputs import widest_effect
 from verify.deadline import Deadline
-from verify.network.activations.mixing import Mixing
 from verify.network.activations.relu import Relu
 from verify.network.graph import Network
 from verify.problem import Problem
@@ -91,8 +90,12 @@ class SplitActivations:
         self._boxes = _Boxes(problem, network)
         self._sizes: dict[int, Tensor] = {}
         self._spreading = _spreading(network)
-        self._mixes = any(isinstance(layer.activation, Mixing) for layer in network.layers)
-        self._small = network.variables <= _LARGEST_PROGRAM and not self._mixes
+        mixes = any(layer.activation.mixes for layer in network.layers)
+        self._small = network.variables <= _LARGEST_PROGRAM and not mixes
+        stages = (self.intermediate, _PLAIN_SHARE), (self.optimised, _ROOT_SHARE)
+        self._stages = (
+            stages[:1] if mixes else stages
+        )  # slopes gain next to nothing before mixing activations
 
     def leaders(self) -> list[int]:
         """All clauses, those on one box side by side."""
@@ -120,8 +123,8 @@ class SplitActivations:
         minimiser = regions.parameters.new_zeros(len(regions), self.network.inputs)
         left = (~refuted).nonzero()[:, 0]
         part = len(clauses) / self.problem.clauses  # roots come in batches, which share the time
-        for intermediate, share in ((self.intermediate, _PLAIN_SHARE), (self.optimised, _ROOT_SHARE)):
-            if not len(left) or (self._mixes and intermediate is self.optimised):
+        for intermediate, share in self._stages:
+            if not len(left):
                 break
             chosen = regions.select(left)
             self._bound_boxes(chosen, intermediate, deadline, deadline.share(share * part))
@@ -337,10 +340,9 @@ def _spreading(network: Network) -> Bool[Tensor, " variables"] | None:
 
     None where a network has no products or maxima; then all there is to gain is in the dual bound.
     """
-    mixing = {layer.node for layer in network.layers if isinstance(layer.activation, Mixing)}
-    if not any(layer.activation.joins and layer.node not in mixing for layer in network.layers):
+    if not any(layer.activation.joins and not layer.activation.mixes for layer in network.layers):
         return None
     found = torch.zeros(network.variables, dtype=torch.bool, device=network.device)
     for layer in network.layers:
-        found[layer.variables] = not isinstance(layer.activation, Relu | Mixing)
+        found[layer.variables] = not (isinstance(layer.activation, Relu) or layer.activation.mixes)
     return found

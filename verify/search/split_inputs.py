@@ -33,7 +33,7 @@ from verify.state import Bounds, Objective, Struct, Subproblems
 _GROUP = 32  # clauses that a region stands for, at most
 _CLIP = 0.9  # of an interval: a clipped box that keeps more of all of them is not worth a proof
 _LAST = 1 / 16  # of all neurons, in last layers that are tightened alone
-_TRIAL = 4  # boxes that tighter bounds are tried on when they did not pay last time
+_TRIAL = 4  # boxes at least that tighter bounds are tried on when they did not pay last time
 _TRIALS = 0.1  # of the time before, for trials
 _ORDER = 1.5  # of the convergence of linear bounds: 2 where functions are smooth, 1 at kinks
 _SHARE = 0.5  # of the time left, that one pass of tightening may take
@@ -81,6 +81,9 @@ class Effort:
     dimensions: int
     _pays: bool = True
     _last: int = _TRIAL  # boxes
+    _each: float = (
+        1.0  # seconds that a box took: few of them seem dear, so trials grow as far as the time allows
+    )
     _tried: float = 0.0  # seconds spent in vain
     _total: float = 0.0  # seconds of all that came before
 
@@ -92,14 +95,15 @@ class Effort:
         """For how many boxes to pay now."""
         if self._pays:
             return min(available, _GROWTH * self._last)
-        return min(available, _TRIAL) if self._tried <= _TRIALS * self._total else 0
+        budget = _TRIALS * self._total - self._tried
+        return min(available, max(_TRIAL, int(budget / self._each))) if budget >= 0 else 0
 
     def learn(self, before: Found, after: Found, price: float, seconds: float) -> bool:
         """Compares both bounds of boxes that were open before; the price in bounds as they were, and what was spent.
 
         Whether to go on paying.
         """
-        self._last = max(len(before.bound), _TRIAL)
+        self._last, self._each = max(len(before.bound), _TRIAL), max(seconds, 1e-9) / len(before.bound)
         left = price ** (-_ORDER / self.dimensions)
         by_splitting = left * -before.bound
         closed = after.bound.clamp(min=0) * (1 - left) <= by_splitting

@@ -18,7 +18,6 @@ from torch import Tensor
 from verify.bounders.dual import DualProblem
 from verify.bounders.output_constrained import Observer, OutputConstrained
 from verify.deadline import Deadline
-from verify.network.activations.mixing import Mixing
 from verify.network.graph import Layer, Network
 from verify.state import Bounds, DualState, Subproblems, outward
 
@@ -149,7 +148,7 @@ def _last_layers(network: Network) -> tuple[Layer, ...]:
     """From the last on, as many as a subproblem may carry. (No mixing activations: all their variables lose a little.)"""
     chosen: list[Layer] = []
     for layer in reversed(network.layers):
-        if isinstance(layer.activation, Mixing):
+        if layer.activation.mixes:
             continue
         if sum(one.size for one in chosen) + layer.size > _WIDEST:
             break
