@@ -28,6 +28,11 @@ from verify.search.strategy import Strategy
 SEMANTICS = ("real", "ieee32-any-order")
 
 
+_MOST_ELEMENTS = (
+    2**25
+)  # variables in one batch: a subproblem takes some 100 bytes of each while it is bounded
+
+
 @dataclass(frozen=True)
 class Settings:
     """How much effort goes where. The defaults are the preset `default`."""
@@ -121,7 +126,8 @@ def build_search(
             evidence=evidence,
             rigorous=settings.rigorous,
         )
-    batch = max(16, min(2048, settings.batch_elements // network.variables))
+    several = max(1, min(16, _MOST_ELEMENTS // network.variables))
+    batch = max(several, min(2048, settings.batch_elements // network.variables))
     unit = all(layer.activation.unit_parameters for layer in network.layers)
     frontier = Frontier(slopes=torch.float16 if unit else torch.float32)
     own_type = torch.float64 if problem.model.element_type == "float64" else torch.float32

@@ -23,8 +23,8 @@ class Struct:
     def __len__(self) -> int:
         return int(getattr(self, fields(self)[0].name).shape[0])
 
-    def select(self: T, rows: Tensor) -> T:
-        """The given rows (indices or a mask)."""
+    def select(self: T, rows: Tensor | slice) -> T:
+        """The given rows (indices, a mask or a range)."""
         return type(self)(**{f.name: getattr(self, f.name)[rows] for f in fields(self)})
 
     def updated(self: T, rows: Tensor, other: T) -> T:
@@ -87,6 +87,18 @@ class Objective(Struct):
     input_coefficients: Float[
         Tensor, "batch objectives rows inputs"
     ]  # no columns where no row mentions inputs
+
+    @classmethod
+    def both_ends(cls, neurons: Int[Tensor, "batch count"], size: int, like: Tensor) -> Objective:
+        """The values `z_i` and `-z_i` of the given neurons of a layer."""
+        batch, count = neurons.shape
+        rows = like.new_zeros(batch, 2, count, size)
+        rows[:, 0].scatter_(2, neurons[..., None], 1.0)
+        rows[:, 1].scatter_(2, neurons[..., None], -1.0)
+        return cls(
+            rows.reshape(batch, 2 * count, 1, size), rows.new_zeros(batch, 2 * count, 1),
+            rows.new_zeros(batch, 2 * count, 1, 0),
+        )  # fmt: skip
 
 
 @dataclass(frozen=True)

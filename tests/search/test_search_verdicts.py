@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -178,17 +178,13 @@ class Watched:
         assert self.alive >= 1, "no region with the counterexample is left"
         return bounded
 
-    def leaders(self) -> list[int]:
-        """As the strategy does."""
-        return self.strategy.leaders()
-
     def stands_for(self, regions: Subproblems) -> list[int]:
         """As the strategy does."""
         return self.strategy.stands_for(regions)
 
-    def roots(self, clauses: Sequence[int], deadline: Deadline) -> Bounded:
+    def roots(self, batch: int, deadline: Deadline) -> Iterator[Bounded]:
         """As the strategy does."""
-        return self._checked(self.strategy.roots(clauses, deadline))
+        return map(self._checked, self.strategy.roots(batch, deadline))
 
     def bound(self, regions: Subproblems, deadline: Deadline) -> Bounded:
         """As the strategy does, a limited number of times."""
@@ -271,7 +267,7 @@ def test_children_are_no_looser_than_their_parents(splits: str) -> None:
     network = random_network(4, "chain", [Relu(), Relu(), Relu()])
     problem, _ = planted(network, 4, 0.02)
     strategy = search_for(problem, splits).strategy
-    level = strategy.roots([0], Deadline()).regions
+    level = list(strategy.roots(1, Deadline()))[-1].regions
     for _ in range(5):
         split = strategy.choose(level, Deadline())
         cut = split.variable >= 0

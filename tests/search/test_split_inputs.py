@@ -6,7 +6,8 @@ import pytest
 import torch
 from nets import DOUBLE
 
-from verify.search.split_inputs import _clipped, _groups, _joined
+from verify.search.split_inputs import _clipped, _joined
+from verify.search.strategy import grouped
 from verify.state import Bounds
 
 
@@ -66,7 +67,7 @@ def test_clipped_boxes_hold_every_unsafe_point(seed: int) -> None:
 
 def test_groups_hold_every_clause_once() -> None:
     boxes = [0, 1, 0, 2] + [3] * 70 + [0]
-    group_of, members = _groups(boxes)
+    group_of, members = grouped(boxes, 32)
     for clause, box in enumerate(boxes):
         assert clause in members[group_of[clause]].tolist()
         assert all(boxes[other] == box for other in members[group_of[clause]].tolist())

@@ -18,6 +18,7 @@ from torch import Tensor
 
 from verify.bounders.dual import DualProblem
 from verify.bounders.interval import interval, magnitudes
+from verify.bounders.local import LocalNetwork
 from verify.bounders.restricted import Restricted
 from verify.deadline import Deadline
 from verify.network.graph import Layer, Network
@@ -118,12 +119,19 @@ class IntermediateBounds:
         lower, upper = bounds.lower.clone(), bounds.upper.clone()
         sizes = magnitudes(network, bounds)
         began, done, total = time.monotonic(), 0, int(open_neurons.sum())
-        for rows, neurons, used in _chunks(network, layer, open_neurons):
+        whole = record is not None and self.ascent is not None  # it wants slopes of the whole network
+        view, quick = (_Whole(one, layer) if whole else _view(one, layer) for one in (network, fast))
+        quick_bounds = bounds if self.ascent is None else bounds.to(fast.device, fast.dtype)
+        for rows, neurons, used in _chunks(view.by_position(open_neurons), view.network, view.node):
             deadline.check()
             if enough is not None and self._too_slow(time.monotonic() - began, done, total, enough):
                 break
-            problem, state = self._point(network, layer, bounds.select(rows), neurons, deadline, fast, record)
-            found = problem.evaluate(state, sizes).bound
+            problem = view.problem(rows, neurons, bounds)
+            state = problem.initial()
+            if self.ascent is not None and len(problem.layers):
+                climbed = self._climbed(quick.problem(rows, neurons, quick_bounds), state, deadline)
+                state = problem.clamp(climbed if record is None else record.rounded(climbed))
+            found = problem.evaluate(state, view.sizes(rows, sizes)).bound
             low, high = torch.where(found.isfinite(), found, -torch.inf).chunk(2, dim=1)
             slack = 1e-9 * (-high - low) if record is not None else 0.0  # others round differently
             low, high = low - slack, slack - high
@@ -135,11 +143,12 @@ class IntermediateBounds:
                         box, layer, problem.select(one), both, neurons[i, real], low[i, real], high[i, real]
                     )
             done += int(used.sum())
-            columns = neurons + layer.variables.start
+            boxes, places = view.neurons(rows, neurons)
+            columns = places + layer.variables.start  # no place twice
             low = torch.where(used, low, -torch.inf)
             high = torch.where(used, high, torch.inf)
-            lower[rows] = lower[rows].scatter_reduce(1, columns, low, "amax")
-            upper[rows] = upper[rows].scatter_reduce(1, columns, high, "amin")
+            lower[boxes, columns] = torch.maximum(lower[boxes, columns], low)
+            upper[boxes, columns] = torch.minimum(upper[boxes, columns], high)
         return Bounds(lower, upper)
 
     def _too_slow(self, seconds: float, done: int, total: int, enough: Deadline) -> bool:
@@ -147,37 +156,41 @@ class IntermediateBounds:
         left = seconds * (total - done) / done if done and self.ascent is None else 0.0
         return enough.remaining <= left
 
-    def _point(
-        self, network: Network, layer: Layer, bounds: Bounds, neurons: Int[Tensor, "batch count"], deadline: Deadline,
-        fast: Network, record: Record | None,
-    ) -> tuple[DualProblem, DualState]:  # fmt: skip
-        """The neurons' objectives, both ends each, and the dual points to bound them from."""
-        objective = _both_ends(bounds, layer, neurons)
-        problem = DualProblem(network, bounds, objective, node=layer.pre_node)
-        state = problem.initial()
-        if self.ascent is not None and len(problem.layers):
-            quick = DualProblem(
-                fast,
-                bounds.to(fast.device, fast.dtype),
-                objective.to(fast.device, fast.dtype),
-                node=layer.pre_node,
-            )
-            climbed = self.ascent.ascend(quick, state.to(fast.device, fast.dtype), deadline=deadline).state
-            climbed = climbed.to(network.device, network.dtype)
-            state = problem.clamp(climbed if record is None else record.rounded(climbed))
-        return problem, state
+    def _climbed(self, problem: DualProblem, state: DualState, deadline: Deadline) -> DualState:
+        """The dual point that an ascent in lower precision makes of `state`."""
+        assert self.ascent is not None
+        like = problem.bounds.lower
+        climbed = self.ascent.ascend(problem, state.to(like.device, like.dtype), deadline=deadline).state
+        return climbed.to(state.parameters.device, state.parameters.dtype)
 
 
-def _both_ends(bounds: Bounds, layer: Layer, neurons: Int[Tensor, "batch count"]) -> Objective:
-    """The objectives `+z_i` and `-z_i` of the given neurons."""
-    batch, count = neurons.shape
-    rows = bounds.lower.new_zeros(batch, 2, count, layer.size)
-    rows[:, 0].scatter_(2, neurons[..., None], 1.0)
-    rows[:, 1].scatter_(2, neurons[..., None], -1.0)
-    return Objective(
-        rows.reshape(batch, 2 * count, 1, layer.size), rows.new_zeros(batch, 2 * count, 1),
-        rows.new_zeros(batch, 2 * count, 1, 0),
-    )  # fmt: skip
+@dataclass(frozen=True)
+class _Whole:
+    """A layer's neurons behind the whole network: what `LocalNetwork` is for windows."""
+
+    network: Network
+    layer: Layer
+
+    @property
+    def node(self) -> int:
+        return self.layer.pre_node
+
+    def by_position(self, open_neurons: Bool[Tensor, "batch size"]) -> Bool[Tensor, "batch size"]:
+        return open_neurons
+
+    def neurons(self, rows: Tensor, neurons: Int[Tensor, "rows count"]) -> tuple[Tensor, Tensor]:
+        return rows[:, None], neurons
+
+    def problem(self, rows: Tensor, neurons: Int[Tensor, "rows count"], bounds: Bounds) -> DualProblem:
+        objective = Objective.both_ends(neurons, self.layer.size, bounds.lower)
+        return DualProblem(self.network, bounds.select(rows), objective, node=self.node)
+
+    def sizes(self, rows: Tensor, sizes: dict[int, Tensor]) -> dict[int, Tensor]:
+        return sizes
+
+
+def _view(network: Network, layer: Layer) -> _Whole | LocalNetwork:
+    return LocalNetwork.of(network, layer) or _Whole(network, layer)
 
 
 def _worth_a_pass(network: Network, layer: Layer) -> bool:
@@ -193,10 +206,10 @@ def _open(layer: Layer, bounds: Bounds) -> Bool[Tensor, "batch size"]:
 
 
 def _chunks(
-    network: Network, layer: Layer, open_neurons: Bool[Tensor, "batch size"]
+    open_neurons: Bool[Tensor, "batch size"], network: Network, node: int
 ) -> Iterator[tuple[Tensor, Int[Tensor, "rows count"], Bool[Tensor, "rows count"]]]:
     """Boxes and their open neurons (padded to equal counts; `used` tells which are real), few enough for the memory."""
-    widest = max(network.nodes[i].size for i in network.ancestors[layer.pre_node])
+    widest = max(network.nodes[i].size for i in network.ancestors[node])
     passes = max(2, _CHUNK_BYTES // (2 * widest * network.dtype.itemsize))
     counts = open_neurons.sum(1)
     order = torch.argsort(counts, descending=True)

@@ -31,10 +31,12 @@ from verify.bounders.sweep import (
     Account,
     Aside,
     Evaluation,
+    Local,
     Probes,
     Supergradient,
     Support,
     Sweep,
+    dot,
     join,
     pull,
 )
@@ -56,9 +58,16 @@ class DualProblem:
 
     def __init__(
         self, network: Network, bounds: Bounds, objective: Objective, cuts: Cuts | None = None,
-        node: int | None = None, aside: Aside | None = None,
+        node: int | None = None, aside: Aside | None = None, local: Local | None = None,
     ) -> None:  # fmt: skip
-        self.network, self.bounds, self.objective, self.aside = network, bounds, objective, aside
+        self.network, self.bounds, self.objective, self.aside, self.local = (
+            network,
+            bounds,
+            objective,
+            aside,
+            local,
+        )
+        self.offsets = network.offsets if local is None else local.offsets
         self.node = len(network.nodes) - 1 if node is None else node
         self.batch, self.objectives, self.rows, _ = objective.coefficients.shape
         self.cuts = Cuts.none(self.batch, bounds.lower.device) if cuts is None else cuts
@@ -74,6 +83,7 @@ class DualProblem:
             self.cuts.select(rows),
             self.node,
             None if self.aside is None else replace(self.aside, coefficients=self.aside.coefficients[rows]),
+            None if self.local is None else self.local.select(rows),
         )
 
     def widened(self, objectives: int, aside: Aside | None = None) -> DualProblem:
@@ -107,7 +117,7 @@ class DualProblem:
         cuts could, so with cuts of activations nothing is frozen; nor in a deployed network, where something below may overflow.)
         """
         found: dict[int, tuple[Tensor, Tensor]] = {}
-        if self._cut_places or self.network.deployed:
+        if self._cut_places or self.network.deployed or self.local is not None:
             return found
         for layer in self.layers:
             lower, upper = (
@@ -292,7 +302,7 @@ class DualProblem:
     ) -> None:
         """A layer's part of q."""
         t, rho = support.cotangent, support.rho
-        account.add(rho @ self.network.offsets[layer.pre_node] - cost)
+        account.add(dot(rho, self.offsets[layer.pre_node]) - cost)
         if support.post is None:
             assert support.line is not None
             account.add(self.hulls[layer.node].value(t, support.line))
@@ -379,7 +389,7 @@ class DualProblem:
     ) -> tuple[dict[int, Tensor], Account]:
         """A sweep's beginning: the objective's cotangents by node, [batch * objectives, *shape], and its account."""
         start, _ = self.weighted_objective(state)
-        value = start @ self.network.offsets[self.node]
+        value = dot(start, self.offsets[self.node])
         if self.aside is not None:
             value = value + self.aside.coefficients @ self.network.offsets[self.aside.node]
         account = Account(value - (state.row_weights * self.objective.thresholds).sum(2), magnitudes)
@@ -396,7 +406,8 @@ class DualProblem:
         bound = account.bound
         if account.magnitudes is not None:
             account.charge(t0, 0)
-            bound = bound - (8 * self.network.gamma * account.charged + account.deployed + _UNDERFLOW)
+            gamma = self.network.gamma if self.local is None else self.local.gamma
+            bound = bound - (8 * gamma * account.charged + account.deployed + _UNDERFLOW)
         return Evaluation(t0, supports, bound)
 
     def _start(self, state: DualState) -> dict[int, Tensor]:
@@ -414,7 +425,14 @@ class DualProblem:
         """The input's cotangent."""
         shape = self.batch, self.objectives, self.network.inputs
         t0 = pending.get(0)
-        return self.bounds.lower.new_zeros(shape) if t0 is None else t0.reshape(shape)
+        return self.bounds.lower.new_zeros(shape) if t0 is None else self._inside(0, t0).reshape(shape)
+
+    def _inside(self, index: int, value: Tensor) -> Tensor:
+        """A node's value or cotangent without what is beyond the image."""
+        if self.local is None or index not in self.local.inside:
+            return value
+        inside = self.local.inside[index][:, None]
+        return (value.reshape(self.batch, self.objectives, -1) * inside).reshape(value.shape)
 
     def descend(
         self, pending: dict[int, Tensor], last: int, state: DualState, account: Account | None = None,
@@ -427,6 +445,7 @@ class DualProblem:
             cotangent = pending.pop(index, None)
             if cotangent is None:
                 continue
+            cotangent = self._inside(index, cotangent)
             node = self.network.nodes[index]
             if isinstance(node.operator, Affine):
                 pull(self.network, index, cotangent, pending, account)
@@ -500,7 +519,9 @@ class DualProblem:
         """
         flat = self.batch * self.objectives
         minimiser = torch.addcmul(*self._input_ball, sweep.input_cotangent.sign(), value=-1)
-        values: dict[int, Tensor] = {0: minimiser.reshape(flat, *self.network.nodes[0].shape)}
+        values: dict[int, Tensor] = {
+            0: self._inside(0, minimiser).reshape(flat, *self.network.nodes[0].shape)
+        }
         whole = len(sweep.supports) == len(self.network.layers)  # then every entry is written below
         gradient = DualState(
             *(torch.empty_like(part) if whole else torch.zeros_like(part) for part in vars(state).values())
@@ -512,7 +533,8 @@ class DualProblem:
         for index in sorted(self.network.ancestors[self.node] - {0}):
             node = self.network.nodes[index]
             if not isinstance(node.operator, Activation):
-                values[index] = self.network.apply(node, [values[operand] for operand in node.operands])
+                value = self.network.apply(node, [values[operand] for operand in node.operands])
+                values[index] = self._inside(index, value)
                 continue
             layer = self.network.layer_of_node[index]
             if index not in sweep.supports:  # frozen, or only under frozen ones
@@ -531,7 +553,7 @@ class DualProblem:
                 beside = layer.activation.beside(sizes, layer.size).gather(2, place)
                 scale = torch.maximum(beside, sizes.mean(2, keepdim=True))
                 cut_scales = torch.where(own, scale, cut_scales)
-            values[index] = support.forward(z).reshape(flat, *node.shape)
+            values[index] = self._inside(index, support.forward(z)).reshape(flat, *node.shape)
         gradient.row_weights.copy_(self.row_values(values[self.node], minimiser))
         bound = (state.row_weights * gradient.row_weights).sum(2)
         if self.aside is not None:

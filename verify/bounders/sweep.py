@@ -40,6 +40,26 @@ class Aside:
 
 
 @dataclass(frozen=True)
+class Local:
+    """What a batch of windows of one network has beside them (see local.py), by node."""
+
+    offsets: dict[
+        int, Float[Tensor, "batch size"]
+    ]  # values where the input and all activations' outputs are zero
+    inside: dict[
+        int, Float[Tensor, "batch size"]
+    ]  # 0 beyond the image, where nothing is; only nodes that reach there
+    gamma: float  # the whole network's
+
+    def select(self, rows: Tensor) -> Local:
+        """Those of some windows."""
+        offsets, inside = (
+            {i: value[rows] for i, value in part.items()} for part in (self.offsets, self.inside)
+        )
+        return Local(offsets, inside, self.gamma)
+
+
+@dataclass(frozen=True)
 class Support:
     """Where one layer's part of the Lagrangian has its minimum."""
 
@@ -92,6 +112,13 @@ def join(pending: dict[int, Tensor], node: int, cotangent: Tensor) -> None:
     pending[node] = pending[node] + cotangent if node in pending else cotangent
 
 
+def dot(
+    cotangent: Float[Tensor, "batch objectives size"], values: Tensor
+) -> Float[Tensor, "batch objectives"]:
+    """Products with [size] values, or with each region's own, [batch, size]."""
+    return cotangent @ values if values.dim() == 1 else (cotangent @ values[:, :, None])[..., 0]
+
+
 class Account:
     """Adds up q over a sweep and, given magnitudes, what rounding may have cost, as `sum |cotangent| magnitude`.
 
@@ -110,7 +137,7 @@ class Account:
     def charge(self, cotangent: Tensor, node: int, rounding32: float = 0.0) -> None:
         """Charges one cotangent against its node's magnitude."""
         if self.magnitudes is not None:
-            size = cotangent.reshape(*self.bound.shape, -1).abs() @ self.magnitudes[node]
+            size = dot(cotangent.reshape(*self.bound.shape, -1).abs(), self.magnitudes[node])
             self.charge_size(size)
             if rounding32:
                 self.deployed = self.deployed + rounding32 * size

@@ -171,10 +171,8 @@ class BranchAndBound:
 
     def _roots(self, deadline: Deadline) -> Witness | None:
         """Bounds every clause's whole box."""
-        order = self.strategy.leaders()
-        for start in range(0, len(order), self.batch):
+        for bounded in self.strategy.roots(self.batch, deadline):
             deadline.check()
-            bounded = self.strategy.roots(order[start : start + self.batch], deadline)
             witness = self._absorb(_Done(self._try(bounded), bounded))
             self._report("root")
             if witness is not None:

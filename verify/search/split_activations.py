@@ -7,10 +7,11 @@ rounding errors.
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from functools import partial
 
+import numpy as np
 import torch
 from jaxtyping import Bool
 from torch import Tensor
@@ -28,11 +29,12 @@ from verify.network.activations.relu import Relu
 from verify.network.graph import Network
 from verify.problem import Problem
 from verify.search.evidence import BoxRecord, Evidence
-from verify.search.strategy import Bounded, Objectives, fresh
+from verify.search.strategy import Bounded, Objectives, fresh, grouped
 from verify.search.unsafe import UnsafeBounds
-from verify.state import Bounds, DualState, Subproblems
+from verify.state import Bounds, DualState, Objective, Subproblems
 
 _LARGEST_PROGRAM, _PROGRAM_SECONDS = 1000, 2.0  # variables of a linear program, and time for those of a batch
+_AT_ONCE = 2_000_000  # variables of roots that are bounded at once
 _CHILDREN = 2_000_000  # variables of children that candidate cuts are tried on at once
 _PLAIN_SHARE, _ROOT_SHARE = 0.4, 0.15  # of the time left, for plain and for optimised intermediate bounds
 
@@ -46,16 +48,25 @@ class _Boxes:
         self._table: dict[torch.dtype, Bounds] = {}
 
     def rows(self, clauses: Sequence[int]) -> Tensor:
-        """The rows of the clauses' boxes; unknown ones are made, with bounds by interval arithmetic."""
+        """The rows of the clauses' boxes, which have been added."""
         boxes = self._problem.box_of[list(clauses)].tolist()
-        new = {box: clause for box, clause in zip(boxes, clauses, strict=True) if box not in self._row}
-        if new:
-            lower, upper = (end.to(self._network.device) for end in self._problem.boxes(list(new.values())))
-            bounds, _ = interval(self._network, lower, upper)
-            self._row.update({box: len(self._row) + i for i, box in enumerate(new)})
-            known = [self._table[torch.float64]] if self._table else []
-            self._set(Bounds.concatenate([*known, bounds]))
         return torch.tensor([self._row[box] for box in boxes], device=self._network.device)
+
+    def intervals(self, clauses: Sequence[int]) -> tuple[list[int], Bounds, Tensor]:
+        """The clauses' boxes, their bounds by interval arithmetic, and each clause's row of them; not added yet."""
+        boxes, first, owner = np.unique(
+            self._problem.box_of[list(clauses)], return_index=True, return_inverse=True
+        )
+        ends = self._problem.boxes([clauses[i] for i in first.tolist()])
+        lower, upper = (end.to(self._network.device) for end in ends)
+        bounds, _ = interval(self._network, lower, upper)
+        return boxes.tolist(), bounds, torch.from_numpy(owner).to(self._network.device)
+
+    def add(self, boxes: Sequence[int], bounds: Bounds) -> None:
+        """New rows."""
+        self._row.update({box: len(self._row) + i for i, box in enumerate(boxes)})
+        known = [self._table[torch.float64]] if self._table else []
+        self._set(Bounds.concatenate([*known, bounds]))
 
     def _set(self, table: Bounds) -> None:
         self._table = {torch.float64: table}
@@ -97,50 +108,91 @@ class SplitActivations:
             stages[:1] if mixes else stages
         )  # slopes gain next to nothing before mixing activations
 
-    def leaders(self) -> list[int]:
-        """All clauses, those on one box side by side."""
-        return sorted(range(self.problem.clauses), key=lambda clause: int(self.problem.box_of[clause]))
-
     def stands_for(self, regions: Subproblems) -> list[int]:
         return sorted(set(regions.clause.tolist()))
 
-    def roots(self, clauses: Sequence[int], deadline: Deadline) -> Bounded:
-        """CROWN on interval bounds first; only clauses still open get intermediate bounds and an ascent."""
-        self.objectives.prepare(clauses)
-        regions = fresh(
-            self.problem,
-            clauses,
-            self.network.parameters,
-            self.network.device,
-            self.unsafe.width,
-            layers=len(self.unsafe.layers),
-        )
-        if self.evidence is not None:
-            regions = replace(regions, node=self.evidence.roots([[clause] for clause in clauses]))
-        refuted = self._quickly_refuted(regions)
-        if self.evidence is not None:
-            self.evidence.leaves_by_default(regions.select(refuted))
-        minimiser = regions.parameters.new_zeros(len(regions), self.network.inputs)
-        left = (~refuted).nonzero()[:, 0]
-        part = len(clauses) / self.problem.clauses  # roots come in batches, which share the time
-        for intermediate, share in self._stages:
-            if not len(left):
-                break
-            chosen = regions.select(left)
-            self._bound_boxes(chosen, intermediate, deadline, deadline.share(share * part))
-            chosen = chosen.with_state(chosen.lower_bound, self._dual(chosen, self.fast_network).initial())
-            climbed = self._climb(chosen, self.root, deadline)
-            minimiser[left], refuted[left] = climbed.minimiser, climbed.refuted
-            regions = regions.updated(left, climbed.regions)
-            left = (~refuted).nonzero()[:, 0]
-        return self._tighten(Bounded(regions, refuted, minimiser), deadline)
+    def roots(self, batch: int, deadline: Deadline) -> Iterator[Bounded]:
+        """CROWN on interval bounds first; only clauses still open get intermediate bounds and an ascent.
 
-    def _quickly_refuted(self, regions: Subproblems) -> Bool[Tensor, " batch"]:
-        lower, upper = (end.to(self.network.device) for end in self.problem.boxes(regions.clause.tolist()))
-        bounds, _ = interval(self.network, lower, upper)
-        problem = DualProblem(self.network, bounds, self.objectives.of(regions.clause, torch.float64))
-        bound = problem.evaluate(problem.initial(), magnitudes(self.network, bounds)).bound[:, 0]
-        return (bound > 0) & bound.isfinite()
+        Boxes are bounded once for all of their clauses.
+        """
+        for clauses in self._together(batch):
+            yield from self._roots_of(clauses, batch, deadline)
+
+    def _together(self, batch: int) -> Iterator[list[int]]:
+        """All clauses, those on one box together: of several boxes up to a batch."""
+        numbers, together = self.problem.box_of, list[int]()
+        for box in np.split(
+            order := np.argsort(numbers, kind="stable"), np.flatnonzero(np.diff(numbers[order])) + 1
+        ):
+            if together and len(together) + len(box) > batch:
+                yield together
+                together = []
+            together += box.tolist()
+        if together:
+            yield together
+
+    def _roots_of(self, clauses: Sequence[int], batch: int, deadline: Deadline) -> Iterator[Bounded]:
+        part = len(clauses) / self.problem.clauses  # of the time
+        self.objectives.prepare(clauses)
+        roots = fresh(self.problem, clauses, 0, self.network.device)  # in full once they are climbed
+        if self.evidence is not None:
+            roots = replace(roots, node=self.evidence.roots([[clause] for clause in clauses]))
+        boxes, bounds, owner = self._boxes.intervals(clauses)
+        refuted = self._crown(roots, bounds, owner, magnitudes(self.network, bounds), deadline)
+        if self.evidence is not None:
+            self.evidence.leaves_by_default(roots.select(refuted))
+        yield from _closed(roots.select(refuted))
+        roots, kept = roots.select(~refuted), owner[~refuted].unique()
+        self._boxes.add([boxes[i] for i in kept.tolist()], bounds.select(kept))
+        for stage, (intermediate, share) in enumerate(self._stages, start=1):
+            if len(roots):
+                self._bound_boxes(roots, intermediate, deadline, deadline.share(share * part))
+            if len(roots) and self.evidence is None:  # which has a leaf for what a climb finds alone
+                rows = self._boxes.rows(roots.clause.tolist())
+                refuted = self._crown(roots, self._boxes.all(), rows, self._sizes, deadline)
+                yield from _closed(roots.select(refuted))
+                roots = roots.select(~refuted)
+            left = [roots.select(slice(0))]
+            for first in range(0, len(roots), batch):
+                some = roots.select(slice(first, first + batch))
+                bounded = self._climbed(some, deadline)
+                if stage == len(self._stages):
+                    yield self._tighten(bounded, deadline)
+                    continue
+                yield from _closed(bounded.regions.select(bounded.refuted))
+                some = replace(some, lower_bound=bounded.regions.lower_bound)
+                left.append(some.select(~bounded.refuted))
+            roots = Subproblems.concatenate(left)
+
+    def _climbed(self, roots: Subproblems, deadline: Deadline) -> Bounded:
+        """Some roots after an ascent from CROWN's dual point."""
+        network, unsafe = self.network, self.unsafe
+        regions = fresh(
+            self.problem, roots.clause.tolist(), network.parameters, network.device, unsafe.width,
+            layers=len(unsafe.layers),
+        )  # fmt: skip
+        regions = replace(regions, node=roots.node)
+        regions = regions.with_state(roots.lower_bound, self._dual(regions, self.fast_network).initial())
+        return self._climb(regions, self.root, deadline)
+
+    def _crown(
+        self, roots: Subproblems, bounds: Bounds, owner: Tensor, sizes: dict[int, Tensor], deadline: Deadline
+    ) -> Bool[Tensor, " batch"]:
+        """Which roots CROWN refutes, each on the row of `bounds` that `owner` tells; those on one box share its hulls."""
+        refuted = torch.zeros_like(roots.clause, dtype=torch.bool)
+        most = max(1, _AT_ONCE // self.network.variables)
+        _, members = grouped(owner.tolist(), most)
+        for some in members.to(owner.device).split(max(1, most // members.shape[1])):
+            deadline.check()
+            objective = self.objectives.of(roots.clause[some.flatten()], torch.float64)
+            objective = Objective(
+                *(part.reshape(*some.shape, *part.shape[2:]) for part in vars(objective).values())
+            )
+            problem = DualProblem(self.network, bounds.select(owner[some[:, 0]]), objective)
+            bound = problem.evaluate(problem.initial(), sizes).bound
+            refuted[some] = (bound > 0) & bound.isfinite()
+        return refuted
 
     def _bound_boxes(
         self, regions: Subproblems, method: IntermediateBounds, deadline: Deadline, enough: Deadline
@@ -154,10 +206,6 @@ class SplitActivations:
         tight = method.tighten(self.network, box, deadline, self.fast_network, enough, record)
         self._boxes.tighten(rows, tight)
         self._sizes = magnitudes(self.network, self._boxes.all())
-
-    def root_bounds(self, clause: int) -> Bounds:
-        """The root's bounds of a clause's box."""
-        return self._boxes.all().select(self._boxes.rows([clause]))
 
     def _dual(self, regions: Subproblems, network: Network) -> DualProblem:
         rows = self._boxes.rows(regions.clause.tolist())
@@ -333,6 +381,13 @@ class SplitActivations:
                 torch.where(stuck[:, None], 0.0, split.multipliers),
             )
         return split
+
+
+def _closed(roots: Subproblems) -> Iterator[Bounded]:
+    """Roots that are refuted, if there are any."""
+    if len(roots):
+        nothing = torch.zeros(len(roots), 0, device=roots.clause.device)
+        yield Bounded(roots, torch.ones_like(roots.clause, dtype=torch.bool), nothing)
 
 
 def _spreading(network: Network) -> Bool[Tensor, " variables"] | None:

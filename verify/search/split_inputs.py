@@ -8,11 +8,10 @@ is clipped to (as in Clip-and-Verify, Zhou et al. 2025). Every bound charges its
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from functools import partial
 
-import numpy as np
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
@@ -27,7 +26,7 @@ from verify.deadline import Deadline
 from verify.network.graph import Network
 from verify.problem import Problem
 from verify.search.evidence import Evidence
-from verify.search.strategy import Bounded, Objectives, fresh
+from verify.search.strategy import Bounded, Objectives, fresh, grouped
 from verify.state import Bounds, Objective, Struct, Subproblems
 
 _GROUP = 32  # clauses that a region stands for, at most
@@ -131,7 +130,7 @@ class SplitInputs:
         self.evidence = evidence
         self.objectives = Objectives(problem, network.device)
         self._group_of, self._members = (
-            table.to(network.device) for table in _groups(problem.box_of.tolist())
+            table.to(network.device) for table in grouped(problem.box_of.tolist(), _GROUP)
         )
         self._tiers = self._all_tiers()
 
@@ -156,22 +155,23 @@ class SplitInputs:
             tiers.insert(0, _Tier(some, Effort(dimensions)))
         return [_Tier(lambda bounds, end, _: forward(network, bounds, end), Effort(dimensions)), *tiers]
 
-    def leaders(self) -> list[int]:
-        """The first clause of each group."""
-        return [int(clause) for clause in self._members[:, 0]]
-
     def stands_for(self, regions: Subproblems) -> list[int]:
         groups = self._group_of[regions.clause.to(self._group_of.device)].unique()
         return sorted(self._members[groups].unique().tolist())
 
-    def roots(self, clauses: Sequence[int], deadline: Deadline) -> Bounded:
-        self.objectives.prepare(self._members[self._group_of[list(clauses)]].unique().tolist())
+    def roots(self, batch: int, deadline: Deadline) -> Iterator[Bounded]:
+        """Groups of clauses on their whole boxes."""
+        for groups in self._members.split(batch):
+            yield self.bound(self._roots_of(groups), deadline)
+
+    def _roots_of(self, groups: Int[Tensor, "batch group"]) -> Subproblems:
+        self.objectives.prepare(groups.unique().tolist())
         inputs, device = self.network.inputs, self.network.device
-        regions = fresh(self.problem, clauses, inputs, device, inputs, torch.float64)
+        regions = fresh(self.problem, groups[:, 0].tolist(), inputs, device, inputs, torch.float64)
         if self.evidence is not None:
-            groups = self._members[self._group_of[regions.clause]].tolist()
-            regions = replace(regions, node=self.evidence.roots([list(dict.fromkeys(one)) for one in groups]))
-        return self.bound(regions, deadline)
+            nodes = self.evidence.roots([list(dict.fromkeys(one)) for one in groups.tolist()])
+            regions = replace(regions, node=nodes)
+        return regions
 
     def _boxes(self, regions: Subproblems) -> Bounds:
         """The input boxes: the clauses' own, cut and clipped."""
@@ -284,20 +284,6 @@ def _last_layers(network: Network) -> int:
     sizes = [layer.size for layer in network.layers]
     behind = [sum(sizes[i:]) for i in range(len(sizes))]
     return next((i for i, size in enumerate(behind) if size <= _LAST * sum(sizes)), len(sizes))
-
-
-def _groups(boxes: Sequence[int]) -> tuple[Tensor, Tensor]:
-    """The number of each clause's group, and each group's clauses (the last repeated): clauses on one box, `_GROUP` at most."""
-    numbers = np.asarray(boxes)
-    order = np.argsort(numbers, kind="stable")
-    _, first, sizes = np.unique(numbers[order], return_index=True, return_counts=True)
-    within = np.arange(len(order)) - np.repeat(first, sizes)
-    starts = np.flatnonzero(within % _GROUP == 0)
-    sizes = np.diff(np.append(starts, len(order)))
-    group_of = np.empty(len(order), dtype=np.int64)
-    group_of[order] = np.repeat(np.arange(len(starts)), sizes)
-    place = np.minimum(np.arange(sizes.max(initial=1)), sizes[:, None] - 1)
-    return torch.from_numpy(group_of), torch.from_numpy(order[starts[:, None] + place])
 
 
 def _joined(

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
+import numpy as np
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
@@ -53,14 +54,11 @@ class Strategy(Protocol):
 
     objectives: Objectives
 
-    def leaders(self) -> list[int]:
-        """The clauses whose roots stand for all clauses there are, in the order that roots are best made."""
-
     def stands_for(self, regions: Subproblems) -> list[int]:
         """The clauses that the regions stand for."""
 
-    def roots(self, clauses: Sequence[int], deadline: Deadline) -> Bounded:
-        """The whole boxes of some leaders, bounded."""
+    def roots(self, batch: int, deadline: Deadline) -> Iterator[Bounded]:
+        """The clauses' whole boxes, bounded some at a time: about a `batch`. Refuted ones may lack what only splitting needs."""
 
     def bound(self, regions: Subproblems, deadline: Deadline) -> Bounded:
         """Bounds the regions, each no looser than what it inherited."""
@@ -89,3 +87,17 @@ def fresh(
         torch.zeros(count, parameters, device=device), -unknown, unknown,
         torch.full((count, layers), -torch.inf, device=device), torch.zeros(count, dtype=torch.int64, device=device),
     )  # fmt: skip
+
+
+def grouped(boxes: Sequence[int], most: int) -> tuple[Tensor, Tensor]:
+    """The number of each clause's group, and each group's clauses (the last repeated): clauses on one box, `most` at most."""
+    numbers = np.asarray(boxes)
+    order = np.argsort(numbers, kind="stable")
+    _, first, sizes = np.unique(numbers[order], return_index=True, return_counts=True)
+    within = np.arange(len(order)) - np.repeat(first, sizes)
+    starts = np.flatnonzero(within % most == 0)
+    sizes = np.diff(np.append(starts, len(order)))
+    group_of = np.empty(len(order), dtype=np.int64)
+    group_of[order] = np.repeat(np.arange(len(starts)), sizes)
+    place = np.minimum(np.arange(sizes.max(initial=1)), sizes[:, None] - 1)
+    return torch.from_numpy(group_of), torch.from_numpy(order[starts[:, None] + place])
