@@ -86,15 +86,19 @@ class DualProblem:
             None if self.local is None else self.local.select(rows),
         )
 
+    def asked(self, objective: Objective) -> DualProblem:
+        """The same regions, with what is known of them, and other objectives."""
+        found = copy(self)
+        found.objective = objective
+        _, found.objectives, found.rows, _ = objective.coefficients.shape
+        return found
+
     def widened(self, objectives: int, aside: Aside | None = None) -> DualProblem:
         """A problem of one objective a region as one of so many alike, with what is known of the regions, and others beside them."""
         assert self.aside is None
-        found = copy(self)
+        alike = (part.expand(-1, objectives, *part.shape[2:]) for part in vars(self.objective).values())
+        found = self.asked(Objective(*alike))
         found.aside = aside
-        found.objective = Objective(
-            *(part.expand(-1, objectives, *part.shape[2:]) for part in vars(self.objective).values())
-        )
-        found.objectives = objectives
         return found
 
     @cached_property

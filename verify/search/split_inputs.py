@@ -38,6 +38,7 @@ _ORDER = 1.5  # of the convergence of linear bounds: 2 where functions are smoot
 _SHARE = 0.5  # of the time left, that one pass of tightening may take
 _GROWTH = 4  # times as many boxes as last time, at most
 _CHEAP = 3.0  # bounds as they were, that tighter ones may cost without being asked whether they pay
+_MOST_ELEMENTS = 2**25  # variables of all objectives that are bounded at once
 _JOINING_STEPS = 16  # of the weights of a clause's rows
 
 
@@ -186,7 +187,7 @@ class SplitInputs:
         began = time.monotonic()
         whole = self._boxes(regions)
         bounds, _ = interval(self.network, whole.lower, whole.upper)
-        found = self._found(regions, bounds, 0)
+        found = self._found(regions, bounds, 0, deadline)
         passes = torch.ones_like(regions.clause)
         left = (~found.refuted).nonzero()[:, 0]
         spent = (time.monotonic() - began) / len(regions)  # on a box
@@ -198,7 +199,7 @@ class SplitInputs:
                 rows, left = left.split([count, len(left) - count])
                 started, before = time.monotonic(), found.select(rows)
                 tight = tier.tighten(bounds.select(rows), deadline, deadline.share(_SHARE))
-                after = self._found(regions.select(rows), tight, 1).intersected(before)
+                after = self._found(regions.select(rows), tight, 1, deadline).intersected(before)
                 seconds = time.monotonic() - started
                 bounds, found, passes[rows] = bounds.updated(rows, tight), found.updated(rows, after), 3
                 done = torch.cat([done, rows])
@@ -233,14 +234,13 @@ class SplitInputs:
             found, lower=torch.where(kept, found.lower, whole.lower), upper=torch.where(kept, found.upper, whole.upper)
         )  # fmt: skip
 
-    def _found(self, regions: Subproblems, bounds: Bounds, number: int) -> Found:
+    def _found(self, regions: Subproblems, bounds: Bounds, number: int, deadline: Deadline) -> Found:
         """Every row of every clause bounded by CROWN, in the first pass (0) or the second."""
         members = self._members[self._group_of[regions.clause]]
-        problem = DualProblem(self.network, bounds, self._rows(members))
-        sweep = problem.evaluate(problem.initial(), magnitudes(self.network, bounds))
+        bound, cotangent = self._crown(bounds, self._rows(members), deadline)
         shape = (*members.shape, self.problem.rows)
-        bound = torch.where(sweep.bound.isfinite(), sweep.bound, -torch.inf).reshape(shape)
-        cotangent = sweep.input_cotangent.nan_to_num(nan=0.0).reshape(*shape, -1)
+        bound = torch.where(bound.isfinite(), bound, -torch.inf).reshape(shape)
+        cotangent = cotangent.nan_to_num(nan=0.0).reshape(*shape, -1)
         inputs = slice(0, self.network.inputs)
         box = Bounds(bounds.lower[:, inputs], bounds.upper[:, inputs])
         weights = bound.new_zeros(len(bound), 2, *shape[1:])
@@ -263,6 +263,21 @@ class SplitInputs:
             torch.where(open_clause, lower, torch.inf).amin(1),
             torch.where(open_clause, upper, -torch.inf).amax(1),
             weights,
+        )
+
+    def _crown(self, bounds: Bounds, objective: Objective, deadline: Deadline) -> tuple[Tensor, Tensor]:
+        """CROWN's bound of every objective and its slopes, as many objectives at a time as the memory holds."""
+        sizes = magnitudes(self.network, bounds)
+        most = max(1, _MOST_ELEMENTS // (len(bounds) * self.network.variables))
+        parts = zip(*(part.split(most, 1) for part in vars(objective).values()), strict=True)
+        asked = [Objective(*part) for part in parts]
+        problem, found = DualProblem(self.network, bounds, asked[0]), []
+        for part in asked:
+            deadline.check()
+            some = problem.asked(part)
+            found.append(some.evaluate(some.initial(), sizes))
+        return torch.cat([one.bound for one in found], 1), torch.cat(
+            [one.input_cotangent for one in found], 1
         )
 
     def _rows(self, members: Int[Tensor, "batch group"]) -> Objective:
