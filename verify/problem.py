@@ -23,7 +23,7 @@ from verify.errors import InputError
 from verify.formats.vnnlib import Property
 from verify.formats.vnnlib2 import Query, parse, read
 from verify.loading import LoadedModel, load_joint
-from verify.state import Objective
+from verify.state import Objective, opened
 
 if TYPE_CHECKING:
     from verify.loading.loaded import Source
@@ -83,7 +83,7 @@ class Problem:
         most = 0
         for start in range(0, len(first), 1024):
             lower, upper = self.boxes([int(clause) for clause in first[start : start + 1024]])
-            most = max(most, int((upper > lower).sum(1).max()))
+            most = max(most, int(opened(lower, upper).sum(1).max()))
         return most
 
     @property

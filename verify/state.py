@@ -13,6 +13,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+_POINT = 1e-12  # of their size: intervals no wider are points
 T = TypeVar("T", bound="Struct")
 
 
@@ -46,6 +47,11 @@ class Struct:
         """The parts' rows in order."""
         columns = {f.name: [getattr(part, f.name) for part in parts] for f in fields(cls)}
         return cls(**{name: _joined(column) for name, column in columns.items()})
+
+
+def opened(lower: Tensor, upper: Tensor) -> Bool[Tensor, "*shape"]:
+    """Which intervals are more than a number that had to be rounded outward, as decimals have to."""
+    return (upper - lower) > _POINT * torch.maximum(lower.abs(), upper.abs())
 
 
 def outward(value: Tensor, towards: float) -> Tensor:

@@ -11,14 +11,17 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 
+from verify.bounders.dual import DualProblem
+from verify.bounders.interval import magnitudes
+from verify.bounders.sweep import dot
 from verify.deadline import Deadline
 from verify.network.activations import Line
 from verify.network.affine import Affine
 from verify.network.graph import Layer, Network
-from verify.state import Bounds
+from verify.state import Bounds, DualState, Objective, opened
 
 _SAFETY = 8  # times the error constant: a sum, its bias, and the elementwise steps around it
 
@@ -43,7 +46,48 @@ class _Enclosure:
         return low[:, 0] - low[:, 1:].abs().sum(1) - slack, high[:, 0] + high[:, 1:].abs().sum(1) + slack
 
 
-def forward(network: Network, bounds: Bounds, deadline: Deadline) -> Bounds:
+@dataclass(frozen=True)
+class Forward:
+    """Bounds carried forward, and what it takes to bound functions of the outputs with them."""
+
+    network: Network
+    bounds: Bounds
+    _enclosures: dict[int, _Enclosure]  # of the input, and of the values that outputs are affine functions of
+
+    def crown(self, objective: Objective) -> tuple[Tensor, Tensor]:
+        """Lower bounds of the objectives (of one row each) and their slopes, as CROWN gives them.
+
+        [batch, objectives] and [batch, objectives, inputs]: where an input is not at the end that its slope asks for, the objective
+        is more by the slope's size times the distance. The sweep goes back to the last activations alone and ends in
+        what is known of these as functions of the input: it costs next to nothing, and loses a little.
+        """
+        network, unit = self.network, _SAFETY * self.network.gamma
+        problem = DualProblem(network, self.bounds, objective)
+        none = objective.thresholds.new_zeros(problem.batch, problem.objectives, 0)
+        state = DualState(none, torch.ones_like(objective.thresholds), none, none, none)
+        pending, account = problem.opened(state, magnitudes(network, self.bounds))
+        problem.descend(pending, network.affine_from(problem.node), state, account)
+        columns, slack = none.new_zeros(()), _SAFETY * network.gamma * account.charged + account.deployed
+        for index, cotangent in pending.items():
+            t, one = cotangent.reshape(problem.batch, problem.objectives, -1), self._enclosures[index]
+            columns = columns + (t @ one.centre.mT - t.abs() @ one.radius.mT)
+            slack = slack + (1 + unit) * dot(t.abs(), one.error) + unit * dot(t.abs(), one.sizes)
+        slack = slack + torch.finfo(slack.dtype).tiny ** 0.5
+        bound = account.bound + columns[..., 0] - columns[..., 1:].abs().sum(2) - slack
+        free, radius = self._free
+        slopes = none.new_zeros(problem.batch, problem.objectives, network.inputs)
+        slopes[..., free] = torch.where(radius > 0, columns[..., 1:] / radius, 0.0)
+        return bound, slopes
+
+    @property
+    def _free(self) -> tuple[Int[Tensor, " free"], Float[Tensor, "batch 1 free"]]:
+        """The inputs that have a column, and the radii of the boxes there."""
+        columns = self._enclosures[0].centre[:, 1:]
+        free = _open_inputs(self.network, self.bounds)
+        return free, columns[:, torch.arange(len(free), device=free.device), free][:, None]
+
+
+def forward(network: Network, bounds: Bounds, deadline: Deadline) -> Forward:
     """`bounds` (whose input columns are the boxes), intersected with what linear functions of the open inputs tell.
 
     Raises OutOfTimeError.
@@ -51,12 +95,16 @@ def forward(network: Network, bounds: Bounds, deadline: Deadline) -> Bounds:
     unit = _SAFETY * network.gamma
     enclosures = {0: _boxes(network, bounds)}
     last_use = {operand: i for i, node in enumerate(network.nodes) for operand in node.operands}
+    final = len(network.nodes) - 1
+    last = network.affine_from(final)
+    ends = {operand for node in network.nodes[last:] for operand in node.operands if operand < last}
+    kept = ends | {0, min(final, last - 1)}
     lower, upper = bounds.lower.clone(), bounds.upper.clone()
     for index, node in enumerate(network.nodes[1:], start=1):
         deadline.check()
         operands = [enclosures[operand] for operand in node.operands]
         for operand in set(node.operands):
-            if last_use[operand] == index:
+            if last_use[operand] == index and operand not in kept:
                 del enclosures[operand]
         if isinstance(node.operator, Affine):
             enclosures[index] = _affine(network, index, operands, unit)
@@ -67,19 +115,26 @@ def forward(network: Network, bounds: Bounds, deadline: Deadline) -> Bounds:
         high = torch.fmin(high, upper[:, layer.variables])
         lower[:, layer.variables], upper[:, layer.variables] = low, high
         enclosures[index] = _activation(layer, operands[0], low, torch.maximum(low, high), unit)
-    return Bounds(lower, upper)
+    return Forward(network, Bounds(lower, upper), {index: enclosures[index] for index in kept})
+
+
+def _open_inputs(network: Network, bounds: Bounds) -> Int[Tensor, " free"]:
+    """Inputs that are open on any of the boxes."""
+    lower, upper = (end[:, : network.inputs] for end in (bounds.lower, bounds.upper))
+    return opened(lower, upper).any(0).nonzero()[:, 0]
 
 
 def _boxes(network: Network, bounds: Bounds) -> _Enclosure:
-    """The inputs themselves: one column for each that is open on any of the boxes."""
+    """The inputs themselves: one column for each that is open on any of the boxes, the others are points but for rounding."""
     lower, upper = (end[:, : network.inputs] for end in (bounds.lower, bounds.upper))
     middle = (lower + upper) / 2
     radius = torch.maximum(upper - middle, middle - lower) * (1 + 4 * torch.finfo(lower.dtype).eps)
-    free = (upper > lower).any(0).nonzero()[:, 0]
+    free = _open_inputs(network, bounds)
     centre = lower.new_zeros(len(lower), 1 + len(free), network.inputs)
     centre[:, 0] = middle
     centre[:, torch.arange(1, 1 + len(free), device=free.device), free] = radius[:, free]
-    return _Enclosure(centre, torch.zeros_like(centre), torch.zeros_like(middle))
+    error = radius.index_fill(1, free, 0.0)
+    return _Enclosure(centre, torch.zeros_like(centre), error)
 
 
 def _affine(network: Network, index: int, operands: list[_Enclosure], unit: float) -> _Enclosure:

@@ -15,7 +15,6 @@ from torch import Tensor
 
 from verify.bounders.dual import DualProblem
 from verify.bounders.sweep import Account, join, pull
-from verify.network.affine import Affine
 from verify.network.graph import Layer, Network
 from verify.state import DualState
 
@@ -38,7 +37,7 @@ class Entries:
         self.account = Account(network.offsets[node][neurons, None], magnitudes)
         self.account.charge(ones[:, None], node)
         self.pending = {node: ones.reshape(-1, *network.nodes[node].shape)}
-        self.last = _linear_down_to(network, node)
+        self.last = network.affine_from(node)
         for index in range(node, self.last - 1, -1):
             if index in self.pending:
                 pull(network, index, self.pending.pop(index), self.pending, self.account)
@@ -48,14 +47,6 @@ class Entries:
         """Whether so many neurons' entries are few enough to be kept."""
         widest = max(network.nodes[index].size for index in network.ancestors[layer.pre_node])
         return count * widest <= _MOST
-
-
-def _linear_down_to(network: Network, node: int) -> int:
-    """The node after the latest activation that a node depends on: from there on its value is affine."""
-    activations = (
-        i for i in network.ancestors[node] if i and not isinstance(network.nodes[i].operator, Affine)
-    )
-    return max(activations, default=0) + 1
 
 
 def bound_beside_row(

@@ -132,6 +132,11 @@ class Network:
             found.append(frozenset({index}).union(*(found[operand] for operand in node.operands)))
         return tuple(found)
 
+    def affine_from(self, node: int) -> int:
+        """The node behind the latest activation that a node depends on: from there on its value is affine."""
+        activations = (i for i in self.ancestors[node] if isinstance(self.nodes[i].operator, Activation))
+        return max(activations, default=0) + 1
+
     @cached_property
     def absolute(self) -> dict[int, Affine]:
         """The affine nodes' maps with absolute coefficients and no bias."""

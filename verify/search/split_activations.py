@@ -29,7 +29,7 @@ from verify.network.activations.relu import Relu
 from verify.network.graph import Network
 from verify.problem import Problem
 from verify.search.evidence import BoxRecord, Evidence
-from verify.search.strategy import Bounded, Objectives, fresh, grouped
+from verify.search.strategy import Bounded, Objectives, all_refuted, fresh, grouped
 from verify.search.unsafe import UnsafeBounds
 from verify.state import Bounds, DualState, Objective, Subproblems
 
@@ -142,7 +142,7 @@ class SplitActivations:
         refuted = self._crown(roots, bounds, owner, magnitudes(self.network, bounds), deadline)
         if self.evidence is not None:
             self.evidence.leaves_by_default(roots.select(refuted))
-        yield from _closed(roots.select(refuted))
+        yield from all_refuted(roots.select(refuted))
         roots, kept = roots.select(~refuted), owner[~refuted].unique()
         self._boxes.add([boxes[i] for i in kept.tolist()], bounds.select(kept))
         for stage, (intermediate, share) in enumerate(self._stages, start=1):
@@ -151,7 +151,7 @@ class SplitActivations:
             if len(roots) and self.evidence is None:  # which has a leaf for what a climb finds alone
                 rows = self._boxes.rows(roots.clause.tolist())
                 refuted = self._crown(roots, self._boxes.all(), rows, self._sizes, deadline)
-                yield from _closed(roots.select(refuted))
+                yield from all_refuted(roots.select(refuted))
                 roots = roots.select(~refuted)
             left = [roots.select(slice(0))]
             for first in range(0, len(roots), batch):
@@ -160,7 +160,7 @@ class SplitActivations:
                 if stage == len(self._stages):
                     yield self._tighten(bounded, deadline)
                     continue
-                yield from _closed(bounded.regions.select(bounded.refuted))
+                yield from all_refuted(bounded.regions.select(bounded.refuted))
                 some = replace(some, lower_bound=bounded.regions.lower_bound)
                 left.append(some.select(~bounded.refuted))
             roots = Subproblems.concatenate(left)
@@ -381,13 +381,6 @@ class SplitActivations:
                 torch.where(stuck[:, None], 0.0, split.multipliers),
             )
         return split
-
-
-def _closed(roots: Subproblems) -> Iterator[Bounded]:
-    """Roots that are refuted, if there are any."""
-    if len(roots):
-        nothing = torch.zeros(len(roots), 0, device=roots.clause.device)
-        yield Bounded(roots, torch.ones_like(roots.clause, dtype=torch.bool), nothing)
 
 
 def _spreading(network: Network) -> Bool[Tensor, " variables"] | None:

@@ -26,10 +26,12 @@ from verify.deadline import Deadline
 from verify.network.graph import Network
 from verify.problem import Problem
 from verify.search.evidence import Evidence
-from verify.search.strategy import Bounded, Objectives, fresh, grouped
+from verify.search.strategy import Bounded, Objectives, all_refuted, fresh, grouped
 from verify.state import Bounds, Objective, Struct, Subproblems
 
 _GROUP = 32  # clauses that a region stands for, at most
+_DEAR = 2.0  # rows on a box for each column of forward bounds, from which on these come first
+_TOGETHER = 256  # clauses
 _CLIP = 0.9  # of an interval: a clipped box that keeps more of all of them is not worth a proof
 _LAST = 1 / 16  # of all neurons, in last layers that are tightened alone
 _TRIAL = 4  # boxes at least that tighter bounds are tried on when they did not pay last time
@@ -130,10 +132,15 @@ class SplitInputs:
         self.problem, self.network, self.intermediate = problem, network, intermediate
         self.evidence = evidence
         self.objectives = Objectives(problem, network.device)
-        self._group_of, self._members = (
-            table.to(network.device) for table in grouped(problem.box_of.tolist(), _GROUP)
-        )
         self._tiers = self._all_tiers()
+        self._group(torch.arange(problem.clauses))
+
+    def _group(self, clauses: Int[Tensor, " clauses"]) -> None:
+        """From now on these clauses are all there are."""
+        group_of, members = grouped(self.problem.box_of[clauses.numpy()].tolist(), _GROUP)
+        of = torch.full((self.problem.clauses,), -1)
+        of[clauses] = group_of
+        self._group_of, self._members = (table.to(self.network.device) for table in (of, clauses[members]))
 
     def _all_tiers(self) -> list[_Tier]:
         """Forward bounds, those of the last layers, those of all: dearer each.
@@ -154,16 +161,43 @@ class SplitInputs:
         if last < len(network.layers):
             some = partial(self.intermediate.tighten_last, network, last)
             tiers.insert(0, _Tier(some, Effort(dimensions)))
-        return [_Tier(lambda bounds, end, _: forward(network, bounds, end), Effort(dimensions)), *tiers]
+        return [
+            _Tier(lambda bounds, end, _: forward(network, bounds, end).bounds, Effort(dimensions)),
+            *tiers,
+        ]
 
     def stands_for(self, regions: Subproblems) -> list[int]:
         groups = self._group_of[regions.clause.to(self._group_of.device)].unique()
         return sorted(self._members[groups].unique().tolist())
 
     def roots(self, batch: int, deadline: Deadline) -> Iterator[Bounded]:
-        """Groups of clauses on their whole boxes."""
-        for groups in self._members.split(batch):
+        """Groups of clauses on their whole boxes; before that, where so many share a box that forward bounds are cheaper, those."""
+        if self.evidence is None:
+            refuted = self._refuted_together(deadline)
+            closed = fresh(self.problem, refuted.nonzero()[:, 0].tolist(), 0, self.network.device)
+            yield from all_refuted(closed)
+            self._group((~refuted).nonzero()[:, 0])
+        for groups in self._members.split(batch) if len(self._members) else ():
             yield self.bound(self._roots_of(groups), deadline)
+
+    def _refuted_together(self, deadline: Deadline) -> Bool[Tensor, " clauses"]:
+        """The clauses that forward bounds of their boxes refute, of boxes with a good many."""
+        refuted = torch.zeros(self.problem.clauses, dtype=torch.bool)
+        boxes = torch.from_numpy(self.problem.box_of)
+        fewest = _DEAR * (2 + self.problem.free_inputs) / self.problem.rows
+        for box in (boxes.bincount() > fewest).nonzero()[:, 0].tolist():
+            clauses = (boxes == box).nonzero()[:, 0]
+            first = clauses[:1].tolist()
+            lower, upper = (end.to(self.network.device) for end in self.problem.boxes(first))
+            bounds, _ = interval(self.network, lower, upper)
+            known = forward(self.network, bounds, deadline)
+            for some in clauses.split(_TOGETHER):
+                deadline.check()
+                self.objectives.prepare(some.tolist())
+                bound, _ = known.crown(self._rows(some[None].to(self.network.device)))
+                best = bound.reshape(len(some), -1).amax(1)
+                refuted[some] = ((best > 0) & best.isfinite()).cpu()
+        return refuted
 
     def _roots_of(self, groups: Int[Tensor, "batch group"]) -> Subproblems:
         self.objectives.prepare(groups.unique().tolist())

@@ -101,3 +101,10 @@ def grouped(boxes: Sequence[int], most: int) -> tuple[Tensor, Tensor]:
     group_of[order] = np.repeat(np.arange(len(starts)), sizes)
     place = np.minimum(np.arange(sizes.max(initial=1)), sizes[:, None] - 1)
     return torch.from_numpy(group_of), torch.from_numpy(order[starts[:, None] + place])
+
+
+def all_refuted(roots: Subproblems) -> Iterator[Bounded]:
+    """Roots that are refuted, if there are any."""
+    if len(roots):
+        nothing = torch.zeros(len(roots), 0, device=roots.clause.device)
+        yield Bounded(roots, torch.ones_like(roots.clause, dtype=torch.bool), nothing)
