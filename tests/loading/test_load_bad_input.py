@@ -123,6 +123,18 @@ def test_disagreement_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     refused(GOOD, "differs by")
 
 
+def test_slow_models_are_compared_on_fewer_inputs(monkeypatch: pytest.MonkeyPatch) -> None:
+    """But on two at least."""
+    counts = []
+    for seconds in (60.0, -1.0):
+        seen: list[object] = []
+        monkeypatch.setattr(comparison, "SECONDS", seconds)
+        monkeypatch.setattr(comparison, "_compare", lambda _, sample, seen=seen: not seen.append(sample))
+        load(GOOD)
+        counts.append(len(seen))
+    assert counts == [5, 2]
+
+
 def test_outputs_that_cannot_be_compared() -> None:
     """1 / relu(x - 100) is infinite near 0; in a box where it is finite the model loads."""
     nodes = [
