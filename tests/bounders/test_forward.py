@@ -167,7 +167,7 @@ def test_rounding_is_charged(seed: int) -> None:
 
 @pytest.mark.parametrize("seed", range(12))
 def test_rounding_of_functions_of_the_outputs(seed: int) -> None:
-    """Large terms that cancel, behind an activation that is a straight line here; every other input is a point but for rounding."""
+    """Large terms that cancel, behind an activation that is a straight line here; every other input counts as a point."""
     generator = torch.Generator().manual_seed(seed)
     first, second = (1e3 * torch.randn(4, 4, generator=generator, dtype=DOUBLE) for _ in range(2))
     shift = torch.full((4,), 1e6, dtype=DOUBLE)  # keeps all ReLUs open
@@ -175,7 +175,7 @@ def test_rounding_of_functions_of_the_outputs(seed: int) -> None:
     draft.activation(draft.add(Dense(first, shift), (0,), (4,)), Relu())
     network = (draft.add(Dense(second, -second @ shift), (2,), (4,)), draft.network())[1]
     low = torch.randn(1, 4, generator=generator, dtype=DOUBLE)
-    high = torch.where(torch.arange(4) % 2 == 0, low + 1e-3, torch.nextafter(low, low + 1))
+    high = torch.where(torch.arange(4) % 2 == 0, low + 1e-3, low + 9e-13 * low.abs())
     plain, _ = interval(network, low, high)
     objective = Objective(
         torch.randn(1, 3, 1, 4, generator=generator, dtype=DOUBLE), torch.zeros(1, 3, 1, dtype=DOUBLE),
@@ -196,6 +196,20 @@ def test_rounding_of_functions_of_the_outputs(seed: int) -> None:
         least = [min(a, b) for a, b in zip(least, reached, strict=True)]
     assert all(Fraction(own) <= exact for own, exact in zip(bound[0].tolist(), least, strict=True))
     assert all(float(exact) - own < 1.0 for own, exact in zip(bound[0].tolist(), least, strict=True))
+
+
+def test_points_keep_their_width() -> None:
+    """Inputs just narrow enough to count as points have no column, and still reach from end to end."""
+    network = Network(
+        (Node(None, (), (2,), "x"), Node(Dense(torch.tensor([[3.0, -5.0]], dtype=DOUBLE)), (0,), (1,)))
+    )
+    low = torch.tensor([[1.0, 2.0]], dtype=DOUBLE)
+    plain, _ = interval(network, low, low * (1 + 9e-13))
+    one, zero = torch.ones(1, 1, 1, 1, dtype=DOUBLE), torch.zeros(1, 1, 1, dtype=DOUBLE)
+    bound, slopes = forward(network, plain, Deadline()).crown(Objective(one, zero, one[..., :0]))
+    least = 3 * Fraction(float(plain.lower[0, 0])) - 5 * Fraction(float(plain.upper[0, 1]))
+    assert Fraction(float(bound)) <= least
+    assert not bool(slopes.any())
 
 
 def test_maps_whose_values_share_memory() -> None:

@@ -172,7 +172,6 @@ class BranchAndBound:
     def _roots(self, deadline: Deadline) -> Witness | None:
         """Bounds every clause's whole box."""
         for bounded in self.strategy.roots(self.batch, deadline):
-            deadline.check()
             witness = self._absorb(_Done(self._try(bounded), bounded))
             self._report("root")
             if witness is not None:

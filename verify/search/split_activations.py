@@ -122,9 +122,8 @@ class SplitActivations:
     def _together(self, batch: int) -> Iterator[list[int]]:
         """All clauses, those on one box together: of several boxes up to a batch."""
         numbers, together = self.problem.box_of, list[int]()
-        for box in np.split(
-            order := np.argsort(numbers, kind="stable"), np.flatnonzero(np.diff(numbers[order])) + 1
-        ):
+        order = np.argsort(numbers, kind="stable")
+        for box in np.split(order, np.flatnonzero(np.diff(numbers[order])) + 1):
             if together and len(together) + len(box) > batch:
                 yield together
                 together = []
