@@ -14,6 +14,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 _POINT = 1e-12  # of their size: intervals no wider are points
+_FADING = 2**0.25  # with every cut: a region that has shrunk is due again, even where its bound stands still
 T = TypeVar("T", bound="Struct")
 
 
@@ -230,6 +231,7 @@ class Subproblems(Struct):
                     cut_variable=cuts.variable,
                     cut_value=cuts.value,
                     cut_side=cuts.side,
+                    tightened_at=_FADING * self.tightened_at,
                     cut_multipliers=torch.cat([self.cut_multipliers, multipliers[:, column, None]], 1),
                 )
             )
