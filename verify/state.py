@@ -194,7 +194,7 @@ class Subproblems(Struct):
     carried_upper: Float[Tensor, "batch carried"]
     tightened_at: Float[
         Tensor, "batch layers"
-    ]  # the bound just after each carried layer was tightened; -inf: never
+    ]  # the bound just after each carried layer was tightened, further off with every cut; -inf: never
     node: Int[Tensor, " batch"]  # its number in a certificate's tree
 
     @property

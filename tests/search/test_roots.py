@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 from nets import Draft, loaded, property_text, random_network, row_text, samples
@@ -17,6 +19,7 @@ from verify.network.graph import Network
 from verify.problem import Problem
 from verify.search.split_inputs import SplitInputs
 from verify.settings import PRESETS, build_search
+from verify.state import Bounds
 
 
 def many_clauses(seed: int, slack: float, clauses: int = 60) -> Problem:
@@ -91,9 +94,9 @@ def test_a_box_is_tightened_once_for_all_of_its_clauses(monkeypatch: pytest.Monk
     boxes: list[int] = []
     tighten = IntermediateBounds.tighten
 
-    def counted(self: IntermediateBounds, network: Network, bounds: object, *rest: object) -> object:
-        boxes.append(len(bounds))  # type: ignore[arg-type]
-        return tighten(self, network, bounds, *rest)  # type: ignore[arg-type]
+    def counted(self: IntermediateBounds, network: Network, bounds: Bounds, *rest: Any) -> Bounds:
+        boxes.append(len(bounds))
+        return tighten(self, network, bounds, *rest)
 
     monkeypatch.setattr(IntermediateBounds, "tighten", counted)
     list(strategy.roots(8, Deadline()))

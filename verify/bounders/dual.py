@@ -60,13 +60,8 @@ class DualProblem:
         self, network: Network, bounds: Bounds, objective: Objective, cuts: Cuts | None = None,
         node: int | None = None, aside: Aside | None = None, local: Local | None = None,
     ) -> None:  # fmt: skip
-        self.network, self.bounds, self.objective, self.aside, self.local = (
-            network,
-            bounds,
-            objective,
-            aside,
-            local,
-        )
+        self.network, self.bounds, self.objective = network, bounds, objective
+        self.aside, self.local = aside, local
         self.offsets = network.offsets if local is None else local.offsets
         self.node = len(network.nodes) - 1 if node is None else node
         self.batch, self.objectives, self.rows, _ = objective.coefficients.shape

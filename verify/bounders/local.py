@@ -40,10 +40,10 @@ class Window:
     def sizes(self) -> Shape:
         return tuple(last - first + 1 for first, last in zip(self.first, self.last, strict=True))
 
-    def joined(self, other: Window | None) -> Window | None:
+    def joined(self, other: Window) -> Window | None:
         """One that holds both; None where they move at different paces."""
-        if other is None or other.stride != self.stride:
-            return None if other is not None else self
+        if other.stride != self.stride:
+            return None
         first = tuple(min(ends) for ends in zip(self.first, other.first, strict=True))
         last = tuple(max(ends) for ends in zip(self.last, other.last, strict=True))
         return Window(self.stride, first, last)
@@ -246,7 +246,8 @@ def _windows(network: Network, target: int, rank: int) -> dict[int, Window] | No
         else:
             return None
         for operand in node.operands:
-            found[operand] = under.joined(found[operand]) if operand in found else under
+            known = found.get(operand, under)
+            found[operand] = None if known is None else under.joined(known)
     if sum(index in moves for index in found) != 1:
         return None
     return {index: window for index, window in sorted(found.items()) if window is not None}

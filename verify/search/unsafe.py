@@ -1,8 +1,8 @@
 """How hard the search tries on each region: how long children climb, and which layers are tightened over unsafe points.
 
 Bounds over the unsafe points (`OutputConstrained`) hold for the region and all that is cut from it, so a subproblem carries
-them. A layer's are due when it never was tightened and again when the clause's bound has come a good deal closer to 0. Whether
-they pay is measured while the search runs: what a layer closes of the distance from 0, and at what price in children.
+them. A layer's are due when it never was tightened and again when the clause's bound has come a good deal closer to 0, or
+some cuts have been made since. Whether they pay is measured while the search runs: what a layer closes of the distance from 0, and at what price in children.
 """
 
 from __future__ import annotations
