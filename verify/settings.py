@@ -17,6 +17,7 @@ from verify.network.activations.relu import Relu
 from verify.network.graph import Network
 from verify.problem import Problem
 from verify.search.branch_and_bound import BranchAndBound, Reporter
+from verify.search.branched_bounds import BranchedBounds
 from verify.search.evidence import Evidence, Writer
 from verify.search.excluded import without_excluded
 from verify.search.frontier import Frontier
@@ -45,6 +46,7 @@ class Settings:
     child: Restricted = Restricted(iterations=5, step=0.1, decay=0.8)
     brancher: FilteredSmartBranching = FilteredSmartBranching(candidates=2)
     unsafe: OutputConstrained | None = OutputConstrained()
+    branched: BranchedBounds | None = BranchedBounds()
     splittable_inputs: int = 16  # at most so many free inputs: split inputs, else activations
     batch_elements: int = 800_000  # variables in one batch of subproblems
     semantics: str = "real"  # of what is decided: see SEMANTICS
@@ -123,6 +125,7 @@ def build_search(
             settings.child,
             settings.brancher,
             settings.unsafe,
+            settings.branched,
             evidence=evidence,
             rigorous=settings.rigorous,
         )

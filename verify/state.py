@@ -23,11 +23,11 @@ class Struct:
     """A struct of arrays: every field is a tensor whose first axis is the batch."""
 
     def __len__(self) -> int:
-        return int(getattr(self, fields(self)[0].name).shape[0])
+        return len(getattr(self, fields(self)[0].name))
 
     def select(self: T, rows: Tensor | slice) -> T:
         """The given rows (indices, a mask or a range)."""
-        return type(self)(**{f.name: getattr(self, f.name)[rows] for f in fields(self)})
+        return type(self)(**{f.name: _chosen(getattr(self, f.name), rows) for f in fields(self)})
 
     def updated(self: T, rows: Tensor, other: T) -> T:
         """The same struct with the given rows replaced by those of `other`."""
@@ -60,6 +60,11 @@ def outward(value: Tensor, towards: float) -> Tensor:
     near = value.float()
     beyond = near.to(value) > value if towards < 0 else near.to(value) < value
     return torch.where(beyond, torch.nextafter(near, near.new_tensor(towards)), near)
+
+
+def _chosen(value: Any, rows: Tensor | slice) -> Any:
+    """The given rows of a tensor, or of a struct of them."""
+    return value.select(rows) if isinstance(value, Struct) else value[rows]
 
 
 def _joined(column: list[Any]) -> Any:

@@ -297,7 +297,7 @@ def test_dual_points_convert(name: str, family: str, tmp_path: Path) -> None:
     with recording(files.certificate, files.model, files.property, problem) as record:
         evidence = Evidence(net, problem.rows, record.writer)
         regions = replace(
-            fresh(problem, [0], net.parameters, net.device),
+            fresh(problem.rows, [0], net.parameters, net.device),
             node=evidence.roots([[0]]),
             row_weights=state.row_weights[:, 0].float(),
         )
@@ -329,7 +329,7 @@ def test_proved_points_are_written(family: str, tmp_path: Path) -> None:
         net = problem.model.network
         with recording(files.certificate, files.model, files.property, problem) as record:
             evidence = Evidence(net, problem.rows, record.writer)
-            regions = replace(fresh(problem, [0], net.parameters, net.device), node=evidence.roots([[0]]))
+            regions = replace(fresh(problem.rows, [0], net.parameters, net.device), node=evidence.roots([[0]]))
             from verify.search.evidence import BoxRecord
 
             box = BoxRecord(evidence, [regions.node])

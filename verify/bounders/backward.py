@@ -78,7 +78,7 @@ class IntermediateBounds:
         for position, layer in enumerate(network.layers):
             if position == 0 and not _worth_a_pass(network, layer):
                 continue
-            open_neurons = _open(layer, bounds)
+            open_neurons = still_open(layer, bounds)
             if not bool(open_neurons.any()) or (enough is not None and enough.remaining <= 0):
                 continue
             bounds = self._tighten_layer(
@@ -97,7 +97,7 @@ class IntermediateBounds:
         Ends as `tighten` does once `enough` has passed.
         """
         for layer in network.layers[first:]:
-            open_neurons = _open(layer, bounds)
+            open_neurons = still_open(layer, bounds)
             if bool(open_neurons.any()) and enough.remaining > 0:
                 bounds = self._tighten_layer(
                     network, layer, bounds, open_neurons, deadline, network, enough, None
@@ -199,7 +199,7 @@ def _worth_a_pass(network: Network, layer: Layer) -> bool:
     return len(chain) > 1
 
 
-def _open(layer: Layer, bounds: Bounds) -> Bool[Tensor, "batch size"]:
+def still_open(layer: Layer, bounds: Bounds) -> Bool[Tensor, "batch size"]:
     """The neurons whose relaxation is not exact, for which a tighter interval is worth a pass."""
     lower, upper = bounds.lower[:, layer.variables], bounds.upper[:, layer.variables]
     return ~layer.activation.split_point(lower, upper).isnan()

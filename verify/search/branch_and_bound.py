@@ -187,11 +187,18 @@ class BranchAndBound:
         """Hands out work until nothing waits and no region is worked on."""
         steps: dict[Future[_Done], int] = {}  # each with the number of its regions
         attacks: set[Future[_Done]] = set()
+        began = time.monotonic()
         while len(self.frontier) or steps:
             deadline.check()
+            due = self.strategy.due(time.monotonic() - began)
+            if due and not steps:
+                witness, began = self._renew(pool, deadline), time.monotonic()
+                if witness is not None:
+                    return witness
+                continue
             if not attacks and (job := self._next_attack(clauses)) is not None:
                 attacks.add(pool.submit(job, deadline))
-            for idle in range(self.workers - len(steps) - len(attacks), 0, -1):
+            for idle in () if due else range(self.workers - len(steps) - len(attacks), 0, -1):
                 if len(self.frontier):
                     regions = self._pop(idle)
                     steps[pool.submit(self._step, regions, deadline)] = len(regions)
@@ -204,6 +211,20 @@ class BranchAndBound:
                 witness = self._absorb(job_done.result())
                 if witness is not None:
                     return witness
+        return None
+
+    def _renew(self, pool: ThreadPoolExecutor, deadline: Deadline) -> Witness | None:
+        """Bounds the roots of open clauses with more effort; where that beats what was split of them, it starts anew."""
+        self._working = len(self.frontier)
+        self._report("roots again")
+        waiting = self.frontier.pop(self._working, self.network.device, self.network.dtype)
+        kept, roots = self.strategy.again(waiting, self.batch, deadline, pool.map)
+        self._working = 0
+        self.frontier.push(kept)
+        for bounded in roots:
+            witness = self._absorb(_Done(self._try(bounded), bounded))
+            if witness is not None:
+                return witness
         return None
 
     def _pop(self, idle: int) -> Subproblems:

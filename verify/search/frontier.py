@@ -43,6 +43,8 @@ class Frontier:
         """Adds subproblems."""
         if not len(batch):
             return
+        if not self._count:  # whatever comes may be of another network
+            self._columns, self._priority = {}, torch.zeros(0)
         self._make_room(batch)
         slots = self._priority.isposinf().nonzero()[: len(batch), 0]
         for field in fields(Subproblems):

@@ -27,9 +27,12 @@ from verify.branchers.inputs import widest_effect
 from verify.deadline import Deadline
 from verify.network.activations.relu import Relu
 from verify.network.graph import Network
+from verify.network.reduced import Reduced
 from verify.problem import Problem
+from verify.search.branched_bounds import BranchedBounds, places_behind
 from verify.search.evidence import BoxRecord, Evidence
-from verify.search.strategy import Bounded, Objectives, all_refuted, fresh, grouped
+from verify.search.refinement import Refinement
+from verify.search.strategy import Bounded, Mapper, Objectives, all_refuted, fresh, grouped
 from verify.search.unsafe import UnsafeBounds
 from verify.state import Bounds, DualState, Objective, Subproblems
 
@@ -68,6 +71,12 @@ class _Boxes:
         known = [self._table[torch.float64]] if self._table else []
         self._set(Bounds.concatenate([*known, bounds]))
 
+    def reduce(self, reduced: Reduced) -> None:
+        """The same boxes of a network with fewer neurons."""
+        table, left = self._table[torch.float64], reduced.variables
+        self._network = reduced.network
+        self._set(Bounds(table.lower[:, left], table.upper[:, left]))
+
     def _set(self, table: Bounds) -> None:
         self._table = {torch.float64: table}
 
@@ -88,25 +97,33 @@ class SplitActivations:
     def __init__(
         self, problem: Problem, network: Network, intermediate: IntermediateBounds, optimised: IntermediateBounds,
         root: Restricted, child: Restricted, brancher: FilteredSmartBranching,
-        unsafe: OutputConstrained | None = None, fast: torch.dtype = torch.float32, evidence: Evidence | None = None,
+        unsafe: OutputConstrained | None = None, branched: BranchedBounds | None = None, fast: torch.dtype = torch.float32, evidence: Evidence | None = None,
         rigorous: bool = True,
     ) -> None:  # fmt: skip
-        self.rigorous = rigorous
-        self.problem, self.network, self.evidence = problem, network, evidence
+        self.rigorous, self.problem, self.evidence = rigorous, problem, evidence
         self.intermediate, self.optimised = intermediate, optimised
         self.root, self.child, self.brancher = root, child, brancher
-        self.fast_network = network.to(network.device, fast)
-        self.unsafe = UnsafeBounds(network, unsafe)
         self.objectives = Objectives(problem, network.device)
         self._boxes = _Boxes(problem, network)
-        self._sizes: dict[int, Tensor] = {}
-        self._spreading = _spreading(network)
+        self._root_bound = torch.full((problem.clauses,), -torch.inf, device=network.device)
+        self.unsafe = UnsafeBounds(network, unsafe)
+        self._use(network, fast)
         mixes = any(layer.activation.mixes for layer in network.layers)
-        self._small = network.variables <= _LARGEST_PROGRAM and not mixes
         stages = (self.intermediate, _PLAIN_SHARE), (self.optimised, _ROOT_SHARE)
         self._stages = (
             stages[:1] if mixes else stages
         )  # slopes gain next to nothing before mixing activations
+        self._refinement = None
+        if branched is not None and evidence is None and not mixes and places_behind(network):
+            self._refinement = Refinement(branched, self.unsafe.splitting)
+
+    def _use(self, network: Network, fast: torch.dtype) -> None:
+        """Everything that depends on the network."""
+        self.network, self.fast_network = network, network.to(network.device, fast)
+        self._sizes: dict[int, Tensor] = {}
+        self._spreading = _spreading(network)
+        mixes = any(layer.activation.mixes for layer in network.layers)
+        self._small = network.variables <= _LARGEST_PROGRAM and not mixes
 
     def stands_for(self, regions: Subproblems) -> list[int]:
         return sorted(set(regions.clause.tolist()))
@@ -134,7 +151,7 @@ class SplitActivations:
     def _roots_of(self, clauses: Sequence[int], batch: int, deadline: Deadline) -> Iterator[Bounded]:
         part = len(clauses) / self.problem.clauses  # of the time
         self.objectives.prepare(clauses)
-        roots = fresh(self.problem, clauses, 0, self.network.device)  # in full once they are climbed
+        roots = fresh(self.problem.rows, clauses, 0, self.network.device)  # in full once they are climbed
         if self.evidence is not None:
             roots = replace(roots, node=self.evidence.roots([[clause] for clause in clauses]))
         boxes, bounds, owner = self._boxes.intervals(clauses)
@@ -145,13 +162,18 @@ class SplitActivations:
         roots, kept = roots.select(~refuted), owner[~refuted].unique()
         self._boxes.add([boxes[i] for i in kept.tolist()], bounds.select(kept))
         for stage, (intermediate, share) in enumerate(self._stages, start=1):
+            began = time.monotonic()
             if len(roots):
                 self._bound_boxes(roots, intermediate, deadline, deadline.share(share * part))
+            if self._refinement is not None and intermediate.ascent is not None:
+                self._refinement.expect(time.monotonic() - began)
             if len(roots) and self.evidence is None:  # which has a leaf for what a climb finds alone
                 rows = self._boxes.rows(roots.clause.tolist())
                 refuted = self._crown(roots, self._boxes.all(), rows, self._sizes, deadline)
                 yield from all_refuted(roots.select(refuted))
                 roots = roots.select(~refuted)
+            if stage == len(self._stages) and part == 1 and len(roots):
+                self._reduced()
             left = [roots.select(slice(0))]
             for first in range(0, len(roots), batch):
                 some = roots.select(slice(first, first + batch))
@@ -164,16 +186,63 @@ class SplitActivations:
                 left.append(some.select(~bounded.refuted))
             roots = Subproblems.concatenate(left)
 
+    def due(self, seconds: float) -> bool:
+        return self._refinement is not None and self._refinement.due(seconds)
+
+    def again(
+        self, waiting: Subproblems, batch: int, deadline: Deadline, run: Mapper
+    ) -> tuple[Subproblems, list[Bounded]]:
+        assert self._refinement is not None
+        clauses = torch.tensor(self.stands_for(waiting), device=self.network.device)
+        began, rows = time.monotonic(), self._boxes.rows(clauses.tolist()).unique()
+        box = self._boxes.all().select(rows)
+        tight = self._refinement.tighten(self.network, box, self.fast_network.dtype, deadline, run)
+        self._boxes.tighten(rows, tight)
+        self._sizes = magnitudes(self.network, self._boxes.all())
+        seconds, before = time.monotonic() - began, self._root_bound[clauses]
+        bounded = self._climbed_all(clauses, batch, deadline)
+        self._refinement.learn(before, self._root_bound[clauses], seconds)
+        split = torch.zeros_like(self._root_bound).scatter_reduce(
+            0, waiting.clause, waiting.lower_bound, "mean", include_self=False
+        )
+        kept = waiting.select(self._root_bound[waiting.clause] <= split[waiting.clause])
+        if not len(kept) and self._reduced():
+            bounded = self._climbed_all(clauses, batch, deadline)
+        better = [
+            some.select(self._root_bound[some.regions.clause] > split[some.regions.clause])
+            for some in bounded
+        ]
+        return kept, [self._tighten(some, deadline) for some in better if len(some)]
+
+    def _climbed_all(self, clauses: Tensor, batch: int, deadline: Deadline) -> list[Bounded]:
+        """The roots of the clauses, as the boxes are known now."""
+        roots = fresh(self.problem.rows, clauses.tolist(), 0, self.network.device)
+        rows = torch.arange(len(roots), device=roots.clause.device).split(batch)
+        return [self._climbed(roots.select(some), deadline) for some in rows]
+
+    def _reduced(self) -> bool:
+        """Leaves out neurons that are 0 on all boxes, if there are any; no region may have been split in the larger network."""
+        bounds = self._boxes.all()
+        reduced = Reduced.of(self.network, bounds.lower, bounds.upper)
+        if self.evidence is not None or reduced.network is self.network:
+            return False
+        self._boxes.reduce(reduced)
+        self.unsafe = UnsafeBounds(reduced.network, self.unsafe.method, self.unsafe.splitting)
+        self._use(reduced.network, self.fast_network.dtype)
+        self._sizes = magnitudes(self.network, self._boxes.all())
+        return True
+
     def _climbed(self, roots: Subproblems, deadline: Deadline) -> Bounded:
         """Some roots after an ascent from CROWN's dual point."""
         network, unsafe = self.network, self.unsafe
-        regions = fresh(
-            self.problem, roots.clause.tolist(), network.parameters, network.device, unsafe.width,
+        regions = fresh(self.problem.rows, roots.clause.tolist(), network.parameters, network.device, unsafe.width,
             layers=len(unsafe.layers),
         )  # fmt: skip
         regions = replace(regions, node=roots.node)
         regions = regions.with_state(roots.lower_bound, self._dual(regions, self.fast_network).initial())
-        return self._climb(regions, self.root, deadline)
+        bounded = self._climb(regions, self.root, deadline)
+        self._root_bound[roots.clause] = bounded.regions.lower_bound
+        return bounded
 
     def _crown(
         self, roots: Subproblems, bounds: Bounds, owner: Tensor, sizes: dict[int, Tensor], deadline: Deadline

@@ -26,7 +26,7 @@ from verify.deadline import Deadline
 from verify.network.graph import Network
 from verify.problem import Problem
 from verify.search.evidence import Evidence
-from verify.search.strategy import Bounded, Objectives, all_refuted, fresh, grouped
+from verify.search.strategy import Bounded, Mapper, Objectives, all_refuted, fresh, grouped
 from verify.state import Bounds, Objective, Struct, Subproblems
 
 _GROUP = 32  # clauses that a region stands for, at most
@@ -174,7 +174,7 @@ class SplitInputs:
         """Groups of clauses on their whole boxes; before that, where so many share a box that forward bounds are cheaper, those."""
         if self.evidence is None:
             refuted = self._refuted_together(deadline)
-            closed = fresh(self.problem, refuted.nonzero()[:, 0].tolist(), 0, self.network.device)
+            closed = fresh(self.problem.rows, refuted.nonzero()[:, 0].tolist(), 0, self.network.device)
             yield from all_refuted(closed)
             self._group((~refuted).nonzero()[:, 0])
         for groups in self._members.split(batch) if len(self._members) else ():
@@ -202,7 +202,7 @@ class SplitInputs:
     def _roots_of(self, groups: Int[Tensor, "batch group"]) -> Subproblems:
         self.objectives.prepare(groups.unique().tolist())
         inputs, device = self.network.inputs, self.network.device
-        regions = fresh(self.problem, groups[:, 0].tolist(), inputs, device, inputs, torch.float64)
+        regions = fresh(self.problem.rows, groups[:, 0].tolist(), inputs, device, inputs, torch.float64)
         if self.evidence is not None:
             nodes = self.evidence.roots([list(dict.fromkeys(one)) for one in groups.tolist()])
             regions = replace(regions, node=nodes)
@@ -322,6 +322,14 @@ class SplitInputs:
             clauses.coefficients.reshape(*shape, -1), clauses.thresholds.reshape(shape),
             clauses.input_coefficients.reshape(*shape, clauses.input_coefficients.shape[3]),
         )  # fmt: skip
+
+    def due(self, seconds: float) -> bool:
+        return False  # every box is bounded afresh
+
+    def again(
+        self, waiting: Subproblems, batch: int, deadline: Deadline, run: Mapper
+    ) -> tuple[Subproblems, list[Bounded]]:
+        return waiting, []
 
     def choose(self, regions: Subproblems, deadline: Deadline) -> Split:
         box = self._boxes(regions)

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, TypeVar
 
 import numpy as np
 import torch
@@ -15,6 +15,9 @@ from verify.branchers.fsb import Split
 from verify.deadline import Deadline
 from verify.problem import Problem
 from verify.state import Objective, Struct, Subproblems
+
+T = TypeVar("T")
+R = TypeVar("R")
 
 
 @dataclass(frozen=True)
@@ -49,6 +52,12 @@ class Objectives:
         return self._table[0].select(self._row[clauses]).to(self._device, dtype)
 
 
+class Mapper(Protocol):
+    """Applies a function to everything given, one after the other or side by side; the results are in order."""
+
+    def __call__(self, function: Callable[[T], R], things: Iterable[T], /) -> Iterable[R]: ...
+
+
 class Strategy(Protocol):
     """Bounds regions and splits those left open. Several threads may ask at once, once the roots are bounded."""
 
@@ -66,9 +75,20 @@ class Strategy(Protocol):
     def choose(self, regions: Subproblems, deadline: Deadline) -> Split:
         """Where to cut each region; variable -1 where nothing is left to cut."""
 
+    def due(self, seconds: float) -> bool:
+        """Whether the roots are worth more effort, after so many seconds of splitting since they last had any."""
+
+    def again(
+        self, waiting: Subproblems, batch: int, deadline: Deadline, run: Mapper
+    ) -> tuple[Subproblems, list[Bounded]]:
+        """Bounds the roots of all clauses that wait with more effort: the regions that go on waiting, and roots in the others' place.
+
+        Nobody else may ask meanwhile.
+        """
+
 
 def fresh(
-    problem: Problem,
+    rows: int,
     clauses: Sequence[int],
     parameters: int,
     device: torch.device,
@@ -76,14 +96,14 @@ def fresh(
     dtype: torch.dtype = torch.float32,
     layers: int = 0,
 ) -> Subproblems:
-    """The clauses' whole boxes; nothing is known of them yet. `dtype` is of the bounds they carry."""
+    """The whole boxes of clauses of so many rows; nothing is known of them yet. `dtype` is of the bounds they carry."""
     count = len(clauses)
     unknown = torch.full((count, carried), torch.inf, dtype=dtype, device=device)
     none = torch.zeros(count, 0, dtype=torch.int64, device=device)
     return Subproblems(
         torch.tensor(list(clauses), dtype=torch.int64, device=device), torch.full((count,), -torch.inf, device=device),
         none, none.double(), none, none.to(torch.float32),
-        torch.full((count, problem.rows), 1 / problem.rows, device=device),
+        torch.full((count, rows), 1 / rows, device=device),
         torch.zeros(count, parameters, device=device), -unknown, unknown,
         torch.full((count, layers), -torch.inf, device=device), torch.zeros(count, dtype=torch.int64, device=device),
     )  # fmt: skip

@@ -28,6 +28,7 @@ _TRIAL = 2  # regions that a layer is tried on when it did not pay last time
 _TRIALS = 0.2  # of the time that bounding children takes, for trials of each layer
 _STUCK, _EASY = 1.9, 1.5  # open children of a region that make climbs longer, or shorter again
 _LONGEST = 8  # times the iterations of a short climb
+_CLOSE = 1e-12  # to 0: what is left there is no share of anything
 _WEIGHT = 0.3  # of the latest batch in running averages
 
 
@@ -55,6 +56,16 @@ class Splitting:
             self.factor, self.growth = factor, (_STUCK + _EASY) / 2
 
 
+def closed_share(before: Float[Tensor, " batch"], after: Float[Tensor, " batch"]) -> float:
+    """How much of their distance from 0 bounds have closed that were `before` < 0."""
+    return float(((after - before) / before.neg().clamp(min=_CLOSE)).clamp(0, 1).mean())
+
+
+def pays(share: float, seconds: float, splitting: Splitting) -> bool:
+    """Whether a share closed is worth its price. For the same price, splitting would go down some levels."""
+    return splitting.total > 0 and share > _LEVEL * math.log2(1 + seconds / splitting.seconds)
+
+
 @dataclass
 class Worth:
     """Whether tightening a layer beats splitting."""
@@ -71,19 +82,16 @@ class Worth:
         return min(_TRIAL, available) if self.tried <= _TRIALS * splitting.total else 0
 
     def pays(self, splitting: Splitting) -> bool:
-        """Whether it did last time. For the same price, splitting would go down some levels."""
-        if not self.known or not splitting.total:
-            return False
-        return self.share > _LEVEL * math.log2(1 + self.seconds / splitting.seconds)
+        """Whether it did last time."""
+        return self.known and pays(self.share, self.seconds, splitting)
 
     def learn(
         self, before: Float[Tensor, " batch"], after: Float[Tensor, " batch"], seconds: float, splitting: Splitting
     ) -> None:  # fmt: skip
         """From regions whose bounds were `before` < 0."""
         self.tried += 0.0 if self.pays(splitting) else seconds
-        closed = float(((after - before) / -before).clamp(0, 1).mean())
         weight = _WEIGHT if self.known else 1.0
-        self.share += weight * (closed - self.share)
+        self.share += weight * (closed_share(before, after) - self.share)
         self.seconds += weight * (seconds / len(before) - self.seconds)
         self.known = True
 
@@ -91,8 +99,10 @@ class Worth:
 class UnsafeBounds:
     """The last layers' bounds over the unsafe points of each region."""
 
-    def __init__(self, network: Network, method: OutputConstrained | None) -> None:
-        self.method, self.splitting = method, Splitting()
+    def __init__(
+        self, network: Network, method: OutputConstrained | None, splitting: Splitting | None = None
+    ) -> None:
+        self.method, self.splitting = method, splitting or Splitting()
         self.layers = _last_layers(network) if method is not None else ()
         self.worth = [Worth() for _ in self.layers]
         self.width = sum(

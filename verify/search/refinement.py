@@ -1,0 +1,65 @@
+"""When the boxes of the roots are worth more effort than splitting: branched bounds, pass by pass.
+
+A pass (`BranchedBounds`) splits every neuron of a box for some rounds, which helps all regions of the box at once. It is due
+when splitting has gone on for a share of the time that it will take, so that it costs no more than a multiple of what there was to win:
+sooner where the last one paid, that is, closed more of the clauses' distance from 0 than splitting would have for the price.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from verify.deadline import Deadline
+from verify.network.graph import Network
+from verify.search.branched_bounds import BranchedBounds
+from verify.search.strategy import Mapper
+from verify.search.unsafe import Splitting, closed_share, pays
+from verify.state import Bounds
+
+_FIRST, _MORE = 4, 2  # rounds of the first pass, and of each one more than of the one before
+_DEARER = 8.0  # a first pass than an ascent for every neuron
+_SHARE = 0.5  # of the time left, that a pass may take
+_SOONER, _LATER = (
+    0.5,
+    4.0,
+)  # of the next pass's price, that splitting goes on before: if the last one paid, or did not
+
+
+@dataclass
+class Refinement:
+    """The next pass: how many rounds, what it will take, and the share of that which splitting goes on before."""
+
+    method: BranchedBounds
+    splitting: Splitting
+    rounds: int = _FIRST
+    seconds: float = 0.0
+    wait: float = _SOONER
+
+    def expect(self, seconds: float) -> None:
+        """From an ascent for every neuron, which took so long."""
+        self.seconds += _DEARER * seconds
+
+    def due(self, seconds: float) -> bool:
+        """Whether the next pass is due, after so many seconds of splitting since the last."""
+        return seconds >= self.wait * self.seconds
+
+    def tighten(
+        self, network: Network, bounds: Bounds, fast: torch.dtype, deadline: Deadline, run: Mapper
+    ) -> Bounds:
+        """Boxes after the next pass, or what there is time for. Raises OutOfTimeError."""
+        enough = deadline.share(_SHARE)
+        return self.method.tighten(network, bounds, self.rounds, deadline, enough, fast, run)
+
+    def learn(
+        self, before: Float[Tensor, " clauses"], after: Float[Tensor, " clauses"], seconds: float
+    ) -> None:
+        """From a pass that brought the clauses' bounds from `before` < 0 to `after`."""
+        paid = pays(closed_share(before, after), seconds, self.splitting)
+        self.wait = _SOONER if paid else _LATER
+        regions = self.method.regions
+        self.seconds = seconds * regions(self.rounds + _MORE) / regions(self.rounds)
+        self.rounds += _MORE
