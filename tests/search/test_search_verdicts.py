@@ -37,7 +37,7 @@ from verify.problem import Problem, Witness
 from verify.search.branch_and_bound import BranchAndBound, Outcome
 from verify.search.split_activations import SplitActivations
 from verify.search.split_inputs import SplitInputs
-from verify.search.strategy import Bounded, Objectives, Strategy
+from verify.search.strategy import Bounded, Mapper, Objectives, Strategy
 from verify.settings import Settings, build_search, preset
 from verify.state import Subproblems
 
@@ -152,16 +152,21 @@ class Watched:
     """A strategy under observation: no region that holds the planted input may be refuted, and one such always waits."""
 
     strategy: Strategy
-    network: Network
     x: Tensor
     steps: int
     seen: int = 0
     alive: int = 0
+    renewed: int = 0
 
     @property
     def objectives(self) -> Objectives:
         """As the strategy does."""
         return self.strategy.objectives
+
+    @property
+    def network(self) -> Network:
+        """As the strategy does; smaller, perhaps, than the problem's."""
+        return self.strategy.network
 
     def _holds(self, regions: Subproblems) -> Tensor:
         """Which regions contain the planted input."""
@@ -199,6 +204,20 @@ class Watched:
         self.alive -= int((self._holds(regions) & (split.variable >= 0)).sum())
         return split
 
+    def due(self, seconds: float) -> bool:
+        """As the strategy does."""
+        return self.strategy.due(seconds)
+
+    def again(
+        self, waiting: Subproblems, batch: int, deadline: Deadline, run: Mapper
+    ) -> tuple[Subproblems, list[Bounded]]:
+        """As the strategy does; regions that do not go on waiting leave the frontier."""
+        before = int(self._holds(waiting).sum())
+        kept, roots = self.strategy.again(waiting, batch, deadline, run)
+        self.alive -= before - int(self._holds(kept).sum())
+        self.renewed += 1
+        return kept, [self._checked(bounded) for bounded in roots]
+
 
 def planted(network: Network, seed: int, slack: float) -> tuple[Problem, Tensor]:
     """A problem over a random box that the best of many samples violates by just `slack`."""
@@ -222,7 +241,7 @@ def watched(problem: Problem, network: Network, x: Tensor, splits: str, steps: i
     """The outcome of a search under observation."""
     settings = replace(preset("default"), first_attack=NO_ATTACK, second_attack=NO_ATTACK)
     search = search_for(problem, splits, settings)
-    search.strategy = Watched(search.strategy, network, x, steps)
+    search.strategy = Watched(search.strategy, x, steps)
     search.batch, search.workers = 16, 1
     return search.run(Deadline.after(20))
 

@@ -117,9 +117,9 @@ class _Trees:
         """The boxes with what the trees tell of this layer. The first chunks decide whether there are more."""
         ends = self._open_ends()
         regions = self.method.regions(self.rounds)
-        most = max(16, _ELEMENTS[self.bounds.lower.device.type] // (self.network.variables * regions))
+        most = max(2, _ELEMENTS[self.bounds.lower.device.type] // (self.network.variables * regions))
         numbers = torch.arange(len(ends))
-        trial, rest = numbers[: 2 * _TRIAL].split(_TRIAL), numbers[2 * _TRIAL :].split(most)
+        trial, rest = numbers[: 2 * _TRIAL].split(min(most, _TRIAL)), numbers[2 * _TRIAL :].split(most)
         bounds = self.bounds
         for part in (trial, rest):
             chunks = [ends.select(rows) for rows in part if len(rows)]

@@ -20,6 +20,7 @@ from verify.search.strategy import Mapper
 from verify.search.unsafe import Splitting, closed_share, pays
 from verify.state import Bounds
 
+_MOST = 24  # rounds: an end has about 2000 regions then
 _FIRST, _MORE = 4, 2  # rounds of the first pass, and of each one more than of the one before
 _DEARER = 8.0  # a first pass than an ascent for every neuron
 _SHARE = 0.5  # of the time left, that a pass may take
@@ -45,7 +46,7 @@ class Refinement:
 
     def due(self, seconds: float) -> bool:
         """Whether the next pass is due, after so many seconds of splitting since the last."""
-        return seconds >= self.wait * self.seconds
+        return self.rounds <= _MOST and seconds >= self.wait * self.seconds
 
     def tighten(
         self, network: Network, bounds: Bounds, fast: torch.dtype, deadline: Deadline, run: Mapper

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from verify.branchers.fsb import Split
 from verify.deadline import Deadline
+from verify.network.graph import Network
 from verify.problem import Problem
 from verify.state import Objective, Struct, Subproblems
 
@@ -62,6 +63,7 @@ class Strategy(Protocol):
     """Bounds regions and splits those left open. Several threads may ask at once, once the roots are bounded."""
 
     objectives: Objectives
+    network: Network  # whose variables regions are cut at
 
     def stands_for(self, regions: Subproblems) -> list[int]:
         """The clauses that the regions stand for."""

@@ -1,0 +1,200 @@
+"""Bounds of neurons by branch and bound: sound, no looser than what was known, exact in the end; and when they are due."""
+
+from __future__ import annotations
+
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from nets import (
+    DOUBLE,
+    examples,
+    property_text,
+    random_box,
+    random_layers,
+    random_network,
+    relu_model,
+    row_text,
+    samples,
+    variables,
+)
+from oracles import exact_minimum
+from test_search_verdicts import MARGIN, NO_ATTACK, planted, search_for, watched
+
+from verify.api import prepare
+from verify.bounders.backward import IntermediateBounds, still_open
+from verify.bounders.restricted import Restricted
+from verify.deadline import Deadline, OutOfTimeError
+from verify.network.activations import ACTIVATIONS, Relu
+from verify.network.graph import Network
+from verify.search.branched_bounds import BranchedBounds, places_behind
+from verify.search.refinement import Refinement
+from verify.search.unsafe import Splitting
+from verify.settings import preset
+from verify.state import Bounds
+
+METHOD = BranchedBounds()
+
+
+def known(network: Network, seed: int, boxes: int = 2, radius: float = 0.4) -> Bounds:
+    """What CROWN knows of some random boxes."""
+    return IntermediateBounds().tighten(network, random_box(network, boxes, seed, radius), Deadline())
+
+
+def tightened(network: Network, bounds: Bounds, rounds: int = 4) -> Bounds:
+    return METHOD.tighten(network, bounds, rounds, Deadline(), Deadline(), torch.float32)
+
+
+@pytest.mark.parametrize("family", ["chain", "convolution", "tangle"])
+@pytest.mark.parametrize("kind", [kind for kind in ACTIVATIONS if not examples(kind)[0].mixes])
+def test_bounds_hold_and_are_no_looser(kind: str, family: str) -> None:
+    """All samples of all boxes are within, with every activation."""
+    network = random_network(1, family, [examples(kind)[0], Relu(), Relu()])
+    bounds = known(network, 1)
+    tight = tightened(network, bounds)
+    assert bool((tight.lower >= bounds.lower).all()) and bool((tight.upper <= bounds.upper).all())
+    inputs = slice(0, network.inputs)
+    for row, points in enumerate(samples(bounds.lower[:, inputs], bounds.upper[:, inputs], 300, 1)):
+        values = variables(network, points)
+        assert bool(((values >= tight.lower[row]) | values.isnan()).all())
+        assert bool(((values <= tight.upper[row]) | values.isnan()).all())
+
+
+def test_bounds_end_at_the_exact_ones() -> None:
+    """With rounds enough, both ends of every neuron are those of mixed-integer programs on the network cut there."""
+    layers = random_layers(3, [3, 6, 6, 5])
+    lower, upper = [-0.4, -0.3, 0.1], [0.5, 0.6, 0.7]
+    problem = prepare(relu_model(layers), property_text(lower, upper, 5, row_text([1.0, 0, 0, 0, 0], -9.0)))
+    network = problem.model.network
+    box = random_box(network, 1, 0)
+    box = Bounds(box.lower.clone(), box.upper.clone())
+    box.lower[0, :3], box.upper[0, :3] = (torch.tensor(end, dtype=DOUBLE) for end in (lower, upper))
+    bounds = IntermediateBounds().tighten(network, box, Deadline())
+    last = network.layers[-1]
+    open_before = still_open(last, bounds)[0].nonzero()[:, 0]
+    assert len(open_before) > 1
+    looser = (bounds.upper - bounds.lower)[0, last.variables]
+    method = BranchedBounds(child=Restricted(iterations=30, step=0.3, decay=0.9))
+    for _ in range(2):
+        bounds = method.tighten(network, bounds, 18, Deadline(), Deadline(), torch.float32)
+    cut = relu_model(layers[: len(network.layers)])
+    found = []
+    for neuron in open_before.tolist():
+        column = last.variables.start + neuron
+        for side, end in ((1.0, bounds.lower[0, column]), (-1.0, -bounds.upper[0, column])):
+            row = np.zeros((1, last.size))
+            row[0, neuron] = side
+            exact = exact_minimum(cut, lower, upper, row, np.zeros(1))
+            assert float(end) <= exact + 1e-5
+            if bool(still_open(last, bounds)[0, neuron]):  # others need not be any tighter
+                found.append((exact - float(end)) / float(looser[neuron]))
+    assert found and max(found) < 0.02
+
+
+def test_more_rounds_are_tighter() -> None:
+    """Width falls from pass to pass."""
+    network = random_network(1, "wide_convolution", [Relu(), Relu(), Relu()])
+    bounds = known(network, 1, 1, 0.8)
+    behind = torch.cat(
+        [torch.arange(network.variables)[network.layers[i].variables] for i in places_behind(network)]
+    )
+    widths = [
+        float((tight.upper - tight.lower)[:, behind].sum())
+        for tight in (bounds, tightened(network, bounds, 2), tightened(network, bounds, 8))
+    ]
+    assert widths[0] > widths[1] > widths[2]
+
+
+def test_side_by_side_or_one_after_the_other(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The same bounds from threads, and from chunks of any size."""
+    network = random_network(0, "convolution", [Relu(), Relu(), Relu()])
+    bounds = known(network, 0, 2, 0.8)
+    alone = tightened(network, bounds)
+    with ThreadPoolExecutor(2) as pool:
+        beside = METHOD.tighten(network, bounds, 4, Deadline(), Deadline(), torch.float32, pool.map)
+    assert torch.equal(alone.lower, beside.lower) and torch.equal(alone.upper, beside.upper)
+    monkeypatch.setitem(METHOD.tighten.__globals__["_ELEMENTS"], "cpu", 1)
+    small = tightened(network, bounds)
+    assert torch.allclose(small.lower, alone.lower, atol=1e-3) and torch.allclose(
+        small.upper, alone.upper, atol=1e-3
+    )
+
+
+def test_layers_whose_first_neurons_gain_nothing_are_left() -> None:
+    """A layer of a network that is linear on the box has nothing to gain, and its others are not tried."""
+    network = random_network(1, "wide_convolution", [Relu(), Relu(), Relu()])
+    bounds, asked = known(network, 1, 2, 0.8), list[int]()
+    method = replace(METHOD, share=1e-9)  # of one region: one a round
+
+    def run(function, ends):  # type: ignore[no-untyped-def]
+        asked.append(len(ends))
+        return [torch.full((len(one),), -torch.inf, dtype=DOUBLE) for one in ends]
+
+    tight = method.tighten(network, bounds, 2, Deadline(), Deadline(), torch.float32, run)
+    assert torch.equal(tight.lower, bounds.lower)
+    assert 0 < len(asked) <= len(places_behind(network))  # a first portion of each, and no more
+
+
+def test_time() -> None:
+    """A deadline that has passed is raised; enough time that has passed leaves bounds as they are."""
+    network = random_network(0, "wide_convolution", [Relu(), Relu()])
+    bounds = known(network, 0)
+    with pytest.raises(OutOfTimeError):
+        METHOD.tighten(network, bounds, 2, Deadline.after(-1), Deadline(), torch.float32)
+    late = METHOD.tighten(network, bounds, 2, Deadline(), Deadline.after(-1), torch.float32)
+    assert torch.equal(late.lower, bounds.lower)
+
+
+def test_a_pass_is_due_once_splitting_took_as_long() -> None:
+    """Sooner after one that paid, later after one that did not; dearer every time."""
+    splitting = Splitting()
+    splitting.learn(torch.tensor([False, False]), 0.002)
+    refinement = Refinement(METHOD, splitting)
+    refinement.expect(0.5)
+    first = refinement.seconds
+    assert not refinement.due(0.1 * first) and refinement.due(first)
+    before = torch.tensor([-1.0, -2.0])
+    refinement.learn(before, torch.tensor([-0.5, 0.1]), 1.0)
+    assert refinement.seconds > 1.0 and refinement.due(refinement.seconds)
+    refinement.learn(before, before, 1.0)
+    assert not refinement.due(refinement.seconds) and refinement.due(10 * refinement.seconds)
+
+
+@pytest.fixture
+def every_time(monkeypatch: pytest.MonkeyPatch) -> list[bool]:
+    """Some passes that are due at once."""
+    asked = list[bool]()
+
+    def due(self: Refinement, seconds: float) -> bool:
+        asked.append(len(asked) % 3 == 1 and self.rounds <= 8)
+        return asked[-1]
+
+    monkeypatch.setattr(Refinement, "due", due)
+    return asked
+
+
+@pytest.mark.parametrize("family", ["chain", "tangle"])
+@pytest.mark.parametrize("kind", [kind for kind in ACTIVATIONS if not examples(kind)[0].mixes])
+def test_planted_counterexamples_survive_passes(kind: str, family: str, every_time: list[bool]) -> None:
+    """No region that holds it is refuted, and one such always waits: in the smaller network, with tighter bounds, anew."""
+    network = random_network(3, family, [examples(kind)[0], Relu(), Relu()])
+    problem, x = planted(network, 3, 1e-5)
+    outcome = watched(problem, network, x, "activations", 6)
+    assert outcome.verdict in ("timeout", "unknown"), outcome.reason
+
+
+def test_verdicts_on_both_sides_of_the_optimum_with_passes(every_time: list[bool]) -> None:
+    """They are those of mixed-integer programs."""
+    settings = replace(preset("default"), first_attack=NO_ATTACK, second_attack=NO_ATTACK)
+    for seed in range(3):
+        layers = random_layers(seed, [4, 6, 6, 3])
+        model, row = relu_model(layers), np.round(np.random.default_rng(seed).standard_normal((1, 3)), 2)
+        lower, upper = [-0.6] * 4, [0.7] * 4
+        optimum = exact_minimum(model, lower, upper, row, np.zeros(1))
+        for shift, expected in ((-MARGIN, "unsat"), (MARGIN, "sat")):
+            text = property_text(lower, upper, 3, row_text(row[0].tolist(), optimum + shift))
+            outcome = search_for(prepare(model, text), "activations", settings).run(Deadline.after(20))
+            assert outcome.verdict == expected, (seed, shift, outcome.reason)
+    assert any(every_time)
