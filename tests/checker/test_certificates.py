@@ -329,7 +329,9 @@ def test_proved_points_are_written(family: str, tmp_path: Path) -> None:
         net = problem.model.network
         with recording(files.certificate, files.model, files.property, problem) as record:
             evidence = Evidence(net, problem.rows, record.writer)
-            regions = replace(fresh(problem.rows, [0], net.parameters, net.device), node=evidence.roots([[0]]))
+            regions = replace(
+                fresh(problem.rows, [0], net.parameters, net.device), node=evidence.roots([[0]])
+            )
             from verify.search.evidence import BoxRecord
 
             box = BoxRecord(evidence, [regions.node])

@@ -79,7 +79,7 @@ def test_a_layer_of_zeros_keeps_a_neuron() -> None:
     draft.dense(draft.add(Relu(), (first,), (4,)), 2)
     network = draft.network()
     reduced = on(network, random_box(network, 1, 0, 0.1))
-    assert [layer.size for layer in reduced.network.layers][0] == 1
+    assert next(layer.size for layer in reduced.network.layers) == 1
     x = torch.zeros(1, 4, dtype=torch.float64)
     assert torch.equal(reduced.network.forward(x), network.forward(x))
 

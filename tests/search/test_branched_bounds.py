@@ -148,18 +148,36 @@ def test_time() -> None:
 
 
 def test_a_pass_is_due_once_splitting_took_as_long() -> None:
-    """Sooner after one that paid, later after one that did not; dearer every time."""
+    """Sooner after one that paid, at once where next to nothing is refuted, later after one that did not pay."""
     splitting = Splitting()
     splitting.learn(torch.tensor([False, False]), 0.002)
     refinement = Refinement(METHOD, splitting)
     refinement.expect(0.5)
     first = refinement.seconds
     assert not refinement.due(0.1 * first) and refinement.due(first)
-    before = torch.tensor([-1.0, -2.0])
-    refinement.learn(before, torch.tensor([-0.5, 0.1]), 1.0)
-    assert refinement.seconds > 1.0 and refinement.due(refinement.seconds)
-    refinement.learn(before, before, 1.0)
-    assert not refinement.due(refinement.seconds) and refinement.due(10 * refinement.seconds)
+    refinement.spent, before = 1.0, torch.tensor([-1.0, -2.0])
+    refinement.learn(before, torch.tensor([-0.5, 0.1]))
+    assert not refinement.due(0.1 * first) and refinement.due(first)
+    splitting.learn(torch.zeros(100, dtype=torch.bool), 0.1)
+    assert refinement.due(0.0)
+    splitting.learn(torch.ones(100, dtype=torch.bool), 0.1)
+    assert not refinement.due(0.0)
+    refinement.learn(before, before)
+    splitting.learn(torch.zeros(100, dtype=torch.bool), 0.1)
+    assert not refinement.due(first) and refinement.due(10 * first)
+
+
+def test_passes_become_dearer_with_rounds_and_cheaper_with_closed_neurons() -> None:
+    """And there is an end to rounds."""
+    network = random_network(1, "wide_convolution", [Relu(), Relu(), Relu()])
+    bounds, refinement = known(network, 1, 1, 0.8), Refinement(METHOD, Splitting())
+    rounds = refinement.rounds
+    tight = refinement.tighten(network, bounds, torch.float32, Deadline(), map)
+    assert bool((tight.lower > bounds.lower).any())
+    more = METHOD.regions(refinement.rounds) / METHOD.regions(rounds)
+    assert refinement.rounds > rounds and refinement.seconds <= refinement.spent * more + 1e-9
+    refinement.rounds = 1000
+    assert not refinement.due(1e9)
 
 
 @pytest.fixture

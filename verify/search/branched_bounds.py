@@ -29,7 +29,7 @@ _ELEMENTS = {"cpu": 4_000_000, "cuda": 32_000_000}  # variables of the regions t
 _NARROWER = (
     0.02  # of their intervals, that the first neurons of a layer must lose for the others to be worth it
 )
-_TRIAL = 16  # neurons
+_TRIAL = 8  # neurons
 
 
 @dataclass(frozen=True)
@@ -99,6 +99,12 @@ def places_behind(network: Network) -> list[int]:
         for place, layer in enumerate(network.layers)
         if any(other.node in network.ancestors[layer.pre_node] for other in network.layers)
     ]
+
+
+def open_behind(network: Network, bounds: Bounds) -> int:
+    """How many neurons of those layers are open, in all boxes."""
+    layers = [network.layers[place] for place in places_behind(network)]
+    return sum(int(still_open(layer, bounds).sum()) for layer in layers)
 
 
 class _Trees:

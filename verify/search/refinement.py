@@ -2,11 +2,13 @@
 
 A pass (`BranchedBounds`) splits every neuron of a box for some rounds, which helps all regions of the box at once. It is due
 when splitting has gone on for a share of the time that it will take, so that it costs no more than a multiple of what there was to win:
-sooner where the last one paid, that is, closed more of the clauses' distance from 0 than splitting would have for the price.
+sooner where the last one paid, that is, closed more of the clauses' distance from 0 than splitting would have for the price, and at
+once where splitting leads nowhere.
 """
 
 from __future__ import annotations
 
+import time
 from dataclasses import dataclass
 
 import torch
@@ -15,13 +17,13 @@ from torch import Tensor
 
 from verify.deadline import Deadline
 from verify.network.graph import Network
-from verify.search.branched_bounds import BranchedBounds
+from verify.search.branched_bounds import BranchedBounds, open_behind
 from verify.search.strategy import Mapper
 from verify.search.unsafe import Splitting, closed_share, pays
 from verify.state import Bounds
 
 _MOST = 24  # rounds: an end has about 2000 regions then
-_FIRST, _MORE = 4, 2  # rounds of the first pass, and of each one more than of the one before
+_FIRST, _MORE = 4, 4  # rounds of the first pass, and of each one more than of the one before
 _DEARER = 8.0  # a first pass than an ascent for every neuron
 _SHARE = 0.5  # of the time left, that a pass may take
 _SOONER, _LATER = (
@@ -39,6 +41,7 @@ class Refinement:
     rounds: int = _FIRST
     seconds: float = 0.0
     wait: float = _SOONER
+    spent: float = 0.0  # seconds, on the last pass
 
     def expect(self, seconds: float) -> None:
         """From an ascent for every neuron, which took so long."""
@@ -46,21 +49,24 @@ class Refinement:
 
     def due(self, seconds: float) -> bool:
         """Whether the next pass is due, after so many seconds of splitting since the last."""
-        return self.rounds <= _MOST and seconds >= self.wait * self.seconds
+        at_once = self.wait == _SOONER and self.splitting.hopeless
+        return self.rounds <= _MOST and (at_once or seconds >= self.wait * self.seconds)
 
     def tighten(
         self, network: Network, bounds: Bounds, fast: torch.dtype, deadline: Deadline, run: Mapper
     ) -> Bounds:
         """Boxes after the next pass, or what there is time for. Raises OutOfTimeError."""
+        began, rounds = time.monotonic(), self.rounds
         enough = deadline.share(_SHARE)
-        return self.method.tighten(network, bounds, self.rounds, deadline, enough, fast, run)
-
-    def learn(
-        self, before: Float[Tensor, " clauses"], after: Float[Tensor, " clauses"], seconds: float
-    ) -> None:
-        """From a pass that brought the clauses' bounds from `before` < 0 to `after`."""
-        paid = pays(closed_share(before, after), seconds, self.splitting)
-        self.wait = _SOONER if paid else _LATER
-        regions = self.method.regions
-        self.seconds = seconds * regions(self.rounds + _MORE) / regions(self.rounds)
+        tight = self.method.tighten(network, bounds, rounds, deadline, enough, fast, run)
         self.rounds += _MORE
+        more = self.method.regions(self.rounds) / self.method.regions(rounds)
+        fewer = open_behind(network, tight) / max(1, open_behind(network, bounds))
+        self.seconds, self.spent = (time.monotonic() - began) * more * fewer, time.monotonic() - began
+        return tight
+
+    def learn(self, before: Float[Tensor, " clauses"], after: Float[Tensor, " clauses"]) -> None:
+        """From the last pass, which brought the clauses' bounds from `before` < 0 to `after`."""
+        paid = pays(closed_share(before, after), self.spent, self.splitting)
+        self.wait = _SOONER if paid else _LATER
+        self.splitting.forget()

@@ -194,14 +194,14 @@ class SplitActivations:
     ) -> tuple[Subproblems, list[Bounded]]:
         assert self._refinement is not None
         clauses = torch.tensor(self.stands_for(waiting), device=self.network.device)
-        began, rows = time.monotonic(), self._boxes.rows(clauses.tolist()).unique()
+        rows = self._boxes.rows(clauses.tolist()).unique()
         box = self._boxes.all().select(rows)
         tight = self._refinement.tighten(self.network, box, self.fast_network.dtype, deadline, run)
         self._boxes.tighten(rows, tight)
         self._sizes = magnitudes(self.network, self._boxes.all())
-        seconds, before = time.monotonic() - began, self._root_bound[clauses]
+        before = self._root_bound[clauses]
         bounded = self._climbed_all(clauses, batch, deadline)
-        self._refinement.learn(before, self._root_bound[clauses], seconds)
+        self._refinement.learn(before, self._root_bound[clauses])
         split = torch.zeros_like(self._root_bound).scatter_reduce(
             0, waiting.clause, waiting.lower_bound, "mean", include_self=False
         )

@@ -27,6 +27,7 @@ _LEVEL = 0.005  # what a layer must close of that distance for each doubling of 
 _TRIAL = 2  # regions that a layer is tried on when it did not pay last time
 _TRIALS = 0.2  # of the time that bounding children takes, for trials of each layer
 _STUCK, _EASY = 1.9, 1.5  # open children of a region that make climbs longer, or shorter again
+_MANY, _HARDLY = 64, 0.02  # children, and refuted ones of them, that tell of splitting that leads nowhere
 _LONGEST = 8  # times the iterations of a short climb
 _CLOSE = 1e-12  # to 0: what is left there is no share of anything
 _WEIGHT = 0.3  # of the latest batch in running averages
@@ -40,9 +41,21 @@ class Splitting:
     total: float = 0.0  # seconds
     growth: float = (_STUCK + _EASY) / 2  # open children of a region, a running average
     factor: int = 1  # of the iterations that children climb
+    children: int = 0  # since the roots were bounded
+    closed: int = 0  # of these
+
+    @property
+    def hopeless(self) -> bool:
+        """Whether next to none of the children so far were refuted."""
+        return self.children >= _MANY and self.closed < _HARDLY * self.children
+
+    def forget(self) -> None:
+        """The roots were bounded anew."""
+        self.children = self.closed = 0
 
     def learn(self, refuted: Bool[Tensor, " batch"], seconds: float) -> None:
         """From children that were bounded."""
+        self.children, self.closed = self.children + len(refuted), self.closed + int(refuted.sum())
         each = seconds / len(refuted)
         self.seconds += (_WEIGHT if self.total else 1.0) * (each - self.seconds)
         self.total += seconds
