@@ -154,17 +154,18 @@ def test_a_pass_is_due_once_splitting_took_as_long() -> None:
     refinement = Refinement(METHOD, splitting)
     refinement.expect(0.5)
     first = refinement.seconds
-    assert not refinement.due(0.1 * first) and refinement.due(first)
+    assert not refinement.due(0.1 * first, Deadline()) and refinement.due(first, Deadline())
+    assert not refinement.due(first, Deadline.after(0.5 * first))  # which it cannot end by
     refinement.spent, before = 1.0, torch.tensor([-1.0, -2.0])
     refinement.learn(before, torch.tensor([-0.5, 0.1]))
-    assert not refinement.due(0.1 * first) and refinement.due(first)
+    assert not refinement.due(0.1 * first, Deadline()) and refinement.due(first, Deadline())
     splitting.learn(torch.zeros(100, dtype=torch.bool), 0.1)
-    assert refinement.due(0.0)
+    assert refinement.due(0.0, Deadline())
     splitting.learn(torch.ones(100, dtype=torch.bool), 0.1)
-    assert not refinement.due(0.0)
+    assert not refinement.due(0.0, Deadline())
     refinement.learn(before, before)
     splitting.learn(torch.zeros(100, dtype=torch.bool), 0.1)
-    assert not refinement.due(first) and refinement.due(10 * first)
+    assert not refinement.due(first, Deadline()) and refinement.due(10 * first, Deadline())
 
 
 def test_passes_become_dearer_with_rounds_and_cheaper_with_closed_neurons() -> None:
@@ -177,7 +178,7 @@ def test_passes_become_dearer_with_rounds_and_cheaper_with_closed_neurons() -> N
     more = METHOD.regions(refinement.rounds) / METHOD.regions(rounds)
     assert refinement.rounds > rounds and refinement.seconds <= refinement.spent * more + 1e-9
     refinement.rounds = 1000
-    assert not refinement.due(1e9)
+    assert not refinement.due(1e9, Deadline())
 
 
 @pytest.fixture
@@ -185,7 +186,7 @@ def every_time(monkeypatch: pytest.MonkeyPatch) -> list[bool]:
     """Some passes that are due at once."""
     asked = list[bool]()
 
-    def due(self: Refinement, seconds: float) -> bool:
+    def due(self: Refinement, seconds: float, deadline: Deadline) -> bool:
         asked.append(len(asked) % 3 == 1 and self.rounds <= 8)
         return asked[-1]
 

@@ -204,9 +204,9 @@ class Watched:
         self.alive -= int((self._holds(regions) & (split.variable >= 0)).sum())
         return split
 
-    def due(self, seconds: float) -> bool:
+    def due(self, seconds: float, deadline: Deadline) -> bool:
         """As the strategy does."""
-        return self.strategy.due(seconds)
+        return self.strategy.due(seconds, deadline)
 
     def again(
         self, waiting: Subproblems, batch: int, deadline: Deadline, run: Mapper

@@ -190,7 +190,7 @@ class BranchAndBound:
         began = time.monotonic()
         while len(self.frontier) or steps:
             deadline.check()
-            due = self.strategy.due(time.monotonic() - began)
+            due = self.strategy.due(time.monotonic() - began, deadline)
             if due and not steps:
                 witness, began = self._renew(pool, deadline), time.monotonic()
                 if witness is not None:

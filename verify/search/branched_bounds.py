@@ -26,10 +26,8 @@ from verify.search.strategy import Mapper, fresh
 from verify.state import Bounds, Objective, Struct, Subproblems
 
 _ELEMENTS = {"cpu": 4_000_000, "cuda": 32_000_000}  # variables of the regions that are bounded at once
-_NARROWER = (
-    0.02  # of their intervals, that the first neurons of a layer must lose for the others to be worth it
-)
-_TRIAL = 8  # neurons
+_TRIAL = 8  # neurons of each layer that are tried first
+_NARROWER = 0.02  # of their intervals, that these must lose for the others to be worth it
 
 
 @dataclass(frozen=True)

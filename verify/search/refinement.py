@@ -22,14 +22,12 @@ from verify.search.strategy import Mapper
 from verify.search.unsafe import Splitting, closed_share, pays
 from verify.state import Bounds
 
-_MOST = 24  # rounds: an end has about 2000 regions then
 _FIRST, _MORE = 4, 4  # rounds of the first pass, and of each one more than of the one before
+_MOST = 24  # rounds: an end has about 2000 regions then
 _DEARER = 8.0  # a first pass than an ascent for every neuron
 _SHARE = 0.5  # of the time left, that a pass may take
-_SOONER, _LATER = (
-    0.5,
-    4.0,
-)  # of the next pass's price, that splitting goes on before: if the last one paid, or did not
+# How long splitting goes on before the next pass, in units of its price: if the last one paid, or did not.
+_SOONER, _LATER = 0.5, 4.0
 
 
 @dataclass
@@ -47,10 +45,11 @@ class Refinement:
         """From an ascent for every neuron, which took so long."""
         self.seconds += _DEARER * seconds
 
-    def due(self, seconds: float) -> bool:
-        """Whether the next pass is due, after so many seconds of splitting since the last."""
+    def due(self, seconds: float, deadline: Deadline) -> bool:
+        """Whether the next pass is due, after so many seconds of splitting since the last, and can be afforded."""
         at_once = self.wait == _SOONER and self.splitting.hopeless
-        return self.rounds <= _MOST and (at_once or seconds >= self.wait * self.seconds)
+        enough = at_once or seconds >= self.wait * self.seconds
+        return enough and self.rounds <= _MOST and self.seconds <= deadline.remaining
 
     def tighten(
         self, network: Network, bounds: Bounds, fast: torch.dtype, deadline: Deadline, run: Mapper

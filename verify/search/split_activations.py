@@ -186,8 +186,8 @@ class SplitActivations:
                 left.append(some.select(~bounded.refuted))
             roots = Subproblems.concatenate(left)
 
-    def due(self, seconds: float) -> bool:
-        return self._refinement is not None and self._refinement.due(seconds)
+    def due(self, seconds: float, deadline: Deadline) -> bool:
+        return self._refinement is not None and self._refinement.due(seconds, deadline)
 
     def again(
         self, waiting: Subproblems, batch: int, deadline: Deadline, run: Mapper

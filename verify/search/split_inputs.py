@@ -323,7 +323,7 @@ class SplitInputs:
             clauses.input_coefficients.reshape(*shape, clauses.input_coefficients.shape[3]),
         )  # fmt: skip
 
-    def due(self, seconds: float) -> bool:
+    def due(self, seconds: float, deadline: Deadline) -> bool:
         return False  # every box is bounded afresh
 
     def again(

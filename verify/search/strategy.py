@@ -77,7 +77,7 @@ class Strategy(Protocol):
     def choose(self, regions: Subproblems, deadline: Deadline) -> Split:
         """Where to cut each region; variable -1 where nothing is left to cut."""
 
-    def due(self, seconds: float) -> bool:
+    def due(self, seconds: float, deadline: Deadline) -> bool:
         """Whether the roots are worth more effort, after so many seconds of splitting since they last had any."""
 
     def again(
