@@ -22,6 +22,7 @@ from verify.problem import Problem, Witness
 from verify.state import Objective
 
 _SAMPLES = 4096  # random points of a clause, at most
+_SPREADING = 8  # steps towards random outputs
 _REPLAYS = 8  # the best candidates of a batch that are run in ONNX Runtime
 
 
@@ -41,6 +42,7 @@ class Attack:
     """`restarts` starts for each clause and `steps` steps from there; as often as `rounds` while a search goes on.
 
     Half of the starts are the best of random points, as many as a batch holds; the others are the middle, a corner and random.
+    Half of either kind is spread over the network's outputs first.
     """
 
     restarts: int = 16
@@ -67,6 +69,7 @@ class Attack:
             some = clauses[start : start + at_once]
             x = self._starts(problem, network, some, generator, min(points // len(some), _SAMPLES))
             owners = [clause for clause in some for _ in range(self.restarts)]
+            x = self._diversified(problem, network, owners, x, generator, limit)
             witness = self.descend(problem, network, owners, x, limit)
             if witness is not None:
                 return witness
@@ -91,6 +94,30 @@ class Attack:
             best = loss.reshape(len(clauses), count).argsort(1)[:, :half, None].to(x.device)
             x[:, self.restarts - half : self.restarts] = x.gather(1, best.expand(-1, -1, x.shape[2]))
         return x[:, : self.restarts].flatten(0, 1)
+
+    def _diversified(
+        self, problem: Problem, network: Network, owners: list[int], x: Tensor, generator: np.random.Generator, limit: Deadline
+    ) -> Float[Tensor, "batch inputs"]:  # fmt: skip
+        """Two starts of four after some steps along random directions of the output (Tashiro et al. 2020).
+
+        They spread over what the network can do, where random inputs mostly have the same few outputs.
+        """
+        lower, upper = (end.to(network.device, network.dtype) for end in problem.boxes(owners))
+        x = x.to(lower).clamp(lower, upper)
+        chosen = (torch.arange(len(x), device=x.device) % 4 >= 2).nonzero()[:, 0]
+        noise = generator.uniform(-1.0, 1.0, (len(chosen), network.outputs))
+        directions, some = torch.from_numpy(noise).to(x), x[chosen]
+        for _ in range(_SPREADING):
+            if limit.remaining <= 0:
+                break
+            some = some.detach().requires_grad_(True)
+            value = (network.forward(some) * directions).sum()
+            if not value.requires_grad:
+                break
+            (gradient,) = torch.autograd.grad(value, some)
+            move = 0.25 * (upper - lower)[chosen] * gradient.sign()
+            some = (some.detach() + move).clamp(lower[chosen], upper[chosen])
+        return x.index_copy(0, chosen, some.detach())
 
     def descend(
         self,

@@ -11,7 +11,7 @@ from nets import Draft, networks, random_box, random_network, samples, variables
 
 from verify.bounders.interval import interval
 from verify.network.activations import Relu, Sigmoid
-from verify.network.affine import Dense
+from verify.network.affine import Combine, Dense
 from verify.network.graph import Network
 from verify.network.reduced import Reduced
 from verify.state import Bounds
@@ -69,6 +69,20 @@ def test_what_others_read_stays() -> None:
     reduced = on(network, random_box(network, 1, 0, 0.1))
     assert reduced.network.outputs == network.outputs
     assert [layer.size for layer in reduced.network.layers] == [layer.size for layer in network.layers]
+
+
+def test_pre_activations_that_others_read_stay() -> None:
+    """A map that an activation and something else read keeps all its rows."""
+    draft = Draft(torch.Generator().manual_seed(0), (3,))
+    shared = draft.dense(0, 8)
+    low = draft.dense(draft.add(Relu(), (draft.scale(shared, 1.0, -50.0),), (8,)), 4)
+    draft.add(Combine((1, 1)), (low, draft.dense(draft.add(Relu(), (shared,), (8,)), 4)), (4,))
+    network = draft.network()
+    box = random_box(network, 1, 0, 0.1)
+    reduced = on(network, box)
+    x = samples(box.lower[:, :3], box.upper[:, :3], 20)[0]
+    assert torch.allclose(reduced.network.forward(x), network.forward(x))
+    assert [layer.size for layer in reduced.network.layers] == [8, 8]
 
 
 def test_a_layer_of_zeros_keeps_a_neuron() -> None:

@@ -21,6 +21,7 @@ from nets import (
     variables,
 )
 from oracles import exact_minimum
+from test_roots import many_clauses
 from test_search_verdicts import MARGIN, NO_ATTACK, planted, search_for, watched
 
 from verify.api import prepare
@@ -31,9 +32,10 @@ from verify.network.activations import ACTIVATIONS, Relu
 from verify.network.graph import Network
 from verify.search.branched_bounds import BranchedBounds, places_behind
 from verify.search.refinement import Refinement
+from verify.search.split_activations import SplitActivations
 from verify.search.unsafe import Splitting
 from verify.settings import preset
-from verify.state import Bounds
+from verify.state import Bounds, Subproblems
 
 METHOD = BranchedBounds()
 
@@ -179,6 +181,34 @@ def test_passes_become_dearer_with_rounds_and_cheaper_with_closed_neurons() -> N
     assert refinement.rounds > rounds and refinement.seconds <= refinement.spent * more + 1e-9
     refinement.rounds = 1000
     assert not refinement.due(1e9, Deadline())
+
+
+@pytest.mark.parametrize("some_are_better", [False, True])
+def test_the_network_stays_while_regions_of_it_wait(
+    some_are_better: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Regions better than their root go on waiting, in the network that they were split in; roots take the others' place."""
+    problem = many_clauses(3, 1e-3, 12)
+    strategy = search_for(problem, "activations").strategy
+    assert isinstance(strategy, SplitActivations)
+    with monkeypatch.context() as whole:
+        whole.setattr(SplitActivations, "_reduced", lambda _: False)
+        bounded = list(strategy.roots(100, Deadline()))
+    waiting = Subproblems.concatenate(
+        [one.regions.select(~one.refuted) for one in bounded if bool((~one.refuted).any())]
+    )
+    assert len(waiting) > 2
+    better = (torch.arange(len(waiting)) % 2 == 0) & some_are_better
+    waiting = replace(waiting, lower_bound=torch.where(better, -1e-30, -1e9))
+    network = strategy.network
+    kept, roots = strategy.again(waiting, 100, Deadline(), map)
+    assert kept.clause.tolist() == waiting.clause[better].tolist()
+    found = {clause for one in roots for clause in one.regions.clause.tolist()}
+    assert found == set(waiting.clause[~better].tolist())
+    if some_are_better:
+        assert strategy.network is network
+    else:
+        assert strategy.network.variables < network.variables
 
 
 @pytest.fixture
