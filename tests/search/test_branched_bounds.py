@@ -33,6 +33,7 @@ from verify.network.graph import Network
 from verify.search.branched_bounds import BranchedBounds, places_behind
 from verify.search.refinement import Refinement
 from verify.search.split_activations import SplitActivations
+from verify.search.strategy import Bounded
 from verify.search.unsafe import Splitting
 from verify.settings import preset
 from verify.state import Bounds, Subproblems
@@ -209,6 +210,35 @@ def test_the_network_stays_while_regions_of_it_wait(
         assert strategy.network is network
     else:
         assert strategy.network.variables < network.variables
+
+
+@pytest.mark.parametrize(
+    "bounds", [(float("nan"), float("nan")), (-0.5, -2.0), (-0.5, float("nan")), (-2.0, -0.5)]
+)
+def test_no_clause_is_lost(bounds: tuple[float, float], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each goes on waiting or has its root in its place, whatever the roots' bounds are, also in the smaller network."""
+    problem = many_clauses(3, 1e-3, 12)
+    strategy = search_for(problem, "activations").strategy
+    assert isinstance(strategy, SplitActivations)
+    with monkeypatch.context() as whole:
+        whole.setattr(SplitActivations, "_reduced", lambda _: False)
+        bounded = list(strategy.roots(100, Deadline()))
+    parts = [one.regions.select(~one.refuted) for one in bounded if bool((~one.refuted).any())]
+    waiting = Subproblems.concatenate(parts)
+    waiting = replace(waiting, lower_bound=torch.full((len(waiting),), -1.0))
+    climb, given = SplitActivations._climbed_all, list(bounds)
+
+    def climbed(
+        self: SplitActivations, clauses: torch.Tensor, batch: int, deadline: Deadline
+    ) -> list[Bounded]:
+        roots = climb(self, clauses, batch, deadline)
+        self._root_bound[clauses] = given.pop(0)
+        return roots
+
+    monkeypatch.setattr(SplitActivations, "_climbed_all", climbed)
+    kept, roots = strategy.again(waiting, 100, Deadline(), map)
+    left = set(kept.clause.tolist()) | {clause for one in roots for clause in one.regions.clause.tolist()}
+    assert left == set(waiting.clause.tolist())
 
 
 @pytest.fixture

@@ -156,7 +156,6 @@ class Watched:
     steps: int
     seen: int = 0
     alive: int = 0
-    renewed: int = 0
 
     @property
     def objectives(self) -> Objectives:
@@ -215,8 +214,9 @@ class Watched:
         before = int(self._holds(waiting).sum())
         kept, roots = self.strategy.again(waiting, batch, deadline, run)
         self.alive -= before - int(self._holds(kept).sum())
-        self.renewed += 1
-        return kept, [self._checked(bounded) for bounded in roots]
+        checked = [self._checked(bounded) for bounded in roots]
+        assert self.alive >= 1, "no region with the counterexample is left"
+        return kept, checked
 
 
 def planted(network: Network, seed: int, slack: float) -> tuple[Problem, Tensor]:

@@ -205,14 +205,14 @@ class SplitActivations:
         split = torch.zeros_like(self._root_bound).scatter_reduce(
             0, waiting.clause, waiting.lower_bound, "mean", include_self=False
         )
-        kept = waiting.select(self._root_bound[waiting.clause] <= split[waiting.clause])
+        anew = (
+            self._root_bound > split
+        )  # decided once: what goes on waiting is exactly what no root stands for
+        kept = waiting.select(~anew[waiting.clause])
         if not len(kept) and self._reduced():
             bounded = self._climbed_all(clauses, batch, deadline)
-        better = [
-            some.select(self._root_bound[some.regions.clause] > split[some.regions.clause])
-            for some in bounded
-        ]
-        return kept, [self._tighten(some, deadline) for some in better if len(some)]
+        chosen = [some.select(anew[some.regions.clause]) for some in bounded]
+        return kept, [self._tighten(some, deadline) for some in chosen if len(some)]
 
     def _climbed_all(self, clauses: Tensor, batch: int, deadline: Deadline) -> list[Bounded]:
         """The roots of the clauses, as the boxes are known now."""
