@@ -30,7 +30,7 @@ from verify.bounders.restricted import Restricted
 from verify.deadline import Deadline, OutOfTimeError
 from verify.network.activations import ACTIVATIONS, Relu
 from verify.network.graph import Network
-from verify.search.branched_bounds import BranchedBounds, places_behind
+from verify.search.branched_bounds import _TRIAL, BranchedBounds, Ends, _Trees, open_behind, places_behind
 from verify.search.refinement import Refinement
 from verify.search.split_activations import SplitActivations
 from verify.search.strategy import Bounded
@@ -125,19 +125,19 @@ def test_side_by_side_or_one_after_the_other(monkeypatch: pytest.MonkeyPatch) ->
     )
 
 
-def test_layers_whose_first_neurons_gain_nothing_are_left() -> None:
-    """A layer of a network that is linear on the box has nothing to gain, and its others are not tried."""
+def test_layers_whose_first_neurons_gain_nothing_are_left(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of every layer a few ends are tried, and no others."""
     network = random_network(1, "wide_convolution", [Relu(), Relu(), Relu()])
     bounds, asked = known(network, 1, 2, 0.8), list[int]()
-    method = replace(METHOD, share=1e-9)  # of one region: one a round
 
-    def run(function, ends):  # type: ignore[no-untyped-def]
+    def bounded(self: _Trees, ends: Ends) -> torch.Tensor:
         asked.append(len(ends))
-        return [torch.full((len(one),), -torch.inf, dtype=DOUBLE) for one in ends]
+        return torch.full((len(ends),), -torch.inf, dtype=DOUBLE)
 
-    tight = method.tighten(network, bounds, 2, Deadline(), Deadline(), torch.float32, run)
+    monkeypatch.setattr(_Trees, "_bounded", bounded)
+    tight = tightened(network, bounds)
     assert torch.equal(tight.lower, bounds.lower)
-    assert 0 < len(asked) <= len(places_behind(network))  # a first portion of each, and no more
+    assert 0 < sum(asked) <= 2 * _TRIAL * len(places_behind(network)) < 2 * open_behind(network, bounds)
 
 
 def test_time() -> None:
@@ -184,20 +184,44 @@ def test_passes_become_dearer_with_rounds_and_cheaper_with_closed_neurons() -> N
     assert not refinement.due(1e9, Deadline())
 
 
+def open_roots(monkeypatch: pytest.MonkeyPatch) -> tuple[SplitActivations, Subproblems]:
+    """A strategy whose network is as large as it was, and its open roots."""
+    strategy = search_for(many_clauses(3, 1e-3, 12), "activations").strategy
+    assert isinstance(strategy, SplitActivations)
+    with monkeypatch.context() as whole:
+        whole.setattr(SplitActivations, "_reduced", lambda _: False)
+        bounded = list(strategy.roots(100, Deadline()))
+    left = [one.regions.select(~one.refuted) for one in bounded if not bool(one.refuted.all())]
+    return strategy, Subproblems.concatenate(left)
+
+
+def test_a_pass_that_memory_ends_is_the_last(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Bounds stay as they are and the search goes on; other errors are errors."""
+    network = random_network(0, "convolution", [Relu(), Relu()])
+    bounds, refinement = known(network, 0), Refinement(METHOD, Splitting())
+
+    def fails(*_: object) -> Bounds:
+        raise RuntimeError("CUDA out of memory")
+
+    monkeypatch.setattr(BranchedBounds, "tighten", fails)
+    assert refinement.due(1e9, Deadline())
+    assert refinement.tighten(network, bounds, torch.float32, Deadline(), map) is bounds
+    assert not refinement.due(1e9, Deadline())
+
+    def breaks(*_: object) -> Bounds:
+        raise RuntimeError("shapes")
+
+    monkeypatch.setattr(BranchedBounds, "tighten", breaks)
+    with pytest.raises(RuntimeError, match="shapes"):
+        refinement.tighten(network, bounds, torch.float32, Deadline(), map)
+
+
 @pytest.mark.parametrize("some_are_better", [False, True])
 def test_the_network_stays_while_regions_of_it_wait(
     some_are_better: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Regions better than their root go on waiting, in the network that they were split in; roots take the others' place."""
-    problem = many_clauses(3, 1e-3, 12)
-    strategy = search_for(problem, "activations").strategy
-    assert isinstance(strategy, SplitActivations)
-    with monkeypatch.context() as whole:
-        whole.setattr(SplitActivations, "_reduced", lambda _: False)
-        bounded = list(strategy.roots(100, Deadline()))
-    waiting = Subproblems.concatenate(
-        [one.regions.select(~one.refuted) for one in bounded if bool((~one.refuted).any())]
-    )
+    strategy, waiting = open_roots(monkeypatch)
     assert len(waiting) > 2
     better = (torch.arange(len(waiting)) % 2 == 0) & some_are_better
     waiting = replace(waiting, lower_bound=torch.where(better, -1e-30, -1e9))
@@ -217,14 +241,7 @@ def test_the_network_stays_while_regions_of_it_wait(
 )
 def test_no_clause_is_lost(bounds: tuple[float, float], monkeypatch: pytest.MonkeyPatch) -> None:
     """Each goes on waiting or has its root in its place, whatever the roots' bounds are, also in the smaller network."""
-    problem = many_clauses(3, 1e-3, 12)
-    strategy = search_for(problem, "activations").strategy
-    assert isinstance(strategy, SplitActivations)
-    with monkeypatch.context() as whole:
-        whole.setattr(SplitActivations, "_reduced", lambda _: False)
-        bounded = list(strategy.roots(100, Deadline()))
-    parts = [one.regions.select(~one.refuted) for one in bounded if bool((~one.refuted).any())]
-    waiting = Subproblems.concatenate(parts)
+    strategy, waiting = open_roots(monkeypatch)
     waiting = replace(waiting, lower_bound=torch.full((len(waiting),), -1.0))
     climb, given = SplitActivations._climbed_all, list(bounds)
 

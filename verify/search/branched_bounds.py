@@ -22,7 +22,7 @@ from verify.branchers.fsb import FilteredSmartBranching
 from verify.deadline import Deadline
 from verify.network.graph import Layer, Network
 from verify.network.reduced import Reduced
-from verify.search.strategy import Mapper, fresh
+from verify.search.strategy import Mapper, begun, fresh, no_looser
 from verify.state import Bounds, Objective, Struct, Subproblems
 
 _ELEMENTS = {"cpu": 4_000_000, "cuda": 32_000_000}  # variables of the regions that are bounded at once
@@ -54,10 +54,6 @@ class BranchedBounds:
         for _ in range(rounds):
             count += self.worst(count)
         return count
-
-    def children(self, rounds: int) -> int:
-        """How many regions are bounded for an end, beside its whole box."""
-        return 2 * (self.regions(rounds) - 1)
 
     def worst(self, count: int) -> int:
         """How many of so many regions are split."""
@@ -226,16 +222,10 @@ class _Trees:
             return regions.select(cut), regions
         children = regions.select(cut).split(split.variable[cut], split.value[cut], split.multipliers[cut])
         problem = self._problem(ends, children, self.fast, self.quick)
-        start = children.cut_multipliers.clone()
-        start[:, -1:] = 0  # from where a climb mostly gets further than from the parent's point
-        climbed = self.method.child.ascend(
-            problem, replace(children, cut_multipliers=start).state, deadline=self.deadline
-        )
-        better = (climbed.bound[:, 0] >= children.lower_bound).nonzero()[:, 0]
-        state = children.state.updated(better, climbed.state.select(better))
-        bound = torch.maximum(climbed.bound[:, 0], children.lower_bound)
-        bound = torch.where(problem.bounds.empty, torch.inf, bound)
-        return children.with_state(bound, state), regions.select(~cut)
+        climbed = self.method.child.ascend(problem, begun(children).state, deadline=self.deadline)
+        children = no_looser(children, climbed, children.state)
+        bound = torch.where(problem.bounds.empty, torch.inf, children.lower_bound)
+        return replace(children, lower_bound=bound), regions.select(~cut)
 
     def _proved(self, ends: Ends, regions: Subproblems) -> Float[Tensor, " ends"]:
         """The least bound of each end's regions, in the network's own precision and less all rounding errors."""

@@ -16,6 +16,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from verify.deadline import Deadline
+from verify.errors import is_out_of_memory
 from verify.network.graph import Network
 from verify.search.branched_bounds import BranchedBounds, open_behind
 from verify.search.strategy import Mapper
@@ -54,10 +55,15 @@ class Refinement:
     def tighten(
         self, network: Network, bounds: Bounds, fast: torch.dtype, deadline: Deadline, run: Mapper
     ) -> Bounds:
-        """Boxes after the next pass, or what there is time for. Raises OutOfTimeError."""
+        """Boxes after the next pass, or what there is time for; as they were, and no pass more, if memory ends. Raises OutOfTimeError."""
         began, rounds = time.monotonic(), self.rounds
         enough = deadline.share(_SHARE)
-        tight = self.method.tighten(network, bounds, rounds, deadline, enough, fast, run)
+        try:
+            tight = self.method.tighten(network, bounds, rounds, deadline, enough, fast, run)
+        except (MemoryError, RuntimeError) as problem:
+            if not is_out_of_memory(problem):
+                raise
+            tight, self.rounds = bounds, _MOST
         self.rounds += _MORE
         more = self.method.regions(self.rounds) / self.method.regions(rounds)
         fewer = open_behind(network, tight) / max(1, open_behind(network, bounds))

@@ -32,7 +32,7 @@ from verify.problem import Problem
 from verify.search.branched_bounds import BranchedBounds, places_behind
 from verify.search.evidence import BoxRecord, Evidence
 from verify.search.refinement import Refinement
-from verify.search.strategy import Bounded, Mapper, Objectives, all_refuted, fresh, grouped
+from verify.search.strategy import Bounded, Mapper, Objectives, all_refuted, begun, fresh, grouped, no_looser
 from verify.search.unsafe import UnsafeBounds
 from verify.state import Bounds, DualState, Objective, Subproblems
 
@@ -296,11 +296,9 @@ class SplitActivations:
 
     def bound(self, regions: Subproblems, deadline: Deadline) -> Bounded:
         began = time.monotonic()
-        # The new cut's multiplier would leave the bound as it was; from 0 the climb mostly gets further.
-        start = regions.cut_multipliers.clone()
-        start[:, -1:] = 0
-        begun = replace(regions, cut_multipliers=start)
-        bounded = self._climb(begun, self.child.longer(self.unsafe.splitting.factor), deadline, regions.state)
+        bounded = self._climb(
+            begun(regions), self.child.longer(self.unsafe.splitting.factor), deadline, regions.state
+        )
         self.unsafe.splitting.learn(bounded.refuted, time.monotonic() - began)
         return self._finish(self._tighten(bounded, deadline), deadline)
 
@@ -368,13 +366,7 @@ class SplitActivations:
         climbed = method.ascend(
             problem, regions.state.to(self.network.device, self.fast_network.dtype), 0.0, deadline
         )
-        inherited, state = regions.lower_bound, climbed.state
-        if kept is not None:
-            better = (climbed.bound[:, 0] >= inherited).nonzero()[:, 0]
-            state = kept.to(state.parameters.device, state.parameters.dtype).updated(
-                better, state.select(better)
-            )
-        regions = regions.with_state(torch.maximum(climbed.bound[:, 0], inherited), state)
+        regions = no_looser(regions, climbed, kept)
         refuted = self._certified(regions, (climbed.bound[:, 0] > 0) | empty)
         regions = replace(
             regions, lower_bound=torch.where(refuted, regions.lower_bound, regions.lower_bound.clamp(max=0))

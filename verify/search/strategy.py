@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Protocol, TypeVar
 
 import numpy as np
@@ -11,11 +11,12 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from verify.bounders.ascent import Ascended
 from verify.branchers.fsb import Split
 from verify.deadline import Deadline
 from verify.network.graph import Network
 from verify.problem import Problem
-from verify.state import Objective, Struct, Subproblems
+from verify.state import DualState, Objective, Struct, Subproblems
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -109,6 +110,22 @@ def fresh(
         torch.zeros(count, parameters, device=device), -unknown, unknown,
         torch.full((count, layers), -torch.inf, device=device), torch.zeros(count, dtype=torch.int64, device=device),
     )  # fmt: skip
+
+
+def begun(children: Subproblems) -> Subproblems:
+    """Children where their climb begins: the new cut's multiplier would leave the bound as it was; from 0 it mostly gets further."""
+    multipliers = children.cut_multipliers.clone()
+    multipliers[:, -1:] = 0
+    return replace(children, cut_multipliers=multipliers)
+
+
+def no_looser(regions: Subproblems, climbed: Ascended, kept: DualState | None = None) -> Subproblems:
+    """Regions after a climb; where that ends below what they inherited, their bound stays and they take the state `kept`."""
+    inherited, state = regions.lower_bound, climbed.state
+    if kept is not None:
+        better = (climbed.bound[:, 0] >= inherited).nonzero()[:, 0]
+        state = kept.to(state.parameters.device, state.parameters.dtype).updated(better, state.select(better))
+    return regions.with_state(torch.maximum(climbed.bound[:, 0], inherited), state)
 
 
 def grouped(boxes: Sequence[int], most: int) -> tuple[Tensor, Tensor]:
