@@ -59,7 +59,7 @@ def test_roots_count_every_clause_and_refute_no_violated_one(splits: str) -> Non
         strategy = search_for(problem, splits).strategy
         bounded = list(strategy.roots(7, Deadline()))
         refuted = {clause for one in bounded for clause in one.regions.clause[one.refuted].tolist()}
-        left = {clause for one in bounded for clause in strategy.stands_for(one.regions.select(~one.refuted))}
+        left = {clause for one in bounded for clause in strategy.stands_for(one.regions.clause[~one.refuted])}
         closed = set(range(problem.clauses)) - left
         assert refuted <= closed
         assert closed and left

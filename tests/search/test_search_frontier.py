@@ -2,11 +2,19 @@
 
 from __future__ import annotations
 
+import errno
+import os
+import sys
+import tempfile
+from pathlib import Path
+from types import SimpleNamespace
+
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+import verify.search.frontier as frontier_module
 from verify.errors import ResourceError
 from verify.search.frontier import Frontier
 from verify.state import Subproblems
@@ -108,17 +116,60 @@ def test_random_traces_against_a_sorted_list(trace: list[tuple[str, list[int] | 
 
 
 def test_order_turns_round_when_crowded() -> None:
-    """Best bound first, which ends subtrees; and far beyond the capacity a clear error instead of a full machine."""
+    """Best bound first, which ends subtrees."""
     probe = Frontier()
     probe.push(regions([-1.0], 2))
+    assert not probe.crowded
     frontier = Frontier(capacity_bytes=probe.bytes // 2)
     frontier.push(regions([-3.0, -1.0, -2.0], 2))
+    assert frontier.crowded
     assert popped(frontier, 2).lower_bound.tolist() == [-1.0, -2.0]
     assert popped(frontier, 9).lower_bound.tolist() == [-3.0]
-    tiny = Frontier(capacity_bytes=probe.bytes // 4)
-    tiny.push(regions([-1.0], 2))
-    with pytest.raises(ResourceError, match="open subproblems"):
-        popped(tiny, 1)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="which files a process has mapped is asked of /proc")
+def test_what_memory_does_not_hold_waits_on_disk(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """All of it comes back whole, from files that nobody sees and that are gone with the pool."""
+    sizes: list[int] = []
+    on_disk = frontier_module._on_disk
+    monkeypatch.setattr(frontier_module, "_on_disk", lambda size: (sizes.append(size), on_disk(size))[1])
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    frontier, depths = Frontier(capacity_bytes=100_000), {}
+    for first in range(0, 3000, 150):
+        depth = first // 300
+        frontier.push(regions([float(first + i) for i in range(150)], depth, first))
+        depths.update(dict.fromkeys(range(first, first + 150), depth))
+    assert sum(sizes) > 100_000
+    assert sorted(frontier.clauses.tolist()) == list(range(3000))
+    assert _mapped(tmp_path) > 0
+    assert not list(tmp_path.iterdir())
+    everything = popped(frontier, 3000)
+    assert everything.clause.tolist() == list(range(3000))[::-1]
+    assert_whole(everything.select(torch.arange(0, 3000, 37)), depths)
+    frontier.push(regions([1.0], 1))
+    assert not frontier.crowded
+    assert _mapped(tmp_path) == 0
+
+
+def _mapped(folder: Path) -> int:
+    """Files of a folder that are mapped into this process."""
+    return sum(f"{folder}/" in line for line in Path("/proc/self/maps").read_text().splitlines())
+
+
+@pytest.mark.parametrize("by_hand", [True, False])
+def test_a_full_disk_is_said(by_hand: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A clear error instead of a full machine, and nothing of it on disk."""
+    if by_hand:
+        monkeypatch.setattr(frontier_module.shutil, "disk_usage", lambda _: SimpleNamespace(free=100))
+    else:
+        monkeypatch.setattr(frontier_module.os, "posix_fallocate", _no_space)
+    frontier = Frontier(capacity_bytes=1000)
+    with pytest.raises(ResourceError, match=r"open subproblems.*no room for.*No space left.*TMPDIR"):
+        frontier.push(regions([-1.0] * 100, 2))
+
+
+def _no_space(*_: int) -> None:
+    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
 
 @pytest.mark.parametrize("bound", [float("nan"), float("-inf")])

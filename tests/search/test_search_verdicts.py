@@ -182,9 +182,9 @@ class Watched:
         assert self.alive >= 1, "no region with the counterexample is left"
         return bounded
 
-    def stands_for(self, regions: Subproblems) -> list[int]:
+    def stands_for(self, clauses: Tensor) -> list[int]:
         """As the strategy does."""
-        return self.strategy.stands_for(regions)
+        return self.strategy.stands_for(clauses)
 
     def roots(self, batch: int, deadline: Deadline) -> Iterator[Bounded]:
         """As the strategy does."""

@@ -165,7 +165,7 @@ class BranchAndBound:
         deadline = replace(deadline, called_off=Event())
         with _threads(self.workers) as pool:
             try:
-                return self._branch(pool, self._open_clauses(), deadline)
+                return self._branch(pool, self.strategy.stands_for(self.frontier.clauses), deadline)
             finally:
                 deadline.called_off.set()
 
@@ -178,11 +178,6 @@ class BranchAndBound:
                 return witness
         return None
 
-    def _open_clauses(self) -> list[int]:
-        regions = self.frontier.pop(len(self.frontier), torch.device("cpu"), torch.float32)
-        self.frontier.push(regions)
-        return self.strategy.stands_for(regions)
-
     def _branch(self, pool: ThreadPoolExecutor, clauses: list[int], deadline: Deadline) -> Witness | None:
         """Hands out work until nothing waits and no region is worked on."""
         steps: dict[Future[_Done], int] = {}  # each with the number of its regions
@@ -190,7 +185,7 @@ class BranchAndBound:
         began = time.monotonic()
         while len(self.frontier) or steps:
             deadline.check()
-            due = self.strategy.due(time.monotonic() - began, deadline)
+            due = not self.frontier.crowded and self.strategy.due(time.monotonic() - began, deadline)
             if due and not steps:
                 witness, began = self._renew(pool, deadline), time.monotonic()
                 if witness is not None:

@@ -3,14 +3,22 @@
 Every field of `Subproblems` is one growing tensor; a pop gathers the rows of the lowest bounds and frees their slots, a push
 fills free slots, so neither ever copies the rest. Slopes within [0, 1] wait in half precision (any value of
 them is sound); other activations' may be of any size and keep theirs.
-Beyond `capacity_bytes` the order turns round, best bound first, which finishes subtrees instead of opening them.
+Beyond `capacity_bytes` the order turns round, best bound first, which finishes subtrees instead of opening them, and what
+grows goes to disk: nameless files in the folder for temporary files, mapped into memory, which end with the process.
 """
 
 from __future__ import annotations
 
+import errno
+import math
+import os
+import shutil
+import tempfile
 from dataclasses import fields
 
+import numpy as np
 import torch
+from jaxtyping import Int
 from torch import Tensor
 
 from verify.errors import ResourceError
@@ -37,10 +45,24 @@ class Frontier:
     @property
     def bytes(self) -> int:
         """What the pool holds."""
-        return sum(column.numel() * column.element_size() for column in self._columns.values())
+        return sum(column.nbytes for column in self._columns.values())
+
+    @property
+    def crowded(self) -> bool:
+        """Whether it holds more than it should in memory."""
+        return self.bytes > self._capacity_bytes
+
+    @property
+    def clauses(self) -> Int[Tensor, " waiting"]:
+        """Whose regions wait, one entry for each."""
+        return (
+            self._columns["clause"][~self._priority.isposinf()]
+            if self._count
+            else torch.zeros(0, dtype=torch.int64)
+        )
 
     def push(self, batch: Subproblems) -> None:
-        """Adds subproblems."""
+        """Adds subproblems. Raises ResourceError where neither memory nor disk has room for them."""
         if not len(batch):
             return
         if not self._count:  # whatever comes may be of another network
@@ -60,13 +82,10 @@ class Frontier:
     def pop(self, count: int, device: torch.device, dtype: torch.dtype) -> Subproblems:
         """Removes and returns up to `count` subproblems."""
         count = min(count, self._count)
-        crowded = self.bytes > self._capacity_bytes
-        if crowded and self.bytes > 3 * self._capacity_bytes:
-            raise ResourceError(f"{self._count} open subproblems fill {self.bytes >> 20} MiB of memory")
-        keys = (
-            torch.where(self._priority.isposinf(), -torch.inf, self._priority) if crowded else self._priority
-        )
-        slots = keys.topk(count, largest=crowded).indices
+        best_first = self.crowded
+        taken = ~self._priority.isposinf()
+        keys = torch.where(taken, self._priority, -torch.inf) if best_first else self._priority
+        slots = keys.topk(count, largest=best_first).indices
         self._priority[slots] = torch.inf
         self._count -= count
         values = {name: column[slots] for name, column in self._columns.items()}
@@ -100,10 +119,34 @@ class Frontier:
                 )
             dtype = self._slopes if field.name == "parameters" else value.dtype
             fill = -1 if field.name == "cut_variable" else 0
-            new = torch.full(shape, fill, dtype=dtype)
+            held = 0 if old is None else old.nbytes
+            new = self._column(shape, dtype, held).fill_(fill)
             if old is not None:
                 new[tuple(slice(0, n) for n in old.shape)] = old
             self._columns[field.name] = new
         grown = torch.full((rows,), torch.inf)
         grown[: self._priority.shape[0]] = self._priority
         self._priority = grown
+
+    def _column(self, shape: tuple[int, ...], dtype: torch.dtype, replaced: int) -> Tensor:
+        """A new column, on disk where memory has no room for it beside the others; `replaced` bytes of them will go."""
+        size = math.prod(shape) * dtype.itemsize
+        if not size or self.bytes - replaced + size <= self._capacity_bytes:
+            return torch.empty(shape, dtype=dtype)
+        try:
+            return _on_disk(size).view(dtype).view(shape)
+        except OSError as problem:
+            raise ResourceError(
+                f"{self._count} open subproblems fill {self.bytes >> 20} MiB, and {tempfile.gettempdir()} has no room for "
+                f"{size >> 20} MiB more ({problem.strerror}); TMPDIR names the folder to use"
+            ) from problem
+
+
+def _on_disk(size: int) -> Tensor:
+    """Bytes in a file that nobody else sees and that ends with the process. Raises OSError where the disk is more than half full with it."""
+    if size > shutil.disk_usage(tempfile.gettempdir()).free // 2:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+    with tempfile.TemporaryFile() as file:
+        if hasattr(os, "posix_fallocate"):  # or a full disk would end the process at some later write
+            os.posix_fallocate(file.fileno(), 0, size)
+        return torch.from_numpy(np.memmap(file, np.uint8, "r+", shape=(size,)))

@@ -125,8 +125,8 @@ class SplitActivations:
         mixes = any(layer.activation.mixes for layer in network.layers)
         self._small = network.variables <= _LARGEST_PROGRAM and not mixes
 
-    def stands_for(self, regions: Subproblems) -> list[int]:
-        return sorted(set(regions.clause.tolist()))
+    def stands_for(self, clauses: Tensor) -> list[int]:
+        return sorted(set(clauses.tolist()))
 
     def roots(self, batch: int, deadline: Deadline) -> Iterator[Bounded]:
         """CROWN on interval bounds first; only clauses still open get intermediate bounds and an ascent.
@@ -193,7 +193,7 @@ class SplitActivations:
         self, waiting: Subproblems, batch: int, deadline: Deadline, run: Mapper
     ) -> tuple[Subproblems, list[Bounded]]:
         assert self._refinement is not None
-        clauses = torch.tensor(self.stands_for(waiting), device=self.network.device)
+        clauses = torch.tensor(self.stands_for(waiting.clause), device=self.network.device)
         rows = self._boxes.rows(clauses.tolist()).unique()
         box = self._boxes.all().select(rows)
         tight = self._refinement.tighten(self.network, box, self.fast_network.dtype, deadline, run)

@@ -166,8 +166,8 @@ class SplitInputs:
             *tiers,
         ]
 
-    def stands_for(self, regions: Subproblems) -> list[int]:
-        groups = self._group_of[regions.clause.to(self._group_of.device)].unique()
+    def stands_for(self, clauses: Tensor) -> list[int]:
+        groups = self._group_of[clauses.to(self._group_of.device)].unique()
         return sorted(self._members[groups].unique().tolist())
 
     def roots(self, batch: int, deadline: Deadline) -> Iterator[Bounded]:

@@ -66,8 +66,8 @@ class Strategy(Protocol):
     objectives: Objectives
     network: Network  # whose variables regions are cut at
 
-    def stands_for(self, regions: Subproblems) -> list[int]:
-        """The clauses that the regions stand for."""
+    def stands_for(self, clauses: Int[Tensor, " regions"]) -> list[int]:
+        """All clauses that regions of these stand for."""
 
     def roots(self, batch: int, deadline: Deadline) -> Iterator[Bounded]:
         """The clauses' whole boxes, bounded some at a time: about a `batch`. Refuted ones may lack what only splitting needs."""
