@@ -22,36 +22,67 @@ def found(bound: list[float], refuted: list[bool] | None = None) -> Found:
     )  # fmt: skip
 
 
+def asked(effort: Effort, *bounds: float) -> list[int]:
+    """For which of the boxes it pays."""
+    return effort.chosen(torch.tensor(bounds, dtype=DOUBLE)).tolist()
+
+
 @pytest.mark.parametrize(
     ("before", "after", "closes", "price", "pays"),
     [
-        (-8.0, -0.5, False, 10.0, True),  # splitting in two dimensions would leave 8 / 10^0.75 = 1.4
-        (-8.0, -2.0, False, 10.0, False),
-        (-8.0, 1.0, True, 10.0, True),  # from -8 to 1 splitting gets to -0.6
-        (-2.0, 1.0, True, 10.0, False),  # and from -2 to 0.5
+        (-8.0, -2.0, False, 10.0, True),  # splitting in two dimensions would leave 8 / 5.5^0.75 = 2.2
+        (-8.0, -2.5, False, 10.0, False),
+        (-8.0, 1.0, True, 10.0, True),  # from -8 to 1 splitting gets to -1.5
+        (-2.0, 1.0, True, 10.0, False),  # and from -2 to 0.2
         (-2.0, -1.9, False, 2.0, True),  # so cheap that nobody asks
         (-torch.inf, -1e9, False, 100.0, True),
+        (-torch.inf, -torch.inf, False, 100.0, False),
     ],
 )
 def test_what_pays(before: float, after: float, closes: bool, price: float, pays: bool) -> None:
-    effort = Effort(2)
-    assert effort.learn(found([before] * 3), found([after] * 3, [closes] * 3), price, 1.0) == pays
-    assert effort.how_many(100) == (16 if pays else 0)
+    effort = Effort(2, 1.5)
+    effort.came_before(3, 1 / price)
+    effort.learn(found([before] * 3), found([after] * 3, [closes] * 3), 3.0)
+    assert len(asked(effort, *[before] * 100)) == (16 if pays else 0)
+
+
+def test_it_pays_for_some() -> None:
+    """Bounds too far off stay loose, those close to 0 a split closes: in between tighter bounds pay, and are asked for."""
+    effort = Effort(2, 1.5)
+    effort.came_before(20, 0.1)
+    before = [-float(2 ** (i / 8)) for i in range(80)]
+    good = [4 < -one < 64 for one in before]
+    after = [0.3 if fine else 0.9 * one for one, fine in zip(before, good, strict=True)]
+    after[:16] = [1.0] * 16
+    closes = [one > 0 for one in after]
+    effort.learn(found(before), found(after, closes), 80.0)
+    assert asked(effort, -1.2, -2.0, -8.0, -16.0, -32.0, -300.0, -1e3, -torch.inf) == [2, 3, 4]
+
+
+def test_what_was_seen_long_ago_is_forgotten() -> None:
+    effort = Effort(2, 1.5)
+    effort.came_before(1, 0.1)
+    effort.learn(found([-8.0] * 400), found([-1.0] * 400), 400.0)
+    assert asked(effort, -8.0) == [0]
+    effort.learn(found([-8.0] * 1000), found([-7.0] * 1000), 1000.0)
+    assert asked(effort, -8.0) == []
 
 
 def test_trials_are_a_share_of_the_time() -> None:
-    effort = Effort(2)
-    effort.learn(found([-8.0]), found([-7.0]), 10.0, 1.0)
-    effort.came_before(5.0)
-    assert effort.how_many(100) == 0
-    effort.came_before(5.0)
-    assert effort.how_many(100) == 4
-    effort.came_before(90.0)  # a tenth of 100 seconds, less the one spent, for boxes of a second each
-    assert effort.how_many(100) == 9
-    effort.learn(found([-8.0] * 4), found([1.0] * 4, [True] * 4), 10.0, 1.0)
-    assert effort.how_many(100) == 16
-    assert effort.how_many(10) == 10
-    assert effort.how_many(0) == 0
+    effort = Effort(2, 1.5)
+    effort.came_before(5, 0.1)
+    effort.learn(found([-8.0]), found([-7.0]), 1.0)
+    many = [-8.0] * 100
+    assert asked(effort, *many) == []
+    effort.came_before(95, 0.1)
+    assert asked(effort, *many) == [0, 25, 50, 75]
+    assert asked(effort, *many[:3]) == [0, 1, 2]
+    effort.came_before(900, 0.1)  # a tenth of 100 seconds, less the one spent, for boxes of a second each
+    assert len(asked(effort, *many)) == 9
+    effort.learn(found([-8.0] * 9), found([1.0] * 9, [True] * 9), 9.0)
+    assert len(asked(effort, *many)) == 36
+    assert asked(effort, *many[:10]) == list(range(10))
+    assert asked(effort) == []
 
 
 def test_last_layers() -> None:

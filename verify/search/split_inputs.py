@@ -36,7 +36,9 @@ _CLIP = 0.9  # of an interval: a clipped box that keeps more of all of them is n
 _LAST = 1 / 16  # of all neurons, in last layers that are tightened alone
 _TRIAL = 4  # boxes at least that tighter bounds are tried on when they did not pay last time
 _TRIALS = 0.1  # of the time before, for trials
-_ORDER = 1.5  # of the convergence of linear bounds: 2 where functions are smooth, 1 at kinks
+_INTERVALS, _LINES = 1.0, 1.5  # orders of convergence: of bounds by intervals, and by linear functions
+_MEMORY = 512  # boxes paid for
+_BESIDE = 4  # of them on either side of a new one
 _SHARE = 0.5  # of the time left, that one pass of tightening may take
 _GROWTH = 4  # times as many boxes as last time, at most
 _CHEAP = 3.0  # bounds as they were, that tighter ones may cost without being asked whether they pay
@@ -72,47 +74,77 @@ class Found(Struct):
         )
 
 
-@dataclass
 class Effort:
-    """Whether tighter bounds are worth their price, found out by paying it for a few boxes now and then.
+    """For which boxes tighter bounds are worth their price, found out by paying it for a few now and then.
 
-    For a price of c bounds as they were splitting cuts a box of d open inputs into c parts, and what bounds are off by shrinks with the
-    width to the `_ORDER`, so by `c^(_ORDER / d)`. Tighter bounds pay where they do better than that.
+    For a price of c bounds as they were splitting cuts a box of d open inputs into (c + 1) / 2 parts, and what bounds are off by
+    shrinks with the width to the `order`, so by `((c + 1) / 2)^(order / d)`. Tighter bounds pay where they do better than that: not far below 0, where they are
+    too loose as well, and not next to it, where a split is enough. So a box is judged by those lately paid for whose bounds
+    were nearest to its own.
     """
 
-    dimensions: int
-    _pays: bool = True
-    _last: int = _TRIAL  # boxes
-    _each: float = (
-        1.0  # seconds that a box took: few of them seem dear, so trials grow as far as the time allows
-    )
-    _tried: float = 0.0  # seconds spent in vain
-    _total: float = 0.0  # seconds of all that came before
+    def __init__(self, dimensions: int, order: float) -> None:
+        self._dimensions, self._order = dimensions, order
+        self._seen = torch.zeros(
+            0, 2, dtype=torch.float64
+        )  # logarithm of the bound, and `_left_at_most` of it
+        self._last = _TRIAL  # boxes
+        self._boxes = self._seconds = 0.0  # lately paid for, and what that took
+        self._each = 1.0  # seconds that bounds as they were took
+        self._tried = 0.0  # seconds spent in vain
+        self._total = 0.0  # of all that came before
 
-    def came_before(self, seconds: float) -> None:
-        """Other bounds took so long."""
-        self._total += seconds
+    @property
+    def _left(self) -> float:
+        """The share of what bounds are off by that splitting leaves for the same price."""
+        price = self._seconds / max(self._boxes * self._each, 1e-9)
+        return 1.0 if price < _CHEAP else ((price + 1) / 2) ** (-self._order / self._dimensions)
 
-    def how_many(self, available: int) -> int:
-        """For how many boxes to pay now."""
-        if self._pays:
-            return min(available, _GROWTH * self._last)
+    def came_before(self, boxes: int, each: float) -> None:
+        """Other bounds of so many boxes took so many seconds each."""
+        self._each, self._total = each, self._total + boxes * each
+
+    def chosen(self, bound: Float[Tensor, " open"]) -> Int[Tensor, " chosen"]:
+        """For which boxes, by their bounds below 0, to pay now."""
+        rows = (self._pays(bound) > 0.5).nonzero()[:, 0]
+        if len(rows):
+            return rows[: _GROWTH * self._last]
         budget = _TRIALS * self._total - self._tried
-        return min(available, max(_TRIAL, int(budget / self._each))) if budget >= 0 else 0
+        affordable = int(budget * self._boxes / max(self._seconds, 1e-9))
+        count = min(len(bound), max(_TRIAL, affordable)) if budget >= 0 else 0
+        return torch.arange(count, device=bound.device) * len(bound) // max(count, 1)
 
-    def learn(self, before: Found, after: Found, price: float, seconds: float) -> bool:
-        """Compares both bounds of boxes that were open before; the price in bounds as they were, and what was spent.
+    def _pays(self, bound: Float[Tensor, " open"]) -> Float[Tensor, " open"]:
+        """The share for which it paid of boxes lately seen with bounds next to these."""
+        seen = self._seen
+        if not len(seen):
+            return torch.ones_like(bound)
+        gaps, order = seen[:, 0].sort()
+        paid = (seen[order, 1] <= self._left).double().cumsum(0)
+        at = torch.searchsorted(gaps, _logarithm(bound).to(gaps))
+        first, last = (at - _BESIDE).clamp(min=0), (at + _BESIDE).clamp(max=len(seen)) - 1
+        before = torch.where(first > 0, paid[first - 1], 0.0)
+        return (paid[last] - before) / (last - first + 1)
 
-        Whether to go on paying.
-        """
-        self._last, self._each = max(len(before.bound), _TRIAL), max(seconds, 1e-9) / len(before.bound)
-        left = price ** (-_ORDER / self.dimensions)
-        by_splitting = left * -before.bound
-        closed = after.bound.clamp(min=0) * (1 - left) <= by_splitting
-        better = torch.where(after.refuted, closed, -after.bound < by_splitting)
-        self._pays = price < _CHEAP or bool(better.float().mean() > 0.5)
-        self._tried += 0.0 if self._pays else seconds
-        return self._pays
+    def learn(self, before: Found, after: Found, seconds: float) -> None:
+        """From both bounds of boxes that were open before, and what the tighter ones took."""
+        seen = torch.stack([_logarithm(before.bound), _left_at_most(before.bound, after)], 1).double().cpu()
+        self._seen = torch.cat([self._seen, seen])[-_MEMORY:]
+        self._last = max(len(seen), _TRIAL)
+        self._boxes, self._seconds = self._boxes / 2 + len(seen), self._seconds / 2 + seconds
+        if float((seen[:, 1] <= self._left).double().mean()) <= 0.5:
+            self._tried += seconds
+
+
+def _logarithm(bound: Float[Tensor, " open"]) -> Float[Tensor, " open"]:
+    """Of bounds' distances below 0."""
+    return (-bound).clamp(1e-30, 1e30).log()
+
+
+def _left_at_most(before: Float[Tensor, " open"], after: Found) -> Float[Tensor, " open"]:
+    """The share of what bounds are off by that splitting would have to leave to do as well."""
+    closed = after.bound / (after.bound - before)
+    return torch.where(after.refuted, closed.clamp(min=0), after.bound / before)
 
 
 @dataclass(frozen=True)
@@ -148,23 +180,20 @@ class SplitInputs:
         Where evidence is written the last alone: a checker knows intervals, and CROWN on all layers.
         """
         network, dimensions = self.network, max(1, self.problem.free_inputs)
-        everything = self.intermediate.tighten
-        tiers = [
-            _Tier(
-                lambda bounds, end, enough: everything(network, bounds, end, enough=enough),
-                Effort(dimensions),
-            )
-        ]
+        tighten = self.intermediate.tighten
+
+        def everything(bounds: Bounds, end: Deadline, enough: Deadline) -> Bounds:
+            return tighten(network, bounds, end, enough=enough)
+
         if self.evidence is not None:
-            return tiers
+            return [_Tier(everything, Effort(dimensions, _INTERVALS))]
+        tiers = [_Tier(everything, Effort(dimensions, _LINES))]
         last = _last_layers(network)
         if last < len(network.layers):
             some = partial(self.intermediate.tighten_last, network, last)
-            tiers.insert(0, _Tier(some, Effort(dimensions)))
-        return [
-            _Tier(lambda bounds, end, _: forward(network, bounds, end).bounds, Effort(dimensions)),
-            *tiers,
-        ]
+            tiers.insert(0, _Tier(some, Effort(dimensions, _LINES)))
+        first = Effort(dimensions, _INTERVALS)
+        return [_Tier(lambda bounds, end, _: forward(network, bounds, end).bounds, first), *tiers]
 
     def stands_for(self, clauses: Tensor) -> list[int]:
         groups = self._group_of[clauses.to(self._group_of.device)].unique()
@@ -226,19 +255,18 @@ class SplitInputs:
         left = (~found.refuted).nonzero()[:, 0]
         spent = (time.monotonic() - began) / len(regions)  # on a box
         for tier in self._tiers:
-            tier.effort.came_before(spent * len(left))
+            tier.effort.came_before(len(left), spent)
             began, done = time.monotonic(), left[:0]
-            while count := tier.effort.how_many(len(left)):
+            while len(left) and len(chosen := tier.effort.chosen(found.bound[left])):
                 deadline.check()
-                rows, left = left.split([count, len(left) - count])
+                rows, left = left[chosen], left[_others(chosen, len(left))]
                 started, before = time.monotonic(), found.select(rows)
                 tight = tier.tighten(bounds.select(rows), deadline, deadline.share(_SHARE))
                 after = self._found(regions.select(rows), tight, 1, deadline).intersected(before)
                 seconds = time.monotonic() - started
                 bounds, found, passes[rows] = bounds.updated(rows, tight), found.updated(rows, after), 3
                 done = torch.cat([done, rows])
-                if not tier.effort.learn(before, after, seconds / count / spent, seconds):
-                    break
+                tier.effort.learn(before, after, seconds)
             if not len(done):
                 break
             spent += (time.monotonic() - began) / len(done)
@@ -334,6 +362,11 @@ class SplitInputs:
     def choose(self, regions: Subproblems, deadline: Deadline) -> Split:
         box = self._boxes(regions)
         return widest_effect(regions.parameters.double(), box.lower, box.upper)
+
+
+def _others(chosen: Int[Tensor, " chosen"], count: int) -> Bool[Tensor, " count"]:
+    """All indices below `count` but these."""
+    return torch.ones(count, dtype=torch.bool, device=chosen.device).index_fill(0, chosen, False)
 
 
 def _last_layers(network: Network) -> int:
