@@ -23,7 +23,14 @@ from verify.state import Objective
 
 _SAMPLES = 4096  # random points of a clause, at most
 _SPREADING = 8  # steps towards random outputs
+_MORE = 16  # times as many starts, at most, where a step takes hardly longer with them
+_FREE_ELEMENTS = 200_000  # network values: a step takes hardly longer for so many than for few
 _REPLAYS = 8  # the best candidates of a batch that are run in ONNX Runtime
+
+
+def free_points(network: Network) -> int:
+    """How many points a descent takes about as long for as for one."""
+    return _FREE_ELEMENTS // sum(node.size for node in network.nodes)
 
 
 def rows(
@@ -39,7 +46,7 @@ def rows(
 
 @dataclass(frozen=True)
 class Attack:
-    """`restarts` starts for each clause and `steps` steps from there; as often as `rounds` while a search goes on.
+    """`restarts` starts for each clause, more where the network is small, and `steps` steps from there; as often as `rounds` while a search goes on.
 
     Half of the starts are the best of random points, as many as a batch holds; the others are the middle, a corner and random.
     Half of either kind is spread over the network's outputs first.
@@ -61,14 +68,16 @@ class Attack:
     ) -> Witness | None:
         """One round: a replayed witness of one of the clauses, or None. Stops early when time is up; never raises for it."""
         limit = deadline.within(self.seconds)
-        points = max(self.restarts, self.batch_elements // sum(node.size for node in network.nodes))
+        size = sum(node.size for node in network.nodes)
+        points = max(self.restarts, self.batch_elements // size)
         at_once = max(1, points // self.restarts)
         for start in range(0, len(clauses), at_once):
             if limit.remaining <= 0:
                 return None
             some = clauses[start : start + at_once]
-            x = self._starts(problem, network, some, generator, min(points // len(some), _SAMPLES))
-            owners = [clause for clause in some for _ in range(self.restarts)]
+            restarts = max(self.restarts, min(_MORE * self.restarts, free_points(network) // len(some)))
+            x = self._starts(problem, network, some, generator, restarts, min(points // len(some), _SAMPLES))
+            owners = [clause for clause in some for _ in range(restarts)]
             x = self._diversified(problem, network, owners, x, generator, limit)
             witness = self.descend(problem, network, owners, x, limit)
             if witness is not None:
@@ -77,23 +86,24 @@ class Attack:
 
     @torch.no_grad()
     def _starts(
-        self, problem: Problem, network: Network, clauses: Sequence[int], generator: np.random.Generator, samples: int
+        self, problem: Problem, network: Network, clauses: Sequence[int], generator: np.random.Generator, restarts: int,
+        samples: int,
     ) -> Float[Tensor, "batch inputs"]:  # fmt: skip
         """`restarts` points of each clause's box: its middle, a corner, random ones and the best of `samples`."""
         lower, upper = (end[:, None] for end in problem.boxes(clauses))
-        count = max(samples, self.restarts)
+        count = max(samples, restarts)
         noise = torch.from_numpy(generator.random((len(clauses), count, lower.shape[2])))
         noise[:, 0] = 0.5
         noise[:, 1::8] = noise[:, 1::8].round()
         x = lower + (upper - lower) * noise
-        if count > self.restarts:
+        if count > restarts:
             owners = torch.arange(len(clauses)).repeat_interleave(count)
             objective = problem.objective(clauses).select(owners).to(network.device, network.dtype)
             loss = rows(network, objective, x.flatten(0, 1).to(network.device, network.dtype)).amax(1)
-            half = self.restarts // 2
+            half = restarts // 2
             best = loss.reshape(len(clauses), count).argsort(1)[:, :half, None].to(x.device)
-            x[:, self.restarts - half : self.restarts] = x.gather(1, best.expand(-1, -1, x.shape[2]))
-        return x[:, : self.restarts].flatten(0, 1)
+            x[:, restarts - half : restarts] = x.gather(1, best.expand(-1, -1, x.shape[2]))
+        return x[:, :restarts].flatten(0, 1)
 
     def _diversified(
         self, problem: Problem, network: Network, owners: list[int], x: Tensor, generator: np.random.Generator, limit: Deadline

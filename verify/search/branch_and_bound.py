@@ -23,7 +23,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from verify.attack import Attack, replay_best, rows
+from verify.attack import Attack, free_points, replay_best, rows
 from verify.deadline import Deadline, OutOfTimeError
 from verify.errors import ResourceError, is_out_of_memory
 from verify.network.graph import Network
@@ -35,7 +35,7 @@ from verify.state import Subproblems
 
 _FIRST_SHARE = 0.2  # of the time, for attacks, while rounds of random starts are left
 _ATTACK_SHARE = 0.1  # later, for descents from open regions' minimisers
-_DESCENTS = 64  # at once
+_DESCENTS = 64  # at once, at least
 _FEW = 16  # regions that are not worth dividing among workers
 
 
@@ -311,7 +311,8 @@ class BranchAndBound:
         return self.second_attack.run(self.problem, self.network, clauses, self.generator, deadline)
 
     def _descend(self, clauses: Tensor, points: Tensor, deadline: Deadline) -> Witness | None:
-        chosen = torch.from_numpy(self.generator.permutation(len(clauses))[:_DESCENTS])
+        count = max(_DESCENTS, free_points(self.network))
+        chosen = torch.from_numpy(self.generator.permutation(len(clauses))[:count])
         owners = clauses[chosen].tolist()
         return self.second_attack.descend(
             self.problem, self.network, owners, points[chosen], deadline.within(self.second_attack.seconds)
