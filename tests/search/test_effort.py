@@ -24,17 +24,30 @@ def found(bound: list[float], refuted: list[bool] | None = None) -> Found:
 
 def asked(effort: Effort, *bounds: float) -> list[int]:
     """For which of the boxes it pays."""
-    return effort.chosen(torch.tensor(bounds, dtype=DOUBLE)).tolist()
+    return sorted(effort.chosen(torch.tensor(bounds, dtype=DOUBLE)).tolist())
 
 
 @pytest.mark.parametrize(
     ("before", "after", "closes", "price", "pays"),
     [
-        (-8.0, -2.0, False, 10.0, True),  # splitting in two dimensions would leave 8 / 5.5^0.75 = 2.2
-        (-8.0, -2.5, False, 10.0, False),
-        (-8.0, 1.0, True, 10.0, True),  # from -8 to 1 splitting gets to -1.5
+        (
+            -8.0,
+            -1.3,
+            False,
+            10.0,
+            True,
+        ),  # eleven times as many boxes of two dimensions would leave 8 / 11^0.75 = 1.32
+        (-8.0, -1.4, False, 10.0, False),
+        (
+            -8.0,
+            1.0,
+            True,
+            10.0,
+            True,
+        ),  # six parts leave 0.26 of what bounds are off by: from -8 to 1 they get to -1.3
         (-2.0, 1.0, True, 10.0, False),  # and from -2 to 0.2
-        (-2.0, -1.9, False, 2.0, True),  # so cheap that nobody asks
+        (-1e-3, 1.0, True, 1.0, False),  # a split closes it, for the same price
+        (-8.0, -7.9, False, 0.001, True),
         (-torch.inf, -1e9, False, 100.0, True),
         (-torch.inf, -torch.inf, False, 100.0, False),
     ],
@@ -66,6 +79,17 @@ def test_what_was_seen_long_ago_is_forgotten() -> None:
     assert asked(effort, -8.0) == [0]
     effort.learn(found([-8.0] * 1000), found([-7.0] * 1000), 1000.0)
     assert asked(effort, -8.0) == []
+
+
+def test_some_more_are_free() -> None:
+    """Where a call takes long for any number of boxes, as many as double that come along."""
+    effort = Effort(2, 1.5)
+    effort.came_before(1, 0.1)
+    for count in (5, 10, 20):
+        effort.learn(found([-8.0] * count), found([-1.0] * count), 1.0 + 0.1 * count)
+    assert asked(effort, *[-8.0] * 15) == list(range(15))
+    effort.learn(found([-99.0] * 8), found([-98.0] * 8), 1.8)
+    assert len(asked(effort, *[-8.0], *[-99.0] * 30)) == 9
 
 
 def test_trials_are_a_share_of_the_time() -> None:

@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from functools import partial
 
+import numpy as np
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
@@ -39,9 +40,9 @@ _TRIALS = 0.1  # of the time before, for trials
 _INTERVALS, _LINES = 1.0, 1.5  # orders of convergence: of bounds by intervals, and by linear functions
 _MEMORY = 512  # boxes paid for
 _BESIDE = 4  # of them on either side of a new one
+_FADING = 0.7  # of what calls took, with every call
 _SHARE = 0.5  # of the time left, that one pass of tightening may take
 _GROWTH = 4  # times as many boxes as last time, at most
-_CHEAP = 3.0  # bounds as they were, that tighter ones may cost without being asked whether they pay
 _MOST_ELEMENTS = 2**25  # variables of all objectives that are bounded at once
 _JOINING_STEPS = 16  # of the weights of a clause's rows
 
@@ -77,62 +78,78 @@ class Found(Struct):
 class Effort:
     """For which boxes tighter bounds are worth their price, found out by paying it for a few now and then.
 
-    For a price of c bounds as they were splitting cuts a box of d open inputs into (c + 1) / 2 parts, and what bounds are off by
-    shrinks with the width to the `order`, so by `((c + 1) / 2)^(order / d)`. Tighter bounds pay where they do better than that: not far below 0, where they are
-    too loose as well, and not next to it, where a split is enough. So a box is judged by those lately paid for whose bounds
-    were nearest to its own.
+    What bounds are off by shrinks with the width to the `order`, so N times as many boxes of d open inputs leave `N^(-order / d)` of it.
+    Tighter bounds for c times the price of what came before pay where they close a box that (c + 2) / 2 parts would not, or bring
+    another nearer to 0 than 1 + c times as many boxes would. Far below 0 they are too loose for that, and next to it a split does
+    as well, so a box is judged by those lately paid for whose bounds were nearest to its own.
     """
 
     def __init__(self, dimensions: int, order: float) -> None:
         self._dimensions, self._order = dimensions, order
-        self._seen = torch.zeros(
-            0, 2, dtype=torch.float64
-        )  # logarithm of the bound, and `_left_at_most` of it
+        self._seen = torch.zeros(0, 3, dtype=torch.float64)  # columns as `_compared` gives them
         self._last = _TRIAL  # boxes
-        self._boxes = self._seconds = 0.0  # lately paid for, and what that took
+        self._calls = np.zeros(4)  # lately: sums of boxes, seconds, boxes^2, boxes * seconds
+        self._weight = 0.0  # of these calls
         self._each = 1.0  # seconds that bounds as they were took
         self._tried = 0.0  # seconds spent in vain
         self._total = 0.0  # of all that came before
-
-    @property
-    def _left(self) -> float:
-        """The share of what bounds are off by that splitting leaves for the same price."""
-        price = self._seconds / max(self._boxes * self._each, 1e-9)
-        return 1.0 if price < _CHEAP else ((price + 1) / 2) ** (-self._order / self._dimensions)
 
     def came_before(self, boxes: int, each: float) -> None:
         """Other bounds of so many boxes took so many seconds each."""
         self._each, self._total = each, self._total + boxes * each
 
     def chosen(self, bound: Float[Tensor, " open"]) -> Int[Tensor, " chosen"]:
-        """For which boxes, by their bounds below 0, to pay now."""
-        rows = (self._pays(bound) > 0.5).nonzero()[:, 0]
-        if len(rows):
-            return rows[: _GROWTH * self._last]
+        """For which boxes, by their bounds below 0, to pay now: where it pays, and for some more if that takes no longer."""
+        share = self._share_paid(bound)
+        if good := int((share > 0.5).sum()):
+            count = min(max(good, self._together), _GROWTH * self._last, len(bound))
+            return share.topk(count).indices
         budget = _TRIALS * self._total - self._tried
-        affordable = int(budget * self._boxes / max(self._seconds, 1e-9))
+        affordable = int(budget / max(self._seconds, 1e-9))
         count = min(len(bound), max(_TRIAL, affordable)) if budget >= 0 else 0
         return torch.arange(count, device=bound.device) * len(bound) // max(count, 1)
 
-    def _pays(self, bound: Float[Tensor, " open"]) -> Float[Tensor, " open"]:
-        """The share for which it paid of boxes lately seen with bounds next to these."""
+    @property
+    def _seconds(self) -> float:
+        """A box takes, all in all; 0 where none has been paid for."""
+        boxes, seconds, *_ = self._calls
+        return float(seconds / max(boxes, 1.0))
+
+    @property
+    def _together(self) -> int:
+        """Boxes that take twice as long together as what a call takes for none: by a line through the calls."""
+        if not self._weight:
+            return 0
+        boxes, seconds, squares, products = self._calls / self._weight
+        slope = (products - boxes * seconds) / max(squares - boxes**2, 1e-9)
+        return int((seconds - slope * boxes) / slope) if 0 < slope * boxes < seconds else 0
+
+    def _share_paid(self, bound: Float[Tensor, " open"]) -> Float[Tensor, " open"]:
+        """Of the boxes lately seen with bounds next to these, the share that it paid for."""
         seen = self._seen
         if not len(seen):
             return torch.ones_like(bound)
-        gaps, order = seen[:, 0].sort()
-        paid = (seen[order, 1] <= self._left).double().cumsum(0)
-        at = torch.searchsorted(gaps, _logarithm(bound).to(gaps))
+        seen = seen[seen[:, 0].argsort()]
+        paid = self._paid(seen).cumsum(0)
+        at = torch.searchsorted(seen[:, 0].contiguous(), _logarithm(bound).to(seen))
         first, last = (at - _BESIDE).clamp(min=0), (at + _BESIDE).clamp(max=len(seen)) - 1
         before = torch.where(first > 0, paid[first - 1], 0.0)
-        return (paid[last] - before) / (last - first + 1)
+        return ((paid[last] - before) / (last - first + 1)).to(bound)
+
+    def _paid(self, seen: Float[Tensor, "boxes 3"]) -> Float[Tensor, " boxes"]:
+        """1 where it paid, as prices are now."""
+        price, power = self._seconds / max(self._each, 1e-9), -self._order / self._dimensions
+        left = torch.where(seen[:, 2] > 0, ((price + 2) / 2) ** power, (price + 1) ** power)
+        return (seen[:, 1] < left).to(seen)
 
     def learn(self, before: Found, after: Found, seconds: float) -> None:
         """From both bounds of boxes that were open before, and what the tighter ones took."""
-        seen = torch.stack([_logarithm(before.bound), _left_at_most(before.bound, after)], 1).double().cpu()
+        seen, count = _compared(before, after), len(before.bound)
         self._seen = torch.cat([self._seen, seen])[-_MEMORY:]
-        self._last = max(len(seen), _TRIAL)
-        self._boxes, self._seconds = self._boxes / 2 + len(seen), self._seconds / 2 + seconds
-        if float((seen[:, 1] <= self._left).double().mean()) <= 0.5:
+        self._last = max(count, _TRIAL)
+        call = np.array([count, seconds, count**2, count * seconds])
+        self._calls, self._weight = _FADING * self._calls + call, _FADING * self._weight + 1
+        if float(self._paid(seen).mean()) <= 0.5:
             self._tried += seconds
 
 
@@ -141,10 +158,11 @@ def _logarithm(bound: Float[Tensor, " open"]) -> Float[Tensor, " open"]:
     return (-bound).clamp(1e-30, 1e30).log()
 
 
-def _left_at_most(before: Float[Tensor, " open"], after: Found) -> Float[Tensor, " open"]:
-    """The share of what bounds are off by that splitting would have to leave to do as well."""
-    closed = after.bound / (after.bound - before)
-    return torch.where(after.refuted, closed.clamp(min=0), after.bound / before)
+def _compared(before: Found, after: Found) -> Float[Tensor, "boxes 3"]:
+    """Of each box the logarithm of the bound, the share of what it was off by that is left at most, and 1 where it is closed."""
+    closed = (after.bound / (after.bound - before.bound)).clamp(min=0)
+    left = torch.where(after.refuted, closed, after.bound / before.bound)
+    return torch.stack([_logarithm(before.bound), left, after.refuted.to(left)], 1).double().cpu()
 
 
 @dataclass(frozen=True)
@@ -252,11 +270,9 @@ class SplitInputs:
         bounds, _ = interval(self.network, whole.lower, whole.upper)
         found = self._found(regions, bounds, 0, deadline)
         passes = torch.ones_like(regions.clause)
-        left = (~found.refuted).nonzero()[:, 0]
-        spent = (time.monotonic() - began) / len(regions)  # on a box
         for tier in self._tiers:
-            tier.effort.came_before(len(left), spent)
-            began, done = time.monotonic(), left[:0]
+            left = (~found.refuted).nonzero()[:, 0]
+            tier.effort.came_before(len(left), (time.monotonic() - began) / len(regions))
             while len(left) and len(chosen := tier.effort.chosen(found.bound[left])):
                 deadline.check()
                 rows, left = left[chosen], left[_others(chosen, len(left))]
@@ -265,12 +281,7 @@ class SplitInputs:
                 after = self._found(regions.select(rows), tight, 1, deadline).intersected(before)
                 seconds = time.monotonic() - started
                 bounds, found, passes[rows] = bounds.updated(rows, tight), found.updated(rows, after), 3
-                done = torch.cat([done, rows])
                 tier.effort.learn(before, after, seconds)
-            if not len(done):
-                break
-            spent += (time.monotonic() - began) / len(done)
-            left = done[~found.refuted[done]]
         if self.evidence is not None:
             found = self._told(self.evidence, regions, whole, found, passes)
         scale = found.cotangent.abs().amax(1, keepdim=True).clamp(min=1e-300)
