@@ -143,7 +143,7 @@ class Frontier:
 
 
 def _on_disk(size: int) -> Tensor:
-    """Bytes in a file that nobody else sees and that ends with the process. Raises OSError where the disk is more than half full with it."""
+    """Bytes in a file that nobody else sees and that ends with the process. Raises OSError where that is more than half of what is free."""
     if size > shutil.disk_usage(tempfile.gettempdir()).free // 2:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
     with tempfile.TemporaryFile() as file:
