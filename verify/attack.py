@@ -30,7 +30,12 @@ _REPLAYS = 8  # the best candidates of a batch that are run in ONNX Runtime
 
 def free_points(network: Network) -> int:
     """How many points a descent takes about as long for as for one."""
-    return _FREE_ELEMENTS // sum(node.size for node in network.nodes)
+    return _points(_FREE_ELEMENTS, network)
+
+
+def _points(elements: int, network: Network) -> int:
+    """How many points have so many network values together."""
+    return elements // sum(node.size for node in network.nodes)
 
 
 def rows(
@@ -68,8 +73,7 @@ class Attack:
     ) -> Witness | None:
         """One round: a replayed witness of one of the clauses, or None. Stops early when time is up; never raises for it."""
         limit = deadline.within(self.seconds)
-        size = sum(node.size for node in network.nodes)
-        points = max(self.restarts, self.batch_elements // size)
+        points = max(self.restarts, _points(self.batch_elements, network))
         at_once = max(1, points // self.restarts)
         for start in range(0, len(clauses), at_once):
             if limit.remaining <= 0:

@@ -11,7 +11,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import verify.search.frontier as frontier_module
@@ -82,12 +82,16 @@ def test_survives_growth() -> None:
     assert_whole(everything.select(torch.arange(0, first, 37)), depths)
 
 
+@settings(max_examples=200)
 @given(st.lists(st.one_of(
     st.tuples(st.just("push"), st.lists(st.integers(-50, 50), max_size=40), st.integers(0, 12)),
     st.tuples(st.just("pop"), st.integers(0, 60), st.just(0)),
-), max_size=25))  # fmt: skip
-def test_random_traces_against_a_sorted_list(trace: list[tuple[str, list[int] | int, int]]) -> None:
-    frontier, model, depths = Frontier(), [(0.0, 0)], {0: 1}
+), min_size=4, max_size=25), st.booleans())  # fmt: skip
+def test_random_traces_against_a_sorted_list(
+    trace: list[tuple[str, list[int] | int, int]], crowded: bool
+) -> None:
+    """In memory, worst bound first, or all of it on disk, best bound first."""
+    frontier, model, depths = Frontier(1 if crowded else 2**30), [(0.0, 0)], {0: 1}
     frontier.push(regions([0.0], 1))
     number = 1
     for action, argument, depth in trace:
@@ -101,8 +105,10 @@ def test_random_traces_against_a_sorted_list(trace: list[tuple[str, list[int] | 
         else:
             assert isinstance(argument, int)
             got = popped(frontier, argument)
-            model.sort()
-            assert sorted(got.lower_bound.tolist()) == [bound for bound, _ in model[:argument]]
+            model.sort(reverse=crowded)
+            assert sorted(got.lower_bound.tolist(), reverse=crowded) == [
+                bound for bound, _ in model[:argument]
+            ]
             assert_whole(got, depths)
             known = {n: bound for bound, n in model}
             taken = {

@@ -26,6 +26,7 @@ from nets import (
 from oracles import exact_minimum
 from torch import Tensor
 
+import verify.search.frontier as frontier_module
 from verify.api import Silent, prepare
 from verify.attack import Attack
 from verify.branchers.fsb import Split
@@ -35,6 +36,7 @@ from verify.network.activations import Activation, Relu
 from verify.network.graph import Network
 from verify.problem import Problem, Witness
 from verify.search.branch_and_bound import BranchAndBound, Outcome
+from verify.search.frontier import Frontier
 from verify.search.split_activations import SplitActivations
 from verify.search.split_inputs import SplitInputs
 from verify.search.strategy import Bounded, Mapper, Objectives, Strategy
@@ -374,6 +376,26 @@ def test_batches_are_halved_where_memory_ends(splits: str, monkeypatch: pytest.M
         outcome = search.run(Deadline.after(20))
         assert outcome.verdict == expected, outcome.reason
         assert room or "memory" in outcome.reason
+
+
+@both_strategies
+def test_searches_that_wait_on_disk_agree(splits: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A store that holds next to nothing in memory, and so pops best bound first, loses no region."""
+    sizes: list[int] = []
+    on_disk = frontier_module._on_disk
+    monkeypatch.setattr(frontier_module, "_on_disk", lambda size: (sizes.append(size), on_disk(size))[1])
+    settings = replace(preset("default"), first_attack=NO_ATTACK, second_attack=NO_ATTACK)
+    for seed in range(20, 23):
+        model, lower, upper, coefficients, thresholds = Case(seed, 1).parts()
+        optimum = exact_minimum(model, lower, upper, coefficients, thresholds)  # type: ignore[arg-type]
+        for shift, expected in ((-MARGIN, "unsat"), (MARGIN, "sat")):
+            text = property_text(lower, upper, 3, conjunction(coefficients, thresholds + optimum + shift))
+            search = search_for(prepare(model, text), splits, settings)  # type: ignore[arg-type]
+            search.frontier = Frontier(capacity_bytes=1, slopes=torch.float32)
+            search.batch = 1
+            outcome = search.run(Deadline.after(20))
+            assert outcome.verdict == expected, (seed, shift, outcome.reason)
+    assert sizes
 
 
 def test_leaves_are_solved_exactly() -> None:
