@@ -251,3 +251,11 @@ def scaling(factor: Array, shape: Shape, extra: int = 2, error: float = 0.0) -> 
     if same and not error:
         return Scale(spread(floats), size)
     return Scale(spread(floats), size, spread(factor), extra, error)
+
+
+def reciprocals(numbers: Constant) -> Array:
+    """1 / numbers, as Fractions."""
+    known = {number: 1 / Fraction(number) for number in set(numbers.ravel().tolist())}
+    return np.array([known[number] for number in numbers.ravel().tolist()], dtype=object).reshape(
+        numbers.shape
+    )
