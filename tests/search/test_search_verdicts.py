@@ -111,16 +111,24 @@ def test_verdicts_on_both_sides_of_the_optimum(case: Case, splits: str) -> None:
 
 
 @both_strategies
-def test_searches_without_attacks_agree(splits: str) -> None:
-    """The search alone decides too: nothing is unsat because an attack failed."""
+@pytest.mark.parametrize("on_disk", [False, True])
+def test_searches_without_attacks_agree(splits: str, on_disk: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The search alone decides too: nothing is unsat because an attack failed, or because regions wait on disk, best bound first."""
+    sizes: list[int] = []
+    spill = frontier_module._on_disk
+    monkeypatch.setattr(frontier_module, "_on_disk", lambda size: (sizes.append(size), spill(size))[1])
     settings = replace(preset("default"), first_attack=NO_ATTACK, second_attack=NO_ATTACK)
     for seed in range(20, 23):
         model, lower, upper, coefficients, thresholds = Case(seed, 1).parts()
         optimum = exact_minimum(model, lower, upper, coefficients, thresholds)  # type: ignore[arg-type]
         for shift, expected in ((-MARGIN, "unsat"), (MARGIN, "sat")):
             text = property_text(lower, upper, 3, conjunction(coefficients, thresholds + optimum + shift))
-            outcome = search_for(prepare(model, text), splits, settings).run(Deadline.after(20))  # type: ignore[arg-type]
+            search = search_for(prepare(model, text), splits, settings)  # type: ignore[arg-type]
+            if on_disk:
+                search.frontier, search.batch = Frontier(capacity_bytes=1, slopes=torch.float32), 1
+            outcome = search.run(Deadline.after(20))
             assert outcome.verdict == expected, (seed, shift, outcome.reason)
+    assert bool(sizes) == on_disk
 
 
 @both_strategies
@@ -376,26 +384,6 @@ def test_batches_are_halved_where_memory_ends(splits: str, monkeypatch: pytest.M
         outcome = search.run(Deadline.after(20))
         assert outcome.verdict == expected, outcome.reason
         assert room or "memory" in outcome.reason
-
-
-@both_strategies
-def test_searches_that_wait_on_disk_agree(splits: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A store that holds next to nothing in memory, and so pops best bound first, loses no region."""
-    sizes: list[int] = []
-    on_disk = frontier_module._on_disk
-    monkeypatch.setattr(frontier_module, "_on_disk", lambda size: (sizes.append(size), on_disk(size))[1])
-    settings = replace(preset("default"), first_attack=NO_ATTACK, second_attack=NO_ATTACK)
-    for seed in range(20, 23):
-        model, lower, upper, coefficients, thresholds = Case(seed, 1).parts()
-        optimum = exact_minimum(model, lower, upper, coefficients, thresholds)  # type: ignore[arg-type]
-        for shift, expected in ((-MARGIN, "unsat"), (MARGIN, "sat")):
-            text = property_text(lower, upper, 3, conjunction(coefficients, thresholds + optimum + shift))
-            search = search_for(prepare(model, text), splits, settings)  # type: ignore[arg-type]
-            search.frontier = Frontier(capacity_bytes=1, slopes=torch.float32)
-            search.batch = 1
-            outcome = search.run(Deadline.after(20))
-            assert outcome.verdict == expected, (seed, shift, outcome.reason)
-    assert sizes
 
 
 def test_leaves_are_solved_exactly() -> None:
