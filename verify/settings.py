@@ -9,6 +9,7 @@ import torch
 
 from verify.attack import Attack
 from verify.bounders.backward import IntermediateBounds
+from verify.bounders.climbed_ends import ClimbedEnds
 from verify.bounders.output_constrained import OutputConstrained
 from verify.bounders.restricted import Restricted
 from verify.branchers.fsb import FilteredSmartBranching
@@ -45,7 +46,7 @@ class Settings:
     root: Restricted = Restricted(iterations=40)
     child: Restricted = Restricted(iterations=5, step=0.1, decay=0.8)
     brancher: FilteredSmartBranching = FilteredSmartBranching(candidates=2)
-    unsafe: OutputConstrained | None = OutputConstrained()
+    unsafe: tuple[OutputConstrained, ...] = (OutputConstrained(), ClimbedEnds())
     branched: BranchedBounds | None = BranchedBounds()
     splittable_inputs: int = 16  # at most so many free inputs: split inputs, else activations
     batch_elements: int = 800_000  # variables in one batch of subproblems
@@ -110,8 +111,10 @@ def build_search(
     if writer is None:  # a certificate speaks of all clauses
         problem = without_excluded(problem, network)
     evidence = None if writer is None else Evidence(network, problem.rows, writer)
+    if evidence is not None:  # which has no slopes of single ends
+        settings = replace(settings, unsafe=tuple(method for method in settings.unsafe if method.recorded))
     if evidence is not None and not evidence.piecewise:  # slopes are stored of ReLUs alone
-        settings = replace(settings, unsafe=None, optimised=settings.intermediate)
+        settings = replace(settings, unsafe=(), optimised=settings.intermediate)
     strategy: Strategy
     if problem.free_inputs <= settings.splittable_inputs:
         strategy = SplitInputs(problem, network, settings.intermediate, evidence)

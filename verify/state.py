@@ -14,7 +14,9 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 _POINT = 1e-12  # of their size: intervals no wider are points
-_FADING = 2**0.25  # with every cut: a region that has shrunk is due again, even where its bound stands still
+_FADING = (
+    0.7**-0.25
+)  # with every cut: a region that has shrunk is due again, even where its bound stands still
 T = TypeVar("T", bound="Struct")
 
 
@@ -198,8 +200,8 @@ class Subproblems(Struct):
     ]  # over the region's unsafe points: of the inputs, or of the last pre-activations
     carried_upper: Float[Tensor, "batch carried"]
     tightened_at: Float[
-        Tensor, "batch layers"
-    ]  # the bound just after each carried layer was tightened, further off with every cut; -inf: never
+        Tensor, "batch steps"
+    ]  # the bound just after each step of tightening what is carried, further off with every cut; -inf: never
     node: Int[Tensor, " batch"]  # its number in a certificate's tree
 
     @property

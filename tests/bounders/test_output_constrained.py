@@ -25,6 +25,7 @@ from torch import Tensor
 
 from verify.bounders import output_constrained
 from verify.bounders.backward import IntermediateBounds
+from verify.bounders.climbed_ends import ClimbedEnds
 from verify.bounders.dual import DualProblem
 from verify.bounders.interval import magnitudes
 from verify.bounders.output_constrained import OutputConstrained
@@ -53,8 +54,13 @@ def partly_unsafe(network: Network, objective: Objective, points: Tensor, share:
     return replace(objective, thresholds=torch.stack(ends))
 
 
-@given(networks(), seeds, st.integers(0, 3), st.integers(1, 2), st.sampled_from([0.01, 0.1, 0.5]))
-def test_no_unsafe_point_is_outside(network: Network, seed: int, depth: int, rows: int, share: float) -> None:
+@given(
+    networks(), seeds, st.integers(0, 3), st.integers(1, 2), st.sampled_from([0.01, 0.1, 0.5]), st.booleans()
+)
+def test_no_unsafe_point_is_outside(
+    network: Network, seed: int, depth: int, rows: int, share: float, climbs: bool
+) -> None:
+    method = ClimbedEnds(weight=0.3, share=1.0) if climbs else OutputConstrained(weight=0.3, share=1.0)
     box = random_box(network, 2, seed)
     bounds = IntermediateBounds().tighten(network, box, Deadline())
     cuts, _ = random_cuts(network, bounds, depth, seed)
@@ -70,9 +76,7 @@ def test_no_unsafe_point_is_outside(network: Network, seed: int, depth: int, row
         objective.to(torch.device("cpu"), single), cuts,
     )  # fmt: skip
     for layer in network.layers:
-        tight = OutputConstrained(weight=0.3, share=1.0).tighten(
-            problem, fast, state, layer, magnitudes(network, bounds), Deadline()
-        )
+        tight = method.tighten(problem, fast, state, layer, magnitudes(network, bounds), Deadline())
         assert bool((tight.lower >= problem.bounds.lower[:, layer.variables]).all())
         assert bool((tight.upper <= problem.bounds.upper[:, layer.variables]).all())
         for row in range(2):
@@ -126,8 +130,8 @@ def test_both_sweeps_agree_beside_another_objective(network: Network, seed: int,
 
 
 def test_they_tighten_and_help() -> None:
-    """On random ReLU chains near their margin: some bounds get tighter, and the clause's bound with them."""
-    tighter, closed = 0, []
+    """On random ReLU chains near their margin: some bounds get tighter, and the clause's bound with them; more, if they climb."""
+    closed: dict[str, list[float]] = {"plain": [], "climbed": []}
     for seed in range(12):
         draft = Draft(torch.Generator().manual_seed(seed), (4,))
         value = draft.activation(draft.dense(0, 12), Relu())
@@ -140,16 +144,20 @@ def test_they_tighten_and_help() -> None:
         objective = replace(objective, thresholds=objective.thresholds + found.bound[..., None] + 0.05)
         problem = DualProblem(network, bounds, objective)
         layer, sizes = network.layers[-1], magnitudes(network, bounds)
-        tight = OutputConstrained().tighten(problem, problem, found.state, layer, sizes, Deadline())
-        lower, upper = bounds.lower.clone(), bounds.upper.clone()
-        lower[:, layer.variables], upper[:, layer.variables] = tight.lower, tight.upper
-        if bool((lower > bounds.lower).any() | (upper < bounds.upper).any()):
-            tighter += 1
-            child = DualProblem(network, type(bounds)(lower, torch.maximum(lower, upper)), objective)
-            closed.append(float(Restricted(50).ascend(child, child.clamp(found.state)).bound) + 0.05)
-    assert tighter >= 8
-    assert max(closed) > 0.01
-    assert min(closed) > -1e-6
+        for name, method in (("plain", OutputConstrained()), ("climbed", ClimbedEnds(share=1.0))):
+            tight = method.tighten(problem, problem, found.state, layer, sizes, Deadline())
+            lower, upper = bounds.lower.clone(), bounds.upper.clone()
+            lower[:, layer.variables], upper[:, layer.variables] = tight.lower, tight.upper
+            if bool((lower > bounds.lower).any() | (upper < bounds.upper).any()):
+                child = DualProblem(network, type(bounds)(lower, torch.maximum(lower, upper)), objective)
+                closed[name].append(
+                    float(Restricted(50).ascend(child, child.clamp(found.state)).bound) + 0.05
+                )
+    for gains in closed.values():
+        assert len(gains) >= 8
+        assert max(gains) > 0.01
+        assert min(gains) > -1e-6
+    assert sum(closed["climbed"]) > 1.2 * sum(closed["plain"])
 
 
 def test_refuted_regions_keep_what_they_have() -> None:
@@ -158,8 +166,9 @@ def test_refuted_regions_keep_what_they_have() -> None:
     objective = random_objective(network, 2, 1, 1, 2)
     problem = DualProblem(network, bounds, replace(objective, thresholds=objective.thresholds - 1e3))
     layer = network.layers[-1]
-    tight = OutputConstrained().tighten(
-        problem, problem, problem.initial(), layer, magnitudes(network, bounds), Deadline()
-    )
-    assert torch.equal(tight.lower, bounds.lower[:, layer.variables])
-    assert tight.upper.dtype == DOUBLE
+    for method in (OutputConstrained(), ClimbedEnds()):
+        tight = method.tighten(
+            problem, problem, problem.initial(), layer, magnitudes(network, bounds), Deadline()
+        )
+        assert torch.equal(tight.lower, bounds.lower[:, layer.variables])
+        assert tight.upper.dtype == DOUBLE

@@ -15,11 +15,13 @@ from typing import Any
 import numpy as np
 import onnx
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from make_data import QUICK, Field, Files, Parts, by_hand, fields, network, numbers, placed, searched
 from nets import property_text, random_layers, relu_model
 from onnx import numpy_helper
+from torch import Tensor
 
 from properties.milp import minimise_margin
 from verify.bounders.output_constrained import OutputConstrained
@@ -76,14 +78,12 @@ def optimum(model: Path, rows: Array, thresholds: Array) -> tuple[float, Array]:
 def always(search: BranchAndBound) -> None:
     """Bounds over unsafe points whether they pay or not."""
     unsafe = search.strategy.unsafe  # type: ignore[attr-defined]
-    for worth in unsafe.worth:
-        worth.known, worth.share = True, 1e9
     unsafe.worth = [_Eager() for _ in unsafe.worth]
 
 
 class _Eager(Worth):
-    def pays(self, splitting: object) -> bool:
-        return True
+    def chosen(self, bound: Tensor, splitting: object, trials: float = 0.0) -> Tensor:
+        return torch.arange(len(bound))
 
 
 def in_float32(search: BranchAndBound) -> None:
@@ -97,7 +97,7 @@ def in_float32(search: BranchAndBound) -> None:
 
 
 WEAK = replace(
-    QUICK, root=Restricted(iterations=3), child=Restricted(iterations=2, step=0.1, decay=0.7), unsafe=None
+    QUICK, root=Restricted(iterations=3), child=Restricted(iterations=2, step=0.1, decay=0.7), unsafe=()
 )
 
 
@@ -153,7 +153,7 @@ def relu_kit(folder: Path, name: str, seed: int, rows: int, spare: float, splits
 
 def lemma_files(folder: Path) -> Files:
     """A proof with bounds over unsafe points."""
-    return relu_kit(folder, "lemmas", 8, 1, 0.02, "activations", replace(WEAK, unsafe=OutputConstrained()), always).files  # fmt: skip
+    return relu_kit(folder, "lemmas", 8, 1, 0.02, "activations", replace(WEAK, unsafe=(OutputConstrained(),)), always).files  # fmt: skip
 
 
 def made_by_hand(folder: Path) -> Kit:
@@ -187,7 +187,7 @@ def curved(folder: Path) -> Kit:
 
 MAKERS: dict[str, Callable[[Path], Kit]] = {
     "plain": lambda folder: relu_kit(folder, "plain", 1, 1, 0.02, "activations", WEAK),
-    "lemmas": lambda folder: relu_kit(folder, "lemmas", 8, 1, 0.02, "activations", replace(WEAK, unsafe=OutputConstrained()), always),
+    "lemmas": lambda folder: relu_kit(folder, "lemmas", 8, 1, 0.02, "activations", replace(WEAK, unsafe=(OutputConstrained(),)), always),
     "single": lambda folder: relu_kit(folder, "single", 3, 2, 0.05, "activations", WEAK, in_float32),
     "inputs": lambda folder: relu_kit(folder, "inputs", 2, 1, 0.01, "inputs", QUICK),
     "joined": lambda folder: relu_kit(folder, "joined", 3, 2, 0.05, "inputs", QUICK),

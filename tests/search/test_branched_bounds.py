@@ -153,7 +153,8 @@ def test_time() -> None:
 def test_a_pass_is_due_once_splitting_took_as_long() -> None:
     """Sooner after one that paid, at once where next to nothing is refuted, later after one that did not pay."""
     splitting = Splitting()
-    splitting.learn(torch.tensor([False, False]), 0.002)
+    one, many = torch.full((2,), -1.0), torch.full((100,), -1.0)
+    splitting.learn(one, one, torch.tensor([False, False]), 0.002)
     refinement = Refinement(METHOD, splitting)
     refinement.expect(0.5)
     first = refinement.seconds
@@ -162,12 +163,12 @@ def test_a_pass_is_due_once_splitting_took_as_long() -> None:
     refinement.spent, before = 1.0, torch.tensor([-1.0, -2.0])
     refinement.learn(before, torch.tensor([-0.5, 0.1]))
     assert not refinement.due(0.1 * first, Deadline()) and refinement.due(first, Deadline())
-    splitting.learn(torch.zeros(100, dtype=torch.bool), 0.1)
+    splitting.learn(many, many, torch.zeros(100, dtype=torch.bool), 0.1)
     assert refinement.due(0.0, Deadline())
-    splitting.learn(torch.ones(100, dtype=torch.bool), 0.1)
+    splitting.learn(many, many, torch.ones(100, dtype=torch.bool), 0.1)
     assert not refinement.due(0.0, Deadline())
     refinement.learn(before, before)
-    splitting.learn(torch.zeros(100, dtype=torch.bool), 0.1)
+    splitting.learn(many, many, torch.zeros(100, dtype=torch.bool), 0.1)
     assert not refinement.due(first, Deadline()) and refinement.due(10 * first, Deadline())
 
 

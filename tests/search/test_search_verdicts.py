@@ -370,7 +370,7 @@ def test_batches_are_halved_where_memory_ends(splits: str, monkeypatch: pytest.M
     model, lower, upper, coefficients, thresholds = Case(37, 1).parts()
     optimum = exact_minimum(model, lower, upper, coefficients, thresholds)  # type: ignore[arg-type]
     text = property_text(lower, upper, 3, conjunction(coefficients, thresholds + optimum - 1e-4))
-    settings = replace(preset("default"), first_attack=NO_ATTACK, second_attack=NO_ATTACK, unsafe=None)
+    settings = replace(preset("default"), first_attack=NO_ATTACK, second_attack=NO_ATTACK, unsafe=())
     for room, expected in ((3, "unsat"), (0, "unknown")):
         search = search_for(prepare(model, text), splits, settings)  # type: ignore[arg-type]
         whole = search.strategy.choose
@@ -391,7 +391,7 @@ def test_leaves_are_solved_exactly() -> None:
     model, lower, upper, coefficients, thresholds = Case(37, 1).parts()
     optimum = exact_minimum(model, lower, upper, coefficients, thresholds)  # type: ignore[arg-type]
     text = property_text(lower, upper, 3, conjunction(coefficients, thresholds + optimum - 1e-4))
-    settings = replace(preset("default"), first_attack=NO_ATTACK, second_attack=NO_ATTACK, unsafe=None)
+    settings = replace(preset("default"), first_attack=NO_ATTACK, second_attack=NO_ATTACK, unsafe=())
     outcome = search_for(prepare(model, text), "activations", settings).run(Deadline.after(20))  # type: ignore[arg-type]
     assert outcome.verdict == "unsat", outcome.reason
     assert outcome.progress.opened < 2000

@@ -240,7 +240,8 @@ class GradientClimber(Climber):
         direction, state, units = self.found.state, self.state, self.units
         size = self.step * self.decay ** (count - 1)
         other = self.multiplier_step * self.decay ** (count - 1)
-        if self.problem.rows > 1:
+        simplex = self.problem.aside is None
+        if simplex and self.problem.rows > 1:
             direction = replace(
                 direction, row_weights=weight_direction(state.row_weights, direction.row_weights)
             )
@@ -251,7 +252,9 @@ class GradientClimber(Climber):
         self.state = self.problem.clamp(
             DualState(
                 moved("parameters", size, self.problem.spans),
-                moved("row_weights", size, None) if self.problem.rows > 1 else state.row_weights,
+                moved("row_weights", size, None if simplex else units.row_weights)
+                if self.problem.rows > 1 or not simplex
+                else state.row_weights,
                 moved("cut_multipliers", size, self.found.cut_scales),
                 moved("multipliers", other, units.multipliers),
                 moved("post_multipliers", other, units.post_multipliers),

@@ -141,8 +141,13 @@ class DualProblem:
         return spans
 
     def units(self, state: DualState, sweep: Sweep) -> DualState:
-        """The unit of each multiplier's steps: its layer's cotangents, each neuron's own or the mean if that is more."""
+        """The unit of each multiplier's steps: its layer's cotangents, each neuron's own or the mean if that is more.
+
+        (Of rows' weights beside other objectives: what they are together.)
+        """
         units = DualState(*(torch.ones_like(part) for part in vars(state).values()))
+        if self.aside is not None:
+            units.row_weights.mul_(state.row_weights.sum(2, keepdim=True))
         if not state.multipliers.shape[2]:
             return units
         for layer in self.layers:

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from typing import ClassVar
 
 import torch
 from jaxtyping import Float, Int
@@ -28,9 +29,9 @@ from verify.state import Bounds, DualState
 
 # is told which regions' neurons were bounded, with which weights of the rows, and both ends found
 Observer = Callable[[Tensor, Tensor, Tensor, Tensor, Tensor], None]
-_LEAST = 0.01  # of an interval, that an end must cut off to count
-_MOST = 8_000_000  # values for one region; of its neurons those that cost most, so many as fit
-_ELEMENTS = {
+LEAST = 0.01  # of an interval, that an end must cut off to count
+MOST = 8_000_000  # values for one region; of its neurons those that cost most, so many as fit
+ELEMENTS = {
     "cpu": 1_000_000,
     "cuda": 8_000_000,
 }  # of one tensor in a sweep: a processor's caches hold no more
@@ -46,6 +47,7 @@ class OutputConstrained:
 
     weight: float = 0.1
     share: float = 0.85
+    recorded: ClassVar[bool] = True  # a certificate can hold what it finds
 
     def tighten(
         self, problem: DualProblem, fast: DualProblem, state: DualState, layer: Layer, magnitudes: dict[int, Tensor],
@@ -61,14 +63,14 @@ class OutputConstrained:
         upper = problem.bounds.upper[:, layer.variables].clone()
         bound, losses = _losses(fast, state.to(fast.bounds.lower.device, fast.bounds.lower.dtype), layer)
         variables = problem.network.variables
-        counts = self._counts(losses).clamp(max=max(1, _MOST // (2 * variables)))
+        counts = self._counts(losses).clamp(max=max(1, MOST // (2 * variables)))
         counts[bound >= 0] = 0
-        most = max(1, _ELEMENTS[lower.device.type] // (2 * variables))
-        batches = _batches(losses, counts, most)
+        most = max(1, ELEMENTS[lower.device.type] // (2 * variables))
+        batches = in_batches(losses, counts, most)
         entries = _entries(problem, layer, [neurons for _, neurons in batches], magnitudes)
         for rows, neurons in batches:
             part, point = problem.select(rows), state.select(rows)
-            weights = self._weights(part.bounds, point, bound[rows], layer, neurons)
+            weights = self._weights(part.bounds, point, bound[rows], layer, neurons).repeat(1, 2, 1)
             ends = []
             for some in torch.arange(neurons.shape[1], device=neurons.device).split(most):
                 deadline.check()
@@ -95,15 +97,15 @@ class OutputConstrained:
         bound: Tensor,
         layer: Layer,
         neurons: Int[Tensor, "batch count"],
-    ) -> Float[Tensor, "batch objectives rows"]:
-        """The rows' weights beside each neuron's lower and upper end, as float32 holds them."""
+    ) -> Float[Tensor, "batch count rows"]:
+        """The rows' weights beside an end of each neuron, as float32 holds them."""
         width = (bounds.upper - bounds.lower)[:, layer.variables].gather(1, neurons)
         weight = self.weight * width / (-bound.to(width)[:, None]).clamp(min=1e-9)
-        return (weight.repeat(1, 2)[..., None] * state.row_weights).float().to(width)
+        return (weight[..., None] * state.row_weights).float().to(width)
 
 
-def _batches(losses: Tensor, counts: Int[Tensor, " batch"], most: int) -> list[tuple[Tensor, Tensor]]:
-    """Regions, and of each the same number of neurons ([rows, count]), those that cost most first: about `most` in all."""
+def in_batches(losses: Tensor, counts: Int[Tensor, " batch"], most: int) -> list[tuple[Tensor, Tensor]]:
+    """Regions, and of each the same number of columns ([rows, count]), those that cost most first: about `most` in all."""
     order = counts.argsort(descending=True)
     order = order[counts[order] > 0]
     found, start = [], 0
@@ -140,8 +142,10 @@ def _bound(
             problem, problem.clamp(state), entries, neurons.repeat(1, 2), sides, weights[..., 0], magnitudes
         )
     else:
+        sides = weights.new_ones(len(neurons), 2 * count)
+        sides[:, count:] = -1.0
         point = replace(weighed(state, weights.sum(2)), row_weights=weights)
-        beside = _beside(problem, layer, neurons)
+        beside = beside_rows(problem, layer, neurons.repeat(1, 2), sides)
         found = beside.evaluate(beside.clamp(point), magnitudes).bound
     low, high = torch.where(found.isfinite(), found, -torch.inf).chunk(2, dim=1)
     return low, -high
@@ -152,7 +156,7 @@ def _worthwhile(
 ) -> tuple[Tensor, Tensor]:
     """The ends that cut off some of what was known; others would have to be carried, and proved, for next to nothing."""
     lower, upper = (end[:, layer.variables].gather(1, neurons) for end in (bounds.lower, bounds.upper))
-    least = _LEAST * (upper - lower)
+    least = LEAST * (upper - lower)
     slack = 1e-9 * (upper - lower)  # so that others, who round differently, find them as well
     return (
         torch.where(low > lower + least, low - slack, -torch.inf),
@@ -175,10 +179,11 @@ def _losses(
     return found.bound[:, 0], loss.nan_to_num(nan=0.0).clamp(min=0)
 
 
-def _beside(problem: DualProblem, layer: Layer, neurons: Tensor) -> DualProblem:
-    """The clause's rows as constraints beside the objectives `+z_i` and `-z_i` of the given neurons."""
+def beside_rows(
+    problem: DualProblem, layer: Layer, neurons: Int[Tensor, "batch ends"], sides: Float[Tensor, "batch ends"]
+) -> DualProblem:
+    """The clause's rows as constraints beside the objectives `side z_i` of the given neurons."""
     batch, count = neurons.shape
-    rows = problem.bounds.lower.new_zeros(batch, 2, count, layer.size)
-    rows[:, 0].scatter_(2, neurons[..., None], 1.0)
-    rows[:, 1].scatter_(2, neurons[..., None], -1.0)
-    return problem.widened(2 * count, Aside(layer.pre_node, rows.reshape(batch, 2 * count, layer.size)))
+    rows = problem.bounds.lower.new_zeros(batch, count, layer.size)
+    rows.scatter_(2, neurons[..., None], sides[..., None].to(rows))
+    return problem.widened(count, Aside(layer.pre_node, rows))

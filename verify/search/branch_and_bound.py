@@ -33,10 +33,11 @@ from verify.search.frontier import Frontier
 from verify.search.strategy import Bounded, Strategy
 from verify.state import Subproblems
 
-_FIRST_SHARE = 0.2  # of the time, for attacks, while rounds of random starts are left
-_ATTACK_SHARE = 0.1  # later, for descents from open regions' minimisers
+_FIRST_SHARE = 0.2  # of the time, for attacks, in the first half of the rounds of random starts
+_ATTACK_SHARE = 0.1  # later, and for descents from open regions' minimisers
 _DESCENTS = 64  # at once, at least
 _FEW = 16  # regions that are not worth dividing among workers
+_STEP_SECONDS = 2.0  # that a step may take: others have nothing to do meanwhile if what is left is in it
 
 
 @dataclass
@@ -120,6 +121,7 @@ class BranchAndBound:
     _began: float = 0.0
     _phase_began: float = 0.0
     _working: int = 0  # regions that threads work on
+    _seconds: float = 0.0  # that a region took in the last step
     _rounds: int = 0  # of the second attack, left
     _suspects: tuple[Tensor, Tensor] | None = (
         None  # clauses of regions lately left open, and their minimisers
@@ -225,7 +227,8 @@ class BranchAndBound:
     def _pop(self, idle: int) -> Subproblems:
         """The next batch: this worker's share of what waits."""
         share = max(-(-len(self.frontier) // idle), _FEW)
-        return self.frontier.pop(min(self.batch, share), self.network.device, self.network.dtype)
+        quick = max(int(_STEP_SECONDS / max(self._seconds, 1e-9)), _FEW)
+        return self.frontier.pop(min(self.batch, share, quick), self.network.device, self.network.dtype)
 
     def _step(self, regions: Subproblems, deadline: Deadline) -> _Done:
         """Splits regions and bounds their children; half of them at a time, from then on, where memory does not hold them all."""
@@ -245,6 +248,7 @@ class BranchAndBound:
     def _expand(self, regions: Subproblems, deadline: Deadline) -> _Done:
         """Splits regions and bounds their children."""
         deadline.check()
+        began, count = time.monotonic(), len(regions)
         split = self.strategy.choose(regions, deadline)
         cut = split.variable >= 0
         stuck = int((~cut).sum())
@@ -256,6 +260,7 @@ class BranchAndBound:
         if self.evidence is not None:
             children = replace(children, node=self.evidence.split(regions, variable, value))
         bounded = self.strategy.bound(children, deadline)
+        self._seconds = (time.monotonic() - began) / count
         return _Done(self._try(bounded), bounded, stuck)
 
     @torch.no_grad()
@@ -292,7 +297,8 @@ class BranchAndBound:
     def _next_attack(self, clauses: list[int]) -> Callable[[Deadline], _Done] | None:
         """Rounds on the clauses open after the root while there are any, then descents from minimisers; each now and then."""
         share = self.progress.attack_seconds / (self.workers * (time.monotonic() - self._began))
-        if self._rounds and share < _FIRST_SHARE:
+        early = 2 * self._rounds > self.second_attack.rounds
+        if self._rounds and share < (_FIRST_SHARE if early else _ATTACK_SHARE):
             self._rounds -= 1
             return self._timed(partial(self._round, clauses))
         if not self._rounds and share < _ATTACK_SHARE and self._suspects is not None:

@@ -97,7 +97,7 @@ class SplitActivations:
     def __init__(
         self, problem: Problem, network: Network, intermediate: IntermediateBounds, optimised: IntermediateBounds,
         root: Restricted, child: Restricted, brancher: FilteredSmartBranching,
-        unsafe: OutputConstrained | None = None, branched: BranchedBounds | None = None, fast: torch.dtype = torch.float32, evidence: Evidence | None = None,
+        unsafe: Sequence[OutputConstrained] = (), branched: BranchedBounds | None = None, fast: torch.dtype = torch.float32, evidence: Evidence | None = None,
         rigorous: bool = True,
     ) -> None:  # fmt: skip
         self.rigorous, self.problem, self.evidence = rigorous, problem, evidence
@@ -227,7 +227,7 @@ class SplitActivations:
         if self.evidence is not None or reduced.network is self.network:
             return False
         self._boxes.reduce(reduced)
-        self.unsafe = UnsafeBounds(reduced.network, self.unsafe.method, self.unsafe.splitting)
+        self.unsafe = UnsafeBounds(reduced.network, self.unsafe.methods, self.unsafe.splitting)
         self._use(reduced.network, self.fast_network.dtype)
         self._sizes = magnitudes(self.network, self._boxes.all())
         return True
@@ -236,11 +236,14 @@ class SplitActivations:
         """Some roots after an ascent from CROWN's dual point."""
         network, unsafe = self.network, self.unsafe
         regions = fresh(self.problem.rows, roots.clause.tolist(), network.parameters, network.device, unsafe.width,
-            layers=len(unsafe.layers),
+            steps=len(unsafe.steps),
         )  # fmt: skip
         regions = replace(regions, node=roots.node)
         regions = regions.with_state(roots.lower_bound, self._dual(regions, self.fast_network).initial())
+        began = time.monotonic()
         bounded = self._climb(regions, self.root, deadline)
+        iterations = self.root.iterations * max(1, len(regions))
+        unsafe.splitting.expect((time.monotonic() - began) * self.child.iterations / iterations)
         self._root_bound[roots.clause] = bounded.regions.lower_bound
         return bounded
 
@@ -299,7 +302,10 @@ class SplitActivations:
         bounded = self._climb(
             begun(regions), self.child.longer(self.unsafe.splitting.factor), deadline, regions.state
         )
-        self.unsafe.splitting.learn(bounded.refuted, time.monotonic() - began)
+        seconds = time.monotonic() - began
+        self.unsafe.splitting.learn(
+            regions.lower_bound, bounded.regions.lower_bound, bounded.refuted, seconds
+        )
         return self._finish(self._tighten(bounded, deadline), deadline)
 
     def _finish(self, bounded: Bounded, deadline: Deadline) -> Bounded:
@@ -332,16 +338,16 @@ class SplitActivations:
         again = self.unsafe.width > 0
         while again:
             again = False
-            for layer in range(len(self.unsafe.layers)):
-                rows = (~refuted & self.unsafe.due(regions, layer)).nonzero()[:, 0]
-                rows = rows[: self.unsafe.how_many(layer, len(rows))]
+            for step in range(len(self.unsafe.steps)):
+                rows = (~refuted & self.unsafe.due(regions, step)).nonzero()[:, 0]
+                rows = rows[self.unsafe.chosen(regions.select(rows), step)] if len(rows) else rows
                 if len(rows):
-                    tight = self._tightened(regions.select(rows), layer, deadline)
+                    tight = self._tightened(regions.select(rows), step, deadline)
                     regions, again = regions.updated(rows, tight.regions), True
                     minimiser[rows], refuted[rows] = tight.minimiser, tight.refuted
         return Bounded(regions, refuted, minimiser)
 
-    def _tightened(self, regions: Subproblems, layer: int, deadline: Deadline) -> Bounded:
+    def _tightened(self, regions: Subproblems, step: int, deadline: Deadline) -> Bounded:
         """The regions with one layer bounded over their unsafe points."""
         began = time.monotonic()
         problem, fast = self._dual(regions, self.network), self._dual(regions, self.fast_network)
@@ -349,12 +355,14 @@ class SplitActivations:
         observe = None
         if self.evidence is not None:
             state = self.evidence.rounded(state)
-            observe = partial(self.evidence.lemmas, regions, self.unsafe.layers[layer], problem.bounds, state)
-        tight = self.unsafe.tighten(regions, problem, fast, state, layer, self._sizes, deadline, observe)
+            observe = partial(
+                self.evidence.lemmas, regions, self.unsafe.steps[step][0], problem.bounds, state
+            )
+        tight = self.unsafe.tighten(regions, problem, fast, state, step, self._sizes, deadline, observe)
         climbed = self._climb(tight, self.child, deadline)
         return replace(
             climbed,
-            regions=self.unsafe.learned(layer, regions, climbed.regions, time.monotonic() - began),
+            regions=self.unsafe.learned(step, regions, climbed.regions, time.monotonic() - began),
         )
 
     def _climb(

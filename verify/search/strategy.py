@@ -97,7 +97,7 @@ def fresh(
     device: torch.device,
     carried: int = 0,
     dtype: torch.dtype = torch.float32,
-    layers: int = 0,
+    steps: int = 0,
 ) -> Subproblems:
     """The whole boxes of clauses of so many rows; nothing is known of them yet. `dtype` is of the bounds they carry."""
     count = len(clauses)
@@ -108,7 +108,7 @@ def fresh(
         none, none.double(), none, none.to(torch.float32),
         torch.full((count, rows), 1 / rows, device=device),
         torch.zeros(count, parameters, device=device), -unknown, unknown,
-        torch.full((count, layers), -torch.inf, device=device), torch.zeros(count, dtype=torch.int64, device=device),
+        torch.full((count, steps), -torch.inf, device=device), torch.zeros(count, dtype=torch.int64, device=device),
     )  # fmt: skip
 
 

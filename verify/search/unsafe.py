@@ -8,11 +8,12 @@ some cuts have been made since. Whether they pay is measured while the search ru
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
 
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from verify.bounders.dual import DualProblem
@@ -22,10 +23,14 @@ from verify.network.graph import Layer, Network
 from verify.state import Bounds, DualState, Subproblems, outward
 
 _WIDEST = 6144  # neurons whose bounds each subproblem may carry
-_CLOSER = 0.5  # the bound's distance from 0, relative to where it was last time, that makes them due again
+_CLOSER = 0.7  # the bound's distance from 0, relative to where it was before the last time, that makes them due again
 _LEVEL = 0.005  # what a layer must close of that distance for each doubling of its price in children
 _TRIAL = 2  # regions that a layer is tried on when it did not pay last time
-_TRIALS = 0.2  # of the time that bounding children takes, for trials of each layer
+_TRIALS = 0.3  # of the time that bounding children takes, for trials of all steps
+_GROWTH, _FARTHER = 4, 1.25  # times as many regions as last time, times as far from 0 as any before
+_BESIDE, _MEMORY = 4, 256  # regions on either side that one is judged by, of so many lately seen
+_CUTS = 4.0  # after which a region is due again that has come no nearer
+_UNEVEN = 2.5  # levels for each that the children's mean gain tells of: of two children one gains most of it
 _STUCK, _EASY = 1.9, 1.5  # open children of a region that make climbs longer, or shorter again
 _MANY, _HARDLY = 64, 0.02  # children, and refuted ones of them, that tell of splitting that leads nowhere
 _LONGEST = 8  # times the iterations of a short climb
@@ -39,6 +44,10 @@ class Splitting:
 
     seconds: float = 0.0  # a child, a running average
     total: float = 0.0  # seconds
+    level: float = (
+        0.0  # by which a child's bound is nearer to 0 than its parent's, on average over distances from 0
+    )
+    distance: float = 0.0  # of the parents of late, together
     growth: float = (_STUCK + _EASY) / 2  # open children of a region, a running average
     factor: int = 1  # of the iterations that children climb
     children: int = 0  # since the roots were bounded
@@ -49,12 +58,25 @@ class Splitting:
         """Whether next to none of the children so far were refuted."""
         return self.children >= _MANY and self.closed < _HARDLY * self.children
 
+    def expect(self, seconds: float) -> None:
+        """What a child will cost, as far as its root tells."""
+        if not self.total:
+            self.seconds = seconds
+
     def forget(self) -> None:
         """The roots were bounded anew."""
         self.children = self.closed = 0
 
-    def learn(self, refuted: Bool[Tensor, " batch"], seconds: float) -> None:
-        """From children that were bounded."""
+    def learn(
+        self, before: Float[Tensor, " batch"], after: Float[Tensor, " batch"], refuted: Bool[Tensor, " batch"],
+        seconds: float,
+    ) -> None:  # fmt: skip
+        """From children that were bounded: their parents' bounds, and their own."""
+        nearer = torch.where(refuted, 0.0, after.clamp(max=0)) - before
+        gained, distance = float(-(nearer * before).sum()), float(-before.sum())
+        if math.isfinite(distance) and distance > 0:
+            self.distance = (1 - _WEIGHT) * self.distance + distance
+            self.level += (gained - self.level * distance) / self.distance
         self.children, self.closed = self.children + len(refuted), self.closed + int(refuted.sum())
         each = seconds / len(refuted)
         self.seconds += (_WEIGHT if self.total else 1.0) * (each - self.seconds)
@@ -69,55 +91,91 @@ class Splitting:
             self.factor, self.growth = factor, (_STUCK + _EASY) / 2
 
 
-def closed_share(before: Float[Tensor, " batch"], after: Float[Tensor, " batch"]) -> float:
+def closed_shares(before: Float[Tensor, " batch"], after: Float[Tensor, " batch"]) -> Float[Tensor, " batch"]:
     """How much of their distance from 0 bounds have closed that were `before` < 0."""
-    return float(((after - before) / before.neg().clamp(min=_CLOSE)).clamp(0, 1).mean())
+    return ((after - before) / before.neg().clamp(min=_CLOSE)).clamp(0, 1)
 
 
 def pays(share: float, seconds: float, splitting: Splitting) -> bool:
     """Whether a share closed is worth its price. For the same price, splitting would go down some levels."""
-    return splitting.total > 0 and share > _LEVEL * math.log2(1 + seconds / splitting.seconds)
+    return splitting.seconds > 0 and share > _LEVEL * math.log2(1 + seconds / splitting.seconds)
 
 
-@dataclass
 class Worth:
-    """Whether tightening a layer beats splitting."""
+    """For which regions a step beats splitting, by those lately paid for whose bounds were nearest to their own.
 
-    share: float = 0.0  # of the distance from 0 that it closes, a running average
-    seconds: float = 0.0  # a region, a running average
-    known: bool = False
-    tried: float = 0.0  # seconds of trials
+    The nearer to 0, the less the unsafe points leave. Splits alone would go down some L levels from a region at a distance
+    from 0, `Splitting.level` each. A step is due again after k of them and takes away g: of all levels `L g / (k + g)`. It
+    multiplies the work on k levels by `1 + price / 2^k`, so it is worth `log2` of that many levels.
+    """
 
-    def regions(self, splitting: Splitting, available: int) -> int:
-        """How many of the available regions to tighten now: all, a few for a trial, or none."""
-        if self.pays(splitting):
-            return available
-        return min(_TRIAL, available) if self.tried <= _TRIALS * splitting.total else 0
+    def __init__(self) -> None:
+        self._seen = torch.zeros(0, 2)  # regions' bounds, and what share of their distance from 0 was closed
+        self._seconds = 0.0  # a region, a running average
+        self._last = 0  # regions
+        self._tried = 0.0  # seconds of trials
 
-    def pays(self, splitting: Splitting) -> bool:
-        """Whether it did last time."""
-        return self.known and pays(self.share, self.seconds, splitting)
+    def chosen(
+        self, bound: Float[Tensor, " due"], splitting: Splitting, trials: float = _TRIALS
+    ) -> Int[Tensor, " chosen"]:
+        """Which of the regions that are due, by their bounds below 0, to pay for now: where it pays, or a few for a trial.
+
+        Nearest first, and neither many more nor much further than before: what comes next is judged with what these tell.
+        trials: what may be spent on them, as a share of the time that bounding children takes.
+        """
+        nearest = bound.argsort(descending=True)
+        if not len(self._seen):
+            return nearest[:_TRIAL]
+        reached = bound >= _FARTHER * float(self._seen[:, 0].min())
+        good = nearest[(reached & self.pays(bound, self._share(bound), splitting))[nearest]]
+        if len(good):
+            return good[: max(_TRIAL, _GROWTH * self._last)]
+        middle = len(nearest) // 2
+        return nearest[middle : middle + (_TRIAL if self._tried <= trials * splitting.total else 0)]
+
+    def pays(
+        self, bound: Float[Tensor, " due"], share: Float[Tensor, " due"], splitting: Splitting
+    ) -> Bool[Tensor, " due"]:
+        """Whether closing that share of each region's distance from 0 is worth its price, as prices are now."""
+        if not splitting.seconds:
+            return torch.zeros_like(bound, dtype=torch.bool)
+        price = self._seconds / splitting.seconds  # in children
+        levels = _UNEVEN * -bound.double() / max(splitting.level, 1e-30)
+        between, gained = ((1 - _CLOSER) * levels).clamp(max=_CUTS), share * levels
+        dearer = (1 + price / between.exp2()).log2()
+        return (share > _LEVEL * math.log2(1 + price)) & (levels * gained > dearer * (between + gained))
+
+    def _share(self, bound: Float[Tensor, " due"]) -> Float[Tensor, " due"]:
+        """The mean share closed of the regions lately seen with bounds next to these."""
+        seen = self._seen[self._seen[:, 0].argsort()]
+        sums = torch.nn.functional.pad(seen[:, 1].cumsum(0), (1, 0))
+        at = torch.searchsorted(seen[:, 0].contiguous(), bound.cpu().float())
+        first, stop = (at - _BESIDE).clamp(min=0), (at + _BESIDE).clamp(max=len(seen))
+        return ((sums[stop] - sums[first]) / (stop - first)).to(bound)
 
     def learn(
         self, before: Float[Tensor, " batch"], after: Float[Tensor, " batch"], seconds: float, splitting: Splitting
     ) -> None:  # fmt: skip
         """From regions whose bounds were `before` < 0."""
-        self.tried += 0.0 if self.pays(splitting) else seconds
-        weight = _WEIGHT if self.known else 1.0
-        self.share += weight * (closed_share(before, after) - self.share)
-        self.seconds += weight * (seconds / len(before) - self.seconds)
-        self.known = True
+        shares = closed_shares(before, after)
+        seen = torch.stack([before, shares], 1).cpu().float()
+        weight = _WEIGHT if len(self._seen) else 1.0
+        self._seconds += weight * (seconds / len(before) - self._seconds)
+        self._seen, self._last = torch.cat([self._seen, seen])[-_MEMORY:], len(before)
+        if not bool(self.pays(before, shares, splitting).any()):
+            self._tried += seconds
 
 
 class UnsafeBounds:
-    """The last layers' bounds over the unsafe points of each region."""
+    """The last layers' bounds over the unsafe points of each region. A step tightens one layer by one of the methods."""
 
     def __init__(
-        self, network: Network, method: OutputConstrained | None, splitting: Splitting | None = None
+        self, network: Network, methods: Sequence[OutputConstrained], splitting: Splitting | None = None
     ) -> None:
-        self.method, self.splitting = method, splitting or Splitting()
-        self.layers = _last_layers(network) if method is not None else ()
-        self.worth = [Worth() for _ in self.layers]
+        self.methods, self.splitting = methods, splitting or Splitting()
+        self.layers = _last_layers(network) if methods else ()
+        self.steps = [(layer, method) for layer in self.layers for method in methods]
+        self.worth = [Worth() for _ in self.steps]
         self.width = sum(
             layer.size for layer in self.layers
         )  # bounds of either side that a subproblem carries
@@ -132,37 +190,36 @@ class UnsafeBounds:
         upper[:, self._columns] = torch.minimum(upper[:, self._columns], regions.carried_upper.to(upper))
         return Bounds(lower, upper)
 
-    def due(self, regions: Subproblems, layer: int) -> Bool[Tensor, " batch"]:
-        """Which open regions' bounds have come closer since the layer was tightened."""
+    def due(self, regions: Subproblems, step: int) -> Bool[Tensor, " batch"]:
+        """Which open regions' bounds have come closer since the step was made."""
         bound = regions.lower_bound
-        return bound.isfinite() & (bound > _CLOSER * regions.tightened_at[:, layer]) & (bound < 0)
+        return bound.isfinite() & (bound > _CLOSER * regions.tightened_at[:, step]) & (bound < 0)
 
-    def how_many(self, layer: int, available: int) -> int:
-        """How many of the regions that are due to tighten."""
-        return self.worth[layer].regions(self.splitting, available)
+    def chosen(self, regions: Subproblems, step: int) -> Int[Tensor, " chosen"]:
+        """Which of the regions that are due to tighten now."""
+        return self.worth[step].chosen(regions.lower_bound, self.splitting, _TRIALS / len(self.steps))
 
     def tighten(
-        self, regions: Subproblems, problem: DualProblem, fast: DualProblem, state: DualState, layer: int,
+        self, regions: Subproblems, problem: DualProblem, fast: DualProblem, state: DualState, step: int,
         sizes: dict[int, Tensor], deadline: Deadline, observe: Observer | None = None,
     ) -> Subproblems:  # fmt: skip
         """The regions with tighter bounds of the layer, from their dual points. Raises OutOfTimeError."""
-        assert self.method is not None
-        own = self.layers[layer]
-        tight = self.method.tighten(problem, fast, state, own, sizes, deadline, observe)
+        layer, method = self.steps[step]
+        tight = method.tighten(problem, fast, state, layer, sizes, deadline, observe)
         lower, upper = regions.carried_lower.clone(), regions.carried_upper.clone()
-        stop = self.width - sum(behind.size for behind in self.layers[:layer])
-        columns = slice(stop - own.size, stop)
+        stop = self.width - sum(behind.size for behind in self.layers[: self.layers.index(layer)])
+        columns = slice(stop - layer.size, stop)
         lower[:, columns] = torch.maximum(lower[:, columns], outward(tight.lower, -torch.inf))
         upper[:, columns] = torch.minimum(upper[:, columns], outward(tight.upper, torch.inf))
         return replace(regions, carried_lower=lower, carried_upper=upper)
 
-    def learned(self, layer: int, before: Subproblems, after: Subproblems, seconds: float) -> Subproblems:
+    def learned(self, step: int, before: Subproblems, after: Subproblems, seconds: float) -> Subproblems:
         """The regions after a tightening and a climb; where that gained nothing their dual points are as before."""
-        self.worth[layer].learn(before.lower_bound, after.lower_bound, seconds, self.splitting)
+        self.worth[step].learn(before.lower_bound, after.lower_bound, seconds, self.splitting)
         gained = after.lower_bound > before.lower_bound
         before = replace(before, carried_lower=after.carried_lower, carried_upper=after.carried_upper)
         tightened_at = before.tightened_at.clone()
-        tightened_at[:, layer] = after.lower_bound.clamp(max=0)
+        tightened_at[:, step] = before.lower_bound
         before, after = (replace(regions, tightened_at=tightened_at) for regions in (before, after))
         return before.updated(gained, after.select(gained))
 
