@@ -54,7 +54,7 @@ class ClimbedEnds(OutputConstrained):
         most = max(1, ELEMENTS[quick.device.type] // variables)
         lower, upper = (end[:, layer.variables].clone() for end in vars(problem.bounds).values())
         known = torch.cat([lower, -upper], 1)
-        slack = (upper - lower).repeat(1, 2)
+        widths = (upper - lower).repeat(1, 2)
         for rows, ends in in_batches(gains, counts, most):
             for some in ends.split(most, dim=1):
                 deadline.check()
@@ -67,7 +67,7 @@ class ClimbedEnds(OutputConstrained):
                 )
                 found = self._climbed(quickly, surely, start, magnitudes, deadline)
                 before = known[rows].gather(1, some)
-                better = found > before + LEAST * slack[rows].gather(1, some)
+                better = found > before + LEAST * widths[rows].gather(1, some)
                 known[rows] = known[rows].scatter(1, some, torch.where(better, found, before))
         return Bounds(known[:, : layer.size], -known[:, layer.size :])
 
@@ -94,7 +94,7 @@ def _gains(
     if support is None or support.line is None:
         return found.bound[:, 0], torch.zeros_like(lower).repeat(1, 2)
     t, z = support.cotangent, found.pre_activations[layer.node][:, 0]
-    slopes = state.parameters[..., layer.parameters]
+    slopes, upper = state.parameters[..., layer.parameters], torch.maximum(lower, upper)
     inwards = _NARROWER * (upper - lower)
 
     def loss(low: Tensor, high: Tensor) -> Tensor:
@@ -102,6 +102,5 @@ def _gains(
         line = hull.line(t, hull.clamp(slopes)).first()
         return layer.activation.relaxation_loss(t[:, 0], line, z, low, high).nan_to_num(nan=0.0).clamp(min=0)
 
-    now = loss(lower, torch.maximum(lower, upper))
-    moved = loss(lower + inwards, upper), loss(lower, upper - inwards)
+    now, moved = loss(lower, upper), (loss(lower + inwards, upper), loss(lower, upper - inwards))
     return found.bound[:, 0], torch.cat([(now - other).clamp(min=0) for other in moved], 1)
