@@ -222,7 +222,7 @@ def test_lemmas_are_used(elements: int, tmp_path: Path, monkeypatch: pytest.Monk
     """Bounds over unsafe points alone, at several nodes, of a region's neurons one by one or together; proved in rationals too."""
     from test_mutations import lemma_files
 
-    monkeypatch.setattr("verify.bounders.output_constrained._ELEMENTS", {"cpu": elements})
+    monkeypatch.setattr("verify.bounders.output_constrained.ELEMENTS", {"cpu": elements})
     files = lemma_files(tmp_path)
     of = [data[:16] if kind == "lemma" else b"" for kind, data in Parts.read(files.certificate).blocks]
     assert any(

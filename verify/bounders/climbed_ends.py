@@ -23,6 +23,7 @@ from verify.bounders.output_constrained import (
     OutputConstrained,
     beside_rows,
     in_batches,
+    losses,
 )
 from verify.bounders.restricted import Restricted
 from verify.bounders.shared_row import weighed
@@ -87,20 +88,9 @@ def _gains(
     problem: DualProblem, state: DualState, layer: Layer
 ) -> tuple[Float[Tensor, " batch"], Float[Tensor, "batch ends"]]:
     """Each region's bound, and what it gains at the dual's primal point if a neuron's lower, or upper, end is moved inwards."""
-    sweep = problem.backward(state)
-    found = problem.supergradient(state, sweep)
-    support = sweep.supports.get(layer.node)
     lower, upper = (end[:, layer.variables] for end in vars(problem.bounds).values())
-    if support is None or support.line is None:
-        return found.bound[:, 0], torch.zeros_like(lower).repeat(1, 2)
-    t, z = support.cotangent, found.pre_activations[layer.node][:, 0]
-    slopes, upper = state.parameters[..., layer.parameters], torch.maximum(lower, upper)
-    inwards = _NARROWER * (upper - lower)
-
-    def loss(low: Tensor, high: Tensor) -> Tensor:
-        hull = layer.activation.hull(low[:, None], high[:, None])
-        line = hull.line(t, hull.clamp(slopes)).first()
-        return layer.activation.relaxation_loss(t[:, 0], line, z, low, high).nan_to_num(nan=0.0).clamp(min=0)
-
-    now, moved = loss(lower, upper), (loss(lower + inwards, upper), loss(lower, upper - inwards))
-    return found.bound[:, 0], torch.cat([(now - other).clamp(min=0) for other in moved], 1)
+    inwards = _NARROWER * (upper - lower).clamp(min=0)
+    bound, [now, *moved] = losses(
+        problem, state, layer, (lower, upper), (lower + inwards, upper), (lower, upper - inwards)
+    )
+    return bound, torch.cat([(now - other).clamp(min=0) for other in moved], 1)

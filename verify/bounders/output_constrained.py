@@ -59,14 +59,15 @@ class OutputConstrained:
         dual points of one objective each, in float64. Regions whose bound there is not below 0 keep what they have. Raises
         OutOfTimeError.
         """
-        lower = problem.bounds.lower[:, layer.variables].clone()
-        upper = problem.bounds.upper[:, layer.variables].clone()
-        bound, losses = _losses(fast, state.to(fast.bounds.lower.device, fast.bounds.lower.dtype), layer)
+        lower, upper = (end[:, layer.variables].clone() for end in vars(problem.bounds).values())
+        quick = fast.bounds.lower
+        intervals = (lower.to(quick), upper.to(quick))
+        bound, [loss] = losses(fast, state.to(quick.device, quick.dtype), layer, intervals)
         variables = problem.network.variables
-        counts = self._counts(losses).clamp(max=max(1, MOST // (2 * variables)))
+        counts = self._counts(loss).clamp(max=max(1, MOST // (2 * variables)))
         counts[bound >= 0] = 0
         most = max(1, ELEMENTS[lower.device.type] // (2 * variables))
-        batches = in_batches(losses, counts, most)
+        batches = in_batches(loss, counts, most)
         entries = _entries(problem, layer, [neurons for _, neurons in batches], magnitudes)
         for rows, neurons in batches:
             part, point = problem.select(rows), state.select(rows)
@@ -164,19 +165,26 @@ def _worthwhile(
     )
 
 
-def _losses(
-    problem: DualProblem, state: DualState, layer: Layer
-) -> tuple[Float[Tensor, " batch"], Float[Tensor, "batch size"]]:
-    """Each region's bound, and what each neuron's relaxation costs it at the dual's primal point (0 where it is exact)."""
+def losses(
+    problem: DualProblem, state: DualState, layer: Layer, *intervals: tuple[Tensor, Tensor]
+) -> tuple[Float[Tensor, " batch"], list[Float[Tensor, "batch size"]]]:
+    """Each region's bound, and what each neuron's relaxation costs it at the dual's primal point if intervals were those given.
+
+    (0 where the relaxation is exact.)
+    """
     sweep = problem.backward(state)
     found = problem.supergradient(state, sweep)
     support = sweep.supports.get(layer.node)
-    lower, upper = problem.bounds.lower[:, layer.variables], problem.bounds.upper[:, layer.variables]
     if support is None or support.line is None:
-        return found.bound[:, 0], torch.zeros_like(lower)
-    z = found.pre_activations[layer.node][:, 0]
-    loss = layer.activation.relaxation_loss(support.cotangent[:, 0], support.line.first(), z, lower, upper)
-    return found.bound[:, 0], loss.nan_to_num(nan=0.0).clamp(min=0)
+        return found.bound[:, 0], [torch.zeros_like(low) for low, _ in intervals]
+    t, z = support.cotangent, found.pre_activations[layer.node][:, 0]
+    costs = []
+    for low, high in intervals:
+        hull = layer.activation.hull(low[:, None], torch.maximum(low, high)[:, None])
+        line = hull.line(t, hull.clamp(state.parameters[..., layer.parameters])).first()
+        cost = layer.activation.relaxation_loss(t[:, 0], line, z, low, high)
+        costs.append(cost.nan_to_num(nan=0.0).clamp(min=0))
+    return found.bound[:, 0], costs
 
 
 def beside_rows(
