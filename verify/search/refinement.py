@@ -20,7 +20,7 @@ from verify.errors import is_out_of_memory
 from verify.network.graph import Network
 from verify.search.branched_bounds import BranchedBounds, open_behind
 from verify.search.strategy import Mapper
-from verify.search.unsafe import Splitting, closed_shares, pays
+from verify.search.unsafe import Splitting, closed_shares, least_share
 from verify.state import Bounds
 
 _FIRST, _MORE = 4, 4  # rounds of the first pass, and of each one more than of the one before
@@ -72,6 +72,6 @@ class Refinement:
 
     def learn(self, before: Float[Tensor, " clauses"], after: Float[Tensor, " clauses"]) -> None:
         """From the last pass, which brought the clauses' bounds from `before` < 0 to `after`."""
-        paid = pays(float(closed_shares(before, after).mean()), self.spent, self.splitting)
+        paid = float(closed_shares(before, after).mean()) > least_share(self.spent, self.splitting)
         self.wait = _SOONER if paid else _LATER
         self.splitting.forget()

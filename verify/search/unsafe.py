@@ -20,16 +20,14 @@ from verify.bounders.dual import DualProblem
 from verify.bounders.output_constrained import Observer, OutputConstrained
 from verify.deadline import Deadline
 from verify.network.graph import Layer, Network
-from verify.state import Bounds, DualState, Subproblems, outward
+from verify.state import CLOSER, CUTS, Bounds, DualState, Subproblems, outward
 
 _WIDEST = 6144  # neurons whose bounds each subproblem may carry
-_CLOSER = 0.7  # the bound's distance from 0, relative to where it was before the last time, that makes them due again
 _LEVEL = 0.005  # what a layer must close of that distance for each doubling of its price in children
 _TRIAL = 2  # regions that a layer is tried on when it did not pay last time
 _TRIALS = 0.3  # of the time that bounding children takes, for trials of all steps
 _GROWTH, _FARTHER = 4, 1.25  # times as many regions as last time, times as far from 0 as any before
 _BESIDE, _MEMORY = 4, 256  # regions on either side that one is judged by, of so many lately seen
-_CUTS = 4.0  # after which a region is due again that has come no nearer
 _UNEVEN = 2.5  # levels for each that the children's mean gain tells of: of two children one gains most of it
 _STUCK, _EASY = 1.9, 1.5  # open children of a region that make climbs longer, or shorter again
 _MANY, _HARDLY = 64, 0.02  # children, and refuted ones of them, that tell of splitting that leads nowhere
@@ -96,9 +94,9 @@ def closed_shares(before: Float[Tensor, " batch"], after: Float[Tensor, " batch"
     return ((after - before) / before.neg().clamp(min=_CLOSE)).clamp(0, 1)
 
 
-def pays(share: float, seconds: float, splitting: Splitting) -> bool:
-    """Whether a share closed is worth its price. For the same price, splitting would go down some levels."""
-    return splitting.seconds > 0 and share > _LEVEL * math.log2(1 + seconds / splitting.seconds)
+def least_share(seconds: float, splitting: Splitting) -> float:
+    """What must be closed of the distance from 0 for the price: splitting would go down some levels. Infinite before a child is known."""
+    return _LEVEL * math.log2(1 + seconds / splitting.seconds) if splitting.seconds else math.inf
 
 
 class Worth:
@@ -137,13 +135,13 @@ class Worth:
         self, bound: Float[Tensor, " due"], share: Float[Tensor, " due"], splitting: Splitting
     ) -> Bool[Tensor, " due"]:
         """Whether closing that share of each region's distance from 0 is worth its price, as prices are now."""
-        if not splitting.seconds:
-            return torch.zeros_like(bound, dtype=torch.bool)
-        price = self._seconds / splitting.seconds  # in children
+        price = self._seconds / max(splitting.seconds, 1e-30)  # in children
         levels = _UNEVEN * -bound.double() / max(splitting.level, 1e-30)
-        between, gained = ((1 - _CLOSER) * levels).clamp(max=_CUTS), share * levels
+        between, gained = ((1 - CLOSER) * levels).clamp(max=CUTS), share * levels
         dearer = (1 + price / between.exp2()).log2()
-        return (share > _LEVEL * math.log2(1 + price)) & (levels * gained > dearer * (between + gained))
+        return (share > least_share(self._seconds, splitting)) & (
+            levels * gained > dearer * (between + gained)
+        )
 
     def _share(self, bound: Float[Tensor, " due"]) -> Float[Tensor, " due"]:
         """The mean share closed of the regions lately seen with bounds next to these."""
@@ -193,7 +191,7 @@ class UnsafeBounds:
     def due(self, regions: Subproblems, step: int) -> Bool[Tensor, " batch"]:
         """Which open regions' bounds have come closer since the step was made."""
         bound = regions.lower_bound
-        return bound.isfinite() & (bound > _CLOSER * regions.tightened_at[:, step]) & (bound < 0)
+        return bound.isfinite() & (bound > CLOSER * regions.tightened_at[:, step]) & (bound < 0)
 
     def chosen(self, regions: Subproblems, step: int) -> Int[Tensor, " chosen"]:
         """Which of the regions that are due to tighten now."""
