@@ -160,6 +160,31 @@ def test_they_tighten_and_help() -> None:
     assert sum(closed["climbed"]) > 1.2 * sum(closed["plain"])
 
 
+def test_climbed_ends_hold_where_they_cut_deep() -> None:
+    """On wide boxes of ReLU chains a tenth of which is unsafe: many ends move, and every unsafe point stays inside."""
+    moved = 0
+    for seed in range(12):
+        draft = Draft(torch.Generator().manual_seed(seed), (4,))
+        value = draft.activation(draft.dense(0, 12), Relu())
+        draft.dense(draft.activation(draft.dense(value, 12), Relu()), 3)
+        network = draft.network()
+        bounds = IntermediateBounds().tighten(network, random_box(network, 1, seed, 1.0), Deadline())
+        points = samples(bounds.lower[:, :4], bounds.upper[:, :4], 4000, seed)
+        objective = partly_unsafe(network, random_objective(network, 1, 1, 1, seed), points, 0.1)
+        problem = DualProblem(network, bounds, objective)
+        state = Restricted(20).ascend(problem, problem.initial()).state
+        unsafe = (row_values(objective, 0, points[0], network.forward(points[0])) <= 0).all(1)
+        for layer in network.layers:
+            tight = ClimbedEnds(share=1.0).tighten(
+                problem, problem, state, layer, magnitudes(network, bounds), Deadline()
+            )
+            z = variables(network, points[0])[unsafe][:, layer.variables]
+            assert bool((z >= tight.lower - 1e-9).all() & (z <= tight.upper + 1e-9).all())
+            moved += int((tight.lower > bounds.lower[:, layer.variables]).sum())
+            moved += int((tight.upper < bounds.upper[:, layer.variables]).sum())
+    assert moved >= 50
+
+
 def test_refuted_regions_keep_what_they_have() -> None:
     network = random_network(3, "chain", [Relu(), Relu()])
     bounds = IntermediateBounds().tighten(network, random_box(network, 2, 3, 1.0), Deadline())
