@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 from onnx import helper, numpy_helper
 from torch import Tensor
 
+from verify.bounders.cutting_planes import CuttingPlanes
 from verify.loading import LoadedModel
 from verify.network.activations import (
     ACTIVATIONS,
@@ -292,6 +293,18 @@ def random_state(like: DualState, seed: int) -> DualState:
     generator = torch.Generator().manual_seed(seed)
     noise = [torch.randn(part.shape, generator=generator, dtype=DOUBLE) for part in vars(like).values()]
     return DualState(like.parameters + noise[0], noise[1].exp(), *(2 * part for part in noise[2:]))
+
+
+def above(planes: CuttingPlanes, network: Network, x: Tensor) -> Tensor:
+    """How far each plane is above its output at inputs, [points, planes]."""
+    values = {node: value.flatten(1) for node, value in enumerate(network.values(x))}
+    found = x.new_full((len(x), len(planes)), torch.nan)
+    for layer in network.layers:
+        part = planes.on(layer)
+        if part is not None:
+            heights = part.heights(values[layer.pre_node][:, None], values)
+            found[:, part.own] = heights - values[layer.node][:, part.place]
+    return found
 
 
 activation_lists: st.SearchStrategy[list[Activation]] = st.lists(

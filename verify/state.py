@@ -33,10 +33,8 @@ class Struct:
 
     def updated(self: T, rows: Tensor, other: T) -> T:
         """The same struct with the given rows replaced by those of `other`."""
-        values = {f.name: getattr(self, f.name).clone() for f in fields(self)}
-        for name, value in values.items():
-            value[rows] = getattr(other, name)
-        return type(self)(**values)
+        names = [f.name for f in fields(self)]
+        return type(self)(**{n: _changed(getattr(self, n), rows, getattr(other, n)) for n in names})
 
     def to(self: T, device: torch.device, dtype: torch.dtype) -> T:
         """All floating-point fields as `dtype`, everything on `device`."""
@@ -67,6 +65,15 @@ def outward(value: Tensor, towards: float) -> Tensor:
 def _chosen(value: Any, rows: Tensor | slice) -> Any:
     """The given rows of a tensor, or of a struct of them."""
     return value.select(rows) if isinstance(value, Struct) else value[rows]
+
+
+def _changed(value: Any, rows: Tensor, new: Any) -> Any:
+    """A copy of a tensor, or of a struct of them, with new rows."""
+    if isinstance(value, Struct):
+        return value.updated(rows, new)
+    value = value.clone()
+    value[rows] = new
+    return value
 
 
 def _joined(column: list[Any]) -> Any:
@@ -129,6 +136,9 @@ class DualState(Struct):
         Tensor, "batch objectives pre"
     ]  # of every pre-activation, beside slope times cotangent
     post_multipliers: Float[Tensor, "batch objectives post"]  # of every activation's own equality
+    plane_shares: Float[
+        Tensor, "batch objectives planes"
+    ]  # of what the output below each cutting plane loses: its part
 
     def objectives(self, chosen: Tensor) -> DualState:
         """The points of some objectives (indices or a mask) alone."""
@@ -193,6 +203,7 @@ class Subproblems(Struct):
     cut_value: Float[Tensor, "batch depth"]
     cut_side: Int[Tensor, "batch depth"]
     cut_multipliers: Float[Tensor, "batch depth"]
+    plane_shares: Float[Tensor, "batch planes"]
     row_weights: Float[Tensor, "batch rows"]
     parameters: Float[Tensor, "batch parameters"]
     carried_lower: Float[
@@ -214,14 +225,20 @@ class Subproblems(Struct):
         none = self.parameters.new_zeros(len(self), 1, 0)
         return DualState(
             self.parameters[:, None], self.row_weights[:, None], self.cut_multipliers[:, None],
-            none, none,
+            none, none, self.plane_shares[:, None],
         )  # fmt: skip
+
+    def planed(self, planes: int) -> Subproblems:
+        """The same regions with multipliers for so many cutting planes, 0 for new ones."""
+        missing = planes - self.plane_shares.shape[1]
+        multipliers = torch.nn.functional.pad(self.plane_shares, (0, missing))
+        return replace(self, plane_shares=multipliers)
 
     def with_state(self, bound: Tensor, state: DualState) -> Subproblems:
         """The same regions with another dual point (of one objective each) and its bound."""
         return replace(
             self, lower_bound=bound, parameters=state.parameters[:, 0], row_weights=state.row_weights[:, 0],
-            cut_multipliers=state.cut_multipliers[:, 0],
+            cut_multipliers=state.cut_multipliers[:, 0], plane_shares=state.plane_shares[:, 0],
         )  # fmt: skip
 
     def split(self, variable: Tensor, value: Tensor, multipliers: Float[Tensor, "batch 2"]) -> Subproblems:

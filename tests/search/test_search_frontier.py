@@ -33,7 +33,7 @@ def regions(bounds: list[float], depth: int, first: int = 0) -> Subproblems:
         cut_side=(number[:, None] + level) % 2 * 2 - 1, cut_multipliers=(number[:, None] + level).float() / 3,
         row_weights=torch.stack([number, number + 1], 1).float() / 3, parameters=number[:, None].float() % 8 / 8,
         carried_lower=-number[:, None].double() / 3, carried_upper=number[:, None].double() / 7,
-        tightened_at=-number[:, None].float() / 3, node=number + 7,
+        tightened_at=-number[:, None].float() / 3, node=number + 7, plane_shares=number[:, None].float() / 5,
     )  # fmt: skip
 
 
@@ -48,7 +48,14 @@ def assert_whole(popped: Subproblems, depths: dict[int, int]) -> None:
             assert torch.equal(getattr(one, name)[:, :depth], getattr(want, name)), name
         assert bool((one.cut_variable[:, depth:] == -1).all())
         assert bool((one.cut_multipliers[:, depth:] == 0).all())
-        for name in ("row_weights", "carried_lower", "carried_upper", "tightened_at", "node"):
+        for name in (
+            "row_weights",
+            "carried_lower",
+            "carried_upper",
+            "tightened_at",
+            "node",
+            "plane_shares",
+        ):
             assert torch.equal(getattr(one, name), getattr(want, name)), name
         assert torch.equal(one.parameters, want.parameters)
 

@@ -258,6 +258,7 @@ class GradientClimber(Climber):
                 moved("cut_multipliers", size, self.found.cut_scales),
                 moved("multipliers", other, units.multipliers),
                 moved("post_multipliers", other, units.post_multipliers),
+                moved("plane_shares", size, None),
             )
         )  # fmt: skip
 
@@ -266,7 +267,7 @@ class GradientClimber(Climber):
         if found is not None:
             found = replace(
                 found, state=found.state.select(rows), bound=found.bound[rows], cut_scales=found.cut_scales[rows],
-                pre_activations={},
+                pre_activations={}, values={},
             )  # fmt: skip
         moments = {name: part.select(rows) for name, part in self.moments.items()}
         return GradientClimber(

@@ -24,13 +24,15 @@ from dataclasses import replace
 from functools import cached_property
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from verify.bounders.cutting_planes import CuttingPlanes
 from verify.bounders.sweep import (
     Account,
     Aside,
     Evaluation,
+    Given,
     Local,
     Probes,
     Supergradient,
@@ -59,9 +61,10 @@ class DualProblem:
     def __init__(
         self, network: Network, bounds: Bounds, objective: Objective, cuts: Cuts | None = None,
         node: int | None = None, aside: Aside | None = None, local: Local | None = None,
+        planes: CuttingPlanes | None = None,
     ) -> None:  # fmt: skip
         self.network, self.bounds, self.objective = network, bounds, objective
-        self.aside, self.local = aside, local
+        self.aside, self.local, self.planes = aside, local, planes
         self.offsets = network.offsets if local is None else local.offsets
         self.node = len(network.nodes) - 1 if node is None else node
         self.batch, self.objectives, self.rows, _ = objective.coefficients.shape
@@ -79,6 +82,7 @@ class DualProblem:
             self.node,
             None if self.aside is None else replace(self.aside, coefficients=self.aside.coefficients[rows]),
             None if self.local is None else self.local.select(rows),
+            self.planes,
         )
 
     def asked(self, objective: Objective) -> DualProblem:
@@ -158,6 +162,26 @@ class DualProblem:
                 units.post_multipliers[..., layer.posts] = size
         return units
 
+    def _planed(self, state: DualState) -> bool:
+        """Whether planes are in play."""
+        return self.planes is not None and state.plane_shares.shape[2] > 0
+
+    def without_planes(self, state: DualState, variable: Int[Tensor, "batch objectives"]) -> DualState:
+        """The state with the planes of one variable each out of play."""
+        if not self._planed(state):
+            return state
+        assert self.planes is not None
+        own = self.planes.neurons == variable[..., None]
+        return replace(state, plane_shares=state.plane_shares.masked_fill(own, 0.0))
+
+    @cached_property
+    def _planes_closed(self) -> Bool[Tensor, "batch 1 planes"]:
+        """Planes of outputs that are linear on the box: there they say less than nothing."""
+        assert self.planes is not None
+        lower, upper = (end[:, None, self.planes.neurons] for end in vars(self.bounds).values())
+        closed: Tensor = (lower >= 0) | (upper <= 0)
+        return closed
+
     @cached_property
     def _cut_places(self) -> dict[int, tuple[Tensor, Tensor]]:
         """For each layer with cuts: their local indices and which cuts are the layer's, both [batch, 1, depth]."""
@@ -193,6 +217,7 @@ class DualProblem:
         return DualState(
             parameters.expand(-1, self.objectives, -1), like.new_full((*shape, self.rows), 1 / self.rows),
             like.new_zeros(*shape, self.cuts.variable.shape[1]), like.new_zeros(*shape, 0), like.new_zeros(*shape, 0),
+            like.new_zeros(*shape, 0 if self.planes is None else len(self.planes)),
         )  # fmt: skip
 
     def clamp(self, state: DualState) -> DualState:
@@ -209,7 +234,11 @@ class DualProblem:
             weights = torch.where(total > 0, weights / total, 1 / self.rows)
         else:
             weights = torch.ones_like(weights)
-        return replace(state, parameters=parameters, row_weights=weights)
+        planes = state.plane_shares
+        if self._planed(state):
+            assert self.planes is not None
+            planes = self.planes.shared(planes.clamp(min=0).masked_fill(self._planes_closed, 0.0))
+        return replace(state, parameters=parameters, row_weights=weights, plane_shares=planes)
 
     def decoupled(self, state: DualState, posts: bool = False) -> DualState:
         """The same `rho` as multipliers alone, in which q is no less; with `posts` those of activations as well.
@@ -221,7 +250,7 @@ class DualProblem:
         found = DualState(
             like.new_zeros(*shape, 0), state.row_weights, torch.zeros_like(state.cut_multipliers),
             like.new_zeros(*shape, self.network.variables - self.network.inputs),
-            like.new_zeros(*shape, self.network.posts if posts else 0),
+            like.new_zeros(*shape, self.network.posts if posts else 0), state.plane_shares,
         )  # fmt: skip
         for layer in self.layers:
             if layer.node in supports:
@@ -462,15 +491,45 @@ class DualProblem:
                     account.add((t.clamp(min=0) @ low.mT + t.clamp(max=0) @ high.mT)[..., 0])
                     account.charge(t, index)
                 continue
+            given = self._given(layer, t, state)
+            if given is not None:
+                t = self._give(layer, given, t, pending, account)
             line, rho, cost = self._multiplied(layer, t, state)
             if probes is not None and line is not None and not layer.activation.joins:
                 rho, gain = self._probed(layer, t, rho, state, probes)
                 cost = cost - gain
-            support = supports[index] = self._support(layer, t, line, rho, state)
+            support = supports[index] = replace(self._support(layer, t, line, rho, state), given=given)
             if account is not None:
                 self._settle(account, layer, support, cost, state)
             join(pending, layer.pre_node, rho.reshape(flat, *self.network.nodes[layer.pre_node].shape))
         return supports
+
+    def _given(self, layer: Layer, t: Tensor, state: DualState) -> Given | None:
+        """What a layer's planes take over of its outputs' cotangents."""
+        planes = self.planes.on(layer) if self.planes is not None and self._planed(state) else None
+        if planes is None:
+            return None
+        whole = t.clamp(max=0).neg_()[..., planes.place]
+        return Given(planes, whole, whole * state.plane_shares[..., planes.own])
+
+    def _give(
+        self, layer: Layer, given: Given, t: Tensor, pending: dict[int, Tensor], account: Account | None
+    ) -> Tensor:
+        """Carries that back, past the activation; what is left of the cotangents."""
+        planes, taken, flat = given.planes, given.taken, self.batch * self.objectives
+        slopes = (
+            torch.zeros_like(t[..., :1])
+            .expand(-1, -1, layer.size)
+            .index_add(2, planes.place, -taken * planes.slopes)
+        )
+        join(pending, layer.pre_node, slopes.reshape(flat, *self.network.nodes[layer.pre_node].shape))
+        for index, part in planes.pull(taken.flatten(0, 1)).items():
+            join(pending, index, part.reshape(flat, *self.network.nodes[index].shape))
+        if account is not None:
+            account.add(dot(slopes, self.offsets[layer.pre_node]) - taken @ planes.offsets)
+            if account.magnitudes is not None:
+                account.charge_size(taken @ planes.sizes(account.magnitudes, layer))
+        return t.index_add(2, planes.place, taken)
 
     def weighted_objective(self, state: DualState) -> tuple[Tensor, Tensor | None]:
         """The weighted objective: its coefficients on the node's values, and on the input where there are any."""
@@ -530,7 +589,7 @@ class DualProblem:
         gradient = DualState(
             *(torch.empty_like(part) if whole else torch.zeros_like(part) for part in vars(state).values())
         )
-        for written_in_part in (gradient.cut_multipliers, gradient.post_multipliers):
+        for written_in_part in (gradient.cut_multipliers, gradient.post_multipliers, gradient.plane_shares):
             written_in_part.zero_()
         cut_scales = torch.zeros_like(state.cut_multipliers)
         pre_activations: dict[int, Tensor] = {}
@@ -557,7 +616,10 @@ class DualProblem:
                 beside = layer.activation.beside(sizes, layer.size).gather(2, place)
                 scale = torch.maximum(beside, sizes.mean(2, keepdim=True))
                 cut_scales = torch.where(own, scale, cut_scales)
-            values[index] = self._inside(index, support.forward(z)).reshape(flat, *node.shape)
+            post = support.forward(z)
+            if support.given is not None:
+                post = self._mixed(support.given, z, post, values, state, gradient)
+            values[index] = self._inside(index, post).reshape(flat, *node.shape)
         gradient.row_weights.copy_(self.row_values(values[self.node], minimiser))
         bound = (state.row_weights * gradient.row_weights).sum(2)
         if self.aside is not None:
@@ -566,7 +628,23 @@ class DualProblem:
         for multiplier in ("cut_multipliers", "multipliers", "post_multipliers"):
             if getattr(state, multiplier).shape[2]:
                 bound = bound + (getattr(state, multiplier) * getattr(gradient, multiplier)).sum(2)
-        return Supergradient(gradient, bound, cut_scales, pre_activations)
+        return Supergradient(gradient, bound, cut_scales, pre_activations, values)
+
+    def _mixed(
+        self,
+        given: Given,
+        z: Tensor,
+        post: Tensor,
+        values: dict[int, Tensor],
+        state: DualState,
+        gradient: DualState,
+    ) -> Tensor:
+        """A layer's outputs, part on their lines and part on planes; writes the supergradient of the parts."""
+        planes = given.planes
+        lower = planes.heights(z, values).reshape(given.whole.shape) - post[..., planes.place]
+        gradient.plane_shares[..., planes.own] = -given.whole * lower
+        parts = torch.where(given.whole > 0, state.plane_shares[..., planes.own], 0.0)
+        return post.index_add(2, planes.place, parts * lower)
 
     def _differentiate(self, layer: Layer, support: Support, z: Tensor, gradient: DualState) -> None:
         """The supergradients of a layer's slopes and multipliers."""

@@ -64,7 +64,7 @@ class Forward:
         network, unit = self.network, _SAFETY * self.network.gamma
         problem = DualProblem(network, self.bounds, objective)
         none = objective.thresholds.new_zeros(problem.batch, problem.objectives, 0)
-        state = DualState(none, torch.ones_like(objective.thresholds), none, none, none)
+        state = DualState(none, torch.ones_like(objective.thresholds), none, none, none, none)
         pending, account = problem.opened(state, magnitudes(network, self.bounds))
         problem.descend(pending, network.affine_from(problem.node), state, account)
         columns, slack = none.new_zeros(()), _SAFETY * network.gamma * account.charged + account.deployed

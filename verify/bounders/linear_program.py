@@ -31,12 +31,11 @@ from torch import Tensor
 
 from verify.bounders.ascent import Ascended, Bounder, Observer
 from verify.bounders.dual import DualProblem
-from verify.bounders.sweep import join, pull
+from verify.bounders.sweep import join, sources
 from verify.deadline import Deadline
 from verify.errors import ResourceError
 from verify.network.activations.base import spread
 from verify.network.activations.mixing import Mixing
-from verify.network.affine import Affine
 from verify.network.graph import Layer, Network
 from verify.state import DualState, Objective
 
@@ -197,21 +196,6 @@ class _Maps:
         return cls(columns, pre_columns, width + 1, _Rows.joined(rows))
 
 
-def _sources(network: Network, node: int, cotangent: Float[Tensor, "rows size"]) -> dict[int, Tensor]:
-    """Linear functionals of a node's value as functionals of the input and of activations' outputs, by node."""
-    pending = {node: cotangent.reshape(-1, *network.nodes[node].shape)}
-    found: dict[int, Tensor] = {}
-    for index in range(node, -1, -1):
-        value = pending.pop(index, None)
-        if value is None:
-            continue
-        if isinstance(network.nodes[index].operator, Affine):
-            pull(network, index, value, pending)
-        else:
-            join(found, index, value.flatten(1))
-    return found
-
-
 def _entries(parts: dict[int, Tensor], columns: dict[int, int]) -> tuple[Tensor, Tensor, Tensor]:
     """The nonzero entries of functionals of several nodes' values: row, column, value."""
     found = []
@@ -243,7 +227,7 @@ def _equalities(
     for first in range(0, layer.size, chunk):
         unit = torch.zeros(min(chunk, layer.size - first), layer.size, dtype=like.dtype, device=like.device)
         unit.diagonal(first).fill_(1.0)
-        row, column, value = _entries(_sources(network, layer.pre_node, unit), columns)
+        row, column, value = _entries(sources(network, layer.pre_node, unit), columns)
         found.append((row + first, column, -value))
     row, column, value = (torch.cat(part) for part in zip(*found, strict=True))
     return _sorted_rows(row, column, value, like, like)
@@ -262,7 +246,7 @@ class _Program:
     def _objective_rows(self) -> _Rows:
         """`v - C_j y - E_j x_0 >= -d_j`, everything behind the last activations carried back to them."""
         problem, network = self.problem, self.problem.network
-        parts = _sources(network, problem.node, problem.objective.coefficients[0, 0])
+        parts = sources(network, problem.node, problem.objective.coefficients[0, 0])
         if problem.objective.input_coefficients.shape[3]:
             join(parts, 0, problem.objective.input_coefficients[0, 0])
         row, column, value = _entries(parts, self.maps.columns)
@@ -386,7 +370,7 @@ class _Program:
         none, start = like.new_zeros(1, 1, 0), 0
         point = DualState(
             none, like.new_zeros(1, 1, problem.rows), like.new_zeros(1, 1, problem.cuts.variable.shape[1]),
-            like.new_zeros(1, 1, problem.network.variables - problem.network.inputs), none,
+            like.new_zeros(1, 1, problem.network.variables - problem.network.inputs), none, none,
         )  # fmt: skip
         for layer in problem.layers:
             values = like.new_tensor(dual[start : start + layer.size])

@@ -11,6 +11,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from verify.bounders.cutting_planes import LayerPlanes
 from verify.network.activations import Line
 from verify.network.affine import Affine
 from verify.network.graph import Network
@@ -60,6 +61,15 @@ class Local:
 
 
 @dataclass(frozen=True)
+class Given:
+    """What planes take over of a layer's cotangents, of those < 0, as sizes."""
+
+    planes: LayerPlanes
+    whole: Float[Tensor, "batch objectives own"]  # there is
+    taken: Float[Tensor, "batch objectives own"]
+
+
+@dataclass(frozen=True)
 class Support:
     """Where one layer's part of the Lagrangian has its minimum."""
 
@@ -69,6 +79,7 @@ class Support:
     touch: Float[Tensor, "batch objectives pre"] | float  # z*
     post: Float[Tensor, "batch objectives post"] | None = None  # x*; None: on the line at z*
     inner: Float[Tensor, "batch objectives post"] | None = None  # sigma(z*) where x* need not be it
+    given: Given | None = None  # what planes have taken over; t is the rest
 
     def forward(self, z: Tensor) -> Tensor:
         """The outputs that the supergradient goes on with, `x* + slope (z - z*)`."""
@@ -105,6 +116,7 @@ class Supergradient:
         Tensor, "batch objectives depth"
     ]  # the unit of each cut's multiplier: the cotangents' size there
     pre_activations: dict[int, Float[Tensor, "batch objectives pre"]]  # by layer's node
+    values: dict[int, Float[Tensor, "flat ..."]]  # of all nodes, batch and objectives on one axis
 
 
 def join(pending: dict[int, Tensor], node: int, cotangent: Tensor) -> None:
@@ -162,3 +174,18 @@ def pull(
         account.charge(cotangent, index, rounding32)
     for operand, part in zip(node.operands, node.operator.transpose(cotangent), strict=True):
         join(pending, operand, part)
+
+
+def sources(network: Network, node: int, cotangent: Float[Tensor, "rows size"]) -> dict[int, Tensor]:
+    """Linear functionals of a node's value as functionals of the input and of activations' outputs, by node."""
+    pending = {node: cotangent.reshape(-1, *network.nodes[node].shape)}
+    found: dict[int, Tensor] = {}
+    for index in range(node, -1, -1):
+        value = pending.pop(index, None)
+        if value is None:
+            continue
+        if isinstance(network.nodes[index].operator, Affine):
+            pull(network, index, value, pending)
+        else:
+            join(found, index, value.flatten(1))
+    return found

@@ -85,7 +85,10 @@ def probed(problem: DualProblem, state: DualState, variable: Tensor, value: Tens
     """Bounds of both children of each candidate cut, [batch, candidates] each, by one sweep over the parent's hulls."""
     count = 2 * variable.shape[1]
     probes = _both_sides(variable, value)
-    bounds = _repeated(problem, count).evaluate(_shared(state, count), probes=probes).bound
+    repeated = _repeated(problem, count)
+    bounds = repeated.evaluate(
+        repeated.without_planes(_shared(state, count), probes.variable), probes=probes
+    ).bound
     upper, lower = bounds.chunk(2, dim=1)
     return upper, lower
 
@@ -111,6 +114,9 @@ def _scores(problem: DualProblem, sweep: Sweep, gradient: Supergradient) -> tupl
         own = line.first()
         z = gradient.pre_activations[layer.node][:, 0]
         bias = problem.network.offsets[layer.pre_node]
+        given = sweep.supports[layer.node].given
+        if given is not None:
+            t = t.index_add(1, given.planes.place, -given.taken[:, 0])
         scores[:, columns] = layer.activation.split_scores(t, own, z, bias, low, high)
         losses[:, columns] = layer.activation.relaxation_loss(t, own, z, low, high)
         points[:, columns] = layer.activation.split_point(low, high)
@@ -124,7 +130,9 @@ def _repeated(problem: DualProblem, count: int) -> DualProblem:
         objective.coefficients.expand(-1, count, -1, -1), objective.thresholds.expand(-1, count, -1),
         objective.input_coefficients.expand(-1, count, -1, -1),
     )  # fmt: skip
-    repeated = DualProblem(problem.network, problem.bounds, wide, problem.cuts, problem.node)
+    repeated = DualProblem(
+        problem.network, problem.bounds, wide, problem.cuts, problem.node, planes=problem.planes
+    )
     repeated.__dict__["hulls"] = problem.hulls
     return repeated
 

@@ -94,7 +94,7 @@ class Frontier:
         order = (values["cut_variable"] < 0).to(torch.int8).argsort(dim=1, stable=True)[:, :used]
         for name in ("cut_variable", "cut_value", "cut_side", "cut_multipliers"):
             values[name] = values[name].gather(1, order)
-        half = {"cut_multipliers", "row_weights", "parameters"}
+        half = {"cut_multipliers", "plane_shares", "row_weights", "parameters"}
         return Subproblems(**{k: v.to(device, dtype if k in half else v.dtype) for k, v in values.items()})
 
     def _make_room(self, batch: Subproblems) -> None:

@@ -31,9 +31,10 @@ from verify.network.reduced import Reduced
 from verify.problem import Problem
 from verify.search.branched_bounds import BranchedBounds, places_behind
 from verify.search.evidence import BoxRecord, Evidence
+from verify.search.planes import LEAST, ROUNDS, SAMPLE, SharedPlanes
 from verify.search.refinement import Refinement
 from verify.search.strategy import Bounded, Mapper, Objectives, all_refuted, begun, fresh, grouped, no_looser
-from verify.search.unsafe import UnsafeBounds
+from verify.search.unsafe import UnsafeBounds, closed_shares
 from verify.state import Bounds, DualState, Objective, Subproblems
 
 _LARGEST_PROGRAM, _PROGRAM_SECONDS = 1000, 2.0  # variables of a linear program, and time for those of a batch
@@ -122,6 +123,7 @@ class SplitActivations:
         self.network, self.fast_network = network, network.to(network.device, fast)
         self._sizes: dict[int, Tensor] = {}
         self._spreading = _spreading(network)
+        self.planes = SharedPlanes(network, self.fast_network)
         mixes = any(layer.activation.mixes for layer in network.layers)
         self._small = network.variables <= _LARGEST_PROGRAM and not mixes
 
@@ -179,12 +181,56 @@ class SplitActivations:
                 some = roots.select(slice(first, first + batch))
                 bounded = self._climbed(some, deadline)
                 if stage == len(self._stages):
-                    yield self._tighten(bounded, deadline)
+                    bounded = self._tighten(bounded, deadline)
+                    yield (
+                        self._under_planes(bounded, deadline)
+                        if part == 1 and len(roots) <= batch
+                        else bounded
+                    )
                     continue
                 yield from all_refuted(bounded.regions.select(bounded.refuted))
                 some = replace(some, lower_bound=bounded.regions.lower_bound)
                 left.append(some.select(~bounded.refuted))
             roots = Subproblems.concatenate(left)
+
+    def _under_planes(self, bounded: Bounded, deadline: Deadline) -> Bounded:
+        """Roots left open climb on under cutting planes, as long as more of these pay; all open roots of the network at once."""
+        if self.evidence is not None:  # which has no planes
+            return bounded
+        for _ in range(ROUNDS):
+            rows = (~bounded.refuted).nonzero()[:, 0]
+            tighter = self._cut_off(bounded, rows, deadline) if len(rows) else None
+            if tighter is None:
+                break
+            bounded = self._tighten(tighter, deadline)
+        used = (bounded.regions.plane_shares.amax(0) > 0).nonzero()[:, 0]
+        if self.planes.count:
+            self.planes.keep(used)
+        multipliers = bounded.regions.plane_shares[:, used]
+        return replace(bounded, regions=replace(bounded.regions, plane_shares=multipliers))
+
+    def _cut_off(self, bounded: Bounded, rows: Tensor, deadline: Deadline) -> Bounded | None:
+        """The regions after some of them have climbed on under more planes; None where these do not pay."""
+        deadline.check()
+        regions, depth = bounded.regions.select(rows), bounded.regions.cut_variable.shape[1]
+        problem, fast = self._dual(regions, self.network), self._dual(regions, self.fast_network)
+        count = self.planes.more(problem, fast, regions.state, self._sizes)
+        climbed = self._climb(regions.planed(count), self.child.longer(4), deadline)
+        shares = closed_shares(regions.lower_bound, climbed.regions.lower_bound)
+        paid = count > self.planes.count and float(shares.mean()) >= LEAST
+        self.planes.tried(depth, count, paid)
+        if not paid:
+            return None
+        return replace(bounded, regions=bounded.regions.planed(count)).updated(rows, climbed)
+
+    def _deeper_planes(self, bounded: Bounded, deadline: Deadline) -> Bounded:
+        """Open regions now and then get planes that cut off the optima of some of them."""
+        with self.planes.due(bounded.regions.cut_variable.shape[1]) as due:
+            rows = (~bounded.refuted).nonzero()[:, 0]
+            if not due or not len(rows):
+                return bounded
+            some = rows[torch.linspace(0, len(rows) - 1, min(SAMPLE, len(rows))).long().to(rows.device)]
+            return self._cut_off(bounded, some, deadline) or bounded
 
     def due(self, seconds: float, deadline: Deadline) -> bool:
         return self._refinement is not None and self._refinement.due(seconds, deadline)
@@ -209,10 +255,15 @@ class SplitActivations:
             self._root_bound > split
         )  # decided once: what goes on waiting is exactly what no root stands for
         kept = waiting.select(~anew[waiting.clause])
-        if not len(kept) and self._reduced():
-            bounded = self._climbed_all(clauses, batch, deadline)
-        chosen = [some.select(anew[some.regions.clause]) for some in bounded]
-        return kept, [self._tighten(some, deadline) for some in chosen if len(some)]
+        if len(kept):
+            chosen = (some.select(anew[some.regions.clause]) for some in bounded)
+            return kept, [self._tighten(some, deadline) for some in chosen if len(some)]
+        if not self._reduced():
+            self.planes = SharedPlanes(self.network, self.fast_network)
+        bounded = [self._tighten(some, deadline) for some in self._climbed_all(clauses, batch, deadline)]
+        return kept, [self._under_planes(some, deadline) for some in bounded] if len(
+            bounded
+        ) == 1 else bounded
 
     def _climbed_all(self, clauses: Tensor, batch: int, deadline: Deadline) -> list[Bounded]:
         """The roots of the clauses, as the boxes are known now."""
@@ -236,7 +287,7 @@ class SplitActivations:
         """Some roots after an ascent from CROWN's dual point."""
         network, unsafe = self.network, self.unsafe
         regions = fresh(self.problem.rows, roots.clause.tolist(), network.parameters, network.device, unsafe.width,
-            steps=len(unsafe.steps),
+            steps=len(unsafe.steps), planes=self.planes.count,
         )  # fmt: skip
         regions = replace(regions, node=roots.node)
         regions = regions.with_state(roots.lower_bound, self._dual(regions, self.fast_network).initial())
@@ -288,7 +339,10 @@ class SplitActivations:
             exact, _ = interval(self.network, exact.lower[:, inputs], exact.upper[:, inputs], exact)
             bounds = bounds.updated(spread, exact.to(network.device, network.dtype))
         bounds = self.unsafe.apply(bounds, regions)
-        return DualProblem(network, bounds, self.objectives.of(regions.clause, network.dtype), regions.cuts)
+        planes = self.planes.of(regions.plane_shares.shape[1], network)
+        return DualProblem(
+            network, bounds, self.objectives.of(regions.clause, network.dtype), regions.cuts, planes=planes
+        )
 
     def _spread(self, cut_variable: Tensor) -> Tensor:
         """The regions that have a cut which intervals are worth redoing for."""
@@ -298,7 +352,7 @@ class SplitActivations:
         return spreads.any(1).nonzero()[:, 0]
 
     def bound(self, regions: Subproblems, deadline: Deadline) -> Bounded:
-        began = time.monotonic()
+        began, regions = time.monotonic(), regions.planed(self.planes.count)
         bounded = self._climb(
             begun(regions), self.child.longer(self.unsafe.splitting.factor), deadline, regions.state
         )
@@ -306,6 +360,7 @@ class SplitActivations:
         self.unsafe.splitting.learn(
             regions.lower_bound, bounded.regions.lower_bound, bounded.refuted, seconds
         )
+        bounded = self._deeper_planes(bounded, deadline)
         return self._finish(self._tighten(bounded, deadline), deadline)
 
     def _finish(self, bounded: Bounded, deadline: Deadline) -> Bounded:

@@ -98,6 +98,7 @@ def fresh(
     carried: int = 0,
     dtype: torch.dtype = torch.float32,
     steps: int = 0,
+    planes: int = 0,
 ) -> Subproblems:
     """The whole boxes of clauses of so many rows; nothing is known of them yet. `dtype` is of the bounds they carry."""
     count = len(clauses)
@@ -105,7 +106,7 @@ def fresh(
     none = torch.zeros(count, 0, dtype=torch.int64, device=device)
     return Subproblems(
         torch.tensor(list(clauses), dtype=torch.int64, device=device), torch.full((count,), -torch.inf, device=device),
-        none, none.double(), none, none.to(torch.float32),
+        none, none.double(), none, none.to(torch.float32), torch.zeros(count, planes, device=device),
         torch.full((count, rows), 1 / rows, device=device),
         torch.zeros(count, parameters, device=device), -unknown, unknown,
         torch.full((count, steps), -torch.inf, device=device), torch.zeros(count, dtype=torch.int64, device=device),

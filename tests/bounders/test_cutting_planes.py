@@ -1,0 +1,250 @@
+"""Cutting planes: no input violates one, the dual stays sound under them, and they reach beyond the hull over each pre-activation."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from nets import (
+    DOUBLE,
+    Draft,
+    above,
+    kept,
+    networks,
+    random_box,
+    random_cuts,
+    random_objective,
+    random_state,
+    samples,
+    seeds,
+    variables,
+)
+from torch import Tensor
+
+from verify.bounders.backward import IntermediateBounds
+from verify.bounders.cutting_planes import CuttingPlanes
+from verify.bounders.dual import DualProblem
+from verify.bounders.interval import magnitudes
+from verify.bounders.linear_program import LinearProgram
+from verify.bounders.restricted import Restricted
+from verify.bounders.single_neuron import mean_point, planes_at
+from verify.deadline import Deadline
+from verify.network.activations import Relu
+from verify.network.affine import Combine
+from verify.network.graph import Network
+from verify.state import Bounds
+
+MANY = 10**6  # coefficients
+
+
+def tightened(network: Network, box: Bounds) -> Bounds:
+    return IntermediateBounds().tighten(network, box, Deadline())
+
+
+def planes_of(network: Network, bounds: Bounds, seed: int, wild: bool) -> CuttingPlanes | None:
+    """Planes on a box that cut off a climb's mean point, or one far from it."""
+    problem = DualProblem(network, bounds, random_objective(network, 1, 1, 1, seed))
+    state = problem.clamp(random_state(problem.initial(), seed) if wild else problem.initial())
+    point = mean_point(problem, state, 12)
+    if wild:
+        generator = torch.Generator().manual_seed(seed)
+        point = {
+            node: value + torch.randn(value.shape, generator=generator, dtype=DOUBLE)
+            for node, value in point.items()
+        }
+    return planes_at(problem, state, point, bounds, magnitudes(network, bounds), MANY)
+
+
+def problem_of(seed: int) -> DualProblem:
+    """Two hidden layers of ReLUs, the second of which sees the input as well, around the middle of their box."""
+    draft = Draft(torch.Generator().manual_seed(seed), (6,))
+    first = draft.activation(draft.dense(0, 8), Relu())
+    both = draft.add(Combine((1, 1)), (draft.dense(first, 8), draft.dense(0, 8)), (8,))
+    draft.dense(draft.activation(both, Relu()), 2)
+    network = draft.network()
+    unknown = torch.full((1, network.variables - 6), torch.inf, dtype=DOUBLE)
+    ends = torch.cat([torch.ones(1, 6, dtype=DOUBLE), unknown], 1)
+    bounds = tightened(network, Bounds(-ends, ends))
+    return DualProblem(network, bounds, random_objective(network, 1, 1, 1, seed))
+
+
+def corners(bounds: Bounds, network: Network, seed: int) -> Tensor:
+    """Inputs of the box: corners, and points within."""
+    lower, upper = (end[:, : network.inputs] for end in vars(bounds).values())
+    inside = samples(lower, upper, 300, seed)[0]
+    return torch.cat([inside, torch.where(inside > (lower + upper) / 2, upper, lower)])
+
+
+@given(networks(), seeds, st.booleans())
+def test_no_input_violates_a_plane(network: Network, seed: int, wild: bool) -> None:
+    bounds = tightened(network, random_box(network, 1, seed))
+    planes = planes_of(network, bounds, seed, wild)
+    if planes is not None:
+        assert bool((above(planes, network, corners(bounds, network, seed)) >= 0).all())
+
+
+def test_planes_are_found_and_touch_the_network() -> None:
+    """An offset that is larger than it need be would pass the test above."""
+    found, nearest = 0, []
+    for seed in range(30):
+        problem = problem_of(seed)
+        network, bounds = problem.network, problem.bounds
+        planes = planes_of(network, bounds, seed, wild=False)
+        if planes is not None:
+            found += len(planes)
+            nearest.append(above(planes, network, corners(bounds, network, seed)).min())
+    assert found > 50
+    assert float(torch.stack(nearest).min()) < 1e-9
+
+
+@given(networks(), seeds, st.integers(0, 3), st.booleans())
+def test_any_multipliers_bound_from_below(network: Network, seed: int, depth: int, wild: bool) -> None:
+    whole = tightened(network, random_box(network, 1, seed))
+    planes = planes_of(network, whole, seed, wild)
+    cuts, keeper = random_cuts(network, whole, depth, seed)
+    objective = random_objective(network, 1, 2, 1 + seed % 3, seed)
+    problem = DualProblem(network, cuts.apply(whole), objective, cuts, planes=planes)
+    x = torch.cat([corners(whole, network, seed), keeper])
+    x = x[kept(cuts, 0, variables(network, x))]
+    sizes = magnitudes(network, problem.bounds)
+    climbed = Restricted(iterations=15).ascend(problem, problem.initial()).state
+    for state in (random_state(problem.initial(), seed), climbed):
+        state = problem.clamp(state)
+        bound = problem.evaluate(state, sizes).bound[0]
+        values = network.forward(x) @ objective.coefficients[0].mT - objective.thresholds[0][:, None]
+        if objective.input_coefficients.shape[3]:
+            values = values + x @ objective.input_coefficients[0].mT
+        least = (values * state.row_weights[0][:, None]).sum(2).amin(1)
+        assert bool((bound <= least + 1e-9 * (1 + least.abs())).all())
+
+
+@given(seeds, st.integers(0, 3), st.booleans())
+def test_the_supergradient_is_the_slope(seed: int, depth: int, decoupled: bool) -> None:
+    """Of q along any direction of the planes' shares; and its bound is q."""
+    network, whole = problem_of(seed).network, problem_of(seed).bounds
+    planes = planes_of(network, whole, seed, wild=True)
+    if planes is None:
+        return
+    cuts, _ = random_cuts(network, whole, depth, seed)
+    problem = DualProblem(
+        network, cuts.apply(whole), random_objective(network, 1, 2, 1, seed), cuts, planes=planes
+    )
+    random = random_state(problem.initial(), seed)
+    start = problem.clamp(replace(random, plane_shares=0.1 + 0.3 * random.plane_shares.sigmoid()))
+    if decoupled:
+        start = problem.decoupled(start)
+        noise = random_state(start, seed + 2).multipliers  # off the ties that slopes lead to
+        start = replace(start, multipliers=start.multipliers + noise)
+    found = problem.supergradient(start, problem.backward(start))
+    torch.testing.assert_close(found.bound, problem.evaluate(start).bound, rtol=1e-9, atol=1e-9)
+    direction = random_state(start, seed + 1).plane_shares.sign() * (start.plane_shares > 0)
+    ahead, behind = (
+        problem.evaluate(replace(start, plane_shares=start.plane_shares + side * direction)).bound
+        for side in (1e-7, -1e-7)
+    )
+    slope = (found.state.plane_shares * direction).sum(2)
+    torch.testing.assert_close((ahead - behind) / 2e-7, slope, rtol=1e-4, atol=1e-4)
+
+
+def test_climbs_under_planes_pass_the_relaxations_optimum() -> None:
+    """The linear program over the hulls is what no climb without planes can pass."""
+    better = 0
+    for seed in range(12):
+        problem = problem_of(seed)
+        network, bounds = problem.network, problem.bounds
+        optimum = LinearProgram().ascend(problem, problem.initial())
+        planes, state = None, problem.initial()
+        for _ in range(3):
+            point = mean_point(problem, state, 30)
+            more = planes_at(problem, problem.clamp(state), point, bounds, magnitudes(network, bounds), MANY)
+            if more is None:
+                break
+            planes = more if planes is None else CuttingPlanes.joined([planes, more])
+            problem = DualProblem(network, bounds, problem.objective, planes=planes)
+            new = state.plane_shares.new_zeros(1, 1, len(planes) - state.plane_shares.shape[2])
+            state = replace(state, plane_shares=torch.cat([state.plane_shares, new], 2))
+            state = Restricted(iterations=60, step=0.3, decay=0.96).ascend(problem, state).state
+        bound = float(problem.evaluate(problem.clamp(state)).bound)
+        x = corners(bounds, network, seed)
+        values = (
+            network.forward(x) @ problem.objective.coefficients[0, 0, 0] - problem.objective.thresholds[0, 0]
+        )
+        assert bound <= float(values.min()) + 1e-12
+        better += bound > float(optimum.bound) + 1e-6
+    assert better >= 4
+
+
+def test_planes_of_decided_neurons_are_out_of_play() -> None:
+    network, bounds = problem_of(2).network, problem_of(2).bounds
+    planes = planes_of(network, bounds, 2, wild=True)
+    assert planes is not None
+    cut = bounds.lower.clone()
+    cut[:, planes.neurons[0]] = 0.0
+    problem = DualProblem(
+        network, Bounds(cut, bounds.upper), random_objective(network, 1, 1, 1, 0), planes=planes
+    )
+    state = problem.clamp(
+        replace(problem.initial(), plane_shares=torch.full((1, 1, len(planes)), 0.25, dtype=DOUBLE))
+    )
+    decided = planes.neurons == planes.neurons[0]
+    assert torch.equal(state.plane_shares[0, 0], 0.25 * (~decided))
+
+
+def test_planes_are_chosen_joined_and_turned() -> None:
+    network, bounds = problem_of(0).network, problem_of(0).bounds
+    planes = planes_of(network, bounds, 0, wild=True)
+    assert planes is not None and len(planes) >= 3
+    x = corners(bounds, network, 0)
+    chosen = torch.tensor([2, 0])
+    every = above(planes, network, x)
+    torch.testing.assert_close(above(planes.select(chosen), network, x), every[:, chosen])
+    twice = CuttingPlanes.joined([planes, planes.select(chosen)])
+    torch.testing.assert_close(above(twice, network, x), torch.cat([every, every[:, chosen]], 1))
+    for layer in network.layers:
+        part = planes.on(layer)
+        if part is not None:
+            taken = torch.rand(7, len(part.own), dtype=DOUBLE)
+            for node, pulled in part.pull(taken).items():
+                torch.testing.assert_close(pulled, -taken @ part.coefficients[node].to_dense())
+    assert planes.entries == sum(int((part.to_dense() != 0).sum()) for part in planes.coefficients.values())
+
+
+def test_no_output_is_shared_out_twice() -> None:
+    network, bounds = problem_of(0).network, problem_of(0).bounds
+    planes = planes_of(network, bounds, 0, wild=True)
+    assert planes is not None
+    for some in (planes, CuttingPlanes.joined([planes, planes])):
+        shares = 2 * torch.rand(2, 1, len(some), dtype=DOUBLE)
+        limited = some.shared(shares)
+        for neuron in some.neurons.unique():
+            own = some.neurons == neuron
+            total = shares[..., own].sum(2)
+            torch.testing.assert_close(limited[..., own].sum(2), total.clamp(max=1))
+
+
+def test_as_many_coefficients_as_there_is_room_for() -> None:
+    fewer = 0
+    for seed in range(8):
+        problem = problem_of(seed)
+        state, sizes = problem.initial(), magnitudes(problem.network, problem.bounds)
+        point = mean_point(problem, state, 12)
+        every = planes_at(problem, state, point, problem.bounds, sizes, MANY)
+        if every is None:
+            continue
+        assert planes_at(problem, state, point, problem.bounds, sizes, 0) is None
+        some = planes_at(problem, state, point, problem.bounds, sizes, every.entries)
+        fewer += some is None or len(some) < len(every)
+        assert some is None or some.entries <= every.entries
+    assert fewer  # a neuron is counted with all its inputs, of which its plane has some
+
+
+@pytest.mark.gpu
+def test_the_same_planes_on_a_gpu() -> None:
+    network, bounds = problem_of(1).network, problem_of(1).bounds
+    here = planes_of(network, bounds, 1, wild=False)
+    there = planes_of(network.to("cuda", DOUBLE), bounds.to(torch.device("cuda"), DOUBLE), 1, wild=False)
+    assert here is not None and there is not None
+    torch.testing.assert_close(here.offsets, there.offsets.cpu())

@@ -1,0 +1,122 @@
+"""Planes that regions share: they hold wherever a clause may be violated, close what the hulls leave, and are only ever added to."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+import torch
+from nets import DOUBLE, Draft, above, loaded, property_text, row_text, samples
+from test_search_verdicts import NO_ATTACK, search_for
+
+from verify.deadline import Deadline
+from verify.formats.vnnlib import parse
+from verify.network.activations import Relu
+from verify.problem import Problem
+from verify.search.branch_and_bound import BranchAndBound
+from verify.search.planes import SharedPlanes
+from verify.search.split_activations import SplitActivations
+from verify.settings import preset
+
+
+def dense_problem(seed: int, slack: float) -> Problem:
+    """Two clauses on a box around 0, their thresholds below the least values of samples."""
+    draft = Draft(torch.Generator().manual_seed(seed), (12,))
+    value = 0
+    for _ in range(3):
+        value = draft.activation(draft.dense(value, 20), Relu())
+    draft.dense(value, 2)
+    network = draft.network()
+    ends = torch.full((1, 12), 0.5, dtype=DOUBLE)
+    y = network.forward(samples(-ends, ends, 4000)[0])
+    rows = torch.tensor([[1.0, -1.0], [-1.0, 0.5]], dtype=DOUBLE)
+    clauses = [row_text(row.tolist(), round(float((y @ row).min()) - slack, 6)) for row in rows]
+    text = property_text(
+        [-0.5] * 12, [0.5] * 12, 2, f"(or {' '.join(f'(and {clause})' for clause in clauses)})"
+    )
+    return Problem(loaded(network), parse(text))
+
+
+def search_of(problem: Problem) -> tuple[BranchAndBound, SplitActivations]:
+    """A search without attacks, without bounds over unsafe points, and without branched bounds."""
+    plain = replace(
+        preset("default"), first_attack=NO_ATTACK, second_attack=NO_ATTACK, unsafe=(), branched=None
+    )
+    search = search_for(problem, "activations", plain)
+    assert isinstance(search.strategy, SplitActivations)
+    return search, search.strategy
+
+
+def test_fewer_subproblems_to_the_same_proof(monkeypatch: pytest.MonkeyPatch) -> None:
+    counts = []
+    for planes in (False, True):
+        opened = 0
+        for seed in range(4):
+            search, _ = search_of(dense_problem(seed, 2.0))
+            if not planes:
+                monkeypatch.setattr(SharedPlanes, "more", lambda self, *_: self.count)
+            outcome = search.run(Deadline.after(60))
+            assert outcome.verdict == "unsat"
+            opened += outcome.progress.opened
+        counts.append(opened)
+        monkeypatch.undo()
+    assert counts[1] < 0.6 * counts[0], counts
+
+
+def test_no_region_with_a_violation_is_refuted() -> None:
+    for seed in range(6):
+        search, _ = search_of(dense_problem(seed, -0.02))
+        assert search.run(Deadline.after(60)).verdict == "sat"
+
+
+def test_planes_hold_on_all_open_boxes() -> None:
+    """Those of the roots, and those that are added for deeper regions."""
+    deeper = 0
+    for seed in range(6):
+        problem = dense_problem(seed, 0.05)
+        search, strategy = search_of(problem)
+        search.run(Deadline.after(1.5))
+        planes = strategy.planes.of(strategy.planes.count, strategy.network)
+        if planes is None:
+            continue
+        deeper += len(strategy.planes.versions) > 1
+        ends = torch.full((1, 12), 0.5, dtype=DOUBLE)
+        x = samples(-ends, ends, 2000)[0]
+        x = torch.cat([x, ends * x.sign()])
+        assert float(above(planes, strategy.network, x).min()) >= 0
+    assert deeper >= 2
+
+
+def test_regions_that_know_of_fewer_go_by_the_first() -> None:
+    search, strategy = search_of(dense_problem(0, 0.05))
+    search.run(Deadline.after(1.5))
+    counts = sorted(strategy.planes.versions)
+    assert len(counts) > 1 and counts[-1] == strategy.planes.count
+    fewer, all_of_them = (strategy.planes.of(count, strategy.network) for count in (counts[0], counts[-1]))
+    assert fewer is not None and all_of_them is not None
+    assert torch.equal(fewer.offsets, all_of_them.offsets[: counts[0]])
+    assert strategy.planes.of(0, strategy.network) is None
+
+
+def test_when_more_are_due() -> None:
+    _, strategy = search_of(dense_problem(1, 0.05))
+    network = strategy.network
+    planes = SharedPlanes(network, network)
+    with planes.due(5) as due:
+        assert not due  # the roots come first
+    bounded = list(strategy.roots(64, Deadline()))
+    regions = bounded[-1].regions.select(~bounded[-1].refuted)
+    planes = strategy.planes
+    assert len(regions) and planes.count
+    planes.tried(4, planes.count, paid=True)
+    for depth, expected in ((6, False), (7, True)):
+        with planes.due(depth) as due:
+            assert due == expected
+            with planes.due(depth) as again:
+                assert not again  # one at a time
+    planes.tried(7, 10**6, paid=False)
+    assert planes.count < 10**6
+    with planes.due(16) as due:
+        assert not due
+    with planes.due(17) as due:
+        assert due
