@@ -120,3 +120,31 @@ def test_when_more_are_due() -> None:
         assert not due
     with planes.due(17) as due:
         assert due
+
+
+def test_regions_that_are_linear_programs_know_no_planes() -> None:
+    """What is cut at an input has no activation left to cut, and a program over the hulls decides it."""
+    _, strategy = search_of(dense_problem(1, 0.05))
+    bounded = list(strategy.roots(64, Deadline()))[-1]
+    regions = bounded.regions.select(~bounded.refuted)
+    assert regions.plane_shares.shape[1]
+    zeros = torch.zeros(len(regions), dtype=torch.int64)
+    children = regions.split(zeros, zeros.double(), torch.zeros(len(regions), 2))
+    found = strategy.bound(children, Deadline())
+    assert bool((found.regions.lower_bound >= children.lower_bound).all())
+
+
+def test_no_roots_are_renewed_when_splitting_is_nearly_done(monkeypatch: pytest.MonkeyPatch) -> None:
+    search, strategy = search_of(dense_problem(3, 1.0))
+    asked, most = [], 0
+
+    def due(seconds: float, deadline: Deadline) -> bool:
+        nonlocal most
+        still_open = len(search.frontier) + search._working
+        most = max(most, still_open)
+        asked.append(still_open / most)
+        return False
+
+    monkeypatch.setattr(strategy, "due", due)
+    assert search.run(Deadline.after(60)).verdict == "unsat"
+    assert asked and min(asked) >= 0.5 and most > 100

@@ -228,11 +228,12 @@ class GradientClimber(Climber):
         moments = {name: Moments.like(part) for name, part in vars(state).items()}
         return cls(problem, state, moments, step, decay, multiplier_step)
 
-    def look(self) -> Tensor:
+    def look(self, values: dict[int, Tensor] | None = None) -> Tensor:
+        """As for any climber; `values` is filled with the primal point, by node."""
         sweep = self.problem.backward(self.state)
         if self.units is None:
             self.units = self.problem.units(self.state, sweep)
-        self.found = self.problem.supergradient(self.state, sweep)
+        self.found = self.problem.supergradient(self.state, sweep, values)
         return self.found.bound
 
     def advance(self, count: int) -> None:
@@ -267,7 +268,7 @@ class GradientClimber(Climber):
         if found is not None:
             found = replace(
                 found, state=found.state.select(rows), bound=found.bound[rows], cut_scales=found.cut_scales[rows],
-                pre_activations={}, values={},
+                pre_activations={},
             )  # fmt: skip
         moments = {name: part.select(rows) for name, part in self.moments.items()}
         return GradientClimber(

@@ -176,11 +176,10 @@ class DualProblem:
 
     @cached_property
     def _planes_closed(self) -> Bool[Tensor, "batch 1 planes"]:
-        """Planes of outputs that are linear on the box: there they say less than nothing."""
+        """Planes of outputs that are linear on the box: there they say less than the line."""
         assert self.planes is not None
         lower, upper = (end[:, None, self.planes.neurons] for end in vars(self.bounds).values())
-        closed: Tensor = (lower >= 0) | (upper <= 0)
-        return closed
+        return torch.logical_or(lower >= 0, upper <= 0)
 
     @cached_property
     def _cut_places(self) -> dict[int, tuple[Tensor, Tensor]]:
@@ -498,7 +497,8 @@ class DualProblem:
             if probes is not None and line is not None and not layer.activation.joins:
                 rho, gain = self._probed(layer, t, rho, state, probes)
                 cost = cost - gain
-            support = supports[index] = replace(self._support(layer, t, line, rho, state), given=given)
+            support = self._support(layer, t, line, rho, state)
+            supports[index] = support if given is None else replace(support, given=given)
             if account is not None:
                 self._settle(account, layer, support, cost, state)
             join(pending, layer.pre_node, rho.reshape(flat, *self.network.nodes[layer.pre_node].shape))
@@ -517,11 +517,7 @@ class DualProblem:
     ) -> Tensor:
         """Carries that back, past the activation; what is left of the cotangents."""
         planes, taken, flat = given.planes, given.taken, self.batch * self.objectives
-        slopes = (
-            torch.zeros_like(t[..., :1])
-            .expand(-1, -1, layer.size)
-            .index_add(2, planes.place, -taken * planes.slopes)
-        )
+        slopes = t.new_zeros(*t.shape[:2], layer.size).index_add(2, planes.place, -taken * planes.slopes)
         join(pending, layer.pre_node, slopes.reshape(flat, *self.network.nodes[layer.pre_node].shape))
         for index, part in planes.pull(taken.flatten(0, 1)).items():
             join(pending, index, part.reshape(flat, *self.network.nodes[index].shape))
@@ -574,17 +570,18 @@ class DualProblem:
         falling = t0.sign().clamp_(max=0).abs_()
         return torch.lerp(lower.expand_as(falling), upper.expand_as(falling), falling)
 
-    def supergradient(self, state: DualState, sweep: Sweep) -> Supergradient:
+    def supergradient(
+        self, state: DualState, sweep: Sweep, values: dict[int, Tensor] | None = None
+    ) -> Supergradient:
         """The forward sweep: from the input's minimiser through the minimisers, in network order.
 
         Its end gives q once more: the Lagrangian at its own minimisers is the objective there, plus every multiplier
-        times its supergradient.
+        times its supergradient. `values` is filled with those of all nodes, [batch * objectives, *shape] each.
         """
         flat = self.batch * self.objectives
         minimiser = torch.addcmul(*self._input_ball, sweep.input_cotangent.sign(), value=-1)
-        values: dict[int, Tensor] = {
-            0: self._inside(0, minimiser).reshape(flat, *self.network.nodes[0].shape)
-        }
+        values = {} if values is None else values
+        values[0] = self._inside(0, minimiser).reshape(flat, *self.network.nodes[0].shape)
         whole = len(sweep.supports) == len(self.network.layers)  # then every entry is written below
         gradient = DualState(
             *(torch.empty_like(part) if whole else torch.zeros_like(part) for part in vars(state).values())
@@ -628,17 +625,12 @@ class DualProblem:
         for multiplier in ("cut_multipliers", "multipliers", "post_multipliers"):
             if getattr(state, multiplier).shape[2]:
                 bound = bound + (getattr(state, multiplier) * getattr(gradient, multiplier)).sum(2)
-        return Supergradient(gradient, bound, cut_scales, pre_activations, values)
+        return Supergradient(gradient, bound, cut_scales, pre_activations)
 
     def _mixed(
-        self,
-        given: Given,
-        z: Tensor,
-        post: Tensor,
-        values: dict[int, Tensor],
-        state: DualState,
+        self, given: Given, z: Tensor, post: Tensor, values: dict[int, Tensor], state: DualState,
         gradient: DualState,
-    ) -> Tensor:
+    ) -> Tensor:  # fmt: skip
         """A layer's outputs, part on their lines and part on planes; writes the supergradient of the parts."""
         planes = given.planes
         lower = planes.heights(z, values).reshape(given.whole.shape) - post[..., planes.place]

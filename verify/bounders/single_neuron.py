@@ -41,9 +41,9 @@ def mean_point(
     climber = GradientClimber.begin(problem, problem.clamp(state), _STEP, _DECAY)
     total: dict[int, Tensor] = {}
     for count in range(1, iterations + 1):
-        climber.look()
-        assert climber.found is not None
-        for node, value in climber.found.values.items():
+        values: dict[int, Tensor] = {}
+        climber.look(values)
+        for node, value in values.items():
             total[node] = total[node] + value if node in total else value
         climber.advance(count)
     return {node: value.flatten(1) / iterations for node, value in total.items()}

@@ -116,7 +116,6 @@ class Supergradient:
         Tensor, "batch objectives depth"
     ]  # the unit of each cut's multiplier: the cotangents' size there
     pre_activations: dict[int, Float[Tensor, "batch objectives pre"]]  # by layer's node
-    values: dict[int, Float[Tensor, "flat ..."]]  # of all nodes, batch and objectives on one axis
 
 
 def join(pending: dict[int, Tensor], node: int, cotangent: Tensor) -> None:

@@ -86,9 +86,8 @@ def probed(problem: DualProblem, state: DualState, variable: Tensor, value: Tens
     count = 2 * variable.shape[1]
     probes = _both_sides(variable, value)
     repeated = _repeated(problem, count)
-    bounds = repeated.evaluate(
-        repeated.without_planes(_shared(state, count), probes.variable), probes=probes
-    ).bound
+    shared = repeated.without_planes(_shared(state, count), probes.variable)
+    bounds = repeated.evaluate(shared, probes=probes).bound
     upper, lower = bounds.chunk(2, dim=1)
     return upper, lower
 
@@ -115,7 +114,7 @@ def _scores(problem: DualProblem, sweep: Sweep, gradient: Supergradient) -> tupl
         z = gradient.pre_activations[layer.node][:, 0]
         bias = problem.network.offsets[layer.pre_node]
         given = sweep.supports[layer.node].given
-        if given is not None:
+        if given is not None:  # what planes took over is theirs because it costs most
             t = t.index_add(1, given.planes.place, -given.taken[:, 0])
         scores[:, columns] = layer.activation.split_scores(t, own, z, bias, low, high)
         losses[:, columns] = layer.activation.relaxation_loss(t, own, z, low, high)

@@ -37,6 +37,7 @@ _FIRST_SHARE = 0.2  # of the time, for attacks, in the first half of the rounds 
 _ATTACK_SHARE = 0.1  # later, and for descents from open regions' minimisers
 _DESCENTS = 64  # at once, at least
 _FEW = 16  # regions that are not worth dividing among workers
+_ENDING = 0.5  # of the most regions that were open at once: when so few are left, splitting will soon be done
 _STEP_SECONDS = 2.0  # that a step may take: others have nothing to do meanwhile if what is left is in it
 
 
@@ -184,12 +185,17 @@ class BranchAndBound:
         """Hands out work until nothing waits and no region is worked on."""
         steps: dict[Future[_Done], int] = {}  # each with the number of its regions
         attacks: set[Future[_Done]] = set()
-        began = time.monotonic()
+        began, most = time.monotonic(), 0  # regions open at once since then
         while len(self.frontier) or steps:
             deadline.check()
-            due = not self.frontier.crowded and self.strategy.due(time.monotonic() - began, deadline)
+            still_open = len(self.frontier) + sum(steps.values())
+            most = max(most, still_open)
+            ending = _ENDING * most > still_open
+            due = not (ending or self.frontier.crowded) and self.strategy.due(
+                time.monotonic() - began, deadline
+            )
             if due and not steps:
-                witness, began = self._renew(pool, deadline), time.monotonic()
+                witness, began, most = self._renew(pool, deadline), time.monotonic(), 0
                 if witness is not None:
                     return witness
                 continue

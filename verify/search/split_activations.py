@@ -40,6 +40,7 @@ from verify.state import Bounds, DualState, Objective, Subproblems
 _LARGEST_PROGRAM, _PROGRAM_SECONDS = 1000, 2.0  # variables of a linear program, and time for those of a batch
 _AT_ONCE = 2_000_000  # variables of roots that are bounded at once
 _CHILDREN = 2_000_000  # variables of children that candidate cuts are tried on at once
+_LONGER = 4  # times the iterations of a child, for climbs under new planes
 _PLAIN_SHARE, _ROOT_SHARE = 0.4, 0.15  # of the time left, for plain and for optimised intermediate bounds
 
 
@@ -182,11 +183,8 @@ class SplitActivations:
                 bounded = self._climbed(some, deadline)
                 if stage == len(self._stages):
                     bounded = self._tighten(bounded, deadline)
-                    yield (
-                        self._under_planes(bounded, deadline)
-                        if part == 1 and len(roots) <= batch
-                        else bounded
-                    )
+                    together = part == 1 and len(roots) <= batch
+                    yield self._under_planes(bounded, deadline) if together else bounded
                     continue
                 yield from all_refuted(bounded.regions.select(bounded.refuted))
                 some = replace(some, lower_bound=bounded.regions.lower_bound)
@@ -203,25 +201,26 @@ class SplitActivations:
             if tighter is None:
                 break
             bounded = self._tighten(tighter, deadline)
+        if not self.planes.count:
+            return bounded
         used = (bounded.regions.plane_shares.amax(0) > 0).nonzero()[:, 0]
-        if self.planes.count:
-            self.planes.keep(used)
-        multipliers = bounded.regions.plane_shares[:, used]
-        return replace(bounded, regions=replace(bounded.regions, plane_shares=multipliers))
+        self.planes.keep(used)
+        regions = replace(bounded.regions, plane_shares=bounded.regions.plane_shares[:, used])
+        return replace(bounded, regions=regions)
 
     def _cut_off(self, bounded: Bounded, rows: Tensor, deadline: Deadline) -> Bounded | None:
-        """The regions after some of them have climbed on under more planes; None where these do not pay."""
+        """The regions with some of them climbed on under more planes; None where these do not pay."""
         deadline.check()
         regions, depth = bounded.regions.select(rows), bounded.regions.cut_variable.shape[1]
         problem, fast = self._dual(regions, self.network), self._dual(regions, self.fast_network)
-        count = self.planes.more(problem, fast, regions.state, self._sizes)
-        climbed = self._climb(regions.planed(count), self.child.longer(4), deadline)
-        shares = closed_shares(regions.lower_bound, climbed.regions.lower_bound)
-        paid = count > self.planes.count and float(shares.mean()) >= LEAST
-        self.planes.tried(depth, count, paid)
-        if not paid:
-            return None
-        return replace(bounded, regions=bounded.regions.planed(count)).updated(rows, climbed)
+        count, tighter = self.planes.more(problem, fast, regions.state, self._sizes), None
+        if count > self.planes.count:
+            climbed = self._climb(regions.planed(count), self.child.longer(_LONGER), deadline)
+            shares = closed_shares(regions.lower_bound, climbed.regions.lower_bound)
+            if float(shares.mean()) >= LEAST:
+                tighter = replace(bounded, regions=bounded.regions.planed(count)).updated(rows, climbed)
+        self.planes.tried(depth, count, tighter is not None)
+        return tighter
 
     def _deeper_planes(self, bounded: Bounded, deadline: Deadline) -> Bounded:
         """Open regions now and then get planes that cut off the optima of some of them."""
@@ -261,9 +260,9 @@ class SplitActivations:
         if not self._reduced():
             self.planes = SharedPlanes(self.network, self.fast_network)
         bounded = [self._tighten(some, deadline) for some in self._climbed_all(clauses, batch, deadline)]
-        return kept, [self._under_planes(some, deadline) for some in bounded] if len(
-            bounded
-        ) == 1 else bounded
+        if len(bounded) == 1:
+            bounded = [self._under_planes(bounded[0], deadline)]
+        return kept, bounded
 
     def _climbed_all(self, clauses: Tensor, batch: int, deadline: Deadline) -> list[Bounded]:
         """The roots of the clauses, as the boxes are known now."""
@@ -371,7 +370,9 @@ class SplitActivations:
         rows = (~bounded.refuted & (last < self.network.inputs)).nonzero()[:, 0]
         if not len(rows):
             return bounded
-        problem = self._dual(bounded.regions.select(rows), self.network)
+        regions = bounded.regions.select(rows)
+        regions = replace(regions, plane_shares=regions.plane_shares[:, :0])  # programs know hulls alone
+        problem = self._dual(regions, self.network)
         found = LinearProgram().ascend(
             problem, problem.initial(), 0.0, deadline, deadline.within(_PROGRAM_SECONDS)
         )
@@ -381,7 +382,7 @@ class SplitActivations:
         if self.evidence is not None:
             chosen = closed.nonzero()[:, 0]
             self.evidence.leaves_by_multipliers(
-                bounded.regions.select(rows[chosen]), problem.select(chosen), found.state.select(chosen)
+                regions.select(chosen), problem.select(chosen), found.state.select(chosen)
             )
         refuted[rows] = closed
         minimiser[rows] = found.minimiser[:, 0].to(minimiser)
