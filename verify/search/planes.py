@@ -26,15 +26,13 @@ LEAST = 0.05  # of the distance from 0, that new planes must close
 SAMPLE = 8  # regions whose optima are cut off together
 _DEEPER = 3  # cuts after which there may be more
 _ITERATIONS = 32  # whose primal points are averaged
-_AT_ONCE, _IN_ALL = (
-    0.03,
-    0.12,
-)  # coefficients of new planes, and of all, for each multiplication in the network
+# Coefficients of new planes, and of all, for each multiplication in the network
+_AT_ONCE, _IN_ALL = 0.03, 0.12
 _FEW_AT_ONCE, _FEW_IN_ALL = 2_000, 8_000  # as many in small networks, where calls cost more than products
 
 
 class SharedPlanes:
-    """Planes are only ever added, so regions that know of fewer go by the first ones: `of` their number of multipliers."""
+    """Planes are only ever added, so regions that know of fewer go by the first ones, as many as they have shares."""
 
     def __init__(self, network: Network, fast: Network) -> None:
         self.network, self.fast_network = network, fast
@@ -44,9 +42,8 @@ class SharedPlanes:
         self._next = 0  # cuts of regions for which there may be more
         self._making = Lock()
         mixes = any(layer.activation.mixes for layer in network.layers)
-        self._none = (
-            network.deployed or mixes
-        )  # neither affine over the reals nor bounded by boxes of their inputs
+        # Planes need values that are affine over the reals, and boxes for all that they are affine maps of.
+        self._possible = not (network.deployed or mixes)
         self._multiplications = _multiplications(network)
 
     def of(self, count: int, network: Network) -> CuttingPlanes | None:
@@ -77,15 +74,12 @@ class SharedPlanes:
         problem, fast: the regions in both precisions, under the planes there are; state: their dual points. The first regions are
         all open roots: on the box around them all planes are to hold.
         """
-        if self._none:
+        if not self._possible:
             return self.count
         own, quick = self.network, self.fast_network
         if self._box is None:
-            lower, upper = (
-                problem.bounds.lower.amin(0, keepdim=True),
-                problem.bounds.upper.amax(0, keepdim=True),
-            )
-            self._box = Bounds(lower, upper)
+            ends = problem.bounds
+            self._box = Bounds(ends.lower.amin(0, keepdim=True), ends.upper.amax(0, keepdim=True))
         known = [self.versions[self.count][0]] if self.count else []
         room = max(_FEW_IN_ALL, _IN_ALL * self._multiplications) - sum(some.entries for some in known)
         most = int(min(max(_FEW_AT_ONCE, _AT_ONCE * self._multiplications), room))
