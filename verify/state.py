@@ -229,10 +229,9 @@ class Subproblems(Struct):
         )  # fmt: skip
 
     def planed(self, planes: int) -> Subproblems:
-        """The same regions with multipliers for so many cutting planes, 0 for new ones."""
+        """The same regions with shares for so many cutting planes, 0 for new ones."""
         missing = planes - self.plane_shares.shape[1]
-        multipliers = torch.nn.functional.pad(self.plane_shares, (0, missing))
-        return replace(self, plane_shares=multipliers)
+        return replace(self, plane_shares=torch.nn.functional.pad(self.plane_shares, (0, missing)))
 
     def with_state(self, bound: Tensor, state: DualState) -> Subproblems:
         """The same regions with another dual point (of one objective each) and its bound."""

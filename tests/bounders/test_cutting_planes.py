@@ -31,7 +31,7 @@ from verify.bounders.interval import magnitudes
 from verify.bounders.linear_program import LinearProgram
 from verify.bounders.restricted import Restricted
 from verify.bounders.single_neuron import mean_point, planes_at
-from verify.deadline import Deadline
+from verify.deadline import Deadline, OutOfTimeError
 from verify.network.activations import Relu
 from verify.network.affine import Combine
 from verify.network.graph import Network
@@ -48,14 +48,14 @@ def planes_of(network: Network, bounds: Bounds, seed: int, wild: bool) -> Cuttin
     """Planes on a box that cut off a climb's mean point, or one far from it."""
     problem = DualProblem(network, bounds, random_objective(network, 1, 1, 1, seed))
     state = problem.clamp(random_state(problem.initial(), seed) if wild else problem.initial())
-    point = mean_point(problem, state, 12)
+    point = mean_point(problem, state, 12, Deadline())
     if wild:
         generator = torch.Generator().manual_seed(seed)
         point = {
             node: value + torch.randn(value.shape, generator=generator, dtype=DOUBLE)
             for node, value in point.items()
         }
-    return planes_at(problem, state, point, bounds, magnitudes(network, bounds), MANY)
+    return planes_at(problem, state, point, bounds, magnitudes(network, bounds), MANY, Deadline())
 
 
 def problem_of(seed: int) -> DualProblem:
@@ -158,8 +158,10 @@ def test_climbs_under_planes_pass_the_relaxations_optimum() -> None:
         optimum = LinearProgram().ascend(problem, problem.initial())
         planes, state = None, problem.initial()
         for _ in range(3):
-            point = mean_point(problem, state, 30)
-            more = planes_at(problem, problem.clamp(state), point, bounds, magnitudes(network, bounds), MANY)
+            point = mean_point(problem, state, 30, Deadline())
+            more = planes_at(
+                problem, problem.clamp(state), point, bounds, magnitudes(network, bounds), MANY, Deadline()
+            )
             if more is None:
                 break
             planes = more if planes is None else CuttingPlanes.joined([planes, more])
@@ -230,15 +232,25 @@ def test_as_many_coefficients_as_there_is_room_for() -> None:
     for seed in range(8):
         problem = problem_of(seed)
         state, sizes = problem.initial(), magnitudes(problem.network, problem.bounds)
-        point = mean_point(problem, state, 12)
-        every = planes_at(problem, state, point, problem.bounds, sizes, MANY)
+        point = mean_point(problem, state, 12, Deadline())
+        every = planes_at(problem, state, point, problem.bounds, sizes, MANY, Deadline())
         if every is None:
             continue
-        assert planes_at(problem, state, point, problem.bounds, sizes, 0) is None
-        some = planes_at(problem, state, point, problem.bounds, sizes, every.entries)
+        assert planes_at(problem, state, point, problem.bounds, sizes, 0, Deadline()) is None
+        some = planes_at(problem, state, point, problem.bounds, sizes, every.entries, Deadline())
         fewer += some is None or len(some) < len(every)
         assert some is None or some.entries <= every.entries
     assert fewer  # a neuron is counted with all its inputs, of which its plane has some
+
+
+def test_nobody_overruns_the_deadline() -> None:
+    problem, over = problem_of(0), Deadline.after(0.0)
+    state, sizes = problem.initial(), magnitudes(problem.network, problem.bounds)
+    with pytest.raises(OutOfTimeError):
+        mean_point(problem, state, 12, over)
+    point = mean_point(problem, state, 12, Deadline())
+    with pytest.raises(OutOfTimeError):
+        planes_at(problem, state, point, problem.bounds, sizes, MANY, over)
 
 
 @pytest.mark.gpu

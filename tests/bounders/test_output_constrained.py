@@ -34,7 +34,7 @@ from verify.bounders.sweep import Aside
 from verify.deadline import Deadline
 from verify.network.activations import Relu
 from verify.network.graph import Network
-from verify.state import Objective
+from verify.state import Bounds, Objective
 
 
 def row_values(objective: Objective, row: int, x: Tensor, y: Tensor) -> Tensor:
@@ -129,15 +129,20 @@ def test_both_sweeps_agree_beside_another_objective(network: Network, seed: int,
     torch.testing.assert_close(found, expected, rtol=1e-7, atol=1e-6)
 
 
+def chain_on_a_wide_box(seed: int) -> tuple[Network, Bounds]:
+    """Two hidden layers of ReLUs and their intermediate bounds."""
+    draft = Draft(torch.Generator().manual_seed(seed), (4,))
+    value = draft.activation(draft.dense(0, 12), Relu())
+    draft.dense(draft.activation(draft.dense(value, 12), Relu()), 3)
+    network = draft.network()
+    return network, IntermediateBounds().tighten(network, random_box(network, 1, seed, 1.0), Deadline())
+
+
 def test_they_tighten_and_help() -> None:
     """On random ReLU chains near their margin: some bounds get tighter, and the clause's bound with them; more, if they climb."""
     closed: dict[str, list[float]] = {"plain": [], "climbed": []}
     for seed in range(12):
-        draft = Draft(torch.Generator().manual_seed(seed), (4,))
-        value = draft.activation(draft.dense(0, 12), Relu())
-        draft.dense(draft.activation(draft.dense(value, 12), Relu()), 3)
-        network = draft.network()
-        bounds = IntermediateBounds().tighten(network, random_box(network, 1, seed, 1.0), Deadline())
+        network, bounds = chain_on_a_wide_box(seed)
         objective = random_objective(network, 1, 1, 1, 2 * seed)
         problem = DualProblem(network, bounds, objective)
         found = Restricted(50).ascend(problem, problem.initial())
@@ -149,7 +154,7 @@ def test_they_tighten_and_help() -> None:
             lower, upper = bounds.lower.clone(), bounds.upper.clone()
             lower[:, layer.variables], upper[:, layer.variables] = tight.lower, tight.upper
             if bool((lower > bounds.lower).any() | (upper < bounds.upper).any()):
-                child = DualProblem(network, type(bounds)(lower, torch.maximum(lower, upper)), objective)
+                child = DualProblem(network, Bounds(lower, torch.maximum(lower, upper)), objective)
                 closed[name].append(
                     float(Restricted(50).ascend(child, child.clamp(found.state)).bound) + 0.05
                 )
@@ -164,11 +169,7 @@ def test_climbed_ends_hold_where_they_cut_deep() -> None:
     """On wide boxes of ReLU chains a tenth of which is unsafe: many ends move, and every unsafe point stays inside."""
     moved = 0
     for seed in range(12):
-        draft = Draft(torch.Generator().manual_seed(seed), (4,))
-        value = draft.activation(draft.dense(0, 12), Relu())
-        draft.dense(draft.activation(draft.dense(value, 12), Relu()), 3)
-        network = draft.network()
-        bounds = IntermediateBounds().tighten(network, random_box(network, 1, seed, 1.0), Deadline())
+        network, bounds = chain_on_a_wide_box(seed)
         points = samples(bounds.lower[:, :4], bounds.upper[:, :4], 4000, seed)
         objective = partly_unsafe(network, random_objective(network, 1, 1, 1, seed), points, 0.1)
         problem = DualProblem(network, bounds, objective)

@@ -23,6 +23,7 @@ from verify.bounders.ascent import GradientClimber
 from verify.bounders.cutting_planes import CuttingPlanes, compressed
 from verify.bounders.dual import DualProblem
 from verify.bounders.sweep import Sweep, sources
+from verify.deadline import Deadline
 from verify.network.activations.relu import Relu
 from verify.network.affine import Affine
 from verify.network.graph import Layer, Network
@@ -35,12 +36,13 @@ _STEP, _DECAY = 0.1, 0.97  # of the climb whose points are averaged
 
 
 def mean_point(
-    problem: DualProblem, state: DualState, iterations: int
+    problem: DualProblem, state: DualState, iterations: int, deadline: Deadline
 ) -> dict[int, Float[Tensor, "batch size"]]:
-    """The mean primal point of a climb from `state` (of one objective each), by node."""
+    """The mean primal point of a climb from `state` (of one objective each), by node. Raises OutOfTimeError."""
     climber = GradientClimber.begin(problem, problem.clamp(state), _STEP, _DECAY)
     total: dict[int, Tensor] = {}
     for count in range(1, iterations + 1):
+        deadline.check()
         values: dict[int, Tensor] = {}
         climber.look(values)
         for node, value in values.items():
@@ -51,17 +53,17 @@ def mean_point(
 
 def planes_at(
     problem: DualProblem, state: DualState, point: dict[int, Float[Tensor, "batch size"]], box: Bounds,
-    magnitudes: dict[int, Float[Tensor, " size"]], most: int,
+    magnitudes: dict[int, Float[Tensor, " size"]], most: int, deadline: Deadline,
 ) -> CuttingPlanes | None:  # fmt: skip
     """Planes that hold on `box` (one row) and cut off the points, one for each row of `problem`; None if there are none.
 
     state: of one objective each, whose cotangents tell what outputs are worth at the points; most: coefficients, of all planes
-    together. Everything in float64, the magnitudes those of the box.
+    together. Everything but the points in float64, the magnitudes those of the box. Raises OutOfTimeError.
     """
     sweep, found = problem.backward(state), []
     for row in range(problem.batch):
-        here = {node: value[row] for node, value in point.items()}
-        searches = _searches(problem, sweep, row, here, box, magnitudes)
+        here = {node: value[row].to(box.lower) for node, value in point.items()}
+        searches = _searches(problem, sweep, row, here, box, magnitudes, deadline)
         if searches:
             chosen = _best(searches, most // problem.batch)
             found += [search.made(some) for search, some in zip(searches, chosen, strict=True) if len(some)]
@@ -70,11 +72,12 @@ def planes_at(
 
 def _searches(
     problem: DualProblem, sweep: Sweep, row: int, point: dict[int, Tensor], box: Bounds,
-    magnitudes: dict[int, Tensor],
+    magnitudes: dict[int, Tensor], deadline: Deadline,
 ) -> list[_Search]:  # fmt: skip
-    """Of each layer the neurons whose outputs are beyond their ReLUs: those where that costs most, as far as there is room."""
+    """Of each layer the neurons whose outputs are beyond their ReLUs: those where that costs most, as far as there is room left."""
     network, room, found = problem.network, _ELEMENTS, list[_Search]()
     for layer in problem.layers:
+        deadline.check()
         before = _sources_of(network, layer.pre_node)
         if (
             not isinstance(layer.activation, Relu)
@@ -86,7 +89,8 @@ def _searches(
         low, high = (end[0, layer.variables] for end in vars(box).values())
         unstable = (low < 0) & (high > 0) & (high - low).isfinite()
         gap = worth * unstable * (point[layer.node] - point[layer.pre_node].relu()).clamp(min=0)
-        width = sum(network.nodes[node].size for node in before)
+        widest = max(network.nodes[node].size for node in network.ancestors[layer.pre_node])
+        width = max(widest, sum(network.nodes[node].size for node in before))
         neurons = gap.argsort(descending=True)
         neurons = neurons[gap[neurons] > 0][: room // width]
         room -= len(neurons) * width

@@ -17,10 +17,12 @@ from torch import Tensor
 from verify.bounders.cutting_planes import CuttingPlanes
 from verify.bounders.dual import DualProblem
 from verify.bounders.single_neuron import mean_point, planes_at
+from verify.deadline import Deadline
 from verify.network.affine import Affine
 from verify.network.graph import Network
 from verify.state import Bounds, DualState
 
+AFFORDED = 0.1  # of the time left: roots that took longer to climb get none
 ROUNDS = 3  # at the roots: each cuts off the optimum under the planes of those before
 LEAST = 0.05  # of the distance from 0, that new planes must close
 SAMPLE = 8  # regions whose optima are cut off together
@@ -67,12 +69,13 @@ class SharedPlanes:
         self._next = depth + _DEEPER if paid else 2 * depth + _DEEPER
 
     def more(
-        self, problem: DualProblem, fast: DualProblem, state: DualState, magnitudes: dict[int, Tensor]
-    ) -> int:
+        self, problem: DualProblem, fast: DualProblem, state: DualState, magnitudes: dict[int, Tensor],
+        deadline: Deadline,
+    ) -> int:  # fmt: skip
         """Makes planes that cut off the optima of some regions; how many there are if they are `tried`.
 
         problem, fast: the regions in both precisions, under the planes there are; state: their dual points. The first regions are
-        all open roots: on the box around them all planes are to hold.
+        all open roots: on the box around them all planes are to hold. Raises OutOfTimeError.
         """
         if not self._possible:
             return self.count
@@ -83,10 +86,11 @@ class SharedPlanes:
         known = [self.versions[self.count][0]] if self.count else []
         room = max(_FEW_IN_ALL, _IN_ALL * self._multiplications) - sum(some.entries for some in known)
         most = int(min(max(_FEW_AT_ONCE, _AT_ONCE * self._multiplications), room))
-        point = mean_point(fast, state.to(quick.device, quick.dtype), _ITERATIONS)
-        point = {node: value.to(own.device, own.dtype) for node, value in point.items()}
+        if most <= 0:
+            return self.count
+        point = mean_point(fast, state.to(quick.device, quick.dtype), _ITERATIONS, deadline)
         at = problem.clamp(state.to(own.device, own.dtype))
-        found = planes_at(problem, at, point, self._box, magnitudes, most) if most > 0 else None
+        found = planes_at(problem, at, point, self._box, magnitudes, most, deadline)
         return self.count if found is None else self._version(CuttingPlanes.joined([*known, found]))
 
     def _version(self, planes: CuttingPlanes) -> int:

@@ -31,7 +31,7 @@ from verify.network.reduced import Reduced
 from verify.problem import Problem
 from verify.search.branched_bounds import BranchedBounds, places_behind
 from verify.search.evidence import BoxRecord, Evidence
-from verify.search.planes import LEAST, ROUNDS, SAMPLE, SharedPlanes
+from verify.search.planes import AFFORDED, LEAST, ROUNDS, SAMPLE, SharedPlanes
 from verify.search.refinement import Refinement
 from verify.search.strategy import Bounded, Mapper, Objectives, all_refuted, begun, fresh, grouped, no_looser
 from verify.search.unsafe import UnsafeBounds, closed_shares
@@ -109,6 +109,7 @@ class SplitActivations:
         self._boxes = _Boxes(problem, network)
         self._root_bound = torch.full((problem.clauses,), -torch.inf, device=network.device)
         self.unsafe = UnsafeBounds(network, unsafe)
+        self._root_seconds = 0.0  # of the last climb of roots
         self._use(network, fast)
         mixes = any(layer.activation.mixes for layer in network.layers)
         stages = (self.intermediate, _PLAIN_SHARE), (self.optimised, _ROOT_SHARE)
@@ -193,7 +194,8 @@ class SplitActivations:
 
     def _under_planes(self, bounded: Bounded, deadline: Deadline) -> Bounded:
         """Roots left open climb on under cutting planes, as long as more of these pay; all open roots of the network at once."""
-        if self.evidence is not None:  # which has no planes
+        dear = self._root_seconds > AFFORDED * deadline.remaining
+        if self.evidence is not None or dear:  # certificates have no planes
             return bounded
         for _ in range(ROUNDS):
             rows = (~bounded.refuted).nonzero()[:, 0]
@@ -213,7 +215,7 @@ class SplitActivations:
         deadline.check()
         regions, depth = bounded.regions.select(rows), bounded.regions.cut_variable.shape[1]
         problem, fast = self._dual(regions, self.network), self._dual(regions, self.fast_network)
-        count, tighter = self.planes.more(problem, fast, regions.state, self._sizes), None
+        count, tighter = self.planes.more(problem, fast, regions.state, self._sizes, deadline), None
         if count > self.planes.count:
             climbed = self._climb(regions.planed(count), self.child.longer(_LONGER), deadline)
             shares = closed_shares(regions.lower_bound, climbed.regions.lower_bound)
@@ -292,8 +294,9 @@ class SplitActivations:
         regions = regions.with_state(roots.lower_bound, self._dual(regions, self.fast_network).initial())
         began = time.monotonic()
         bounded = self._climb(regions, self.root, deadline)
+        self._root_seconds = time.monotonic() - began
         iterations = self.root.iterations * max(1, len(regions))
-        unsafe.splitting.expect((time.monotonic() - began) * self.child.iterations / iterations)
+        unsafe.splitting.expect(self._root_seconds * self.child.iterations / iterations)
         self._root_bound[roots.clause] = bounded.regions.lower_bound
         return bounded
 
