@@ -150,6 +150,7 @@ AFFINE: list[Case] = [
     case("Mean", [X, weights(4), X], (1, 4)),
     case("Reshape", [X, ints(0, -1, 2)], (1, 3, 4)),
     case("Reshape", [X, ints(2, 6)], (1, 3, 4), "newest", opset=21),
+    case("Reshape", [X, ints(1, 12)], (1, 3, 4), "zero allowed, none there", opset=20, allowzero=1),
     case("Flatten", [X], (1, 3, 4)),
     case("Flatten", [X], (2, 3, 4), "axis 2", axis=2),
     case("Flatten", [X], (2, 3, 4), "axis 0, old", axis=0, opset=7),

@@ -37,14 +37,14 @@ OWN = frozenset(
     "And ArgMax ArgMin Atan AveragePool BatchNormalization Ceil Celu Clip Conv ConvTranspose Cos Elu Equal Erf Exp Flatten "
     "Floor Gelu Gemm GlobalAveragePool GlobalMaxPool Greater GreaterOrEqual HardSwish InstanceNormalization "
     "LayerNormalization Less LessOrEqual Log LogSoftmax MaxPool Mish Not OneHot Or Pad ReduceL1 ReduceL2 ReduceMax "
-    "ReduceMean ReduceMin ReduceSum ReduceSumSquare Resize Round Selu Sign Sin Slice Softmax Softplus Softsign "
+    "ReduceMean ReduceMin ReduceSum ReduceSumSquare Reshape Resize Round Selu Sign Sin Slice Softmax Softplus Softsign "
     "Split Sqrt Swish Trilu Upsample".split()
 )
 
 # Operators whose versions differ in element types and devices only, with a version that onnx2torch registers.
 ALIKE = {
     "Cast": 13, "Constant": 13, "ConstantOfShape": 9, "Dropout": 10, "HardSigmoid": 6,
-    "Identity": 16, "Reshape": 14, "Shape": 15, "Squeeze": 13, "Transpose": 13, "Unsqueeze": 13,
+    "Identity": 16, "Shape": 15, "Squeeze": 13, "Transpose": 13, "Unsqueeze": 13,
 }  # fmt: skip
 
 
@@ -122,6 +122,14 @@ def _flatten(module: OnnxOperator, x: Tensor, *_: Any) -> Tensor:
     return x.reshape(int(np.prod(x.shape[:axis])), -1)
 
 
+def _reshape(module: OnnxOperator, x: Tensor, shape: Any, *_: Any) -> Tensor:
+    """Reshape of all versions: a 0 copies a size, unless it is allowed to be meant."""
+    sizes = integers(shape)
+    if not module.attributes.get("allowzero", 0):
+        sizes = tuple(x.shape[axis] if size == 0 else size for axis, size in enumerate(sizes))
+    return x.reshape(sizes)
+
+
 def _trilu(module: OnnxOperator, x: Tensor, diagonal: Any, *_: Any) -> Tensor:
     place = 0 if diagonal is None else int(diagonal)
     return torch.triu(x, place) if module.attributes.get("upper", 1) else torch.tril(x, place)
@@ -133,7 +141,7 @@ def _plain(function: Callable[..., Tensor], operands: int = 1) -> Callable[..., 
 
 
 EXECUTED: dict[str, Callable[..., Any]] = {
-    "Slice": _slice, "Split": _split, "Flatten": _flatten, "Trilu": _trilu,
+    "Slice": _slice, "Split": _split, "Flatten": _flatten, "Reshape": _reshape, "Trilu": _trilu,
     "Ceil": _plain(torch.ceil), "Cos": _plain(torch.cos), "Erf": _plain(torch.erf), "Exp": _plain(torch.exp),
     "Floor": _plain(torch.floor), "Log": _plain(torch.log), "Not": _plain(torch.logical_not),
     "Round": _plain(torch.round), "Sign": _plain(torch.sign), "Sin": _plain(torch.sin),

@@ -9,7 +9,7 @@ CONVERTED = {
     "Expand": "OnnxExpand", "Gather": "OnnxGather", "GatherElements": "OnnxGatherElements", "GatherND": "OnnxGatherND",
     "HardSigmoid": "OnnxHardSigmoid", "Identity": "OnnxCopyIdentity", "LeakyRelu": "LeakyReLU", "MatMul": "OnnxMatMul",
     "Max": "OnnxMinMax", "Mean": "OnnxMean", "Min": "OnnxMinMax", "Mul": "OnnxBinaryMathOperation", "Neg": "OnnxNeg",
-    "PRelu": "OnnxPReLU", "Pow": "OnnxPow", "Reciprocal": "OnnxReciprocal", "Relu": "ReLU", "Reshape": "OnnxReshape",
+    "PRelu": "OnnxPReLU", "Pow": "OnnxPow", "Reciprocal": "OnnxReciprocal", "Relu": "ReLU",
     "Shape": "OnnxShape", "Sigmoid": "Sigmoid", "Squeeze": "OnnxSqueezeStaticAxes", "Sub": "OnnxBinaryMathOperation",
     "Sum": "OnnxSum", "Tanh": "OnnxFunction", "Tile": "OnnxTile", "Transpose": "OnnxTranspose",
     "Unsqueeze": "OnnxUnsqueezeStaticAxes", "Where": "OnnxWhere",
