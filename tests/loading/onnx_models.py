@@ -208,11 +208,70 @@ AFFINE: list[Case] = [
         "Resize", [X, None, None, ints(1, 1, 7, 3)], (1, 1, 4, 5), "corners",
         coordinate_transformation_mode="align_corners", nearest_mode="round_prefer_ceil",
     ),
+    *(
+        case(
+            "Resize", [X, None, floats(1, 1, 2, 0.6)], (1, 2, 3, 5), f"{mode}, {kind}", mode=mode,
+            coordinate_transformation_mode=kind,
+        )
+        for mode in ("linear", "cubic")
+        for kind in ("half_pixel", "align_corners", "asymmetric", "pytorch_half_pixel")
+    ),
+    case("Resize", [X, None, None, ints(1, 1, 1, 9)], (1, 1, 4, 5), "linear, sizes", mode="linear", opset=19),
+    case("Resize", [X, None, floats(1, 1, 2, 3)], (1, 2, 3, 3), "cubic, coefficient", mode="cubic", cubic_coeff_a=-0.5),
+    case("Upsample", [X, floats(1, 1, 2, 3)], (1, 2, 3, 3), "linear", mode="linear", opset=9),
+    case("CumSum", [X, np.array(1)], (2, 4, 3)),
+    case("CumSum", [X, np.array(-1)], (2, 4), "from behind, without its own", exclusive=1, reverse=1, opset=14),
+    case("Einsum", [X, weights(5, 4)], (1, 3, 4), equation="bij,kj->bik"),
+    case("Einsum", [weights(5, 4), X], (1, 3, 4), "constant left", equation="kj,bij->bki"),
+    case("Einsum", [X, weights(2, 4, 3)], (2, 5, 4), "batched constant", equation="bij,bjk"),
+    case("Einsum", [X, weights(3, 4)], (2, 3, 4), "ellipsis, no sum", equation="...ij,ij->...ji"),
+    case("Einsum", [X, weights(2)], (3, 4), "outer product", equation="ij,k->kji"),
+    case("Einsum", [X, weights(4, 2)], (3, 4), "sums", equation="ij,jk->i"),
+    case("Einsum", [X], (2, 3, 4), "one operand", equation="abc->ca"),
+    case("ScatterND", [X, np.array([[0, 1], [1, 2]]), floats(5, 6)], (2, 3), opset=18),
+    case("ScatterND", [weights(2, 3), np.array([[1]]), X], (1, 3), "into a constant", opset=16),
+    case("ScatterElements", [X, np.array([[2, 0]]), floats(5, 6)[None]], (1, 3), axis=1, opset=16),
     case("DepthToSpace", [X], (1, 4, 2, 2), blocksize=2, mode="CRD"),
     case("Trilu", [X], (3, 4), opset=14),
     case("Trilu", [X, np.array(1)], (2, 3, 4), "lower", upper=0, opset=14),
     case("Where", [np.array([True, False, True, False]), X, weights(4)], (1, 4)),
 ]  # fmt: skip
+
+
+def _recurrent(operator: str, gates: int, note: str = "", **attributes: Any) -> Case:
+    """Three steps of two samples, four inputs and two hidden units."""
+    ways = 2 if attributes.get("direction") == "bidirectional" else 1
+    biased = attributes.pop("biased", True)
+    states = (
+        [weights(ways, 2, 2)] * (2 if operator == "LSTM" else 1) if attributes.pop("started", False) else []
+    )
+    operands = [
+        X,
+        weights(ways, 2 * gates, 4),
+        weights(ways, 2 * gates, 2),
+        weights(ways, 4 * gates) if biased else None,
+    ]
+    return case(
+        operator,
+        [*operands, *([None] if states else []), *states],
+        (3, 2, 4),
+        note,
+        hidden_size=2,
+        **attributes,
+    )
+
+
+_RECURRENT: list[Case] = [
+    _recurrent("RNN", 1),
+    _recurrent("RNN", 1, "relu, backwards", activations=["Relu"], direction="reverse", results=2, taken=1),
+    _recurrent("RNN", 1, "both ways", direction="bidirectional", started=True, opset=22),
+    _recurrent("LSTM", 4),
+    _recurrent("LSTM", 4, "both ways", direction="bidirectional", results=3, taken=2),
+    _recurrent("LSTM", 4, "from a state", started=True, results=2, taken=1, opset=7),
+    _recurrent("GRU", 3),
+    _recurrent("GRU", 3, "reset behind", linear_before_reset=1, direction="bidirectional", started=True),
+    _recurrent("GRU", 3, "without biases", biased=False, started=True, results=2, taken=1),
+]
 
 ACTIVATIONS: list[Case] = [
     *(case(name, [X], (1, 5)) for name in ("Relu", "Abs", "Sigmoid", "Tanh")),
@@ -272,6 +331,22 @@ ACTIVATIONS: list[Case] = [
     case("LayerNormalization", [X, weights(4), weights(4)], (2, 3, 4), opset=17),
     case("LayerNormalization", [X, weights(3, 4)], (2, 3, 4), "two axes", axis=1, epsilon=0.1, opset=17),
     case("InstanceNormalization", [X, weights(3), weights(3)], (2, 3, 4, 2)),
+    case("GroupNormalization", [X, weights(6), weights(6)], (2, 6, 3, 2), num_groups=2, opset=21),
+    case("GroupNormalization", [X, weights(2), weights(2)], (1, 6, 4), "of groups", num_groups=2, epsilon=0.1, opset=18),
+    case("RMSNormalization", [X, weights(4)], (2, 3, 4), opset=23),
+    case("RMSNormalization", [X, weights(3, 4)], (2, 3, 4), "two axes", axis=1, epsilon=0.1, opset=23),
+    case("Attention", [X, weights(1, 2, 5, 4), weights(1, 2, 5, 3)], (1, 2, 3, 4), opset=23),
+    case("Attention", [X, X, X], (1, 3, 8), "of itself", q_num_heads=2, kv_num_heads=2, scale=0.3, opset=23),
+    case("Attention", [X, X, weights(1, 3, 4), weights(3, 3)], (1, 3, 8), "mask", q_num_heads=2, kv_num_heads=2, opset=23),
+    case("Einsum", [X, X], (1, 3, 4), "of variables", equation="bij,bkj->bik"),
+    case("Einsum", [X, X], (3, 4), "of variables, no sum", equation="ij,ij->ij"),
+    case("ReduceLogSumExp", [X], (1, 3, 4), axes=[1], keepdims=0),
+    case("ReduceLogSumExp", [X, ints(0, 2)], (2, 3, 4), "new", opset=18),
+    case("ReduceLogSumExp", [X], (3, 1), "of one", axes=[1]),
+    case("ReduceProd", [X], (2, 3), axes=[1]),
+    case("ReduceProd", [X, ints(1, 2)], (1, 2, 2), "new", keepdims=0, opset=18),
+    case("ReduceLogSum", [X], (1, 4), "of positive numbers", axes=[1]),
+    *_RECURRENT,
     case("ReduceL2", [X], (1, 3, 4), axes=[1]),
     case("ReduceL2", [X, ints(0, 2)], (1, 3, 4), "new", keepdims=0, opset=18),
     case("Sqrt", [X], (1, 4), "of positive numbers"),
@@ -309,6 +384,12 @@ UNSUPPORTED: list[Case] = [
     case("Acos", [X], (1, 4)),
     case("Pow", [X, scalar(1.5)], (1, 4)),
     case("OneHot", [X, scalar(4.0), floats(0, 1)], (1, 4)),
-    case("LSTM", [X, weights(1, 8, 2), weights(1, 8, 2)], (1, 1, 2), hidden_size=2),
-    case("Resize", [X, None, floats(1, 1, 2, 2)], (1, 1, 2, 2), mode="linear"),
+    case("LSTM", [X, weights(1, 8, 2), weights(1, 8, 2)], (1, 1, 2), hidden_size=2, clip=1.0),
+    case(
+        "GRU", [X, weights(1, 6, 2), weights(1, 6, 2)], (1, 1, 2), hidden_size=2, activations=["Relu", "Tanh"]
+    ),
+    case("Resize", [X, None, floats(1, 1, 2, 2)], (1, 1, 2, 2), mode="linear", antialias=1, opset=18),
+    case("Einsum", [X], (3, 3), equation="ii->i"),
+    case("Attention", [X, X, X], (1, 1, 2, 4), is_causal=1, opset=23),
+    case("ScatterND", [X, np.array([[0]]), floats(1)], (3,), reduction="add", opset=18),
 ]

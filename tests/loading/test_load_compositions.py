@@ -12,7 +12,7 @@ import pytest
 import torch
 from nets import samples
 from onnx import TensorProto, helper
-from onnx_models import X, floats, model_of, scalar, weights
+from onnx_models import X, case, floats, model_of, scalar, weights
 from test_load_modules import Function
 from test_load_operators import agree
 from torch import Tensor, nn
@@ -175,18 +175,27 @@ FUNCTIONS: list[Callable[[Tensor], Tensor]] = [
     F.elu, F.hardswish, F.mish, lambda x: x.softmax(-1), lambda x: torch.log_softmax(x, 1),
     lambda x: F.layer_norm(x, (4,)), lambda x: torch.where(x > 0.2, x, -x), lambda x: (1 + x * x).rsqrt(),
     lambda x: (1 + x.abs()).log(), lambda x: 2.0**x, lambda x: x.square().sum(-1).sqrt(),
+    lambda x: torch.einsum("ij,kj->ki", x, x), lambda x: torch.cumsum(x, 1), lambda x: x.cumsum(dim=0),
+    lambda x: torch.logsumexp(x, dim=(0, 1)), lambda x: x.logsumexp(1, keepdim=True), lambda x: torch.prod(x, 0),
 ]  # fmt: skip
 MODULES: list[nn.Module] = [
     nn.GELU(), nn.GELU(approximate="tanh"), nn.SiLU(), nn.ELU(0.7), nn.SELU(), nn.Softplus(2.0), nn.Mish(),
     nn.Softmax(dim=1), nn.LogSoftmax(dim=0), nn.LayerNorm(4), nn.LayerNorm((3, 4), elementwise_affine=False),
-    nn.Softsign(), nn.Hardswish(), nn.InstanceNorm1d(3, affine=True),
+    nn.Softsign(), nn.Hardswish(), nn.InstanceNorm1d(3, affine=True), nn.RMSNorm(4, eps=0.01), nn.GroupNorm(2, 4),
 ]  # fmt: skip
+
+
+def test_an_epsilon_that_depends_on_the_element_type_is_refused() -> None:
+    with pytest.raises(UnsupportedOperatorError, match="eps"):
+        load(nn.Sequential(nn.RMSNorm(4)), torch.zeros(3, 4))
 
 
 @pytest.mark.parametrize("number", range(len(FUNCTIONS) + len(MODULES)))
 def test_torch(number: int) -> None:
     module = [*map(Function, FUNCTIONS), *map(nn.Sequential, MODULES)][number]
-    shape = (2, 3, 4) if "InstanceNorm" in str(module) else (3, 4)
+    shape = (
+        (2, 3, 4) if "InstanceNorm" in str(module) else (3, 4, 2) if "GroupNorm" in str(module) else (3, 4)
+    )
     end = np.full(int(np.prod(shape)), 2.0)
     agree(load(module, torch.zeros(shape), box=(-end, end)), 1e-4)
 
@@ -250,7 +259,17 @@ def counting_net() -> LoadedModel:
     return load(Counting(), torch.zeros(1, 3))
 
 
-NETS = (softmax_net, norm_net, attention_net, large_attention_net, counting_net)
+def recurrent_net() -> LoadedModel:
+    """The last state of a layer of long short-term memory after three steps."""
+    operands = [
+        X,
+        *(np.random.default_rng(4).standard_normal(shape) for shape in ((1, 12, 2), (1, 12, 3), (1, 24))),
+    ]
+    operands[1:] = [operand.astype(np.float32) for operand in operands[1:]]
+    return load(case("LSTM", operands, (3, 1, 2), hidden_size=3, results=2, taken=1).model())
+
+
+NETS = (recurrent_net, softmax_net, norm_net, attention_net, large_attention_net, counting_net)
 
 
 def check_sound(network: Network, radius: float, seed: int) -> None:

@@ -3,6 +3,7 @@ in it."""
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -14,6 +15,7 @@ from onnx_models import ACTIVATIONS, AFFINE, UNSUPPORTED, Case, X, model_of, sca
 
 from verify.errors import ModelError, UnsupportedOperatorError
 from verify.loading import LoadedModel, load
+from verify.loading.onnx_model import NEWEST_OPSET
 from verify.network.activations.product import Product
 from verify.network.activations.reciprocal import Reciprocal
 from verify.network.activations.relu import Relu
@@ -65,6 +67,20 @@ def test_activation(case: Case) -> None:
     loaded = load(case.model(), box=(np.full(4, 0.5), np.full(4, 2.0)) if positive else None)
     agree(loaded, tolerance=1e-4, positive=positive)
     check_adjoints(loaded)
+
+
+def same_call(case: Case) -> bool:
+    """Whether the newest opset has a newer version of the operator that takes the same operands and attributes."""
+    old, new = (onnx.defs.get_schema(case.operator, opset, "") for opset in (case.opset, NEWEST_OPSET))
+    same = old.attributes.keys() == new.attributes.keys() and old.max_input == new.max_input
+    newer = old.since_version < new.since_version and not new.deprecated
+    return same and newer and "of groups" not in case.note
+
+
+@pytest.mark.parametrize("case", list(filter(same_call, (*AFFINE, *ACTIVATIONS))), ids=str)
+def test_newest_opset(case: Case) -> None:
+    if "positive" not in case.note:
+        agree(load(replace(case, opset=NEWEST_OPSET).model()), tolerance=1e-4)
 
 
 @pytest.mark.parametrize("case", UNSUPPORTED, ids=str)

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Callable
 from typing import Any
 
 import torch
 
 from verify.loading.builder import Builder, Value
 from verify.loading.calls import Call, Rule, Unsupported, axes_of, tensor
-from verify.loading.lower_compositions import root_of_sum
+from verify.loading.lower_compositions import log_sum_exp, product_along, root_of_sum
 from verify.network.activations.base import Activation
+from verify.network.activations.convex import Log
 from verify.network.activations.piecewise import Abs, Clip, LeakyRelu
 from verify.network.activations.relu import Relu
 from verify.network.activations.s_shaped import Sigmoid, Tanh
@@ -156,12 +159,26 @@ def torch_amin(call: Call) -> Value:
     return reduce_maximum(call.builder, call.x, call.constant(1, "dim"), keepdim, -1)
 
 
-# reductions of ONNX
+# reductions
+
+
+def torch_reduced(fold: Callable[[Builder, Value], Value]) -> Rule:
+    """The rule of a torch function that makes one entry of each row along `dim`."""
+
+    def rule(call: Call) -> Value:
+        axes = axes_of(call.constant(1, "dim"), len(call.x.shape))
+        return reduced(call.builder, call.x, axes, bool(call.constant(2, "keepdim", default=False)), fold)
+
+    return rule
 
 
 def onnx_reduce(builder: Builder, operator: str, x: Value, axes: Any, keepdim: bool) -> Value:
-    """ReduceSum, Mean, Max, Min, L1, L2, SumSquare."""
+    """ReduceSum, Mean, Max, Min, L1, L2, SumSquare, LogSum, LogSumExp, Prod."""
     places = axes_of(axes, len(x.shape))
+    if operator in ("ReduceLogSumExp", "ReduceProd"):
+        return reduced(
+            builder, x, places, keepdim, log_sum_exp if operator == "ReduceLogSumExp" else product_along
+        )
     if operator in ("ReduceMax", "ReduceMin"):
         return reduce_maximum(builder, x, places, keepdim, 1 if operator == "ReduceMax" else -1)
     if operator == "ReduceL1":
@@ -169,4 +186,19 @@ def onnx_reduce(builder: Builder, operator: str, x: Value, axes: Any, keepdim: b
     if operator in ("ReduceL2", "ReduceSumSquare"):
         x = builder.activation(Square(), x)
     total = builder.sum(x, places, keepdim, mean=operator == "ReduceMean")
+    if operator == "ReduceLogSum":
+        return builder.activation(Log(), total)
     return root_of_sum(builder, total) if operator == "ReduceL2" else total
+
+
+def reduced(
+    builder: Builder, x: Value, axes: tuple[int, ...], keepdim: bool, fold: Callable[[Builder, Value], Value]
+) -> Value:
+    """What `fold` makes of some axes, put together as the last one, of which it leaves one entry."""
+    kept = [axis for axis in range(len(x.shape)) if axis not in axes]
+    last = builder.permute(x, (*kept, *axes))
+    rows = builder.reshape(
+        last, (*(x.shape[axis] for axis in kept), math.prod(x.shape[axis] for axis in axes))
+    )
+    shape = tuple(1 if i in axes else n for i, n in enumerate(x.shape) if keepdim or i not in axes)
+    return builder.reshape(fold(builder, rows), shape)

@@ -297,6 +297,20 @@ def _reduced(call: Call, mean: bool) -> Value:
     return call.builder.sum(call.x, axes, keepdim, mean)
 
 
+def cumulative_sum(
+    builder: Builder, x: Value, axis: int, exclusive: bool = False, reverse: bool = False
+) -> Value:
+    """The sums of all entries up to each one along an axis, itself included unless `exclusive`."""
+    axis %= len(x.shape)
+    matrix = torch.ones(x.shape[axis], x.shape[axis], dtype=torch.float64).tril(-1 if exclusive else 0)
+    return along(builder, x, axis, matrix.mT if reverse else matrix)
+
+
+def torch_cumulative_sum(call: Call) -> Value:
+    """torch.cumsum."""
+    return cumulative_sum(call.builder, call.x, call.constant(1, "dim"))
+
+
 def global_average_pool(call: Call) -> Value:
     """The mean over all spatial axes."""
     return call.builder.sum(call.x, tuple(range(2, len(call.x.shape))), keepdim=True, mean=True)
@@ -407,6 +421,18 @@ def _whole_product(builder: Builder, left: Value, right: Value, lead: tuple[int,
     return builder.activation(
         MatrixProduct(math.prod(lead), rows, inner, columns), entries, shape=(*lead, rows, columns)
     )
+
+
+def moved(builder: Builder, x: Any, axes: tuple[int, ...]) -> Any:
+    """The axes of a value or constant in another order."""
+    return builder.permute(x, axes) if isinstance(x, Value) else tensor(x).permute(axes)
+
+
+def along(builder: Builder, x: Value, axis: int, matrix: Tensor) -> Value:
+    """`matrix x` along an axis (>= 0)."""
+    last = (*(i for i in range(len(x.shape)) if i != axis), axis)
+    found = builder.dense(builder.permute(x, last), matrix)
+    return builder.permute(found, tuple(last.index(i) for i in range(len(last))))
 
 
 def gemm(builder: Builder, attributes: dict[str, Any], a: Any, b: Any, c: Any) -> Value:

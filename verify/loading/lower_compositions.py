@@ -92,6 +92,29 @@ def softmax_of_rows(builder: Builder, x: Value, axis: int, log: bool = False) ->
     return builder.reshape(softmax(builder, flat, 1, log), x.shape)
 
 
+def log_sum_exp(builder: Builder, x: Value) -> Value:
+    """The logarithm of the sum of exponentials over the last axis: `x_1 + log(1 + sum_{j > 1} exp(x_j - x_1))`."""
+    axis = len(x.shape) - 1
+    first, others = builder.slice(x, axis, 0, 1), builder.slice(x, axis, 1, x.shape[axis])
+    if not others.size:
+        return x
+    total = builder.sum(
+        builder.activation(Exp(), builder.combine((1, -1), others, first)), (axis,), keepdim=True
+    )
+    rest = builder.activation(Clip(1.0, math.inf), builder.scale(total, None, tensor(1.0)))
+    return builder.combine((1, 1), first, builder.activation(Log(), rest))
+
+
+def product_along(builder: Builder, x: Value) -> Value:
+    """The product over the last axis (kept), as a balanced tree."""
+    axis = len(x.shape) - 1
+    while (size := x.shape[axis]) > 1:
+        half, odd = divmod(size, 2)
+        product = builder.product(builder.slice(x, axis, 0, half), builder.slice(x, axis, half, 2 * half))
+        x = builder.concatenate([product, builder.slice(x, axis, 2 * half, size)], axis) if odd else product
+    return x
+
+
 def torch_softmax(call: Call, log: bool = False) -> Value:
     """torch.softmax and log_softmax, functions, methods and modules."""
     axis = call.constant(1, "dim") if call.module is None else call.module.dim
@@ -134,6 +157,42 @@ def instance_norm(builder: Builder, x: Value, parts: tuple[Any, Any], epsilon: f
     shape = (-1, *(1,) * (len(x.shape) - 2))
     factor, shift = (None if part is None else tensor(part).detach().reshape(shape) for part in parts)
     return builder.scale(found, factor, shift)
+
+
+def group_norm(builder: Builder, x: Value, groups: int, parts: tuple[Any, Any], epsilon: float) -> Value:
+    """Normalisation over groups of channels; `parts`: factor and shift of each channel, or None."""
+    cut = builder.reshape(x, (x.shape[0], groups, x.size // (x.shape[0] * groups)))
+    found = builder.reshape(normalised(builder, cut, 2, epsilon), x.shape)
+    shape = (-1, *(1,) * (len(x.shape) - 2))
+    factor, shift = (None if part is None else tensor(part).detach().reshape(shape) for part in parts)
+    return builder.scale(found, factor, shift)
+
+
+def rms_norm(builder: Builder, x: Value, axis: int, factor: Any, epsilon: float) -> Value:
+    """`x / sqrt(mean of x^2 + epsilon)` over the axes from `axis` on, times a factor."""
+    lead = axis % len(x.shape)
+    rows = builder.reshape(x, (*x.shape[:lead], math.prod(x.shape[lead:])))
+    squares = builder.sum(builder.activation(Square(), rows), (lead,), keepdim=True, mean=True)
+    inverse = builder.activation(Rsqrt(), builder.scale(squares, None, tensor(epsilon)))
+    found = builder.reshape(builder.product(builder.copy(rows), inverse, shared=True), x.shape)
+    return builder.scale(found, None if factor is None else tensor(factor).detach())
+
+
+def torch_group_norm(call: Call) -> Value:
+    """torch.nn.GroupNorm."""
+    module = call.module
+    return group_norm(call.builder, call.x, module.num_groups, (module.weight, module.bias), module.eps)
+
+
+def torch_rms_norm(call: Call) -> Value:
+    """torch.nn.RMSNorm."""
+    module = call.module
+    if module.eps is None:
+        raise Unsupported(
+            "its eps is that of an element type; give it a number, or export the module to ONNX"
+        )
+    axis = len(call.x.shape) - len(module.normalized_shape)
+    return rms_norm(call.builder, call.x, axis, module.weight, module.eps)
 
 
 def torch_layer_norm(call: Call) -> Value:

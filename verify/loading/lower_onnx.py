@@ -6,7 +6,6 @@ Each hands over to the rule it shares with torch; what is here is only ONNX's ow
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -17,8 +16,9 @@ from verify.loading import lower_activations as act
 from verify.loading import lower_affine as aff
 from verify.loading import lower_compositions as compositions
 from verify.loading import lower_windows as win
-from verify.loading.builder import Value
-from verify.loading.calls import Call, Unsupported, integers
+from verify.loading.builder import Builder, Value
+from verify.loading.calls import Call, Unsupported, integer, integers, tensor
+from verify.loading.products import side_by_side
 from verify.network.activations.elu import Elu
 from verify.network.activations.gated import Swish
 from verify.network.activations.piecewise import Abs
@@ -118,6 +118,86 @@ def instance_norm(call: Call) -> Value:
     return compositions.instance_norm(call.builder, call.x, (factor, shift), epsilon)
 
 
+def group_norm(call: Call) -> Value:
+    """GroupNormalization; before opset 21 factor and shift are each group's, since then each channel's."""
+    groups, attributes = int(call.module.attributes["num_groups"]), call.module.attributes
+    parts = [tensor(part) for part in _constants(call, "b", "c")]
+    if call.module.opset < 21:
+        parts = [part.repeat_interleave(call.x.shape[1] // groups) for part in parts]
+    epsilon = attributes.get("epsilon", 1e-5)
+    return compositions.group_norm(call.builder, call.x, groups, (parts[0], parts[1]), epsilon)
+
+
+def rms_norm(call: Call) -> Value:
+    """RMSNormalization."""
+    (factor,) = _constants(call, "b")
+    attributes = call.module.attributes
+    axis, epsilon = attributes.get("axis", -1), attributes.get("epsilon", 1e-5)
+    return compositions.rms_norm(call.builder, call.x, axis, factor, epsilon)
+
+
+def attention(call: Call) -> Value:
+    """Attention without masks of -inf, caches and shared heads: `softmax(scale Q K^T + mask) V` of each head."""
+    attributes, builder = call.module.attributes, call.builder
+    query, key, value, mask = (call.argument(place, name) for place, name in enumerate("abcd"))
+    for name in ("is_causal", "softcap", "qk_matmul_output_mode"):
+        if attributes.get(name, 0):
+            raise Unsupported(name)
+    if call.module.results > 1 or any(
+        call.argument(place, name) is not None for place, name in ((4, "e"), (5, "f"))
+    ):
+        raise Unsupported("a cache of keys and values")
+    flat = len(query.shape) == 3
+    if flat:
+        heads = [attributes["q_num_heads"], *[attributes["kv_num_heads"]] * 2]
+        query, key, value = (
+            _in_heads(builder, x, n) for x, n in zip((query, key, value), heads, strict=True)
+        )
+    if query.shape[1] != key.shape[1]:
+        raise Unsupported("heads that share keys")
+    turned = aff.moved(builder, key, (0, 1, 3, 2))
+    scores = aff.product(builder, query, turned)
+    scores = builder.scale(scores, tensor(attributes.get("scale", 1 / math.sqrt(query.shape[-1]))))
+    if mask is not None:
+        if not isinstance(mask, Value) and (mask.dtype == torch.bool or not bool(mask.isfinite().all())):
+            raise Unsupported("a mask that leaves out keys")
+        scores = aff.add(builder, scores, mask)
+    found = aff.product(builder, compositions.softmax(builder, scores, -1), value)
+    if not flat:
+        return found
+    apart = builder.permute(found, (0, 2, 1, 3))
+    return builder.reshape(apart, (*apart.shape[:2], apart.shape[2] * apart.shape[3]))
+
+
+def _in_heads(builder: Builder, x: Any, heads: int) -> Any:
+    """[batch, places, heads * size] as [batch, heads, places, size]."""
+    shape = (*x.shape[:2], heads, x.shape[2] // heads)
+    cut = builder.reshape(x, shape) if isinstance(x, Value) else x.reshape(shape)
+    return aff.moved(builder, cut, (0, 2, 1, 3))
+
+
+def scatter(call: Call) -> Value:
+    """ScatterElements and ScatterND to constant places, found by scattering numbers (see `aff.reindex`)."""
+    if call.module.attributes.get("reduction", "none") != "none":
+        raise Unsupported("a reduction")
+    given = [call.argument(place, name) for place, name in ((0, "a"), (2, "c"))]
+    parts = [part if isinstance(part, Value) else call.builder.constant(tensor(part)) for part in given]
+    total = sum(part.size for part in parts)
+    split = torch.arange(1, total + 1, dtype=torch.float64).split([part.size for part in parts])
+    data, updates = (numbers.reshape(part.shape) for numbers, part in zip(split, parts, strict=True))
+    moved = call.function(data, call.constant(1, "b"), updates)
+    return call.builder.gather(side_by_side(call.builder, parts), moved.long() - 1)
+
+
+def cumulative_sum(call: Call) -> Value:
+    """CumSum."""
+    attributes = call.module.attributes
+    return aff.cumulative_sum(
+        call.builder, call.x, integer(call.constant(1, "b")),
+        bool(attributes.get("exclusive", 0)), bool(attributes.get("reverse", 0)),
+    )  # fmt: skip
+
+
 def elu(call: Call) -> Value:
     """Elu."""
     return call.builder.activation(Elu(float(call.module.attributes.get("alpha", 1.0))), call.x)
@@ -200,66 +280,3 @@ def function(call: Call) -> Value:
     if call.module.function not in rules:
         raise Unsupported("no relaxation of it is known here yet")
     return call.builder.activation(rules[call.module.function](), call.x)
-
-
-# Resize
-
-
-def resize(call: Call) -> Value:
-    """Resize and Upsample to the nearest entry, all ways of rounding."""
-    attributes, x = call.module.attributes, call.x
-    if attributes.get("mode", "nearest") != "nearest":
-        raise Unsupported(f"mode {attributes['mode']!r}; only nearest is supported yet")
-    scales, sizes = _resize_targets(call)
-    old_opset = call.module.operator == "Upsample" or call.module.opset < 11
-    transform = "asymmetric" if old_opset else attributes.get("coordinate_transformation_mode", "half_pixel")
-    rounding = "floor" if old_opset else attributes.get("nearest_mode", "round_prefer_floor")
-    numbers = torch.arange(x.size).reshape(x.shape)
-    for axis, size in enumerate(x.shape):
-        out = int(sizes[axis]) if sizes is not None else math.floor(size * scales[axis])
-        if out != size:
-            scale = out / size if sizes is not None else scales[axis]
-            numbers = numbers.index_select(axis, _nearest(size, out, scale, transform, rounding))
-    return call.builder.gather(x, numbers)
-
-
-def _resize_targets(call: Call) -> tuple[Any, Any]:
-    """(scales, sizes) for all axes, one of them None."""
-    attributes, rank = call.module.attributes, len(call.x.shape)
-    if call.module.operator == "Upsample" or call.module.opset < 11:
-        (scales,), sizes = _constants(call, "b"), None
-        scales = attributes.get("scales") if scales is None else scales.flatten().tolist()
-    else:
-        _, scales, sizes = _constants(call, "b", "c", "d")
-        scales = None if scales is None or scales.numel() == 0 else scales.flatten().tolist()
-        sizes = None if sizes is None or sizes.numel() == 0 else integers(sizes)
-        if attributes.get("keep_aspect_ratio_policy", "stretch") != "stretch":
-            raise Unsupported("keep_aspect_ratio_policy")
-    axes = attributes.get("axes")
-    if axes is not None:
-        places = {axis % rank: place for place, axis in enumerate(axes)}
-        if scales is not None:
-            scales = [scales[places[axis]] if axis in places else 1.0 for axis in range(rank)]
-        if sizes is not None:
-            sizes = [sizes[places[axis]] if axis in places else call.x.shape[axis] for axis in range(rank)]
-    return scales, sizes
-
-
-def _nearest(size: int, out: int, scale: float, transform: str, rounding: str) -> Tensor:
-    """For each of `out` places the entry of `size` it shows."""
-    places = torch.arange(out, dtype=torch.float64)
-    if transform == "asymmetric":
-        source = places / scale
-    elif transform == "half_pixel" or (transform == "pytorch_half_pixel" and out > 1):
-        source = (places + 0.5) / scale - 0.5
-    elif transform == "align_corners":
-        source = places * (size - 1) / (out - 1) if out > 1 else torch.zeros_like(places)
-    elif transform == "pytorch_half_pixel":
-        source = torch.zeros_like(places)
-    else:
-        raise Unsupported(f"coordinate transformation {transform!r}")
-    roundings: dict[str, Callable[[Tensor], Tensor]] = {
-        "floor": torch.floor, "ceil": torch.ceil, "round_prefer_floor": lambda x: torch.ceil(x - 0.5),
-        "round_prefer_ceil": lambda x: torch.floor(x + 0.5),
-    }  # fmt: skip
-    return roundings[rounding](source).long().clamp(0, size - 1)

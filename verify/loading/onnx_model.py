@@ -30,7 +30,7 @@ _NAMES = {
 }  # of element types, where it is not ONNX's own in small letters
 ELEMENT_TYPES = ("float32", "float64")  # of inputs
 OUTPUT_TYPES = (*ELEMENT_TYPES, "int32", "int64")
-OLDEST_OPSET, NEWEST_OPSET = 7, 22  # that the tests cover
+OLDEST_OPSET, NEWEST_OPSET = 7, 23  # that the tests cover
 MOST_BYTES = 2**31 - 1  # of one protobuf message
 ONNX_DOMAINS = ("", "ai.onnx")
 

@@ -34,11 +34,12 @@ from verify.loading.calls import integers
 DOMAIN = "verify"
 
 OWN = frozenset(
-    "And ArgMax ArgMin Atan AveragePool BatchNormalization Ceil Celu Clip Conv ConvTranspose Cos Elu Equal Erf Exp Flatten "
-    "Floor Gelu Gemm GlobalAveragePool GlobalMaxPool Greater GreaterOrEqual HardSwish InstanceNormalization "
-    "LayerNormalization Less LessOrEqual Log LogSoftmax MaxPool Mish Not OneHot Or Pad ReduceL1 ReduceL2 ReduceMax "
-    "ReduceMean ReduceMin ReduceSum ReduceSumSquare Reshape Resize Round Selu Sign Sin Slice Softmax Softplus Softsign "
-    "Split Sqrt Swish Trilu Upsample".split()
+    "And ArgMax ArgMin Atan AveragePool BatchNormalization Ceil Celu Clip Conv ConvTranspose Cos CumSum "
+    "Einsum Elu Equal Erf Exp Flatten Floor Gelu Gemm GlobalAveragePool GlobalMaxPool Greater GreaterOrEqual "
+    "GRU HardSwish InstanceNormalization LayerNormalization Less LessOrEqual Log LogSoftmax LSTM MaxPool Mish "
+    "Not OneHot Or Pad ReduceL1 ReduceL2 ReduceLogSum ReduceLogSumExp ReduceMax ReduceMean ReduceMin "
+    "ReduceProd ReduceSum ReduceSumSquare Reshape Resize RNN Round ScatterElements ScatterND Selu Sign Sin "
+    "Slice Softmax Softplus Softsign Split Sqrt Swish Trilu Upsample".split()
 )
 
 # Operators whose versions differ in element types and devices only, with a version that onnx2torch registers.
@@ -60,10 +61,12 @@ class OnnxOperator(nn.Module):
         self.results = len(node.output_values)
 
     def forward(
-        self, a: Any = None, b: Any = None, c: Any = None, d: Any = None, e: Any = None, f: Any = None
-    ) -> Any:
+        self,
+        a: Any = None, b: Any = None, c: Any = None, d: Any = None,
+        e: Any = None, f: Any = None, g: Any = None, h: Any = None,
+    ) -> Any:  # fmt: skip
         """Executes the operator. The arguments have names: onnx2torch passes optional operands by name."""
-        operands = [a, b, c, d, e, f]
+        operands = [a, b, c, d, e, f, g, h]
         if self.operator in EXECUTED:
             return EXECUTED[self.operator](self, *operands)
         return self._by_reference(operands)
