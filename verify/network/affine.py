@@ -29,6 +29,7 @@ from torch.nn import functional
 
 Shape = tuple[int, ...]
 _LARGE = 2**14  # numbers in a matrix whose zeros are worth leaving out
+_UNFOLDED_BYTES = 4 * 2**20  # of a float64 convolution's images at a time
 _FEW = 16  # times as long a row without zeros takes, a number
 
 
@@ -186,15 +187,32 @@ class Convolution(Affine):
         return tensor.reshape(-1, *tensor.shape[-1 - self._rank :])
 
     def _conv(self, tensor: Tensor, bias: Tensor | None) -> Tensor:
-        convolve = (functional.conv1d, functional.conv2d, functional.conv3d)[self._rank - 1]
-        return convolve(tensor, self.weight, bias, self.stride, self.padding, self.dilation, self.groups)
+        def convolve(part: Tensor) -> Tensor:
+            return kind(part, self.weight, bias, self.stride, self.padding, self.dilation, self.groups)
+
+        kind = (functional.conv1d, functional.conv2d, functional.conv3d)[self._rank - 1]
+        return self._in_parts(convolve, tensor)
 
     def _deconv(self, tensor: Tensor, bias: Tensor | None, output_padding: Shape) -> Tensor:
+        def deconvolve(part: Tensor) -> Tensor:
+            weight, stride, padding = self.weight, self.stride, self.padding
+            return kind(part, weight, bias, stride, padding, output_padding, self.groups, self.dilation)
+
         kinds = (functional.conv_transpose1d, functional.conv_transpose2d, functional.conv_transpose3d)
-        deconvolve = kinds[self._rank - 1]
-        return deconvolve(
-            tensor, self.weight, bias, self.stride, self.padding, output_padding, self.groups, self.dilation
-        )
+        kind = kinds[self._rank - 1]
+        return self._in_parts(deconvolve, tensor)
+
+    def _in_parts(self, function: Callable[[Tensor], Tensor], tensor: Tensor) -> Tensor:
+        """A function of samples, of so many at a time that what torch writes out for it stays in the cache.
+
+        In float64 it unfolds the images first, whole batches at once: up to six times slower than samples one after the other.
+        """
+        if tensor.dtype != torch.float64 or tensor.device.type != "cpu":
+            return function(tensor)
+        small = self.input_shape if self.transposed else self.output_shape
+        unfolded = math.prod((*self.weight.shape[1:], *small[-self._rank :])) * tensor.dtype.itemsize
+        parts = tensor.split(max(1, _UNFOLDED_BYTES // unfolded))
+        return function(tensor) if len(parts) < 2 else torch.cat([function(part) for part in parts])
 
     def _undo_padding(self, small: Tensor) -> Shape:
         """What a deconvolution of `small` must add at the far ends to reach the operand's size."""
@@ -221,9 +239,31 @@ class Convolution(Affine):
             out = self._conv(merged, None)
         elif self._phases is not None:
             out = self._sub_pixel(merged, self._phases)
+        elif self._flipped is not None:
+            out = self._flipped._conv(merged, None)
         else:
             out = self._deconv(merged, None, self._undo_padding(merged))
         return (out.reshape(cotangent.shape[0], *self.input_shape),)
+
+    @cached_property
+    def _flipped(self) -> Convolution | None:
+        """The adjoint as a convolution, which in float64 on the CPU is up to twice as fast as a transposed one."""
+        double = self.weight.dtype == torch.float64 and self.weight.device.type == "cpu"
+        reach = tuple(d * (k - 1) for d, k in zip(self.dilation, self.weight.shape[2:], strict=True))
+        padding = tuple(size - pad for size, pad in zip(reach, self.padding, strict=True))
+        places, cotangents = (
+            math.prod(shape[-self._rank :]) for shape in (self.input_shape, self.output_shape)
+        )
+        if (
+            not double
+            or self.groups > 1
+            or set(self.stride) != {1}
+            or min(padding) < 0
+            or places > cotangents
+        ):
+            return None
+        kernel = self.weight.transpose(0, 1).flip(*range(2, self.weight.dim())).contiguous()
+        return Convolution(kernel, None, self.stride, padding, self.dilation, 1, self.output_shape)
 
     @cached_property
     def _phases(self) -> Tensor | None:
