@@ -25,7 +25,7 @@ from verify.formats.vnnlib2 import Query, parse, read
 from verify.loading import LoadedModel, load
 from verify.network.graph import Layer, Network
 from verify.problem import Problem, Witness, prepare_query
-from verify.search.branch_and_bound import Progress, Reporter
+from verify.search.branch_and_bound import Reporter, Silent
 from verify.search.evidence import Writer
 from verify.settings import Settings, build_search, choose_device, preset
 from verify.specification import LinfBall, Specification
@@ -46,13 +46,6 @@ _CLIMBERS: dict[str, Dvijotham | SupergradientAscent | Proximal | Restricted] = 
 }  # fmt: skip
 METHODS = ("interval", "crown", *_CLIMBERS, "lp")
 INTERMEDIATE = ("crown", "optimised")
-
-
-class Silent:
-    """A reporter that says nothing."""
-
-    def update(self, progress: Progress) -> None:
-        """Ignores the progress."""
 
 
 @dataclass(frozen=True)

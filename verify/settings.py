@@ -17,7 +17,7 @@ from verify.errors import InputError
 from verify.network.activations.relu import Relu
 from verify.network.graph import Network
 from verify.problem import Problem
-from verify.search.branch_and_bound import BranchAndBound, Reporter
+from verify.search.branch_and_bound import BranchAndBound, Reporter, Silent
 from verify.search.branched_bounds import BranchedBounds
 from verify.search.evidence import Evidence, Writer
 from verify.search.excluded import without_excluded
@@ -49,6 +49,7 @@ class Settings:
     unsafe: tuple[OutputConstrained, ...] = (OutputConstrained(), ClimbedEnds())
     branched: BranchedBounds | None = BranchedBounds()
     splittable_inputs: int = 16  # at most so many free inputs: split inputs, else activations
+    triable_inputs: int = 64  # at most so many: where activations lead nowhere soon, inputs are tried
     batch_elements: int = 800_000  # variables in one batch of subproblems
     semantics: str = "real"  # of what is decided: see SEMANTICS
     rigorous: bool = True  # False, for timing alone: float32's word is taken for a refutation
@@ -115,30 +116,28 @@ def build_search(
         settings = replace(settings, unsafe=tuple(method for method in settings.unsafe if method.recorded))
     if evidence is not None and not evidence.piecewise:  # slopes are stored of ReLUs alone
         settings = replace(settings, unsafe=(), optimised=settings.intermediate)
-    strategy: Strategy
-    if problem.free_inputs <= settings.splittable_inputs:
-        strategy = SplitInputs(problem, network, settings.intermediate, evidence)
-    else:
-        strategy = SplitActivations(
-            problem,
-            network,
-            settings.intermediate,
-            settings.optimised,
-            settings.root,
-            settings.child,
-            settings.brancher,
-            settings.unsafe,
-            settings.branched,
-            evidence=evidence,
-            rigorous=settings.rigorous,
-        )
+    few = problem.free_inputs <= settings.splittable_inputs
+    either = not few and evidence is None and problem.free_inputs <= settings.triable_inputs
     several = max(1, min(16, _MOST_ELEMENTS // network.variables))
     batch = max(several, min(2048, settings.batch_elements // network.variables))
     unit = all(layer.activation.unit_parameters for layer in network.layers)
-    frontier = Frontier(slopes=torch.float16 if unit else torch.float32)
     own_type = torch.float64 if problem.model.element_type == "float64" else torch.float32
-    return BranchAndBound(
-        problem, network.to(device, own_type), strategy, settings.first_attack, settings.second_attack, reporter,
-        np.random.default_rng(seed), batch,
-        torch.get_num_threads() if device.type == "cpu" else 1, evidence, frontier,
+
+    def search(strategy: Strategy, told: Reporter, other: BranchAndBound | None = None) -> BranchAndBound:
+        return BranchAndBound(
+            problem, network.to(device, own_type), strategy, settings.first_attack, settings.second_attack, told,
+            np.random.default_rng(seed), batch, torch.get_num_threads() if device.type == "cpu" else 1, evidence,
+            Frontier(slopes=torch.float16 if unit else torch.float32), other,
+        )  # fmt: skip
+
+    other = None
+    if few or either:
+        inputs = SplitInputs(problem, network, settings.intermediate, evidence)
+        if few:
+            return search(inputs, reporter)
+        other = search(inputs, Silent())
+    activations = SplitActivations(
+        problem, network, settings.intermediate, settings.optimised, settings.root, settings.child, settings.brancher,
+        settings.unsafe, settings.branched, evidence=evidence, rigorous=settings.rigorous,
     )  # fmt: skip
+    return search(activations, reporter, other)

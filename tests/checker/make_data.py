@@ -21,7 +21,7 @@ import torch
 from nets import property_text, random_layers, relu_model
 
 from benchmarks.soundness import Graph
-from verify.api import Silent, prepare
+from verify.api import prepare
 from verify.attack import Attack
 from verify.certificates.recording import recording
 from verify.checker import checking
@@ -30,7 +30,7 @@ from verify.checker.container import FORMAT, read
 from verify.checker.errors import Refused
 from verify.checker.stream import KINDS, Block, Cursor
 from verify.deadline import Deadline
-from verify.search.branch_and_bound import BranchAndBound
+from verify.search.branch_and_bound import BranchAndBound, Silent
 from verify.settings import Settings, build_search, preset
 
 Array = np.ndarray[Any, Any]

@@ -27,7 +27,7 @@ from oracles import exact_minimum
 from torch import Tensor
 
 import verify.search.frontier as frontier_module
-from verify.api import Silent, prepare
+from verify.api import prepare
 from verify.attack import Attack
 from verify.branchers.fsb import Split
 from verify.deadline import Deadline, OutOfTimeError
@@ -35,7 +35,7 @@ from verify.formats.vnnlib import parse
 from verify.network.activations import Activation, Relu
 from verify.network.graph import Network
 from verify.problem import Problem, Witness
-from verify.search.branch_and_bound import BranchAndBound, Outcome
+from verify.search.branch_and_bound import BranchAndBound, Outcome, Silent
 from verify.search.frontier import Frontier
 from verify.search.split_activations import SplitActivations
 from verify.search.split_inputs import SplitInputs
@@ -52,7 +52,7 @@ both_strategies = pytest.mark.parametrize("splits", BOTH)
 
 def search_for(problem: Problem, splits: str, settings: Settings | None = None) -> BranchAndBound:
     """A search that splits what it is told to."""
-    settings = replace(settings or preset("default"), splittable_inputs=BOTH[splits])
+    settings = replace(settings or preset("default"), splittable_inputs=BOTH[splits], triable_inputs=0)
     search = build_search(problem, settings, CPU, 0, Silent())
     assert isinstance(search.strategy, SplitInputs if splits == "inputs" else SplitActivations)
     return search
