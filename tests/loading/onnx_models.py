@@ -197,6 +197,7 @@ AFFINE: list[Case] = [
     case("Identity", [X], (1, 4), "new", opset=21),
     case("Dropout", [X], (1, 4)),
     case("Dropout", [X], (1, 4), "old", opset=7),
+    case("Dropout", [X, scalar(0.5), np.array(False)], (1, 4), "told not to drop"),
     case("Upsample", [X, floats(1, 1, 2, 3)], (1, 2, 3, 3), opset=9),
     case(
         "Resize", [X, None, floats(1, 1, 2, 2)], (1, 2, 3, 3), "floor",
@@ -390,6 +391,7 @@ UNSUPPORTED: list[Case] = [
     ),
     case("Resize", [X, None, floats(1, 1, 2, 2)], (1, 1, 2, 2), mode="linear", antialias=1, opset=18),
     case("Einsum", [X], (3, 3), equation="ii->i"),
+    case("Dropout", [X, scalar(0.1), np.array(True)], (1, 3)),
     case("Attention", [X, X, X], (1, 1, 2, 4), is_causal=1, opset=23),
     case("ScatterND", [X, np.array([[0]]), floats(1)], (3,), reduction="add", opset=18),
 ]

@@ -16,7 +16,7 @@ from verify.errors import ModelError, UnsupportedOperatorError
 from verify.loading.builder import Builder, Value
 from verify.loading.fold import fold as folded
 from verify.loading.loaded import LoadedModel
-from verify.loading.lowering import Origin, as_value, lower, walk
+from verify.loading.lowering import NO_RULE, Origin, as_value, lower, walk
 from verify.loading.onnx2torch_import import import_onnx2torch
 from verify.loading.runner import ModuleRunner, OnnxRunner, OnnxSession
 
@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     import onnx
 
     from verify.loading.onnx_model import OnnxModel
+    from verify.network.graph import Network
 
 ELEMENT_TYPES = {torch.float32: "float32", torch.float64: "float64"}
 
@@ -112,7 +113,12 @@ def from_module(module: nn.Module, example_input: Tensor | None, fold: bool) -> 
     except Exception as error:  # the module's own code runs here and may raise anything
         raise ModelError(f"torch.fx cannot trace the module ({error}); export it to ONNX instead") from error
     shape = tuple(example_input.shape)
-    network, output_shape = lower(graph_module, shape, "input", _module_origin)
+    try:
+        network, output_shape = lower(graph_module, shape, "input", _module_origin)
+    except UnsupportedOperatorError as problem:
+        if problem.reason != NO_RULE:  # a rule that refuses has its reasons
+            raise
+        network, output_shape = _by_export(original, example_input.to("cpu", kind), problem)
     network = folded(network) if fold else network
     runner = ModuleRunner(original, shape, ELEMENT_TYPES[kind])
     return LoadedModel(
@@ -126,6 +132,23 @@ def from_module(module: nn.Module, example_input: Tensor | None, fold: bool) -> 
         Counter(),
         None,
     )
+
+
+def _by_export(
+    module: nn.Module, example_input: Tensor, problem: UnsupportedOperatorError
+) -> tuple[Network, tuple[int, ...]]:
+    """A module that there is no rule for, as ONNX has it. Raises `problem` where there is none for that either."""
+    from verify.loading.export import exported  # slow to import, and seldom needed
+
+    model = exported(module, example_input)
+    if model is None:
+        raise problem
+    builder = Builder(tuple(example_input.shape), "input")
+    try:
+        result = Graph(model).at(builder, [builder.input]).value(model.only()[1].name)
+    except ModelError:
+        raise problem from None
+    return builder.network(builder.output(result)), result.shape
 
 
 def _module_origin(node: fx.Node) -> Origin:

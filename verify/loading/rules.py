@@ -170,7 +170,7 @@ ONNX2TORCH: dict[str, Rule] = {
     "OnnxConcat": aff.onnx_concatenate,
     "OnnxCopyIdentity": aff.identity,
     "OnnxDepthToSpace": aff.reindex,
-    "OnnxDropoutDynamic": aff.identity,
+    "OnnxDropoutDynamic": onnx_rules.dropout,
     "OnnxExpand": aff.reindex,
     "OnnxFunction": onnx_rules.function,
     "OnnxGather": aff.reindex,
