@@ -392,6 +392,14 @@ UNSUPPORTED: list[Case] = [
     case("Resize", [X, None, floats(1, 1, 2, 2)], (1, 1, 2, 2), mode="linear", antialias=1, opset=18),
     case("Einsum", [X], (3, 3), equation="ii->i"),
     case("Dropout", [X, scalar(0.1), np.array(True)], (1, 3)),
-    case("Attention", [X, X, X], (1, 1, 2, 4), is_causal=1, opset=23),
+    case("Attention", [X, X, X], (1, 1, 2, 4), "causal", is_causal=1, opset=23),
+    case("Attention", [X, X, X, X], (1, 1, 2, 2), "mask of variables", opset=23),
+    case(
+        "Attention",
+        [X, X, X, np.array([[True, False], [True, True]])],
+        (1, 1, 2, 4),
+        "mask of truths",
+        opset=23,
+    ),
     case("ScatterND", [X, np.array([[0]]), floats(1)], (3,), reduction="add", opset=18),
 ]

@@ -152,9 +152,11 @@ def attention(call: Call) -> Value:
         if attributes.get(name, 0):
             raise Unsupported(name)
     if call.module.results > 1 or any(
-        call.argument(place, name) is not None for place, name in ((4, "e"), (5, "f"))
+        call.argument("abcdefg".index(name), name) is not None for name in "efg"
     ):
         raise Unsupported("a cache of keys and values")
+    if isinstance(mask, Value):
+        raise Unsupported("a mask that depends on the network's input")
     flat = len(query.shape) == 3
     if flat:
         heads = [attributes["q_num_heads"], *[attributes["kv_num_heads"]] * 2]
@@ -167,7 +169,7 @@ def attention(call: Call) -> Value:
     scores = aff.product(builder, query, turned)
     scores = builder.scale(scores, tensor(attributes.get("scale", 1 / math.sqrt(query.shape[-1]))))
     if mask is not None:
-        if not isinstance(mask, Value) and (mask.dtype == torch.bool or not bool(mask.isfinite().all())):
+        if mask.dtype == torch.bool or not bool(mask.isfinite().all()):
             raise Unsupported("a mask that leaves out keys")
         scores = aff.add(builder, scores, mask)
     found = aff.product(builder, compositions.softmax(builder, scores, -1), value)
