@@ -122,10 +122,11 @@ def build_search(
     batch = max(several, min(2048, settings.batch_elements // network.variables))
     unit = all(layer.activation.unit_parameters for layer in network.layers)
     own_type = torch.float64 if problem.model.element_type == "float64" else torch.float32
+    own_network = network.to(device, own_type)
 
     def search(strategy: Strategy, told: Reporter, other: BranchAndBound | None = None) -> BranchAndBound:
         return BranchAndBound(
-            problem, network.to(device, own_type), strategy, settings.first_attack, settings.second_attack, told,
+            problem, own_network, strategy, settings.first_attack, settings.second_attack, told,
             np.random.default_rng(seed), batch, torch.get_num_threads() if device.type == "cpu" else 1, evidence,
             Frontier(slopes=torch.float16 if unit else torch.float32), other,
         )  # fmt: skip
