@@ -10,7 +10,7 @@ import onnxruntime
 import pytest
 import torch
 from onnx import TensorProto, helper
-from onnx_models import CHOICE_SHAPE, CHOICES, X, ints, model_of, scalar, weights
+from onnx_models import CHOICE_SHAPE, CHOICES, X, floats, ints, model_of, scalar, weights
 
 from verify.api import verify
 from verify.errors import ModelError
@@ -74,8 +74,11 @@ def test_indices_have_to_be_whole() -> None:
 
 @pytest.mark.parametrize(
     ("operator", "number", "attributes"),
-    [("Div", 2, {}), ("Pow", -1, {}), ("ReduceMean", None, {"axes": [1]}), ("ReduceL2", None, {"axes": [1]})],
-)
+    [
+        ("Div", 2, {}), ("Pow", -1, {}),
+        *((name, None, {"axes": [1]}) for name in ("ReduceMean", "ReduceL2", "ReduceLogSumExp")),
+    ],
+)  # fmt: skip
 def test_integers_are_cut(operator: str, number: int | None, attributes: dict[str, list[int]]) -> None:
     """Bug found: a mean of int32 (0, 1) is 0 there and was 0.5 here, which a few samples need not show."""
     names = ["i", "n"] if number is not None else ["i"]
@@ -91,3 +94,21 @@ def test_integers_are_cut(operator: str, number: int | None, attributes: dict[st
     floats = [nodes[0], helper.make_node("Cast", ["g"], ["i"], to=TensorProto.FLOAT), *nodes[2:]]
     if number is None:
         load(model_of(floats, (1, 2), constants, "y"))
+
+
+@pytest.mark.parametrize("kind", [TensorProto.INT32, TensorProto.FLOAT])
+@pytest.mark.parametrize("mode", ["linear", "nearest"])
+def test_integers_between_integers_are_cut(kind: int, mode: str) -> None:
+    """Between (0, 1) there is nothing of int32; the nearest entry is one."""
+    nodes = [
+        helper.make_node("Greater", [X, "c"], ["g"]),
+        helper.make_node("Cast", ["g"], ["i"], to=kind),
+        helper.make_node("Resize", ["i", "", "s"], ["d"], mode=mode),
+        helper.make_node("Cast", ["d"], ["y"], to=TensorProto.FLOAT),
+    ]
+    model = model_of(nodes, (1, 1, 1, 2), {"c": scalar(0.9999), "s": floats(1, 1, 1, 2)}, "y")
+    if (kind, mode) == (TensorProto.INT32, "linear"):
+        with pytest.raises(ModelError, match=r"of integers it cuts results|ONNX Runtime cannot load"):
+            load(model)
+    else:
+        load(model)

@@ -191,7 +191,9 @@ def _blame(model: OnnxModel, error: Exception) -> None:
             raise UnsupportedOperatorError(named, node.operation_type, model.opset, str(reason)) from error
 
 
-_TRUNCATING = ("Div", "Pow", "ReduceL2", "ReduceMean")  # where they take integers
+# Operators that cut their results where they take integers; of the second kind, where they interpolate.
+_TRUNCATING = ("Div", "Pow", "ReduceL2", "ReduceLogSum", "ReduceLogSumExp", "ReduceMean")
+_RESIZING = ("Resize", "Upsample")
 _FLOATING = (1, 11)  # FLOAT and DOUBLE
 
 
@@ -211,7 +213,8 @@ class _Origins:
 
     def _truncates(self, proto: Any) -> bool:
         """Whether a node's results are cut to integers; so is one of unknown type, to be safe."""
-        if proto.op_type not in _TRUNCATING:
+        between = any(attribute.name == "mode" and attribute.s != b"nearest" for attribute in proto.attribute)
+        if proto.op_type not in _TRUNCATING and not (proto.op_type in _RESIZING and between):
             return False
         return self._types.get(proto.output[0]) not in _FLOATING
 
