@@ -132,9 +132,15 @@ def stack(call: Call) -> Value:
     parts = [
         p if isinstance(p, Value) else call.builder.constant(tensor(p)) for p in call.argument(0, "tensors")
     ]
-    axis = call.constant(1, "dim", "axis", default=0) % (len(parts[0].shape) + 1)
+    return stacked(
+        call.builder, parts, call.constant(1, "dim", "axis", default=0) % (len(parts[0].shape) + 1)
+    )
+
+
+def stacked(builder: Builder, parts: Sequence[Value], axis: int) -> Value:
+    """Values of one shape side by side on a new axis (>= 0)."""
     shape = (*parts[0].shape[:axis], 1, *parts[0].shape[axis:])
-    return call.builder.concatenate([call.builder.reshape(part, shape) for part in parts], axis)
+    return builder.concatenate([builder.reshape(part, shape) for part in parts], axis)
 
 
 # arithmetic

@@ -43,9 +43,11 @@ def recurrent(call: Call) -> Value | tuple[Value, ...]:
             state = step(builder, at_time, recurrence, biases[1], state)
             outputs.append(state[0])
         ends.append(state)
-        tracks.append(_stacked(builder, outputs[::-1] if ways[way] else outputs))
-    whole = _stacked(builder, tracks, axis=1)  # [time, direction, batch, hidden]
-    last = [_stacked(builder, [end[part] for end in ends]) for part in range(2 if operator == "LSTM" else 1)]
+        tracks.append(aff.stacked(builder, outputs[::-1] if ways[way] else outputs, 0))
+    whole = aff.stacked(builder, tracks, 1)  # [time, direction, batch, hidden]
+    last = [
+        aff.stacked(builder, [end[part] for end in ends], 0) for part in range(2 if operator == "LSTM" else 1)
+    ]
     results = (whole, *last)[: call.module.results]
     return results if len(results) > 1 else results[0]
 
@@ -54,26 +56,20 @@ def _times(count: int, backward: bool) -> range:
     return range(count - 1, -1, -1) if backward else range(count)
 
 
-def _stacked(builder: Builder, parts: list[Value], axis: int = 0) -> Value:
-    shape = (*parts[0].shape[:axis], 1, *parts[0].shape[axis:])
-    return builder.concatenate([builder.reshape(part, shape) for part in parts], axis)
-
-
 def _text(value: Any) -> str:
     return value.decode() if isinstance(value, bytes) else str(value)
 
 
 def _parts(call: Call, ways: int) -> Iterator[tuple[tuple[Tensor, Tensor], tuple[Tensor, Tensor], State]]:
     """For each direction its weights, its two biases and its first state."""
-    names = ("W", "R", "B", "sequence_lens", "initial_h", "initial_c", "P")
-    weights, recurrence, bias, lengths = (call.constant(i + 1, names[i], "bcde"[i]) for i in range(4))
-    states = [call.argument(i + 1, names[i], "fg"[i - 4]) for i in (4, 5)]
+    weights, recurrence, bias, lengths = (call.constant(i, name) for i, name in enumerate("bcde", start=1))
+    states = [call.argument(i, name) for i, name in enumerate("fg", start=5)]
     if len(call.x.shape) != 3:
         raise Unsupported("an input of other than three axes")
     time, batch, _ = call.x.shape
     if lengths is not None and any(length != time for length in integers(lengths)):
         raise Unsupported("sequences of different lengths")
-    if call.constant(7, names[6], "h") is not None:
+    if call.constant(7, "h") is not None:
         raise Unsupported("peepholes")
     hidden = recurrence.shape[-1]
     zeros = torch.zeros(ways, batch, hidden, dtype=torch.float64)
