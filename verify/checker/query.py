@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import math
 import re
+import time
 from array import array
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -20,7 +21,7 @@ from itertools import product
 from operator import eq, ge, gt, le, lt
 from typing import Any, NoReturn, TypeAlias, overload
 
-from verify.checker.errors import Refused
+from verify.checker.errors import NotProved, Refused
 
 MOST_CLAUSES = 1_000_000
 MOST_NESTING = 200
@@ -37,6 +38,12 @@ next_comparison = re.compile(r"\(\s*([<>]=)\s+([^\s()]+)\s+([^\s()]+)\s*\)", re.
 Term: TypeAlias = tuple[
     dict[int, Fraction], Fraction
 ]  # coefficients by variable (2 i: X_i, 2 j + 1: Y_j), and a constant
+
+
+def check_time(until: float) -> None:
+    """NotProved once the time (`time.monotonic`) is past `until`."""
+    if time.monotonic() > until:
+        raise NotProved("time is up")
 
 
 # -- formulas
@@ -331,7 +338,8 @@ def normal(comparison: str, term: Term) -> Formula:
 class Reader:
     """One pass over the words of the text; `word` is the next one, empty at the end."""
 
-    def __init__(self, text: str) -> None:
+    def __init__(self, text: str, until: float = math.inf) -> None:
+        self.until = until
         self.text = re.sub(r";[^\n]*", "", text)
         self.word, self.place, self.end, self.last = "", 0, 0, 0
         self.codes: dict[str, int] = {}
@@ -378,6 +386,7 @@ class Reader:
     def statements(self) -> None:
         """Read the whole text."""
         while self.word:
+            check_time(self.until)
             self.expect("(")
             head = self.next()
             if head in ("declare-const", "declare-fun"):
@@ -506,9 +515,9 @@ class Reader:
         return scaled(left, right[1]) if left[0] else scaled(right, left[1])
 
 
-def read_query(text: str) -> Query:
-    """The property that a VNN-LIB 1.0 text states. Raises Refused."""
-    reader = Reader(text)
+def read_query(text: str, until: float = math.inf) -> Query:
+    """The property that a VNN-LIB 1.0 text states. Raises Refused, and NotProved past `until` (of `time.monotonic`)."""
+    reader = Reader(text, until)
     reader.statements()
     inputs, outputs = reader.declared(0), reader.declared(1)
     formula = All(tuple(reader.asserted))

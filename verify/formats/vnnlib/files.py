@@ -3,30 +3,34 @@
 from __future__ import annotations
 
 import gzip
+import io
 import zlib
 from pathlib import Path
 from typing import NoReturn
 
+from verify.deadline import Deadline
 from verify.errors import SpecificationError, UnboundedInputError
 from verify.formats.vnnlib.clauses import Clauses, Property
 from verify.formats.vnnlib.formula import count
 from verify.formats.vnnlib.reader import Reader
 
 MAXIMUM_CLAUSES = 1_000_000
+MAXIMUM_BYTES = 1 << 30  # of a file, unpacked
+_CHUNK = 1 << 24
 
 
-def parse(text: str, source: str = "<text>") -> Property:
+def parse(text: str, source: str = "<text>", deadline: Deadline | None = None) -> Property:
     """Read a property from VNN-LIB 1.0 text.
 
     Raises SpecificationError, with the place, the finding and the remedy, for text that is malformed,
     nonlinear, too extreme to be kept exact, or of version 2.0; UnboundedInputError for an input without both
-    bounds.
+    bounds; OutOfTimeError at the deadline.
     """
     if not text.strip():
         _fail(source, "the file is empty", "give a VNN-LIB 1.0 file")
     if "\0" in text:
         _binary(source)
-    reader = Reader(text, source)
+    reader = Reader(text, source, deadline)
     inputs, outputs, formula = reader.read()
     number = count(formula.tree)
     if number > MAXIMUM_CLAUSES:
@@ -42,21 +46,24 @@ def parse(text: str, source: str = "<text>") -> Property:
     return Property(inputs, outputs, clauses, source)
 
 
-def read(path: str | Path) -> Property:
+def read(path: str | Path, deadline: Deadline | None = None, most_bytes: int = MAXIMUM_BYTES) -> Property:
     """Read a property from a VNN-LIB 1.0 file, plain or gzip (told apart by content, not by name).
 
-    Raises SpecificationError for a missing, unreadable, damaged or binary file, and whatever `parse` raises.
+    most_bytes: how large it may be, unpacked. Raises SpecificationError for a missing, unreadable, damaged, binary or too
+    large file, and whatever `parse` raises.
     """
-    return parse(text_of(path), str(path))
+    return parse(text_of(path, deadline, most_bytes), str(path), deadline)
 
 
-def text_of(path: str | Path) -> str:
+def text_of(path: str | Path, deadline: Deadline | None = None, most_bytes: int = MAXIMUM_BYTES) -> str:
     """The text of a file, plain or gzip. Raises SpecificationError for what is no text."""
     source = str(path)
     try:
-        data = Path(path).read_bytes()
-        if data[:2] == b"\x1f\x8b":
-            data = gzip.decompress(data)
+        with Path(path).open("rb") as file:
+            packed = file.read(2) == b"\x1f\x8b"
+            file.seek(0)
+            with gzip.GzipFile(fileobj=file) if packed else file as content:
+                data = _limited(content, source, deadline or Deadline(), most_bytes)
         return data.decode("utf-8-sig")
     except FileNotFoundError:
         _fail(source, "there is no such file", "check the path")
@@ -67,6 +74,20 @@ def text_of(path: str | Path) -> str:
         _fail(source, reason, "check the path and its permissions")
     except UnicodeDecodeError:
         _binary(source)
+
+
+def _limited(
+    content: gzip.GzipFile | io.BufferedReader, source: str, deadline: Deadline, most_bytes: int
+) -> bytes:
+    """All bytes of a file, piece by piece; fails beyond `most_bytes`."""
+    found = bytearray()
+    while piece := content.read(min(_CHUNK, most_bytes + 1 - len(found))):
+        found += piece
+        if len(found) > most_bytes:
+            reason = f"the file has more than {most_bytes} bytes, unpacked"
+            _fail(source, reason, "split the property into several files")
+        deadline.check()
+    return bytes(found)
 
 
 def _fail(source: str, reason: str, remedy: str) -> NoReturn:

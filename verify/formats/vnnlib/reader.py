@@ -16,6 +16,7 @@ from typing import NoReturn
 
 import numpy as np
 
+from verify.deadline import Deadline
 from verify.errors import SpecificationError
 from verify.formats.vnnlib.formula import EQ, GE, GT, LE, LT, All, AnyOf, Atoms, Formula, Node, compare
 from verify.formats.vnnlib.literals import (
@@ -62,8 +63,8 @@ class Reader:
     text.
     """
 
-    def __init__(self, text: str, source: str) -> None:
-        self.source = source
+    def __init__(self, text: str, source: str, deadline: Deadline | None = None) -> None:
+        self.source, self.deadline = source, deadline or Deadline()
         self.text = _COMMENT.sub(lambda m: " " * len(m.group()), text) if ";" in text else text
         self.at = self.slow_until = 0
         self.names: dict[str, int] = {}
@@ -75,6 +76,7 @@ class Reader:
     def read(self) -> tuple[int, int, Formula]:
         """Read all statements: numbers of inputs and of outputs, and the formula."""
         while self._peek():
+            self.deadline.check()
             if self._declare_run():
                 continue
             node = self._assertions()

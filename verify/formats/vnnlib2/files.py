@@ -5,11 +5,12 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
+from verify.deadline import Deadline
 from verify.errors import SpecificationError, UnboundedInputError
 from verify.formats.vnnlib import Property
 from verify.formats.vnnlib import parse as parse_property
 from verify.formats.vnnlib.clauses import Clauses
-from verify.formats.vnnlib.files import MAXIMUM_CLAUSES, text_of
+from verify.formats.vnnlib.files import MAXIMUM_BYTES, MAXIMUM_CLAUSES, text_of
 from verify.formats.vnnlib.formula import count
 from verify.formats.vnnlib.literals import Integers
 from verify.formats.vnnlib2.query import Query
@@ -26,23 +27,29 @@ def is_query(text: str) -> bool:
     return _HEAD.match(text, blank.end() if blank else 0) is not None
 
 
-def read(path: str | Path) -> Query | Property:
-    """Read a VNN-LIB file of either version, plain or gzip. Raises SpecificationError."""
-    return parse(text_of(path), str(path))
+def read(
+    path: str | Path, deadline: Deadline | None = None, most_bytes: int = MAXIMUM_BYTES
+) -> Query | Property:
+    """Read a VNN-LIB file of either version, plain or gzip, of at most `most_bytes` unpacked.
+
+    Raises SpecificationError, and OutOfTimeError at the deadline.
+    """
+    return parse(text_of(path, deadline, most_bytes), str(path), deadline)
 
 
-def parse(text: str, source: str = "<text>") -> Query | Property:
-    """Read VNN-LIB text of either version. Raises SpecificationError."""
-    return parse_query(text, source) if is_query(text) else parse_property(text, source)
+def parse(text: str, source: str = "<text>", deadline: Deadline | None = None) -> Query | Property:
+    """Read VNN-LIB text of either version. Raises SpecificationError, and OutOfTimeError at the deadline."""
+    reader = parse_query if is_query(text) else parse_property
+    return reader(text, source, deadline)
 
 
-def parse_query(text: str, source: str = "<text>") -> Query:
+def parse_query(text: str, source: str = "<text>", deadline: Deadline | None = None) -> Query:
     """Read a query from VNN-LIB 2.0 text.
 
     Raises SpecificationError, with the place, the finding and the remedy, for text that is malformed, not well-typed or
-    too extreme to be kept exact; UnboundedInputError for an input without both bounds.
+    too extreme to be kept exact; UnboundedInputError for an input without both bounds; OutOfTimeError at the deadline.
     """
-    reader = QueryReader(text, source)
+    reader = QueryReader(text, source, deadline)
     reader.read_query()
     drop_unused_products(reader)
     input_of = merge_equal_inputs(reader)

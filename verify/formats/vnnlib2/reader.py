@@ -13,6 +13,7 @@ from collections.abc import Callable
 from fractions import Fraction
 from typing import NoReturn
 
+from verify.deadline import Deadline
 from verify.formats.vnnlib.formula import GT, LT, AnyOf, Node
 from verify.formats.vnnlib.literals import is_number
 from verify.formats.vnnlib.reader import MAXIMUM_DEPTH, Reader
@@ -69,8 +70,8 @@ def _compact(match: re.Match[str]) -> str:
 class QueryReader(Reader):
     """One pass over the text of a query."""
 
-    def __init__(self, text: str, source: str) -> None:
-        super().__init__("", source)
+    def __init__(self, text: str, source: str, deadline: Deadline | None = None) -> None:
+        super().__init__("", source, deadline)
         text = _STRING_OR_COMMENT.sub(_blank, text) if ";" in text else text
         self.text = _STRING_OR_INDICES.sub(_compact, text)
         self.networks: list[Declaration] = []
@@ -86,6 +87,7 @@ class QueryReader(Reader):
         """Read everything; the assertions' formulas, whose conjunction the query is."""
         self._version()
         while self._peek():
+            self.deadline.check()
             node = self._assertions() if self.elements.first else None
             if node:
                 self.parts.append(node)
