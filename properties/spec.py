@@ -74,7 +74,7 @@ def _disjunction(conjunctions: Sequence[Sequence[str]]) -> list[str]:
 def parse(text: str) -> list[Form]:
     """The file's s-expressions."""
     stack: list[list[Form]] = [[]]
-    for token in re.findall(r"[()]|[^\s()]+", re.sub(r";.*", "", text)):
+    for token in re.findall(r"[()]|[^\s()]+", re.sub(r";[^\n\r]*", "", text)):
         if token == "(":
             stack.append([])
         elif token == ")":

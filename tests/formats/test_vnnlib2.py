@@ -335,6 +335,29 @@ def _member(query: Query, k: int, point: dict[str, Fraction]) -> bool:
     return True
 
 
+def test_the_same_element_by_two_names() -> None:
+    """Bug found: `Y[0,0]` against `Y[00,0]`, which is always true, became the row `-Y[0,0] <= 0`."""
+    assert len(one("(assert (<= Y[0,0] Y[00,0]))").property.clauses[0].thresholds) == 0
+    assert not len(one("(assert (< Y[0,0] Y[00,0]))").property.clauses)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "; a\r(assert (<= Z 1))",
+        "; a\x0b",
+        "; a\u2028",
+        "(assert (<= Z\u00a0 1))",
+        '(assert "\x1c")',
+        "\ufeff",
+    ],
+)
+def test_what_readers_see_differently_is_refused(text: str) -> None:
+    with pytest.raises(SpecificationError):
+        one(text + "\n(assert (<= Z 1))")
+    assert one("; a \u00a0 \u00e9\r\n; b\r")
+
+
 @pytest.mark.parametrize("seed", range(40))
 def test_damaged_text_is_refused_with_a_reason(seed: int) -> None:
     """Whatever is done to a text, the reader reads it or says what is wrong."""

@@ -27,6 +27,7 @@ from verify.checker.network import Network
 from verify.checker.onnx_reader import read_model
 from verify.checker.proof import Proof, Summary
 from verify.checker.query import Query, read_query
+from verify.checker.query_text import decoded
 from verify.checker.stream import Block, Cursor, blocks
 from verify.checker.tree import Tree
 from verify.checker.witness import check_witness
@@ -81,7 +82,7 @@ def check(
     container = _named(certificate, lambda: read(certificate))
     onnx, vnnlib = content(model), content(specification)
     network = _named(model, lambda: read_model(onnx))
-    query = _named(specification, lambda: read_query(vnnlib.decode("utf-8", "replace")))
+    query = _named(specification, lambda: read_query(decoded(vnnlib), until))
     if (query.inputs, query.outputs) != (network.inputs, network.outputs):
         raise Refused(
             f"{specification}: speaks of {query.inputs} inputs and {query.outputs} outputs, "
@@ -199,7 +200,7 @@ def prepare_proof(certificate: Path, model: Path, specification: Path) -> tuple[
     if _check_header(container, digest(onnx), digest(vnnlib)) != "unsat":
         raise Refused("only certificates of unsat can be worked on")
     arithmetic = Arithmetic(deployed=container.text("semantics") == DEPLOYED)
-    query = read_query(vnnlib.decode("utf-8", "replace"))
+    query = read_query(decoded(vnnlib))
     return container, _start(container, read_model(onnx), query, arithmetic)
 
 

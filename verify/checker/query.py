@@ -22,11 +22,14 @@ from operator import eq, ge, gt, le, lt
 from typing import Any, NoReturn, TypeAlias, overload
 
 from verify.checker.errors import NotProved, Refused
+from verify.checker.query_text import statements_of
 
 MOST_CLAUSES = 1_000_000
 MOST_NESTING = 200
 MOST_DIGITS = 4_000  # of a number, and the largest exponent
-IGNORED = ("set-logic", "set-info", "set-option", "check-sat", "get-model", "exit")
+IGNORED = ("set-logic", "set-info", "set-option")
+ENDING = ("check-sat", "get-model", "exit")  # what comes after them is no part of the question
+DECLARING = ("declare-const", "declare-fun")
 COMPARE: dict[str, Callable[[Any, Any], bool]] = {"<=": le, "<": lt, ">=": ge, ">": gt, "=": eq}
 MIRRORED = {"<=": ">=", "<": ">", ">=": "<=", ">": "<", "=": "="}
 
@@ -340,7 +343,7 @@ class Reader:
 
     def __init__(self, text: str, until: float = math.inf) -> None:
         self.until = until
-        self.text = re.sub(r";[^\n]*", "", text)
+        self.text = statements_of(text)
         self.word, self.place, self.end, self.last = "", 0, 0, 0
         self.codes: dict[str, int] = {}
         self.numbers: dict[str, Fraction] = {}
@@ -385,25 +388,32 @@ class Reader:
 
     def statements(self) -> None:
         """Read the whole text."""
+        ended = False
         while self.word:
             check_time(self.until)
             self.expect("(")
             head = self.next()
-            if head in ("declare-const", "declare-fun"):
+            if ended and head in (*DECLARING, "assert"):
+                self.fail(f"{head} after a statement that ends the property")
+            if head in DECLARING:
                 self.declaration(head)
             elif head == "assert":
                 self.asserted.append(self.formula(0))
                 self.expect(")")
-            elif head in IGNORED:
+            elif head in IGNORED or head in ENDING:
                 self.skip()
+                ended = ended or head in ENDING
             else:
                 self.fail(f"unknown statement {head[:60]!r}")
 
     def skip(self) -> None:
         """Read up to the parenthesis that closes the statement."""
-        depth = 1
+        depth, before = 1, ""
         while depth:
-            depth += {"(": 1, ")": -1}.get(self.next(), 0)
+            word = self.next()
+            if before == "(" and word in (*DECLARING, "assert"):
+                self.fail(f"{word} within another statement")
+            depth, before = depth + {"(": 1, ")": -1}.get(word, 0), word
 
     def declaration(self, head: str) -> None:
         """Read the rest of a declaration."""

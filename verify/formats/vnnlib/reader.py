@@ -12,6 +12,7 @@ import re
 from array import array
 from fractions import Fraction
 from operator import eq as same
+from operator import invert
 from typing import NoReturn
 
 import numpy as np
@@ -30,12 +31,14 @@ from verify.formats.vnnlib.literals import (
     is_number,
 )
 from verify.formats.vnnlib.terms import Linear, representable, scaled, total
+from verify.formats.vnnlib.text import position, without_asides
 
 MAXIMUM_DEPTH = 200
 
 _OPERATORS = {"<=": LE, "<": LT, ">=": GE, ">": GT, "=": EQ, "==": EQ}
 _MIRRORED = (GE, GT, LE, LT, EQ)
-_IGNORED = frozenset({"set-logic", "set-info", "set-option", "check-sat", "get-model"})
+_IGNORED = frozenset({"set-logic", "set-info", "set-option"})
+_ENDING = frozenset({"check-sat", "get-model", "exit"})
 
 _ATOM = r"\(\s*[<>=]+\s+[^\s()]+\s+[^\s()]+\s*\)\s*"
 _ATOM_RUN = re.compile(rf"(?:{_ATOM}){{1,20000}}", re.ASCII)
@@ -46,7 +49,6 @@ _NO_WORD, _AND_WORD, _ASSERT_WORDS = slice(0, 0), slice(0, 1), slice(0, None, 4)
 _SPACE = re.compile(r"\s*", re.ASCII)
 _WORD = re.compile(r"[^\s()]+", re.ASCII)
 _STATEMENT = re.compile(r"\(\s*(?:assert|declare-const)(?![^\s()])", re.ASCII)
-_COMMENT = re.compile(r";[^\n]*")
 _is_variable = re.compile(r"[XY]_(?:0|[1-9]\d{0,8})\Z", re.ASCII).match
 
 
@@ -59,14 +61,16 @@ class Reader:
     """One pass over the text; `at` is the position of the next unread character, and before
     `slow_until` no runs are tried.
 
-    Comments are blanked beforehand by spaces of the same length, so every position is one of the original
-    text.
+    Comments and quotations are blanked beforehand by as many other characters, so every position is one of the
+    original text.
     """
 
     def __init__(self, text: str, source: str, deadline: Deadline | None = None) -> None:
         self.source, self.deadline = source, deadline or Deadline()
-        self.text = _COMMENT.sub(lambda m: " " * len(m.group()), text) if ";" in text else text
+        self.text = text
+        self.text = without_asides(text, self._fail)
         self.at = self.slow_until = 0
+        self.ended = ""  # the statement that ends the property, once it is read
         self.names: dict[str, int] = {}
         self.right_sides = RightSides()
         self.operator, self.left, self.right = array("b"), array("i"), array("i")
@@ -103,7 +107,7 @@ class Reader:
 
     def position(self, place: int) -> tuple[int, int]:
         """Line and column, from 1, of a position."""
-        return self.text.count("\n", 0, place) + 1, place - self.text.rfind("\n", 0, place)
+        return position(self.text, place)
 
     def declaration(self, name: str) -> int:
         """Position of a variable's name in its declaration."""
@@ -154,7 +158,7 @@ class Reader:
     # -- statements
 
     def _declare_run(self) -> bool:
-        match = _DECLARE_RUN.match(self.text, self.at)
+        match = None if self.ended else _DECLARE_RUN.match(self.text, self.at)
         if match is None:
             return False
         names = _tokens(match.group())[1::3]
@@ -174,7 +178,7 @@ class Reader:
 
     def _assertions(self) -> Atoms | None:
         """Read a run of simple assertions, if there is one."""
-        return self._run(_ASSERT_RUN, _ASSERT_WORDS)
+        return None if self.ended else self._run(_ASSERT_RUN, _ASSERT_WORDS)
 
     def _run(self, pattern: re.Pattern[str], others: slice) -> Atoms | None:
         """Read a run of atoms that a pattern checks, `others` being its words that belong to no atom.
@@ -197,16 +201,18 @@ class Reader:
     def _add(self, tokens: list[str]) -> Atoms | None:
         """Add atoms given as operator, variable, right side, ...; None, with nothing kept, if that fails."""
         start = len(self.left)
-        if any(map(same, tokens[1::3], tokens[2::3])):
-            return None  # a variable compared with itself is a constant: the slow way evaluates it
         try:
             self.left.extend(map(self.names.__getitem__, tokens[1::3]))
             self.right.extend(map(self.right_sides.__getitem__, tokens[2::3]))
             self.operator.extend(map(_OPERATORS.__getitem__, tokens[0::3]))
+            kept = not any(map(same, self.left[start:], map(invert, self.right[start:])))
         except (KeyError, TooExtreme):
-            del self.left[start:], self.right[start:], self.operator[start:]
-            return None
-        return Atoms(start, len(self.left))
+            kept = False
+        if kept:
+            return Atoms(start, len(self.left))
+        # something is unknown, or compares a variable with itself, which is a constant: the slow way sees to it
+        del self.left[start:], self.right[start:], self.operator[start:]
+        return None
 
     def _statement(self) -> None:
         opened = self.at
@@ -216,6 +222,9 @@ class Reader:
             reason = f"found {self._found()}, expected '('"
             self._fail(opened, reason, "write (declare-const ...) or (assert ...)")
         place, head = self._head(opened, "'declare-const' or 'assert'")
+        if self.ended and head in ("declare-const", "assert"):
+            reason = f"{head} comes after ({self.ended}), which does not ask about it"
+            self._fail(place, reason, f"move ({self.ended}) to the end")
         if head == "declare-const":
             self._declare_statement(opened)
         elif head == "assert":
@@ -223,6 +232,9 @@ class Reader:
             self.parts.append(self._formula(0))
             self._close(opened, "the formula of assert")
         elif head in _IGNORED:
+            self._ignore(opened)
+        elif head in _ENDING:
+            self.ended = head
             self._ignore(opened)
         elif head in ("vnnlib-version", "declare-network"):
             reason = f"this is VNN-LIB 2.0 ({head}), not 1.0"

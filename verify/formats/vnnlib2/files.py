@@ -17,7 +17,7 @@ from verify.formats.vnnlib2.query import Query
 from verify.formats.vnnlib2.reader import QueryReader
 from verify.formats.vnnlib2.relations import derive_bounds, drop_unused_products, merge_equal_inputs
 
-_BLANK = re.compile(r"(?:\s|;[^\n]*\n)*", re.ASCII)
+_BLANK = re.compile(r"(?:\s|;[^\n\r]*[\n\r])*", re.ASCII)
 _HEAD = re.compile(r"\(\s*(?:vnnlib-version|declare-network)(?![^\s()])", re.ASCII)
 
 

@@ -18,6 +18,7 @@ from verify.formats.vnnlib.formula import GT, LT, AnyOf, Node
 from verify.formats.vnnlib.literals import is_number
 from verify.formats.vnnlib.reader import MAXIMUM_DEPTH, Reader
 from verify.formats.vnnlib.terms import Linear, total
+from verify.formats.vnnlib.text import Fail, check_characters, check_foreign
 from verify.formats.vnnlib2.declarations import (
     ELEMENT_TYPES,
     EQUAL,
@@ -37,10 +38,11 @@ MAXIMUM_DEGREE = 16
 MAXIMUM_PRODUCTS = 100_000
 MAXIMUM_SIZE = 10**8
 
-_STRING_OR_COMMENT = re.compile(r'"(?:[^"\\\n]|\\.)*"|;[^\n]*')
-_STRING_OR_INDICES = re.compile(r'"(?:[^"\\\n]|\\.)*"|\[[^\[\]()"]*\s[^\[\]()"]*\]', re.ASCII)
+_STRING_OR_COMMENT = re.compile(r'"(?:[^"\\\n\r]|\\.)*"|;[^\n]*')
+_LONE_RETURN = re.compile(r"\r(?!\n|\Z)")
+_STRING_OR_INDICES = re.compile(r'"(?:[^"\\\n\r]|\\.)*"|\[[^\[\]()"]*\s[^\[\]()"]*\]', re.ASCII)
 _AROUND = re.compile(r"\s*([\[\],])\s*", re.ASCII)
-_STRING = re.compile(r'"((?:[^"\\\n]|\\.)*)"')
+_STRING = re.compile(r'"((?:[^"\\\n\r]|\\.)*)"')
 _INDICES = re.compile(r"\[([^\[\]()]*)\]")
 _ARE_NUMBERS = re.compile(r"\s*(?:\d{1,10}\s*(?:,\s*\d{1,10}\s*)*)?\Z", re.ASCII).match
 _NAME = re.compile(r"[A-Za-z][A-Za-z0-9_]*", re.ASCII)
@@ -52,9 +54,23 @@ _TYPES = {"Real": REAL}
 _KINDS = {"declare-input": INPUT, "declare-hidden": HIDDEN, "declare-output": OUTPUT}
 
 
-def _blank(match: re.Match[str]) -> str:
-    text = match.group()
-    return text if text[0] == '"' else " " * len(text)
+def _without_comments(text: str, fail: Fail) -> str:
+    """A text with spaces for its comments, which strings may look like; fails where a reader may see others."""
+    check_characters(text, fail)
+
+    def blank(match: re.Match[str]) -> str:
+        found = match.group()
+        if found[0] == '"':
+            return found
+        alone = _LONE_RETURN.search(found + text[match.end() : match.end() + 1])
+        if alone is not None:
+            reason = "a carriage return alone within a comment: it may or may not end it"
+            fail(match.start() + alone.start(), reason, "end lines by a line feed")
+        return " " * len(found)
+
+    text = _STRING_OR_COMMENT.sub(blank, text) if ";" in text else text
+    check_foreign(text, fail)
+    return text
 
 
 def _compact(match: re.Match[str]) -> str:
@@ -72,8 +88,8 @@ class QueryReader(Reader):
 
     def __init__(self, text: str, source: str, deadline: Deadline | None = None) -> None:
         super().__init__("", source, deadline)
-        text = _STRING_OR_COMMENT.sub(_blank, text) if ";" in text else text
-        self.text = _STRING_OR_INDICES.sub(_compact, text)
+        self.text = text
+        self.text = _STRING_OR_INDICES.sub(_compact, _without_comments(text, self._fail))
         self.networks: list[Declaration] = []
         self.elements = Elements()
         self.names = self.elements
