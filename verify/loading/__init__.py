@@ -8,6 +8,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from verify.loading.guard import IN_MEMORY, reading
 from verify.loading.loaded import LoadedModel
 
 if TYPE_CHECKING:
@@ -40,11 +41,12 @@ def load(
     from verify.loading.comparison import check_agreement
     from verify.loading.pipeline import from_module, from_onnx
 
-    if isinstance(model, str | Path | bytes) or hasattr(model, "SerializeToString"):
-        loaded = from_onnx(model, fold)  # type: ignore[arg-type]
-    else:
-        loaded = from_module(model, example_input, fold)
-    check_agreement(loaded, box)
+    with reading(str(model) if isinstance(model, str | Path) else IN_MEMORY):
+        if isinstance(model, str | Path | bytes) or hasattr(model, "SerializeToString"):
+            loaded = from_onnx(model, fold)  # type: ignore[arg-type]
+        else:
+            loaded = from_module(model, example_input, fold)
+        check_agreement(loaded, box)
     return loaded
 
 

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from verify.loading import reindex
+from verify.loading.sizes import check_size
 from verify.network.activations.base import Activation
 from verify.network.activations.convex import Rsqrt, Sqrt
 from verify.network.activations.copy import Copy
@@ -88,6 +89,7 @@ class Builder:
         return self._append(activation, (x,), x.shape if shape is None else shape)
 
     def _append(self, operator: Affine | Activation, operands: Sequence[Value], shape: Shape) -> Value:
+        check_size(shape)
         indices = tuple(operand.node for operand in operands)
         self.nodes.append(Node(operator, indices, shape or (1,), f"{self.label}#{len(self.nodes)}"))
         return Value(len(self.nodes) - 1, shape)
@@ -181,11 +183,21 @@ class Builder:
 
     def dense(self, x: Value, weight: Tensor, bias: Tensor | None = None) -> Value:
         """`x W^T + b` over the last axis."""
+        if x.stored[-1] != weight.shape[1] or (bias is not None and bias.shape != weight.shape[:1]):
+            raise ValueError(
+                f"weights of shape {list(weight.shape)} do not fit an operand of {list(x.shape)}"
+            )
         operator = Dense(weight.double(), None if bias is None else bias.double())
         return self.affine(operator, x, shape=(*x.shape[:-1], weight.shape[0]))
 
     def convolution(self, x: Value, operator: Convolution) -> Value:
         """A convolution of a value of its `input_shape`."""
+        weight = operator.weight
+        channels = weight.shape[0] if operator.transposed else weight.shape[1] * operator.groups
+        if x.shape[1 - weight.dim()] != channels or min(operator.output_shape) < 0:
+            raise ValueError(
+                f"weights of shape {list(weight.shape)} do not fit an operand of {list(x.shape)}"
+            )
         return self.affine(operator, x, shape=operator.output_shape)
 
     def product(self, a: Value, b: Value, shared: bool = False) -> Value:

@@ -24,6 +24,7 @@ from verify.formats.vnnlib2 import Query, Variable
 from verify.loading.builder import Builder, Value
 from verify.loading.comparison import Box, check_agreement
 from verify.loading.fold import fold as folded
+from verify.loading.guard import reading
 from verify.loading.loaded import LoadedModel
 from verify.loading.parts import (
     Part,
@@ -114,6 +115,12 @@ def joint(query: Query, models: Mapping[str, Source], fold: bool) -> JointModel:
     """See `verify.loading.load_joint`."""
     check_names(query, models)
     parts = matched_parts(query, models)
+    with reading(query.property.source or "the query"):
+        return _side_by_side(query, parts, fold)
+
+
+def _side_by_side(query: Query, parts: Sequence[Part], fold: bool) -> JointModel:
+    """The joint model of models that fit."""
     builder, flat, given = _inputs(query, parts)
     tensors = [part.graph.at(builder, given[part.declaration.name]) for part in parts]
     outputs = [

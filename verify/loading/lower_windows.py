@@ -165,15 +165,18 @@ def onnx_deconvolution(
     if auto in ("SAME_UPPER", "SAME_LOWER") or wanted:
         sizes = x.shape[-rank:]
         wanted = wanted[-rank:] if wanted else tuple(n * s for n, s in zip(sizes, window.stride, strict=True))
-        begin, end = [], []
+        begin, end, missing = [], [], []
         for size, stride, reach, more, out in zip(
             sizes, window.stride, window.reach, extra, wanted, strict=True
         ):
-            surplus = max((size - 1) * stride + more + reach - out, 0)
+            surplus = (size - 1) * stride + more + reach - out
+            missing.append(max(-surplus, 0))
+            surplus = max(surplus, 0)
             half = surplus // 2
             begin.append(half if auto == "SAME_UPPER" else surplus - half)
             end.append(surplus - half if auto == "SAME_UPPER" else half)
         window = Window(window.kernel, window.stride, window.dilation, tuple(begin), tuple(end))
+        extra = tuple(more + less for more, less in zip(extra, missing, strict=True))
     return deconvolve(builder, x, weight, bias, window, attributes.get("group", 1), extra)
 
 

@@ -15,10 +15,12 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, fx, nn
 
-from verify.errors import ModelError, UnsupportedOperatorError
+from verify.deadline import OutOfTimeError
+from verify.errors import ModelError, UnsupportedOperatorError, VerifyError, is_out_of_memory
 from verify.loading.builder import Builder, Value
 from verify.loading.calls import Call, Rule, Unsupported
 from verify.loading.rules import FUNCTIONS, METHODS, MODULES, ONNX, ONNX2TORCH
+from verify.loading.sizes import check_growth
 from verify.network.affine import Shape
 from verify.network.graph import Network
 
@@ -93,6 +95,7 @@ def _lower_node(
     call = Call(builder, _function_of(node, module), args, kwargs, module)
     builder.label, since = origin.name, len(builder.nodes)
     try:
+        check_growth(module, args)
         if not any(isinstance(part, Value) for part in _leaves((args, kwargs))):
             return _in_float64(call.function(*args, **kwargs))
         shape = _shape_query(node, args)
@@ -101,15 +104,26 @@ def _lower_node(
         if origin.truncates:
             raise Unsupported("of integers it cuts results to integers, or their types are not known")
         result = _rule_of(node, module)(call)
-    except UnsupportedOperatorError:
+    except (VerifyError, OutOfTimeError):
         raise
     except Unsupported as refusal:
         raise UnsupportedOperatorError(origin.node, origin.operator, origin.opset, str(refusal)) from None
-    except (RuntimeError, ValueError, TypeError, IndexError, KeyError, AttributeError) as error:
+    except Exception as error:  # rules are written for models that make sense
+        if is_out_of_memory(error):
+            raise
         reason = f"it could not be lowered ({type(error).__name__}: {error})"
         raise UnsupportedOperatorError(origin.node, origin.operator, origin.opset, reason) from error
     if isinstance(result, Value):
         builder.rename(result, origin.name, since)
+    return _without_empty(result)
+
+
+def _without_empty(result: Any) -> Any:
+    """A tensor without entries depends on nothing."""
+    if isinstance(result, tuple | list):
+        return type(result)([_without_empty(part) for part in result])
+    if isinstance(result, Value) and not result.size:
+        return torch.zeros(result.shape, dtype=torch.float64)
     return result
 
 

@@ -19,9 +19,12 @@ from pathlib import Path
 import numpy as np
 import onnx
 from google.protobuf.message import DecodeError
-from onnx import external_data_helper, numpy_helper
+from onnx import numpy_helper
 
 from verify.errors import ModelError
+from verify.loading.external import outside, put_inside
+from verify.loading.guard import IN_MEMORY
+from verify.loading.order import sort
 
 GZIP_MAGIC = b"\x1f\x8b"
 _NAMES = {
@@ -84,9 +87,10 @@ def read(source: str | Path | bytes | onnx.ModelProto) -> OnnxModel:
     if isinstance(source, onnx.ModelProto):
         copy = onnx.ModelProto()  # what follows changes it
         copy.CopyFrom(source)
-        return _checked(copy, source.SerializeToString(), "the model")
+        return _checked(*_complete(copy, source.SerializeToString(), IN_MEMORY, None), IN_MEMORY)
+    folder: Path | None = None
     if isinstance(source, bytes):
-        name, data, folder = "the model", source, Path()
+        name, data = IN_MEMORY, source
     else:
         path = Path(source)
         name, folder = str(path), path.parent
@@ -107,27 +111,30 @@ def _unzipped(data: bytes, name: str) -> bytes:
         raise ModelError(f"{name}: the gzip file is damaged or cut short ({error})") from error
 
 
-def _parsed(data: bytes, name: str, folder: Path) -> tuple[onnx.ModelProto, bytes]:
-    """The parsed model and the bytes that ONNX Runtime gets: external data is put inside."""
+def _parsed(data: bytes, name: str, folder: Path | None) -> tuple[onnx.ModelProto, bytes]:
     try:
         proto = onnx.load_model_from_string(data)
     except (DecodeError, ValueError) as error:
         raise ModelError(f"{name}: not an ONNX model, or one cut short ({error})") from error
+    return _complete(proto, data, name, folder)
+
+
+def _complete(
+    proto: onnx.ModelProto, data: bytes, name: str, folder: Path | None
+) -> tuple[onnx.ModelProto, bytes]:
+    """The model and the bytes that ONNX Runtime gets, with nothing left in other files."""
     if not proto.HasField("graph") or not proto.graph.output:
         raise ModelError(f"{name}: not an ONNX model: it holds no graph with an output")
-    if not any(external_data_helper.uses_external_data(tensor) for tensor in proto.graph.initializer):
+    elsewhere = outside(proto)
+    if not elsewhere:
         return proto, data
-    try:
-        external_data_helper.load_external_data_for_model(proto, str(folder))
-    except (OSError, ValueError, onnx.checker.ValidationError) as error:
-        raise ModelError(f"{name}: its weights are in another file that cannot be read ({error})") from error
-    if proto.ByteSize() > MOST_BYTES:
-        raise ModelError(f"{name}: larger than 2 GiB with its external data")
+    put_inside(elsewhere, folder, MOST_BYTES - proto.ByteSize(), name)
     return proto, proto.SerializeToString()
 
 
 def _checked(proto: onnx.ModelProto, original: bytes, name: str) -> OnnxModel:
     opset = _opset(proto, name)
+    sort(proto.graph, name)
     operators = Counter(node.op_type for node in proto.graph.node)
     for node in proto.graph.node:
         node.domain = "" if node.domain in ONNX_DOMAINS else node.domain

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from verify.errors import ModelError
 from verify.formats.vnnlib2 import Declaration, Query, Variable
+from verify.loading.guard import IN_MEMORY, reading
 from verify.loading.onnx_model import ELEMENT_TYPES, OnnxModel, Tensor, fixed, read
 from verify.loading.pipeline import Graph
 from verify.loading.runner import OnnxSession
@@ -72,14 +73,23 @@ def matched_parts(query: Query, models: Mapping[str, Source]) -> list[Part]:
             part = replace(owned[name], declaration=network, places=tuple(places))
             _matched(network, part.model)
         else:
-            model = read(models[name])
-            shapes = _matched(network, model)
-            model.fix(shapes)
-            inputs = [(t.name, shape, t.element_type) for t, shape in zip(model.inputs, shapes, strict=True)]
-            session = OnnxSession(model.original, inputs, [tensor.name for tensor in model.outputs])
-            part = owned[name] = Part(network, model, Graph(model), shapes, session, None, tuple(places))
+            with reading(_name(models[name])):
+                part = owned[name] = _part(network, models[name], tuple(places))
         parts.append(replace(part, within=_within(part)))
     return parts
+
+
+def _name(model: Source) -> str:
+    return str(model) if isinstance(model, str | Path) else IN_MEMORY
+
+
+def _part(network: Declaration, source: Source, places: tuple[NDArray[np.int64], ...]) -> Part:
+    model = read(source)
+    shapes = _matched(network, model)
+    model.fix(shapes)
+    inputs = [(t.name, shape, t.element_type) for t, shape in zip(model.inputs, shapes, strict=True)]
+    session = OnnxSession(model.original, inputs, [tensor.name for tensor in model.outputs])
+    return Part(network, model, Graph(model), shapes, session, None, places)
 
 
 def _matched(network: Declaration, model: OnnxModel) -> tuple[Shape, ...]:

@@ -223,7 +223,10 @@ class _Origins:
         """The element types of the model's tensors by name."""
         import onnx
 
-        graph = onnx.shape_inference.infer_shapes(onnx.load_from_string(self._model.original)).graph
+        try:
+            graph = onnx.shape_inference.infer_shapes(onnx.load_from_string(self._model.original)).graph
+        except onnx.shape_inference.InferenceError:  # what is declared is not so
+            return {}
         return {one.name: one.type.tensor_type.elem_type for one in (*graph.value_info, *graph.output)}
 
     def results(self, node: fx.Node) -> tuple[str, ...]:
