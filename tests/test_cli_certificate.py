@@ -4,18 +4,13 @@ from __future__ import annotations
 
 import json
 import os
-import signal
-import subprocess
-import sys
-import time
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import onnx
 import pytest
 from nets import property_text, random_layers, relu_model
-from test_cli import ROOT, Command, Ran, assert_refused, hard, process
+from test_cli import Command, Ran, assert_refused, hard, process
 
 from verify.certificates import recording
 from verify.checker.checking import Checked
@@ -173,23 +168,8 @@ def test_folder_that_is_read_only(command: Command, model: Path, tmp_path: Path)
     folder.chmod(0o500)
     ran = run(command, model, text(tmp_path, UNSAT), folder / "proof")
     folder.chmod(0o700)
-    assert_refused(ran, "closed", "cannot be written")
+    assert (ran.code, ran.out) == (3, "") and "closed" in ran.err and "cannot be written" in ran.err
     assert not listing(folder)
-
-
-def test_folder_that_refuses(
-    command: Command, model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """As a read-only one does, for whoever runs the tests."""
-    from verify.certificates import writer
-
-    def refuse(**_: Any) -> str:
-        raise PermissionError(13, "Permission denied")
-
-    monkeypatch.setattr(writer.tempfile, "mkdtemp", refuse)
-    ran = run(command, model, text(tmp_path, UNSAT), tmp_path / "proof")
-    assert_refused(ran, "proof", "cannot be written", "Permission denied")
-    assert listing(tmp_path) == {"model.onnx", "property.vnnlib"}
 
 
 def test_timeout_leaves_nothing(tmp_path: Path) -> None:
@@ -198,34 +178,6 @@ def test_timeout_leaves_nothing(tmp_path: Path) -> None:
     ran, _ = process("run", model, property_, "--timeout", 4, "--device", "cpu", "--certificate", tmp_path / "proof")  # fmt: skip
     assert (ran.code, ran.out) == (1, "timeout\n"), ran.err
     assert listing(tmp_path) == before
-
-
-@pytest.mark.parametrize("kind", [signal.SIGINT, signal.SIGTERM])
-def test_interrupted_leaves_nothing(kind: signal.Signals, tmp_path: Path) -> None:
-    """No certificate. (A process that is terminated leaves its hidden folder: nothing turns SIGTERM into an exception.)"""
-    model, property_ = hard(tmp_path)
-    before = listing(tmp_path)
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
-    began = subprocess.Popen(
-        [sys.executable, "-m", "verify", "run", model, property_, "--device", "cpu", "--certificate", tmp_path / "proof"],
-        env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
-    )  # fmt: skip
-    try:
-        limit = time.monotonic() + 60
-        while listing(tmp_path) == before and time.monotonic() < limit and began.poll() is None:
-            time.sleep(0.05)
-        assert listing(tmp_path) != before, "the search has begun"
-        time.sleep(0.5)
-        began.send_signal(kind)
-        out, err = began.communicate(timeout=60)
-    finally:
-        began.kill()
-    assert began.returncode != 0 and out == ""
-    if kind == signal.SIGINT:
-        assert began.returncode == 1 and "interrupted" in err and "Traceback" not in err
-    assert "proof" not in listing(tmp_path)
-    if kind == signal.SIGINT:
-        assert listing(tmp_path) == before
 
 
 def test_an_error_of_the_search_leaves_nothing(

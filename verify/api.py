@@ -18,7 +18,7 @@ from verify.bounders.interval import interval, interval_bound, magnitudes
 from verify.bounders.proximal import Proximal
 from verify.bounders.restricted import Restricted
 from verify.deadline import Deadline
-from verify.errors import InputError
+from verify.errors import InputError, UnwrittenError
 from verify.formats.vnnlib import Property
 from verify.formats.vnnlib import parse as parse_property
 from verify.formats.vnnlib2 import Query, parse, read
@@ -136,8 +136,9 @@ def verify(
     certificate: a file for the evidence of `unsat` or `sat`; model and specification are then paths, and `unsat` is only
     said of what the checker has proved. semantics: `real`, or `ieee32-any-order` for the network as float32 libraries
     compute it. rigorous: False takes float32's word for refutations (for timing alone). trim: drop leaves that a certificate of
-    `unsat` does without, which takes about as long as two checks, whatever the timeout. Raises InputError for bad input and
-    ResourceError where the machine is too small.
+    `unsat` does without, which takes about as long as two checks, whatever the timeout. Raises InputError for bad input,
+    ResourceError where the machine is too small, and, of these, UnwrittenError where the certificate cannot be written: its
+    `result` is what the search has found, which nothing has proved.
     """
     started, deadline = time.monotonic(), Deadline.after(timeout)
     problem = prepare(model, specification, example_input)
@@ -175,23 +176,33 @@ def certified(
 
     if problem.model.of_query:
         raise InputError("certificates are of VNN-LIB 1.0 properties alone yet; leave --certificate out")
-    with recording(path, model, specification, problem) as record:
-        result = decide(problem, deadline, started, settings, device, seed, reporter, record.writer)
-        failure, until = None, max(deadline.at, time.monotonic() + _LATE_CHECK)
-        if result.verdict == "unsat":
-            failure = record.close_unsat(problem, settings.semantics, torch.get_num_threads(), until)
-        elif result.witness is not None:
-            failure = record.close_sat(problem, result.witness)
-    seconds = time.monotonic() - started
-    if failure is not None and result.verdict == "unsat":
-        verdict = "timeout" if time.monotonic() > until else "unknown"
-        return replace(result, verdict=verdict, reason=f"the certificate is {failure}", seconds=seconds)
-    written = path if failure is None and result.verdict in ("sat", "unsat") else None
-    if trim and written is not None and result.verdict == "unsat":
-        assert isinstance(model, str | Path) and isinstance(specification, str | Path)  # recording saw to it
-        with suppress(NotProved):  # then it stays as it is, which is proved
-            thin_out(written, Path(model), Path(specification), written)
+    result: Result | None = None
+    try:
+        with recording(path, model, specification, problem) as record:
+            result = decide(problem, deadline, started, settings, device, seed, reporter, record.writer)
+            failure, until = None, max(deadline.at, time.monotonic() + _LATE_CHECK)
+            if result.verdict == "unsat":
+                failure = record.close_unsat(problem, settings.semantics, torch.get_num_threads(), until)
+            elif result.witness is not None:
+                failure = record.close_sat(problem, result.witness)
         seconds = time.monotonic() - started
+        if failure is not None and result.verdict == "unsat":
+            verdict = "timeout" if time.monotonic() > until else "unknown"
+            return replace(result, verdict=verdict, reason=f"the certificate is {failure}", seconds=seconds)
+        written = path if failure is None and result.verdict in ("sat", "unsat") else None
+        if trim and written is not None and result.verdict == "unsat":
+            assert isinstance(model, str | Path) and isinstance(
+                specification, str | Path
+            )  # recording saw to it
+            with suppress(NotProved):  # then it stays as it is, which is proved
+                thin_out(written, Path(model), Path(specification), written)
+            seconds = time.monotonic() - started
+    except (InputError, UnwrittenError) as error:
+        if result is None:
+            raise
+        unwritten = UnwrittenError(str(error))
+        unwritten.result = result  # what the search has found is not lost
+        raise unwritten from None
     return replace(result, seconds=seconds, certificate=written)
 
 

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import sys
 import time
 import traceback
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
@@ -23,14 +25,16 @@ from verify.errors import (
     RESOURCES,
     UNDECIDED,
     InputError,
+    UnwrittenError,
     VerifyError,
     is_out_of_memory,
 )
+from verify.output import Outputs, clean_up
+from verify.process import Signalled, answer, careful_streams, ending_code, unwound_by_signals
 from verify.startup import import_torch
 
 if TYPE_CHECKING:
     from verify.api import ClauseBounds, Result, Step
-    from verify.problem import Problem
     from verify.search.branch_and_bound import Reporter
 
 _STARTED = time.monotonic()
@@ -40,7 +44,7 @@ Exit codes:
   0   decided (sat or unsat)
   1   undecided (unknown or timeout)
   2   bad input or usage
-  3   resources (memory)
+  3   resources (memory, disk)
   70  internal error
 """
 _METHODS = ("interval", "crown", "dsg", "supergradient", "proximal", "restricted", "lp")
@@ -116,35 +120,45 @@ def run(
     deadline = Deadline() if timeout is None else Deadline(started + timeout)
     with ExitStack() as stack:
         reporter: Reporter = stack.enter_context(terminal(quiet))
-        log = stack.enter_context(json_log(log_json, reporter, started)) if log_json else None
         problem = prepare(model, property_)
         settings = replace(choose_preset(preset), semantics=semantics, rigorous=not no_rigorous)
         check_certificate_options(settings, certificate, trim)
+        _admit([model, property_], {"--certificate": certificate, "--log-json": log_json})
+        log = stack.enter_context(json_log(log_json, reporter, started)) if log_json else None
         options = (deadline, started, settings, device, seed, log or reporter)
-        if certificate is None:
-            result = decide(problem, *options)
-        else:
-            result = certified(problem, certificate, model, property_, *options, trim=trim)
-        if log is not None:
-            log.write(
-                {"event": "result", "verdict": result.verdict, "reason": result.reason, **result.statistics}
-            )
-    if form == "json":
-        click.echo(json.dumps(_as_json(problem, result)))
-    else:
-        click.echo(result.verdict)
-        if result.witness is not None:
-            click.echo(_assignment(problem, result), nl=False)
+        result: Result | None = None
+        try:
+            if certificate is None:
+                result = decide(problem, *options)
+            else:
+                result = certified(problem, certificate, model, property_, *options, trim=trim)
+            if log is not None:
+                log.finish(result)
+        except UnwrittenError as error:
+            if (found := result or error.result) is None:
+                raise
+            raise UnwrittenError(f"{error}; the search's answer was:\n{_answer(found, form)}") from None
+    answer(_answer(result, form))
     if not quiet:
         _explain(result)
     return DECIDED if result.verdict in ("sat", "unsat") else UNDECIDED
 
 
-def _assignment(problem: Problem, result: Result) -> str:
+def _admit(inputs: Sequence[Path], outputs: Mapping[str, Path | None]) -> None:
+    """Refuses outputs that are inputs, devices or one another, before anything is done."""
+    files = Outputs(inputs)
+    for option, path in outputs.items():
+        files.admit(option, path)
+
+
+def _answer(result: Result, form: str) -> str:
+    """What stdout gets."""
     from verify.formats.witness import format_assignment
 
-    assert result.witness is not None
-    return format_assignment(result.witness.variables, result.witness.types)
+    if form == "json":
+        return json.dumps(_as_json(result)) + "\n"
+    witness = result.witness
+    return f"{result.verdict}\n" + (format_assignment(witness.variables, witness.types) if witness else "")
 
 
 def _explain(result: Result) -> None:
@@ -162,7 +176,7 @@ def _explain(result: Result) -> None:
         )
 
 
-def _as_json(problem: Problem, result: Result) -> dict[str, Any]:
+def _as_json(result: Result) -> dict[str, Any]:
     record: dict[str, Any] = {
         "verdict": result.verdict, "reason": result.reason, "seconds": round(result.seconds, 4),
         "statistics": result.statistics, "witness": None,
@@ -209,7 +223,7 @@ def check(
         )
     except Refused as problem:
         raise InputError(str(problem)) from None
-    click.echo(found.sentence)
+    answer(found.sentence + "\n")
     return DECIDED if found.proved else UNDECIDED
 
 
@@ -354,6 +368,7 @@ def trim(certificate_: Path, model: Path, property_: Path, target: Path) -> int:
     from verify.certificates.trimming import trim as trim_certificate
     from verify.checker.errors import NotProved, Refused
 
+    _admit([certificate_, model, property_], {"TARGET": target})
     try:
         gone = trim_certificate(certificate_, model, property_, target)
     except (NotProved, Refused) as problem:
@@ -367,34 +382,47 @@ for _command in (suite, verify_command, supports_command):
 global_options(cli)
 
 
-def _fail(code: int, message: str) -> NoReturn:
-    click.echo(f"verify: {message}", err=True)
-    sys.exit(code)
-
-
 def main() -> NoReturn:
     """Runs the command line and exits with the documented code; a verdict never follows an error."""
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # numpy's products are small: processes share the work
+    with careful_streams():
+        code = _run()
+    sys.exit(code)
+
+
+def _run() -> int:
     try:
-        code = cli(standalone_mode=False, obj=_STARTED)
+        with unwound_by_signals():
+            return cli(standalone_mode=False, obj=_STARTED) or DECIDED
     except click.ClickException as error:
         error.show()
-        sys.exit(BAD_INPUT)
+        return BAD_INPUT
     except click.exceptions.Exit as stop:
-        sys.exit(stop.exit_code)
+        return stop.exit_code
     except (click.Abort, KeyboardInterrupt):
-        _fail(UNDECIDED, "interrupted")
+        return _failed(ending_code(signal.SIGINT), "interrupted")
+    except Signalled as stop:
+        return _failed(ending_code(stop.number), f"ended by {stop.name}")
     except VerifyError as error:
-        _fail(error.exit_code, str(error))
+        return _failed(error.exit_code, str(error))
     except Exception as error:
-        if is_out_of_memory(error):
-            _fail(
-                RESOURCES,
-                "out of memory; try a smaller model, another machine, --preset fast or --device cpu",
-            )
-        traceback.print_exc()
-        _fail(
-            INTERNAL,
-            "internal error, no verdict; please report the text above with the model and the property",
+        return _failed_unforeseen(error)
+    finally:
+        clean_up()
+
+
+def _failed(code: int, message: str) -> int:
+    click.echo(f"verify: {message}", err=True)
+    return code
+
+
+def _failed_unforeseen(error: Exception) -> int:
+    if is_out_of_memory(error):
+        return _failed(
+            RESOURCES, "out of memory; try a smaller model, another machine, --preset fast or --device cpu"
         )
-    sys.exit(code or 0)
+    traceback.print_exc()
+    return _failed(
+        INTERNAL,
+        "internal error, no verdict; please report the text above with the model and the property",
+    )

@@ -13,7 +13,9 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from verify import __version__
-from verify.errors import DECIDED, InputError
+from verify.errors import DECIDED, InputError, UnwrittenError
+from verify.output import Outputs, admit_folder, write_whole
+from verify.process import answer
 from verify.startup import import_torch
 
 if TYPE_CHECKING:
@@ -66,13 +68,15 @@ def verify_command(
 
     started: float = click.get_current_context().obj or time.monotonic()
     deadline = Deadline() if timeout is None else Deadline(started + timeout)
+    admit_folder("--serialise-assignments", folder)
     problem = _problem(query, networks)
     result = decide(problem, deadline, started, device=device, seed=seed)
-    if result.witness is not None and folder is not None:
-        _serialise(result.witness, folder)
-    click.echo(_VERDICTS.get(result.verdict, result.verdict))
+    text = _VERDICTS.get(result.verdict, result.verdict) + "\n"
     if result.witness is not None and folder is None:
-        click.echo(_text(result.witness), nl=False)
+        text += _text(result.witness)
+    elif result.witness is not None and folder is not None:
+        _serialise(result.witness, folder, Outputs([query, *networks.values()]))
+    answer(text)
     click.echo(f"{result.verdict}: {result.reason} ({result.seconds:.2f} s)", err=True)
     return DECIDED
 
@@ -100,18 +104,18 @@ def _text(witness: Witness) -> str:
     return format_assignment(witness.variables, witness.types)
 
 
-def _serialise(witness: Witness, folder: Path) -> None:
-    """Writes one TensorProto file for each variable."""
+def _serialise(witness: Witness, folder: Path, outputs: Outputs) -> None:
+    """Writes one TensorProto file for each variable; where one cannot be written, the whole answer is in the error."""
     from onnx import numpy_helper
 
     try:
-        folder.mkdir(parents=True, exist_ok=True)
         for name, values in witness.variables.items():
-            (folder / f"{name}.pb").write_bytes(numpy_helper.from_array(values, name).SerializeToString())
-    except OSError as error:
-        raise InputError(
-            f"--serialise-assignments {folder}: cannot be written ({error.strerror or error})"
-        ) from error
+            path = folder / f"{name}.pb"
+            outputs.admit("--serialise-assignments", path)
+            data = numpy_helper.from_array(values, name).SerializeToString()
+            write_whole(f"--serialise-assignments {path}", path, data)
+    except (InputError, UnwrittenError) as error:
+        raise UnwrittenError(f"{error}; the answer was:\nsat\n{_text(witness)}") from None
 
 
 # -- supports

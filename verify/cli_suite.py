@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-import signal
-import sys
-from collections.abc import Iterator, Sequence
-from contextlib import closing, contextmanager
-from dataclasses import dataclass
+from collections.abc import Iterable, Sequence
+from contextlib import closing
+from dataclasses import dataclass, field
 from pathlib import Path
-from types import FrameType
 from typing import TYPE_CHECKING
 
 import click
 
-from verify.errors import DECIDED, UNDECIDED, InputError
+from verify.errors import DECIDED, UNDECIDED, InputError, UnwrittenError
+from verify.output import Outputs, admit_folder, write_whole
+from verify.process import answer
 
 if TYPE_CHECKING:
     from verify.suite.instances import Instance
@@ -79,9 +78,28 @@ def suite(
     from verify.suite.runner import Settings
 
     todo = read_instances(instances, timeout)
-    return _Suite(todo, Results(out), out is None, witnesses, report).run(
-        Settings(jobs, restart, grace, device, preset)
-    )
+    outputs = _admitted(instances, todo, out, report)
+    admit_folder("--witnesses", witnesses)
+    with closing(Results(out)) as results:
+        if results.unlocked:
+            _say(f"{out}: cannot be locked on its file system; let no other suite write to it meanwhile")
+        return _Suite(todo, results, out is None, witnesses, report, outputs).run(
+            Settings(jobs, restart, grace, device, preset)
+        )
+
+
+def _admitted(
+    tables: Sequence[Path], todo: Iterable[Instance], out: Path | None, report: Path | None
+) -> Outputs:
+    """What may be written: nothing that is read."""
+    inputs = {path / "instances.csv" if path.is_dir() else path for path in tables}
+    for one in todo:
+        inputs.add(one.specification)
+        inputs.update(one.model.values() if isinstance(one.model, dict) else [one.model])
+    outputs = Outputs(inputs)
+    outputs.admit("--out", out)
+    outputs.admit("--report", report)
+    return outputs
 
 
 @dataclass
@@ -93,6 +111,7 @@ class _Suite:
     echo: bool
     witnesses: Path | None
     report: Path | None
+    outputs: Outputs = field(default_factory=lambda: Outputs([]))
 
     def run(self, settings: Settings) -> int:
         """Decides what there are no results of, and sums up."""
@@ -106,7 +125,7 @@ class _Suite:
         if self._done:
             _say(f"{self._done} of {len(known)} instances have results already")
         try:
-            with _terminable(), closing(run(todo, settings)) as found:
+            with closing(run(todo, settings)) as found:
                 for ended in found:
                     self._keep(ended)
         finally:
@@ -119,13 +138,11 @@ class _Suite:
         from verify.suite.results import Judged, Row
 
         row = Row(*ended.instance.key, ended.start_seconds, ended.answer.result, ended.seconds)
-        if self.witnesses is not None and ended.answer.witness is not None:
-            _write_witness(self.witnesses, ended.instance, ended.answer.witness)
         self.results.append(row)
         self._reasons[row] = ended.answer.reason
         self._done += 1
         if self.echo:
-            click.echo(row.line(), nl=False)
+            answer(row.line())
         one = Judged(ended.instance, row)
         _say(
             f"[{self._done}/{len(self.instances)}] {row.benchmark} {row.onnx} {row.vnnlib}: {row.result} "
@@ -133,6 +150,18 @@ class _Suite:
         )
         if one.contradiction:
             _say(click.style(one.complaint(), fg="red", bold=True))
+        if ended.answer.witness is not None:
+            self._write_witness(ended.instance, ended.answer.witness)
+
+    def _write_witness(self, instance: Instance, text: str) -> None:
+        if self.witnesses is None:
+            return
+        path = witness_path(self.witnesses, instance)
+        try:
+            self.outputs.admit("--witnesses", path)
+            write_whole(f"--witnesses {path}", path, text.encode())
+        except (InputError, UnwrittenError) as error:
+            raise UnwrittenError(f"{error}; the counterexample was:\n{text}") from None
 
     def _sum_up(self, final: Sequence[Judged]) -> None:
         from verify.reports.suite_report import print_summary, write_report
@@ -153,28 +182,3 @@ def witness_path(folder: Path, instance: Instance) -> Path:
     own = parents[len(parents) - parents[::-1].index("vnnlib") :] if "vnnlib" in parents else ()
     name = "_".join((*own, onnx.name.removesuffix(".onnx"), vnnlib.name.removesuffix(".vnnlib")))
     return folder / instance.benchmark / f"{name}.counterexample"
-
-
-def _write_witness(folder: Path, instance: Instance, text: str) -> None:
-    path = witness_path(folder, instance)
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(text, encoding="utf-8")
-    except OSError as error:
-        raise InputError(
-            f"--witnesses {path}: {error.strerror or error}; choose a place that can be written to"
-        ) from None
-
-
-@contextmanager
-def _terminable() -> Iterator[None]:
-    """Within it, SIGTERM unwinds as an interrupt does, so that no worker is left."""
-
-    def stop(number: int, _frame: FrameType | None) -> None:
-        sys.exit(128 + number)
-
-    before = signal.signal(signal.SIGTERM, stop)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)

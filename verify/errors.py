@@ -103,6 +103,12 @@ class ResourceError(VerifyError):
     exit_code: ClassVar[int] = RESOURCES
 
 
+class UnwrittenError(ResourceError):
+    """A file or stdout that cannot be written: a full disk, a limit, no permission. `result` is what was decided by then."""
+
+    result: Any = None
+
+
 class InternalError(VerifyError):
     """A broken promise inside the verifier; no verdict may follow from it."""
 

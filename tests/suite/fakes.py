@@ -7,9 +7,11 @@ import signal
 import sys
 import time
 from collections.abc import Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 
+from verify.process import unwound_by_signals
 from verify.suite.instances import Instance
 from verify.suite.worker import Answer, Decide, Task
 
@@ -76,7 +78,8 @@ def main(table: str, out: str, log: str) -> None:
     from verify.suite.runner import Settings
 
     todo = read_instances([Path(table)])
-    _Suite(todo, Results(Path(out)), False, None, None).run(Settings(deciders=Fakes(log)))
+    with unwound_by_signals(), closing(Results(Path(out))) as results:
+        _Suite(todo, results, False, None, None).run(Settings(deciders=Fakes(log)))
 
 
 if __name__ == "__main__":

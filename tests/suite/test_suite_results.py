@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -20,25 +21,30 @@ def row(name: str, result: str, seconds: float = 1.0, benchmark: str = "f") -> R
     return Row(benchmark, "net.onnx", name, 0.0, result, seconds)
 
 
+def rows(path: Path) -> list[Row]:
+    with closing(Results(path)) as results:
+        return results.rows
+
+
 def test_columns_and_order(tmp_path: Path) -> None:
     """VNN-COMP's, without a header, in the file at once."""
     path = tmp_path / "new" / "results.csv"
-    results = Results(path)
-    results.append(Row("f", "a, b.onnx", "p.vnnlib", 1.25, "unsat", 2.5))
-    assert list(csv.reader(path.read_text().splitlines())) == [
-        ["f", "a, b.onnx", "p.vnnlib", "1.250", "unsat", "2.500"]
-    ]
-    results.append(row("q", "sat"))
-    assert Results(path).rows == results.rows and len(results.rows) == 2
+    with closing(Results(path)) as results:
+        results.append(Row("f", "a, b.onnx", "p.vnnlib", 1.25, "unsat", 2.5))
+        assert list(csv.reader(path.read_text().splitlines())) == [
+            ["f", "a, b.onnx", "p.vnnlib", "1.250", "unsat", "2.500"]
+        ]
+        results.append(row("q", "sat"))
+    assert rows(path) == results.rows and len(results.rows) == 2
 
 
 def test_a_line_that_was_cut_off_is_taken_away(tmp_path: Path) -> None:
     path = tmp_path / "results.csv"
     path.write_text(row("p", "sat").line() + row("q", "unsat").line()[:-5])
-    results = Results(path)
-    assert results.rows == [row("p", "sat")]
-    results.append(row("q", "sat"))
-    assert Results(path).rows == [row("p", "sat"), row("q", "sat")]
+    with closing(Results(path)) as results:
+        assert results.rows == [row("p", "sat")]
+        results.append(row("q", "sat"))
+    assert rows(path) == [row("p", "sat"), row("q", "sat")]
 
 
 @pytest.mark.parametrize("text", ["notes", "a,b\n", "f,n,p,0,sat,soon\n", 'f,n,p,0,"sat\n', "\xff\n"])

@@ -15,6 +15,7 @@ from verify.checker.checking import DEPLOYED, REAL, check, content, digest
 from verify.checker.errors import Refused
 from verify.checker.onnx_reader import read_model
 from verify.errors import InputError
+from verify.output import Outputs
 from verify.problem import Problem, Witness
 
 
@@ -70,8 +71,7 @@ def recording(path: Path, model: object, specification: object, problem: Problem
     if not isinstance(model, str | Path) or not isinstance(specification, str | Path):
         raise InputError("a certificate speaks of the bytes of two files: give model and property as paths")
     model, specification = Path(model), Path(specification)
-    if path.is_dir():
-        raise InputError(f"--certificate {path}: is a folder; name a file in it")
+    Outputs([model, specification]).admit("--certificate", path)
     _check_readable(model, problem)
     with CertificateWriter(path) as writer:
         yield Recording(path, model, specification, writer)

@@ -1,6 +1,7 @@
 """Writes a certificate while the search runs: blocks go to disk as they come, the file is put together at the end.
 
-The file appears only when it is complete; until then everything is in a folder beside it, which vanishes in any case.
+The file appears only when it is complete; until then its tensors are in nameless files on the same disk, which end with the
+process.
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ import json
 import shutil
 import tempfile
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
 from typing import IO, Any
@@ -18,7 +20,7 @@ from numpy.typing import NDArray
 
 from verify.checker.container import FORMAT
 from verify.checker.stream import KINDS
-from verify.errors import InputError
+from verify.output import Partial, reported
 
 _NAMES = {
     np.dtype("u1"): "U8",
@@ -37,13 +39,7 @@ class CertificateWriter:
     """Collects tensors of one certificate on disk. Not safe for several threads at once."""
 
     def __init__(self, path: Path) -> None:
-        self.path = path
-        try:
-            self._folder = Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=path.parent))
-        except OSError as error:
-            raise InputError(
-                f"--certificate {path}: cannot be written ({error.strerror or error})"
-            ) from error
+        self._partial = Partial(f"certificate {path}", path)
         self._files: dict[str, IO[bytes]] = {}
         self._length = 0
 
@@ -54,14 +50,21 @@ class CertificateWriter:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         for file in self._files.values():
-            file.close()
-        shutil.rmtree(self._folder, ignore_errors=True)
+            with suppress(OSError):  # what does not fit has been told of
+                file.close()
+        self._partial.__exit__(kind, error, trace)
+
+    @property
+    def whole(self) -> Path:
+        """Where the finished file is until it is published."""
+        return self._partial.path
 
     def append(self, name: str, values: NDArray[Any]) -> None:
-        """More entries of a tensor."""
-        if name not in self._files:
-            self._files[name] = (self._folder / name).open("wb")
-        self._files[name].write(np.ascontiguousarray(values, dtype=_TENSORS[name]).tobytes())
+        """More entries of a tensor. Raises UnwrittenError where the disk is full."""
+        with reported(self._partial.what):
+            if name not in self._files:
+                self._files[name] = tempfile.TemporaryFile(dir=self.whole.parent)  # noqa: SIM115
+            self._files[name].write(np.ascontiguousarray(values, dtype=_TENSORS[name]).tobytes())
 
     def block(self, kind: str, *parts: NDArray[Any]) -> None:
         """One block: its parts' bytes, one after the other."""
@@ -72,38 +75,28 @@ class CertificateWriter:
         self.append("block.kind", np.array([KINDS.index(kind)]))
         self.append("block.end", np.array([self._length]))
 
-    def finish(self, metadata: Mapping[str, str], tensors: Mapping[str, NDArray[Any]] | None = None) -> None:
-        """Puts the file together: what was appended, and some tensors besides."""
+    def finish(self, metadata: Mapping[str, str]) -> None:
+        """Puts the file together."""
         header: dict[str, Any] = {"__metadata__": {"format": FORMAT, **metadata}}
-        at = 0
-        names = [] if tensors else list(_TENSORS)
-        for file in self._files.values():
-            file.flush()
-        for name in names:
-            place = self._folder / name
-            size = place.stat().st_size if place.exists() else 0
-            kind = np.dtype(_TENSORS[name])
-            header[name] = _entry(kind, (size // kind.itemsize,), at, size)
-            at += size
-        for name, values in (tensors or {}).items():
-            header[name] = _entry(values.dtype, values.shape, at, values.nbytes)
-            at += values.nbytes
-        text = json.dumps(header, separators=(",", ":")).encode()
-        whole = self._folder / "whole"
-        with whole.open("wb") as target:
-            target.write(len(text).to_bytes(8, "little") + text)
-            for name in names:
-                if (self._folder / name).exists():
-                    with (self._folder / name).open("rb") as source:
-                        shutil.copyfileobj(source, target, 1 << 20)
-            for values in (tensors or {}).values():
-                target.write(np.ascontiguousarray(values).tobytes())
-        self.whole = whole
+        with reported(self._partial.what):
+            sizes = {name: file.tell() for name, file in self._files.items()}
+            at = 0
+            for name, kind in _TENSORS.items():
+                size = sizes.get(name, 0)
+                header[name] = _entry(np.dtype(kind), size, at)
+                at += size
+            text = json.dumps(header, separators=(",", ":")).encode()
+            self._partial.file.write(len(text).to_bytes(8, "little") + text)
+            for name in _TENSORS:
+                if name in self._files:
+                    self._files[name].seek(0)
+                    shutil.copyfileobj(self._files[name], self._partial.file, 1 << 20)
+        self._partial.sync()
 
     def publish(self) -> None:
         """Moves the finished file to where it belongs."""
-        self.whole.replace(self.path)
+        self._partial.publish()
 
 
-def _entry(kind: np.dtype[Any], shape: tuple[int, ...], at: int, size: int) -> dict[str, Any]:
-    return {"dtype": _NAMES[kind], "shape": list(shape), "data_offsets": [at, at + size]}
+def _entry(kind: np.dtype[Any], size: int, at: int) -> dict[str, Any]:
+    return {"dtype": _NAMES[kind], "shape": [size // kind.itemsize], "data_offsets": [at, at + size]}

@@ -6,43 +6,53 @@ import json
 import math
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
-from typing import Any, TextIO
+from typing import TYPE_CHECKING, Any
 
-from verify.errors import InputError
+from verify.errors import VerifyError
+from verify.output import Growing
 from verify.search.branch_and_bound import Progress, Reporter
+
+if TYPE_CHECKING:
+    from verify.api import Result
 
 
 class JsonLog:
-    """Writes what it is told to a file and passes it on."""
+    """Writes what it is told to a file and passes it on. A file that takes no more stops no search: `finish` tells of it."""
 
-    def __init__(self, file: TextIO, passed_on: Reporter, started: float) -> None:
+    def __init__(self, file: Growing, passed_on: Reporter, started: float) -> None:
         self._file, self._passed_on, self._started = file, passed_on, started
+        self._failure: VerifyError | None = None
 
     def update(self, progress: Progress) -> None:
         """One line: seconds since the start, the phase that begins, the worst bound waiting, and all counters."""
         worst = progress.worst if math.isfinite(progress.worst) else None
-        self.write(
+        self._write(
             {"event": "progress", "phase": progress.phase, "worst_bound": worst, **progress.statistics()}
         )
         self._passed_on.update(progress)
 
-    def write(self, record: dict[str, Any]) -> None:
-        """One line, at once."""
-        seconds = round(time.monotonic() - self._started, 4)
-        self._file.write(json.dumps({"seconds": seconds, **record}) + "\n")
-        self._file.flush()
+    def finish(self, result: Result) -> None:
+        """The last line. Raises UnwrittenError where this or an earlier one could not be written."""
+        self._write(
+            {"event": "result", "verdict": result.verdict, "reason": result.reason, **result.statistics}
+        )
+        if self._failure is not None:
+            raise self._failure
+
+    def _write(self, record: dict[str, Any]) -> None:
+        if self._failure is None:
+            seconds = round(time.monotonic() - self._started, 4)
+            try:
+                self._file.append(json.dumps({"seconds": seconds, **record}) + "\n")
+            except VerifyError as error:
+                self._failure = error
 
 
 @contextmanager
 def json_log(path: Path, passed_on: Reporter, started: float) -> Iterator[JsonLog]:
-    """A log in a new file. Raises InputError where it cannot be written."""
-    try:
-        file = path.open("w", encoding="utf-8")
-    except OSError as problem:
-        raise InputError(
-            f"--log-json {path}: {problem.strerror}; choose a place that can be written to"
-        ) from None
-    with file:
+    """A log in a new file, or in place of what a file holds. Raises InputError and UnwrittenError."""
+    with closing(Growing(f"--log-json {path}", path)) as file:
+        file.cut(0)
         yield JsonLog(file, passed_on, started)

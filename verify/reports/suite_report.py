@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from verify import __version__
-from verify.errors import InputError
+from verify.output import write_whole
 from verify.suite.results import RESULTS, Judged, Summary, summaries
 
 if TYPE_CHECKING:
@@ -69,14 +69,8 @@ def print_summary(found: Sequence[Judged]) -> None:
 
 
 def write_report(path: Path, found: Sequence[Judged]) -> None:
-    """The page in a file. Raises InputError where it cannot be written."""
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(page(found), encoding="utf-8")
-    except OSError as error:
-        raise InputError(
-            f"--report {path}: {error.strerror or error}; choose a place that can be written to"
-        ) from None
+    """The page in a file. Raises InputError and UnwrittenError."""
+    write_whole(f"--report {path}", path, page(found).encode(errors="backslashreplace"))
 
 
 def page(found: Sequence[Judged]) -> str:

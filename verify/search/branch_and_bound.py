@@ -25,7 +25,7 @@ from torch import Tensor
 
 from verify.attack import Attack, free_points, replay_best, rows
 from verify.deadline import Deadline, OutOfTimeError
-from verify.errors import ResourceError, is_out_of_memory
+from verify.errors import ResourceError, UnwrittenError, is_out_of_memory
 from verify.network.graph import Network
 from verify.problem import Problem, Witness
 from verify.search.evidence import Evidence
@@ -150,6 +150,8 @@ class BranchAndBound:
             return self._outcome(
                 "timeout", f"time ran out with {len(self.frontier) + self._working} subproblems waiting"
             )
+        except UnwrittenError:  # nobody would get the certificate that is asked for
+            raise
         except ResourceError as problem:
             return self._outcome("unknown", f"memory: {problem}")
         if witness is not None:

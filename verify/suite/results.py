@@ -14,7 +14,8 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from verify.errors import InputError, ResourceError
+from verify.errors import InputError, UnwrittenError, VerifyError
+from verify.output import Growing, reported
 from verify.suite.instances import Instance
 
 DECIDED = ("sat", "unsat")
@@ -78,49 +79,65 @@ class Judged:
 
 
 class Results:
-    """Results in a file, or nowhere: then they are only remembered."""
+    """Results in a file, or nowhere: then they are only remembered. The file is locked until they are closed.
+
+    A last line without an end was cut off and is taken away. A new file is made. Raises InputError and UnwrittenError where the
+    file cannot be used.
+    """
 
     def __init__(self, path: Path | None) -> None:
-        self._path = path
-        self.rows = [] if path is None else _read(path)
+        self.rows: list[Row] = []
+        self._file = None if path is None else _opened(path)
+        if path is not None and self._file is not None:
+            try:
+                self.rows = _read(path, self._file)
+            except BaseException:
+                self.close()
+                raise
+
+    @property
+    def unlocked(self) -> bool:
+        """Whether nothing keeps another suite from writing to the file."""
+        return self._file is not None and not self._file.locked
 
     def append(self, row: Row) -> None:
-        """Keeps a row; it is in the file when this returns."""
+        """Keeps a row; it is in the file, and on the disk, when this returns. Raises UnwrittenError with the row in it."""
         self.rows.append(row)
-        if self._path is not None:
+        if self._file is not None:
             try:
-                with self._path.open("a", encoding="utf-8", newline="") as file:
-                    file.write(row.line())
-            except OSError as error:
-                raise ResourceError(
-                    f"{self._path}: {error.strerror or error}; the row was: {row.line()}"
-                ) from None
+                self._file.append(row.line(), kept=True)
+            except VerifyError as error:
+                raise UnwrittenError(f"{error}; the row was: {row.line().rstrip()}") from None
+
+    def close(self) -> None:
+        """Lets go of the file."""
+        if self._file is not None:
+            self._file.close()
+            self._file = None
 
 
-def _read(path: Path) -> list[Row]:
-    """The rows of an earlier run; a last line without an end was cut off and is taken away. A new file is made.
-
-    Raises InputError where the file cannot be used.
-    """
-    try:
+def _opened(path: Path) -> Growing:
+    with reported(f"--out {path}"):
         path.parent.mkdir(parents=True, exist_ok=True)
-        with path.open("a+b") as file:
-            file.seek(0)
-            data = file.read()
-            whole = data[: data.rfind(b"\n") + 1]
-            rows = [_row(path, number, line) for number, line in enumerate(_lines(whole), 1)]
-            if data and not whole:
-                raise _foreign(f"{path}:1")
-            file.truncate(len(whole))
-    except OSError as error:
-        raise InputError(f"{path}: {error.strerror or error}; choose a file that can be written to") from None
-    except (csv.Error, UnicodeDecodeError) as error:
+    return Growing(f"--out {path}", path)
+
+
+def _read(path: Path, file: Growing) -> list[Row]:
+    """The rows of an earlier run, after which the file ends."""
+    data = file.read()
+    whole = data[: data.rfind(b"\n") + 1]
+    try:
+        rows = [_row(path, number, line) for number, line in enumerate(_lines(whole), 1)]
+    except csv.Error as error:
         raise _foreign(f"{path}: {error}") from None
+    if data and not whole:
+        raise _foreign(f"{path}:1")
+    file.cut(len(whole))
     return rows
 
 
 def _lines(data: bytes) -> Iterable[list[str]]:
-    return csv.reader(io.StringIO(data.decode("utf-8"), newline=""), strict=True)
+    return csv.reader(io.StringIO(data.decode("utf-8", "surrogateescape"), newline=""), strict=True)
 
 
 def _row(path: Path, number: int, cells: Sequence[str]) -> Row:
