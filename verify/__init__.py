@@ -18,18 +18,19 @@ _PLACES = {
     "load": "verify.loading", "LoadedModel": "verify.loading", "Problem": "verify.problem", "Witness": "verify.problem",
     "LinfBall": "verify.specification", "Specification": "verify.specification", "Row": "verify.specification",
     "VerifyError": "verify.errors", "InputError": "verify.errors", "ResourceError": "verify.errors",
+    "VacuousWarning": "verify.errors",
 }  # fmt: skip
 
 if TYPE_CHECKING:
     from verify.api import ClauseBounds, Result, bounds, verify
-    from verify.errors import InputError, ResourceError, VerifyError
+    from verify.errors import InputError, ResourceError, VacuousWarning, VerifyError
     from verify.loading import LoadedModel, load
     from verify.problem import Problem, Witness
     from verify.specification import LinfBall, Row, Specification
 
 __all__ = [
     "ClauseBounds", "InputError", "LinfBall", "LoadedModel", "Problem", "ResourceError", "Result", "Row",
-    "Specification", "VerifyError", "Witness", "bounds", "load", "verify",
+    "Specification", "VacuousWarning", "VerifyError", "Witness", "bounds", "load", "verify",
 ]  # fmt: skip
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+import warnings
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
@@ -18,21 +19,23 @@ from verify.bounders.interval import interval, interval_bound, magnitudes
 from verify.bounders.proximal import Proximal
 from verify.bounders.restricted import Restricted
 from verify.deadline import Deadline
-from verify.errors import InputError, UnwrittenError
+from verify.errors import InputError, UnwrittenError, VacuousWarning
 from verify.formats.vnnlib import Property
 from verify.formats.vnnlib import parse as parse_property
 from verify.formats.vnnlib2 import Query, parse, read
-from verify.loading import LoadedModel, load
+from verify.loading import LoadedModel, check_example, load
 from verify.network.graph import Layer, Network
 from verify.problem import Problem, Witness, prepare_query
 from verify.search.branch_and_bound import Reporter, Silent
 from verify.search.evidence import Writer
-from verify.settings import Settings, build_search, choose_device, preset
+from verify.settings import SEMANTICS, Settings, build_search, choose_device, preset
 from verify.specification import LinfBall, Specification
 from verify.state import Bounds
+from verify.validation import choice, flag, integer, path, refuse, seconds, shown
 
 if TYPE_CHECKING:
     import onnx
+    from numpy.typing import NDArray
 
     from verify.loading.loaded import Source
 
@@ -48,13 +51,13 @@ METHODS = ("interval", "crown", *_CLIMBERS, "lp")
 INTERMEDIATE = ("crown", "optimised")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Result:
     """A verdict (`sat`, `unsat`, `unknown` or `timeout`), why, and what it took.
 
     `witness` is set for `sat` alone. `statistics`: clauses; subproblems bounded, closed, and waiting at the end; the greatest
     depth; batches and the largest of them; seconds by phase, and of attacks beside branching (of all threads). `certificate`:
-    the file written, if one was asked for and proved.
+    the file written, if one was asked for and proved. `vacuous`: the property holds as it is written, whatever the model.
     """
 
     verdict: str
@@ -63,6 +66,7 @@ class Result:
     witness: Witness | None = None
     statistics: dict[str, Any] = field(default_factory=dict)
     certificate: Path | None = None
+    vacuous: bool = False
 
 
 @dataclass(frozen=True)
@@ -80,7 +84,7 @@ class Step:
 
 @dataclass(frozen=True)
 class ClauseBounds:
-    """Lower bounds of every clause's margin over its whole box: above 0 the clause is refuted.
+    """Lower bounds of every clause's margin over its whole box: above 0 the clause is refuted. `vacuous`: there are none.
 
     `iterations`: the most made for any clauses (of lp: linear programs solved). `seconds` leaves intermediate bounds out.
     """
@@ -91,6 +95,7 @@ class ClauseBounds:
     seconds: float
     intermediate_seconds: float
     layers: tuple[dict[str, Any], ...]
+    vacuous: bool = False
 
 
 def prepare(
@@ -100,33 +105,47 @@ def prepare(
 
     A VNN-LIB 2.0 query of several networks takes a mapping of models by name.
     """
-    spec: Property | Query | None = None
-    if isinstance(specification, Property | Query):
-        spec = specification
-    elif isinstance(specification, Specification):
-        spec = parse_property(specification.text(), "<Specification>")
-    elif isinstance(specification, str) and specification.lstrip().startswith(("(", ";")):
-        spec = parse(specification)
-    elif not isinstance(specification, LinfBall):
-        spec = read(specification)
+    spec = _asked(specification)
     if isinstance(spec, Query):
         return prepare_query(spec, model)  # type: ignore[arg-type]  # it checks what the models are
     if isinstance(model, Mapping):
-        raise InputError(f"{', '.join(model)}: several networks take a query of VNN-LIB 2.0")
-    box = None
-    if spec is not None and len(spec.clauses):
-        first = spec.clauses[0]
-        box = (first.lower, first.upper)
-    loaded = model if isinstance(model, LoadedModel) else load(model, example_input, box)
-    if spec is None:
-        assert isinstance(specification, LinfBall)
-        spec = parse_property(specification.text(loaded.network.outputs), "<LinfBall>")
+        raise InputError(f"{', '.join(map(str, model))}: several networks take a query of VNN-LIB 2.0")
+    loaded = model if isinstance(model, LoadedModel) else load(model, example_input, _first_box(spec))
+    if isinstance(model, LoadedModel):
+        check_example(loaded, example_input)
+    if isinstance(spec, LinfBall | Specification):
+        text = spec.text_for(loaded.input_shape, loaded.output_shape)
+        spec = parse_property(text, f"<{type(spec).__name__}>")
     return Problem(loaded, spec)
 
 
+def _asked(specification: object) -> Property | Query | LinfBall | Specification:
+    """A specification in any form, files and text read."""
+    if isinstance(specification, Property | Query | LinfBall | Specification):
+        return specification
+    if isinstance(specification, str) and specification.lstrip().startswith(("(", ";")):
+        return parse(specification)
+    if not isinstance(specification, str | Path):
+        refuse(
+            "the specification", f"is {shown(specification)}",
+            "the model comes first, then a path, VNN-LIB text, a LinfBall or a Specification",
+        )  # fmt: skip
+    return read(path("the specification", specification))
+
+
+def _first_box(spec: Property | LinfBall | Specification) -> tuple[NDArray[Any], NDArray[Any]] | None:
+    """Where the network that is read is compared with the model."""
+    if isinstance(spec, LinfBall | Specification):
+        return spec.ends()
+    if spec.vacuous:
+        return None
+    first = spec.clauses[0]
+    return first.lower, first.upper
+
+
 def verify(
-    model: Model, specification: Spec, *, timeout: float | None = None, device: str = "auto", preset_name: str = "default",
-    seed: int = 0, example_input: torch.Tensor | None = None, reporter: Reporter | None = None,
+    model: Model, specification: Spec, *, timeout: float | None = None, device: str | torch.device = "auto",
+    preset_name: str = "default", seed: int = 0, example_input: torch.Tensor | None = None, reporter: Reporter | None = None,
     certificate: str | Path | None = None, semantics: str = "real", rigorous: bool = True, trim: bool = False,
 ) -> Result:  # fmt: skip
     """Decides whether the property holds for every input.
@@ -140,14 +159,36 @@ def verify(
     ResourceError where the machine is too small, and, of these, UnwrittenError where the certificate cannot be written: its
     `result` is what the search has found, which nothing has proved.
     """
-    started, deadline = time.monotonic(), Deadline.after(timeout)
+    started, deadline = time.monotonic(), Deadline.after(seconds("timeout", timeout))
+    chosen, seed = choose_device(device), integer("seed", seed, least=0)
+    settings = replace(
+        preset(preset_name),
+        semantics=choice("semantics", semantics, SEMANTICS),
+        rigorous=flag("rigorous", rigorous),
+    )
+    target = None if certificate is None else path("certificate", certificate)
+    check_certificate_options(settings, target, flag("trim", trim))
+    check_reporter(reporter)
     problem = prepare(model, specification, example_input)
-    settings = replace(preset(preset_name), semantics=semantics, rigorous=rigorous)
-    options = (deadline, started, settings, device, seed, reporter)
-    check_certificate_options(settings, certificate, trim)
-    if certificate is None:
-        return decide(problem, *options)
-    return certified(problem, Path(certificate), model, specification, *options, trim=trim)
+    options = (deadline, started, settings, chosen, seed, reporter)
+    if target is None:
+        result = decide(problem, *options)
+    else:
+        result = certified(problem, target, model, specification, *options, trim=trim)
+    warn_of_vacuity(problem)
+    return result
+
+
+def warn_of_vacuity(problem: Problem) -> None:
+    """A VacuousWarning where the property holds as it is written."""
+    if problem.vacuous:
+        warnings.warn(problem.vacuous, VacuousWarning, stacklevel=3)
+
+
+def check_reporter(reporter: object) -> None:
+    """InputError for what no progress can be told to."""
+    if reporter is not None and not callable(getattr(reporter, "update", None)):
+        refuse("reporter", f"is {shown(reporter)}", "give an object with a method update(progress)")
 
 
 def check_certificate_options(settings: Settings, certificate: str | Path | None, trim: bool = False) -> None:
@@ -164,7 +205,7 @@ def check_certificate_options(settings: Settings, certificate: str | Path | None
 
 def certified(
     problem: Problem, path: Path, model: Model, specification: Spec, deadline: Deadline, started: float, settings: Settings,
-    device: str = "auto", seed: int = 0, reporter: Reporter | None = None, trim: bool = False,
+    device: str | torch.device = "auto", seed: int = 0, reporter: Reporter | None = None, trim: bool = False,
 ) -> Result:  # fmt: skip
     """Decides a prepared problem and writes its certificate, which the checker has proved, or changes the verdict to `unknown`.
 
@@ -207,8 +248,8 @@ def certified(
 
 
 def decide(
-    problem: Problem, deadline: Deadline, started: float, settings: Settings | None = None, device: str = "auto", seed: int = 0,
-    reporter: Reporter | None = None, writer: Writer | None = None,
+    problem: Problem, deadline: Deadline, started: float, settings: Settings | None = None,
+    device: str | torch.device = "auto", seed: int = 0, reporter: Reporter | None = None, writer: Writer | None = None,
 ) -> Result:  # fmt: skip
     """Decides a prepared problem; `started` is where its clock began."""
     settings = settings or preset("default")
@@ -218,12 +259,15 @@ def decide(
     reason = outcome.reason
     if outcome.verdict == "unsat" and not settings.rigorous:
         reason += ", by float32 bounds that nothing has proved (--no-rigorous)"
-    return Result(outcome.verdict, reason, time.monotonic() - started, outcome.witness, statistics)
+    seconds_taken = time.monotonic() - started
+    return Result(
+        outcome.verdict, problem.vacuous or reason, seconds_taken, outcome.witness, statistics, vacuous=bool(problem.vacuous)
+    )  # fmt: skip
 
 
 def bounds(
     model: Model, specification: Spec, *, method: str = "restricted", iterations: int | None = None,
-    time_limit: float | None = None, intermediate: str = "crown", device: str = "auto",
+    time_limit: float | None = None, intermediate: str = "crown", device: str | torch.device = "auto",
     example_input: torch.Tensor | None = None, observe: Callable[[Step], None] | None = None,
 ) -> ClauseBounds:  # fmt: skip
     """Bounds every clause at the root, by one of `METHODS`.
@@ -233,17 +277,28 @@ def bounds(
     observe: told after every iteration. All bounds returned hold over the reals (float64, rounding errors charged).
     Raises InputError for bad input, ResourceError where a linear program would be too large.
     """
-    for kind, chosen, known in (("method", method, METHODS), ("intermediate", intermediate, INTERMEDIATE)):
-        if chosen not in known:
-            raise InputError(f"{kind} {chosen!r} is not known; there are {', '.join(known)}")
     problem = prepare(model, specification, example_input)
+    warn_of_vacuity(problem)
+    return bound(problem, method, iterations, time_limit, intermediate, device, observe)
+
+
+def bound(
+    problem: Problem, method: str, iterations: int | None, time_limit: float | None, intermediate: str,
+    device: str | torch.device, observe: Callable[[Step], None] | None = None,
+) -> ClauseBounds:  # fmt: skip
+    """Bounds every clause of a prepared problem; see `bounds`."""
+    choice("method", method, METHODS)
+    choice("intermediate", intermediate, INTERMEDIATE)
+    iterations = None if iterations is None else integer("iterations", iterations, least=0)
+    time_limit = seconds("time_limit", time_limit)
+    if observe is not None and not callable(observe):
+        refuse("observe", f"is {shown(observe)}", "give a function of one argument, a Step")
     network = problem.model.network.to(choose_device(device), torch.float64)
     ascent = _ascent(method, iterations, network)
     bounding = _Bounding(problem, network, method, ascent, time_limit, observe)
     for start in range(0, problem.clauses, _CLAUSES_AT_ONCE):
-        bounding.add(
-            range(start, min(start + _CLAUSES_AT_ONCE, problem.clauses)), intermediate == "optimised"
-        )
+        stop = min(start + _CLAUSES_AT_ONCE, problem.clauses)
+        bounding.add(range(start, stop), intermediate == "optimised")
     return bounding.found()
 
 
@@ -346,6 +401,7 @@ class _Bounding:
             self.seconds,
             self.intermediate_seconds,
             self.layers,
+            bool(self.problem.vacuous),
         )
 
 

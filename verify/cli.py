@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 import click
 
+from verify.cli_options import DEVICE, SECONDS, SEED, TIMEOUT, warn_of_vacuity
 from verify.cli_standard import global_options, supports_command, verify_command
 from verify.cli_suite import suite
 from verify.errors import (
@@ -54,7 +55,6 @@ _SEMANTICS = click.option(
     "--semantics", type=click.Choice(["real", "ieee32-any-order"]), default="real", show_default=True,
     help="Of what: the model's real-valued function, or what any library computes of it in float32.",
 )  # fmt: skip
-_DEVICE = click.option("--device", default="auto", show_default=True, help="auto, cpu or cuda.")
 _FORMAT = click.option(
     "--format", "form", type=click.Choice(["text", "json"]), default="text", show_default=True
 )
@@ -68,12 +68,12 @@ def cli() -> None:
 @cli.command(epilog=_EXIT_CODES)
 @_MODEL
 @_PROPERTY
-@click.option("--timeout", type=click.FloatRange(min=0, min_open=True), help="Seconds, loading included.")
-@_DEVICE
+@TIMEOUT
+@DEVICE
 @click.option(
     "--preset", type=click.Choice(["fast", "default", "thorough"]), default="default", show_default=True
 )
-@click.option("--seed", type=int, default=0, show_default=True, help="Of the attacks' random starts.")
+@SEED
 @_FORMAT
 @click.option("--quiet", is_flag=True, help="Nothing on stderr but errors.")
 @click.option(
@@ -139,6 +139,7 @@ def run(
                 raise
             raise UnwrittenError(f"{error}; the search's answer was:\n{_answer(found, form)}") from None
     answer(_answer(result, form))
+    warn_of_vacuity(problem)
     if not quiet:
         _explain(result)
     return DECIDED if result.verdict in ("sat", "unsat") else UNDECIDED
@@ -179,7 +180,7 @@ def _explain(result: Result) -> None:
 def _as_json(result: Result) -> dict[str, Any]:
     record: dict[str, Any] = {
         "verdict": result.verdict, "reason": result.reason, "seconds": round(result.seconds, 4),
-        "statistics": result.statistics, "witness": None,
+        "vacuous": result.vacuous, "statistics": result.statistics, "witness": None,
         "certificate": None if result.certificate is None else str(result.certificate),
     }  # fmt: skip
     if result.witness is not None:
@@ -237,7 +238,7 @@ def check(
 @click.option(
     "--time",
     "time_limit",
-    type=click.FloatRange(min=0, min_open=True),
+    type=SECONDS,
     help="Seconds of bounding after which an iterative method stops at the best it has.",
 )
 @click.option(
@@ -249,7 +250,7 @@ def check(
 )
 @click.option("--trace", is_flag=True, help="A JSON line on stdout after every iteration.")
 @click.option("--layers", is_flag=True, help="Also the intermediate bounds of the first clause.")
-@_DEVICE
+@DEVICE
 @_FORMAT
 def bounds(
     model: Path,
@@ -267,10 +268,12 @@ def bounds(
     import_torch()
     from verify import api
 
-    found = api.bounds(
-        model, property_, method=method, iterations=iterations, time_limit=time_limit, intermediate=intermediate,
+    problem = api.prepare(model, property_)
+    found = api.bound(
+        problem, method=method, iterations=iterations, time_limit=time_limit, intermediate=intermediate,
         device=device, observe=_trace if trace else None,
     )  # fmt: skip
+    warn_of_vacuity(problem)
     if form == "json":
         click.echo(json.dumps(_bounds_as_json(found, layers)))
         return DECIDED
@@ -297,7 +300,7 @@ def _trace(step: Step) -> None:
 def _bounds_as_json(found: ClauseBounds, layers: bool) -> dict[str, Any]:
     record: dict[str, Any] = {
         "method": found.method, "iterations": found.iterations, "seconds": found.seconds,
-        "intermediate_seconds": found.intermediate_seconds,
+        "intermediate_seconds": found.intermediate_seconds, "vacuous": found.vacuous,
         "clauses": [{"index": i, "bound": bound} for i, bound in enumerate(found.bounds)],
     }  # fmt: skip
     if layers:

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from verify import __version__
+from verify.cli_options import DEVICE, SEED, TIMEOUT, warn_of_vacuity
 from verify.errors import DECIDED, InputError, UnwrittenError
 from verify.output import Outputs, admit_folder, write_whole
 from verify.process import answer
@@ -47,13 +48,13 @@ def _networks(_: click.Context, parameter: click.Parameter, given: tuple[str, ..
     "--network", "networks", multiple=True, callback=_networks, metavar="NAME=MODEL",
     help="The model of a declared network; one for each that is not equal-to another.",
 )  # fmt: skip
-@click.option("--timeout", type=click.FloatRange(min=0, min_open=True), help="Seconds, loading included.")
+@TIMEOUT
 @click.option(
     "--serialise-assignments", "folder", type=click.Path(path_type=Path), metavar="DIR",
     help="A folder for the assignment of sat, one TensorProto file for each variable, in place of stdout.",
 )  # fmt: skip
-@click.option("--device", default="auto", show_default=True, help="auto, cpu or cuda.")
-@click.option("--seed", type=int, default=0, show_default=True, help="Of the attacks' random starts.")
+@DEVICE
+@SEED
 def verify_command(
     query: Path, networks: dict[str, Path], timeout: float | None, folder: Path | None, device: str, seed: int
 ) -> int:
@@ -77,6 +78,7 @@ def verify_command(
     elif result.witness is not None and folder is not None:
         _serialise(result.witness, folder, Outputs([query, *networks.values()]))
     answer(text)
+    warn_of_vacuity(problem)
     click.echo(f"{result.verdict}: {result.reason} ({result.seconds:.2f} s)", err=True)
     return DECIDED
 

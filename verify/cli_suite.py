@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from verify.cli_options import DEVICE, SECONDS
 from verify.errors import DECIDED, UNDECIDED, InputError, UnwrittenError
 from verify.output import Outputs, admit_folder, write_whole
 from verify.process import answer
@@ -28,12 +29,11 @@ Exit codes:
   3   resources (disk)
   70  internal error
 """
-_POSITIVE = click.FloatRange(min=0, min_open=True)
 
 
 @click.command(epilog=_EXIT_CODES)
 @click.argument("instances", nargs=-1, required=True, type=click.Path(path_type=Path))
-@click.option("--timeout", type=_POSITIVE, help="Seconds for each instance, instead of the table's.")
+@click.option("--timeout", type=SECONDS, help="Seconds for each instance, instead of the table's.")
 @click.option("--jobs", type=click.IntRange(min=1), default=1, show_default=True, help="Instances at a time.")
 @click.option(
     "--out",
@@ -46,13 +46,13 @@ _POSITIVE = click.FloatRange(min=0, min_open=True)
 @click.option(
     "--witnesses", type=click.Path(file_okay=False, path_type=Path), help="A folder for counterexamples."
 )
-@click.option("--device", default="auto", show_default=True, help="auto, cpu or cuda.")
+@DEVICE
 @click.option(
     "--preset", type=click.Choice(["fast", "default", "thorough"]), default="default", show_default=True
 )
 @click.option(
     "--grace",
-    type=_POSITIVE,
+    type=SECONDS,
     default=10.0,
     show_default=True,
     help="Seconds past the limit after which an instance is killed.",
@@ -144,9 +144,10 @@ class _Suite:
         if self.echo:
             answer(row.line())
         one = Judged(ended.instance, row)
+        plain = one.decided and not ended.answer.vacuous
         _say(
             f"[{self._done}/{len(self.instances)}] {row.benchmark} {row.onnx} {row.vnnlib}: {row.result} "
-            f"{row.seconds:.2f} s" + ("" if one.decided else f" ({ended.answer.reason})")
+            f"{row.seconds:.2f} s" + ("" if plain else f" ({ended.answer.reason})")
         )
         if one.contradiction:
             _say(click.style(one.complaint(), fg="red", bold=True))

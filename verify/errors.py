@@ -109,6 +109,10 @@ class UnwrittenError(ResourceError):
     result: Any = None
 
 
+class VacuousWarning(UserWarning):
+    """A property that holds whatever the model, as it is written: mostly a slip of who wrote it."""
+
+
 class InternalError(VerifyError):
     """A broken promise inside the verifier; no verdict may follow from it."""
 

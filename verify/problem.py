@@ -63,6 +63,15 @@ class Problem:
             )
 
     @property
+    def vacuous(self) -> str | None:
+        """Why the property holds whatever the model, if it does so as it is written."""
+        spec = self.specification
+        if not spec.vacuous:
+            return None
+        why = "its input box is empty" if spec.empty_box else "no alternative with an input is left"
+        return f"{spec.source}: the property is vacuous: {why} as it is written, so it holds for every model"
+
+    @property
     def clauses(self) -> int:
         return len(self.specification.clauses)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -25,10 +26,11 @@ from verify.search.frontier import Frontier
 from verify.search.split_activations import SplitActivations
 from verify.search.split_inputs import SplitInputs
 from verify.search.strategy import Strategy
+from verify.validation import choice, refuse, shown
 
 # The real-valued function of the model's weights, or what any library computes of it in float32
 SEMANTICS = ("real", "ieee32-any-order")
-
+_DEVICE = re.compile(r"cpu(?::0)?|cuda(?::(\d{1,4}))?", re.ASCII)
 
 _MOST_ELEMENTS = (
     2**25
@@ -69,29 +71,30 @@ PRESETS = {
 }  # fmt: skip
 
 
-def choose_device(name: str) -> torch.device:
-    """`auto` takes the GPU where there is one. Raises InputError where `cuda` is asked for in vain."""
-    if name == "auto":
+def choose_device(name: str | torch.device) -> torch.device:
+    """`auto` takes the GPU where there is one. Raises InputError for what there is none of."""
+    text = str(name) if isinstance(name, torch.device) else name
+    if text == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    if name.startswith("cuda") and not torch.cuda.is_available():
-        raise InputError("--device cuda: torch sees no CUDA device; use --device cpu or auto")
-    try:
-        return torch.device(name)
-    except RuntimeError:
-        raise InputError(f"--device {name}: no such kind of device; use auto, cpu or cuda") from None
+    known = _DEVICE.fullmatch(text) if isinstance(text, str) else None
+    if known is None:
+        refuse("--device", f"{shown(name)} is not known", "use auto, cpu, cuda, or cuda:N for one of several")
+    if text.startswith("cpu"):
+        return torch.device("cpu")
+    there = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    if int(known[1] or 0) >= there:
+        refuse("--device", f"{text}: torch sees {there or 'no'} CUDA devices", "use --device cpu or auto")
+    return torch.device(text)
 
 
 def preset(name: str) -> Settings:
     """The settings of that name; InputError if there are none."""
-    if name not in PRESETS:
-        raise InputError(f"preset {name!r} is not known; there are {', '.join(PRESETS)}")
-    return PRESETS[name]
+    return PRESETS[choice("preset", name, PRESETS)]
 
 
 def _deployed(problem: Problem, network: Network, semantics: str) -> Network:
     """The network with what float32 libraries may round; InputError where that is not known."""
-    if semantics not in SEMANTICS:
-        raise InputError(f"semantics {semantics!r} is not known; there are {', '.join(SEMANTICS)}")
+    choice("semantics", semantics, SEMANTICS)
     curved = {layer.activation.name for layer in network.layers if not isinstance(layer.activation, Relu)}
     if curved or problem.model.element_type != "float32":
         what = (

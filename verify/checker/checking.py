@@ -45,6 +45,9 @@ _SPEAKS_OF = {
     REAL: "the real-valued function of the model's weights",
     DEPLOYED: "the model in IEEE float32 arithmetic, in any order of summation",
 }
+_VACUOUS = (
+    "; warning: the property is vacuous: as it is written no input is left, so it holds for every model"
+)
 
 
 @dataclass(frozen=True)
@@ -100,7 +103,8 @@ def check(
         summary = _prove(certificate, container, network, query, arithmetic, jobs, until)
     except (NotProved, Refused, ArithmeticError, ValueError, IndexError, MemoryError) as problem:
         return Checked(False, f"not proved: {problem}")
-    return Checked(True, _sentence(summary, container, semantics), "unsat", summary)
+    sentence = _sentence(summary, container, semantics) + ("" if query.clauses else _VACUOUS)
+    return Checked(True, sentence, "unsat", summary)
 
 
 def _named(path: Path, action: Callable[[], T]) -> T:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from verify.loading.guard import IN_MEMORY, reading
 from verify.loading.loaded import LoadedModel
+from verify.validation import fitting, path, plain
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -41,13 +42,31 @@ def load(
     from verify.loading.comparison import check_agreement
     from verify.loading.pipeline import from_module, from_onnx
 
-    with reading(str(model) if isinstance(model, str | Path) else IN_MEMORY):
-        if isinstance(model, str | Path | bytes) or hasattr(model, "SerializeToString"):
+    if isinstance(model, str | Path):
+        model = path("the model", model)
+    with reading(str(model) if isinstance(model, Path) else IN_MEMORY):
+        if isinstance(model, Path | bytes) or _is_onnx(model):
             loaded = from_onnx(model, fold)  # type: ignore[arg-type]
+            check_example(loaded, example_input)
         else:
-            loaded = from_module(model, example_input, fold)
+            loaded = from_module(model, example_input, fold)  # which checks what the model is
         check_agreement(loaded, box)
     return loaded
+
+
+def _is_onnx(model: object) -> bool:
+    if not hasattr(model, "SerializeToString"):
+        return False
+    import onnx  # loaded by whoever made the model
+
+    return isinstance(model, onnx.ModelProto)
+
+
+def check_example(loaded: LoadedModel, example_input: Tensor | None) -> None:
+    """InputError where an example is not of a model's shape, which is known without it."""
+    if example_input is not None:
+        shape = getattr(example_input, "shape", None) or plain("example_input", example_input).shape
+        fitting("example_input", shape, loaded.input_shape, "the model's input")
 
 
 def load_joint(query: Query, models: Mapping[str, Source], fold: bool = True) -> LoadedModel:

@@ -48,12 +48,10 @@ class Lowered(NamedTuple):
 def lower(
     graph_module: fx.GraphModule, input_shape: Shape, input_name: str, origin_of: Callable[[fx.Node], Origin]
 ) -> Lowered:
-    """The network of a graph of one input with float64 parameters; of several results it ends in the first."""
+    """The network of a graph of one input and one result, with float64 parameters."""
     builder = Builder(input_shape, input_name)
     values = walk(builder, graph_module, [builder.input], origin_of)
     found = next((value for node, value in values.items() if node.op == "output"), None)
-    if isinstance(found, tuple | list) and found:
-        found = found[0]
     result = as_value(builder, found)
     return Lowered(builder.network(builder.output(result)), result.shape)
 

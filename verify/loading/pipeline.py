@@ -17,16 +17,15 @@ from verify.loading.builder import Builder, Value
 from verify.loading.fold import fold as folded
 from verify.loading.loaded import LoadedModel
 from verify.loading.lowering import NO_RULE, Origin, as_value, lower, walk
+from verify.loading.modules import ELEMENT_TYPES, admitted, blaming, check_in_place
 from verify.loading.onnx2torch_import import import_onnx2torch
-from verify.loading.runner import ModuleRunner, OnnxRunner, OnnxSession
+from verify.loading.runner import OnnxRunner, OnnxSession
 
 if TYPE_CHECKING:
     import onnx
 
     from verify.loading.onnx_model import OnnxModel
     from verify.network.graph import Network
-
-ELEMENT_TYPES = {torch.float32: "float32", torch.float64: "float64"}
 
 
 def from_onnx(source: str | Path | bytes | onnx.ModelProto, fold: bool) -> LoadedModel:
@@ -91,47 +90,24 @@ class Tensors:
 
 def from_module(module: nn.Module, example_input: Tensor | None, fold: bool) -> LoadedModel:
     """Loads a torch.nn.Module by tracing it with torch.fx."""
-    if example_input is None:
-        raise ModelError(
-            "a torch.nn.Module needs an example_input: a tensor of the shape it takes, its batch axis of 1 "
-            "included"
-        )
-    original = copy.deepcopy(module).cpu().eval()
-    types = {
-        tensor.dtype for tensor in (*original.parameters(), *original.buffers()) if tensor.is_floating_point()
-    }
-    kind = types.pop() if len(types) == 1 else example_input.dtype if not types else None
-    if kind not in ELEMENT_TYPES:
-        raise ModelError(
-            f"the module's element types must all be float32 or all float64, not {kind or types}"
-        )
-    for name, tensor in original.state_dict().items():
-        if tensor.is_floating_point() and not bool(tensor.isfinite().all()):
-            raise ModelError(f"parameter {name!r} holds NaN or infinity")
-    try:
+    original, example, runner = admitted(module, example_input)
+    with blaming("torch.fx cannot trace the module", "export it to ONNX instead"):
+        check_in_place(copy.deepcopy(original), example)
         graph_module = fx.symbolic_trace(copy.deepcopy(original).double())
-    except Exception as error:  # the module's own code runs here and may raise anything
-        raise ModelError(f"torch.fx cannot trace the module ({error}); export it to ONNX instead") from error
-    shape = tuple(example_input.shape)
+    taken = [node.name for node in graph_module.graph.nodes if node.op == "placeholder"]
+    if len(taken) != 1:
+        raise ModelError(
+            f"the module's forward takes {', '.join(taken) or 'nothing'}; give one that takes one tensor"
+        )
+    shape, kind = tuple(example.shape), ELEMENT_TYPES[example.dtype]
     try:
         network, output_shape = lower(graph_module, shape, "input", _module_origin)
     except UnsupportedOperatorError as problem:
         if problem.reason != NO_RULE:  # a rule that refuses has its reasons
             raise
-        network, output_shape = _by_export(original, example_input.to("cpu", kind), problem)
+        network, output_shape = _by_export(original, example, problem)
     network = folded(network) if fold else network
-    runner = ModuleRunner(original, shape, ELEMENT_TYPES[kind])
-    return LoadedModel(
-        network,
-        runner,
-        "input",
-        "output",
-        shape,
-        output_shape,
-        ELEMENT_TYPES[kind],
-        Counter(),
-        None,
-    )
+    return LoadedModel(network, runner, "input", "output", shape, output_shape, kind, Counter(), None)
 
 
 def _by_export(

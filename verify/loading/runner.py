@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from verify.errors import ModelError
+from verify.errors import ModelError, is_out_of_memory
 
 if TYPE_CHECKING:
     from torch import nn
@@ -78,7 +78,24 @@ class ModuleRunner:
         import torch
 
         fed = torch.from_numpy(np.array(sample, dtype=self._element_type).reshape(self._shape))
-        with torch.no_grad():
-            result = self._module(fed)
+        try:
+            with torch.no_grad():
+                result = self._module(fed)
+        except Exception as error:  # the module's own code may raise anything
+            if is_out_of_memory(error):
+                raise
+            raise ModelError(
+                f"the module cannot be run on an input of shape {list(self._shape)} ({type(error).__name__}: {error}); "
+                "check the shape of example_input"
+            ) from error
+        if not isinstance(result, torch.Tensor):
+            raise ModelError(
+                f"the module returns a {type(result).__name__}, not one tensor; wrap it in a module that returns the one "
+                "that the property speaks of"
+            )
+        if result.dtype not in (torch.float32, torch.float64, torch.int32, torch.int64):
+            raise ModelError(
+                f"the module returns {result.dtype}; only float32, float64, int32 and int64 are supported"
+            )
         found: NDArray[Any] = result.numpy().ravel()
         return found

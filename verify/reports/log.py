@@ -36,7 +36,13 @@ class JsonLog:
     def finish(self, result: Result) -> None:
         """The last line. Raises UnwrittenError where this or an earlier one could not be written."""
         self._write(
-            {"event": "result", "verdict": result.verdict, "reason": result.reason, **result.statistics}
+            {
+                "event": "result",
+                "verdict": result.verdict,
+                "reason": result.reason,
+                "vacuous": result.vacuous,
+                **result.statistics,
+            }
         )
         if self._failure is not None:
             raise self._failure

@@ -45,6 +45,7 @@ class Answer:
     reason: str
     witness: str | None = None
     healthy: bool = True  # whether the process can be trusted with another task
+    vacuous: bool = False  # whether the property holds as it is written
 
 
 Decide = Callable[[Task], Answer]
@@ -89,7 +90,8 @@ def _verdict(task: Task) -> Answer:
     started = time.monotonic()
     problem = prepare(task.model, task.specification)
     found = decide(problem, Deadline(started + task.timeout), started, preset(task.preset), task.device)
-    return Answer(found.verdict, found.reason, None if found.witness is None else _text(found.witness))
+    witness = None if found.witness is None else _text(found.witness)
+    return Answer(found.verdict, found.reason, witness, vacuous=found.vacuous)
 
 
 def _text(witness: Witness) -> str:

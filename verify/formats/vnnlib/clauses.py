@@ -183,6 +183,11 @@ class Property:
         return self.clauses.boxes.base_empty
 
     @property
+    def vacuous(self) -> bool:
+        """Whether the file says by itself that nothing is unsafe: its boxes hold no input, or it has no alternative left."""
+        return not len(self.clauses)
+
+    @property
     def rows(self) -> int:
         """The most rows that any clause has; 0 when there are no clauses. Makes no clause, and is cached."""
         return self.clauses.most_rows

@@ -1,0 +1,229 @@
+"""torch modules before they are read: what is no function of one tensor, and what torch.fx does not see, is refused by name.
+
+torch.fx takes torch's own layers as they are, so it does not see what hangs on them: hooks, and a `forward` of one's own. Nor
+does it see that an operation in place changes values that have another name: `h.relu_()` as a statement, then `h`.
+"""
+
+from __future__ import annotations
+
+import copy
+import operator
+import textwrap
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, fx, nn
+from torch.nn.modules import module as hooks_of_all
+from torch.nn.utils.prune import BasePruningMethod
+from torch.nn.utils.spectral_norm import SpectralNorm
+from torch.nn.utils.weight_norm import WeightNorm
+
+from verify.errors import ModelError, VerifyError, is_out_of_memory
+from verify.loading.runner import ModuleRunner
+from verify.validation import plain, shown
+
+ELEMENT_TYPES = {torch.float32: "float32", torch.float64: "float64"}
+# Hooks that only compute a weight of others: once the module has run, the weight is there.
+_COMPUTES_WEIGHTS = (BasePruningMethod, SpectralNorm, WeightNorm)
+_MORE = "give a module whose forward takes one tensor and returns one"
+
+
+@contextmanager
+def blaming(what: str, remedy: str) -> Iterator[None]:
+    """What the module's own code raises becomes a ModelError: it may be anything."""
+    try:
+        yield
+    except VerifyError:
+        raise
+    except Exception as error:
+        if is_out_of_memory(error):
+            raise
+        said = textwrap.shorten(f"{type(error).__name__}: {error}", 300)
+        raise ModelError(f"{what} ({said}); {remedy}") from error
+
+
+def admitted(module: object, example_input: object) -> tuple[nn.Module, Tensor, ModuleRunner]:
+    """A copy of a module on the CPU in evaluation mode, an example of its element type, and the copy as it runs.
+
+    Raises ModelError. The module itself is not touched.
+    """
+    if not isinstance(module, nn.Module):
+        raise ModelError(
+            f"the model is {shown(module)}; give a path, the bytes of an ONNX file, a parsed ONNX model, or a torch.nn.Module"
+        )
+    _check_kind(module)
+    example = _example(example_input)
+    with blaming(
+        "the module cannot be copied to the CPU", "make its weights permanent, or export it to ONNX"
+    ):
+        original = copy.deepcopy(module).cpu().eval()
+    kind = _element_type(original, example)
+    _check_calls(original)
+    runner = ModuleRunner(original, tuple(example.shape), ELEMENT_TYPES[kind])
+    example = torch.zeros_like(example, device="cpu") if example.is_meta else example.cpu()
+    example = example.to(kind)
+    _check_runs(runner, example)
+    return original, example, runner
+
+
+def _check_kind(module: nn.Module) -> None:
+    """ModelError for modules that stand for others."""
+    for name, part in module.named_modules():
+        label = f"the module {name!r}" if name else "the module"
+        if isinstance(part, torch.jit.ScriptModule):
+            raise ModelError(
+                f"{label} is TorchScript; give the module it was made from, or export it to ONNX"
+            )
+        if "_orig_mod" in part._modules:
+            raise ModelError(f"{label} is compiled; give the module it was made from (its _orig_mod)")
+        if isinstance(part, nn.DataParallel | nn.parallel.DistributedDataParallel):
+            raise ModelError(f"{label} is a {type(part).__name__}; give the module in it (its .module)")
+
+
+def _example(given: object) -> Tensor:
+    """The example input as a tensor, of one sample."""
+    if given is None:
+        raise ModelError(
+            "a torch.nn.Module needs an example_input: a tensor of the shape it takes, its batch axis of 1 included"
+        )
+    if isinstance(given, tuple | list):
+        raise ModelError(
+            f"example_input is a {type(given).__name__}; give one tensor (of several inputs, wrap the module: {_MORE})"
+        )
+    tensor = given if isinstance(given, Tensor) and given.layout == torch.strided else _from_numbers(given)
+    if tensor.is_complex() or tensor.dtype == torch.bool:
+        raise ModelError(f"example_input is {tensor.dtype}; give real numbers")
+    shape = list(tensor.shape)
+    if not shape or shape[0] != 1 or not tensor.numel():
+        raise ModelError(
+            f"example_input has shape {shape}, but its first axis is the batch, which must be 1; give one sample "
+            "(example_input[:1]), or add the axis (example_input[None])"
+        )
+    return tensor.detach()
+
+
+def _from_numbers(given: object) -> Tensor:
+    numbers = plain("example_input", given)
+    if numbers.dtype.kind not in "iuf":
+        raise ModelError(f"example_input is {shown(given)}; give a tensor of real numbers")
+    return torch.from_numpy(numbers.astype(np.float32 if numbers.dtype == np.float32 else np.float64))
+
+
+def _element_type(module: nn.Module, example: Tensor) -> torch.dtype:
+    """The one floating type of the module's tensors; the example's where it has none."""
+    types = set()
+    for name, tensor in (*module.named_parameters(), *module.named_buffers()):
+        if nn.parameter.is_lazy(tensor):
+            raise ModelError(f"parameter {name!r} has no shape yet; run the module once")
+        if tensor.is_complex():
+            raise ModelError(f"parameter {name!r} is {tensor.dtype}; only real numbers are supported")
+        if tensor.is_floating_point():
+            types.add(tensor.dtype)
+            if tensor.dtype in ELEMENT_TYPES and not bool(tensor.isfinite().all()):
+                raise ModelError(f"parameter {name!r} holds NaN or infinity")
+    if not types <= set(ELEMENT_TYPES) or len(types) > 1:
+        found = " and ".join(sorted(map(str, types)))
+        raise ModelError(f"the module's element types must all be float32 or all float64, not {found}")
+    kind = types.pop() if types else example.dtype
+    if kind not in ELEMENT_TYPES:
+        raise ModelError(
+            f"the module has no weights and example_input is {kind}; give one of float32 or float64"
+        )
+    return kind
+
+
+def _check_calls(module: nn.Module) -> None:
+    """ModelError where calling a part is more than its class's `forward`."""
+    if hooks_of_all._global_forward_hooks or hooks_of_all._global_forward_pre_hooks:
+        raise ModelError("torch has forward hooks on all modules, which may change results; remove them")
+    for name, part in module.named_modules():
+        label = f"{name!r} ({type(part).__name__})" if name else f"the module ({type(part).__name__})"
+        before = [
+            hook for hook in part._forward_pre_hooks.values() if not isinstance(hook, _COMPUTES_WEIGHTS)
+        ]
+        if part._forward_hooks or before:
+            raise ModelError(
+                f"{label} has forward hooks, which may change results; remove them, or write them in forward"
+            )
+        if "forward" in vars(part) or type(part).__call__ is not nn.Module.__call__:
+            raise ModelError(
+                f"{label} is called past the forward of its class; write a subclass with a forward of its own"
+            )
+
+
+def _check_runs(runner: ModuleRunner, example: Tensor) -> None:
+    """ModelError where the module does not run, or not twice the same."""
+    sample = example.flatten().nan_to_num().numpy()
+    first, second = runner(sample), runner(sample)
+    if first.shape != second.shape or first.tobytes() != second.tobytes():
+        raise ModelError(
+            "the module gives two results for one input: it is random, or keeps state; make it a function"
+        )
+
+
+def check_in_place(module: nn.Module, example: Tensor) -> None:
+    """ModelError where a value is used after an operation in place has changed it: torch.fx's graph does not say so."""
+    tracer = _Tracer()
+    traced = fx.GraphModule(module, tracer.trace(module))
+    with torch.inference_mode(False), torch.no_grad():
+        _Versions(traced).run(example.clone())
+
+
+class _Tracer(fx.Tracer):
+    """Writes `h += x` down as what it is; torch.fx's own tracer makes `h = h + x` of it."""
+
+    def proxy(self, node: fx.Node) -> fx.Proxy:
+        return _Proxy(node, self)
+
+
+class _Proxy(fx.Proxy):
+    """A traced value with Python's operators in place."""
+
+
+def _in_place(function: Callable[..., Any]) -> Callable[[_Proxy, Any], Any]:
+    return lambda self, other: self.tracer.create_proxy("call_function", function, (self, other), {})
+
+
+for _name in (
+    "iadd",
+    "isub",
+    "imul",
+    "itruediv",
+    "ifloordiv",
+    "imod",
+    "ipow",
+    "imatmul",
+    "iand",
+    "ior",
+    "ixor",
+):
+    setattr(_Proxy, f"__{_name}__", _in_place(getattr(operator, _name)))
+
+
+class _Versions(fx.Interpreter):
+    """Runs a graph; tensors that share memory share torch's count of changes."""
+
+    def __init__(self, traced: fx.GraphModule) -> None:
+        super().__init__(traced)
+        self.extra_traceback = False
+        self._known: dict[fx.Node, list[int]] = {}
+
+    def run_node(self, n: fx.Node) -> Any:
+        for used in n.all_input_nodes:
+            if _versions(self.env[used]) != self._known[used]:
+                raise ModelError(
+                    f"node {used.name!r} is changed in place and then used ({n.name!r}); use what the operation returns, "
+                    "or make it one that is not in place"
+                )
+        result = super().run_node(n)
+        self._known[n] = _versions(result)
+        return result
+
+
+def _versions(value: Any) -> list[int]:
+    if isinstance(value, tuple | list):
+        return [version for part in value for version in _versions(part)]
+    return [value._version] if isinstance(value, Tensor) and not value.is_inference() else []
