@@ -172,7 +172,7 @@ def test_bad_arguments() -> None:
         verify.bounds(model, good, intermediate="guess", device="cpu")
     with pytest.raises(verify.InputError, match="label"):
         verify.verify(model, verify.LinfBall(CENTRE, 0.1, 7), device="cpu")
-    with pytest.raises(verify.InputError, match=r"2 inputs.*has 3"):
+    with pytest.raises(verify.InputError, match=r"shape \[2\].*\[1, 3\]"):
         verify.verify(model, verify.LinfBall(CENTRE[:2], 0.1, 0), device="cpu")
     with pytest.raises(verify.InputError):
         verify.verify(module(), good, device="cpu")
