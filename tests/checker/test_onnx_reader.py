@@ -308,7 +308,90 @@ REFUSED: dict[str, tuple[bytes, str]] = {
     "old": (model([1, 2], [op("Relu", "x", "y")], opset=6), "versions"),
     "new": (model([1, 2], [op("Relu", "x", "y")], opset=99), "versions"),
     "graph": (model([1, 2], [op("If", "x", "y")]), "If"),
+    "training by five results": (model([1, 2], [op("BatchNormalization", "x a a a a", "n p q r s"), op("Relu", "n", "y")],
+                                       {"a": floats(2) ** 2}, 9), "5 results"),
+    "weights of one channel": (model([1, 2], [op("BatchNormalization", "x a a a a", "y")], {"a": floats(1) ** 2}), "each channel"),
+    "bias of one channel": (model([1, 2, 3], [op("Conv", "x w b", "y")], {"w": floats(2, 2, 1), "b": floats(1)}), "bias"),
+    "a mask that is used": (model([1, 2], [op("Dropout", "x", "a m"), op("Cast", "m", "y", to=1)]), "Cast"),
+    "more operands": (model([1, 2], [op("Relu", "x x", "y")]), "2 operands"),
+    "an operand left out": (model([1, 2], [op("Add", "x -", "y")]), "missing"),
+    "uneven parts": (model([1, 5], [op("Split", "x", "a b", axis=1), op("Relu", "a", "y")]), "unequal"),
+    "other parts": (model([1, 5], [op("Split", "x", "a b", axis=1, num_outputs=3), op("Relu", "a", "y")], opset=18), "fit"),
+    "axes twice": (model([1, 3], [op("Pad", "x p - a", "y")], {"p": integers(1, 1, 1, 1), "a": integers(1, -1)}, 18), "twice"),
+    "slopes beyond": (model([1, 2], [op("PRelu", "x c", "y")], {"c": np.full((3, 1, 2), 0.5, np.float32)}), "more slopes"),
+    "third operand beyond": (model([1, 2], [op("Gemm", "x w c", "y", alpha=0.5)], {"w": floats(2, 2), "c": floats(3, 2)}), "larger"),
+    "vector": (model([2], [op("Gemm", "x w", "y")], {"w": floats(2, 2)}), "no matrix"),
+    "broadcast in an old version": (model([1, 2], [op("Sum", "x c", "y")], {"c": floats(1)}, 7), "several shapes"),
+    "other flag": (model([1, 2], [op("Gemm", "x w", "y", transB=2)], {"w": floats(2, 2)}), "transB"),
+    "type of an attribute": (model([1, 2], [op("LeakyRelu", "x", "y", alpha=1)]), "wrong type"),
+    "float64 term": (model([1, 2], [op("Add", "x c", "y")], {"c": np.ones(2)}), "DOUBLE"),
+    "float64 choice": (model([1, 2], [op("Where", "m x c", "y")], {"m": np.ones(2, bool), "c": np.ones(2)}), "DOUBLE"),
+    "sum beyond int32": (model([1, 2], [op("Add", "c d", "e"), op("Cast", "e", "f", to=1), op("Mul", "x f", "y")],
+                               {"c": np.array(2**31 - 1, np.int32), "d": np.array(1, np.int32)}), "wrap"),
+    "product beyond int64": (model([1, 2], [op("Mul", "c c", "e"), op("Cast", "e", "f", to=1), op("Mul", "x f", "y")],
+                                   {"c": integers(2**40)}), "Mul"),
+    "quotient beyond int32": (model([1, 2], [op("Div", "c d", "e"), op("Cast", "e", "f", to=1), op("Mul", "x f", "y")],
+                                    {"c": np.array(-(2**31), np.int32), "d": np.array(-1, np.int32)}), "wrap"),
+    "cast beyond int32": (model([1, 2], [op("Cast", "c", "e", to=6), op("Cast", "e", "f", to=1), op("Mul", "x f", "y")],
+                                {"c": integers(2**31)}), "wrap"),
+    "cast beyond 2 ** 53": (model([1, 2], [op("Cast", "c", "e", to=11), op("Cast", "e", "f", to=1), op("Mul", "x f", "y")],
+                                  {"c": integers(2**53 + 1)}), "rounds"),
+    "decision by computed numbers": (model([1, 2], [op("Mul", "c d", "e"), op("Cast", "e", "f", to=7), op("Cast", "f", "g", to=1), op("Mul", "x g", "y")],
+                                           {"c": scalar(0.1), "d": scalar(10)}), "decision"),
+    "whole numbers of 8 bits": (model([1, 2], [op("Cast", "c", "e", to=2), op("Cast", "e", "f", to=1), op("Mul", "x f", "y")],
+                                      {"c": integers(300)}), "type"),
 }  # fmt: skip
+
+
+def changed(kind: str, operands: str, change: Any, **attributes: Any) -> bytes:
+    """A model of one operation from `x` to `y`, changed in its protobuf form."""
+    whole = onnx.load_model_from_string(
+        model([1, 2], [op(kind, operands, "y", **attributes)], {"c": floats(2)})
+    )
+    change(whole, whole.graph.node[0])
+    data: bytes = whole.SerializeToString()
+    return data
+
+
+def again(number: float) -> Any:
+    return lambda _, node: node.attribute.append(helper.make_attribute("alpha", number))
+
+
+CHANGED: dict[str, tuple[bytes, str]] = {
+    "attribute twice": (changed("LeakyRelu", "x", again(0.5), alpha=0.25), "twice"),
+    "attribute twice and alike": (changed("LeakyRelu", "x", again(0.5), alpha=0.5), "twice"),
+    "attribute by reference": (changed("LeakyRelu", "x", lambda _, node: setattr(node.attribute[0], "ref_attr_name", "a"), alpha=0.5), "wrong type"),
+    "attribute without a type": (changed("LeakyRelu", "x", lambda _, node: setattr(node.attribute[0], "type", 0), alpha=0.5), "wrong type"),
+    "attribute with two values": (changed("LeakyRelu", "x", lambda _, node: setattr(node.attribute[0], "i", 1), alpha=0.5), "wrong type"),
+    "overload": (changed("Relu", "x", lambda _, node: setattr(node, "overload", "mine")), "overload"),
+    "no result's name": (changed("Relu", "x", lambda _, node: node.output.insert(0, "")), "name"),
+    "results beyond": (changed("Relu", "x", lambda _, node: node.output.append("")), "2 results"),
+    "name of the input": (changed("Dropout", "x", lambda _, node: node.output.append("x")), "two tensors"),
+    "two outputs": (changed("Relu", "x", lambda whole, _: whole.graph.output.append(whole.graph.output[0])), "one output"),
+    "declared otherwise": (changed("Relu", "x", lambda whole, _: setattr(whole.graph.output[0].type.tensor_type, "elem_type", 11)), "another type"),
+    "numbers in two places": (changed("Add", "x c", lambda whole, _: whole.graph.initializer[0].float_data.extend([1, 1])), "one place"),
+    "a part of a tensor": (changed("Add", "x c", lambda whole, _: setattr(whole.graph.initializer[0].segment, "end", 1)), "one place"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", CHANGED)
+def test_changed_protobuf_is_refused(name: str) -> None:
+    data, message = CHANGED[name]
+    with pytest.raises(Refused, match=message):
+        read_model(data)
+
+
+def test_constants_elsewhere_are_not_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Those of an attribute too: whoever stands in another folder would read another model."""
+    tensor = numpy_helper.from_array(floats(2), "c")
+    tensor.ClearField("raw_data")
+    tensor.data_location = TensorProto.EXTERNAL
+    tensor.external_data.add(key="location", value="weights")
+    (tmp_path / "weights").write_bytes(floats(2).tobytes())
+    monkeypatch.chdir(tmp_path)
+    data = model([1, 2], [op("Constant", "", "c", value=tensor), op("Add", "x c", "y")])
+    with pytest.raises(Refused, match="not in the file"):
+        read_model(data)
 
 
 @pytest.mark.parametrize("name", REFUSED)

@@ -100,6 +100,7 @@ class Builder:
     def __init__(self, shape: Shape) -> None:
         self.nodes: list[Node] = [Input(math.prod(shape), shape)]
         self.folded = False  # whether numbers of the model were computed with, exactly
+        self.float32 = True  # whether all numbers of the model are of that type
         self.input = Value(0, shape)
 
     def affine(self, parts: Sequence[tuple[Map, Value]], shape: Shape, bias: Array | None = None) -> Value:
@@ -212,6 +213,15 @@ class Builder:
             x = self.concatenate([larger, *rest], 0)
         return self.reshape(x, x.shape[1:])
 
+    @property
+    def undeployed(self) -> str:
+        """Why nothing is known of what a runtime computes in float32; empty where something is."""
+        if not self.float32:
+            return "the model has tensors of float64: only what is float32 throughout is covered"
+        if self.folded:
+            return "the model computes constants from constants, and float32 may round there"
+        return ""
+
     def network(self, output: Value) -> Network:
         """The network that ends in a value, without the nodes that it does not need."""
         if output.node == 0:
@@ -221,7 +231,7 @@ class Builder:
             if place in needed:
                 needed.update(operands_of(self.nodes[place]))
         number = {old: new for new, old in enumerate(sorted(needed))}
-        return Network(tuple(renumbered(self.nodes[place], number) for place in number), self.folded)
+        return Network(tuple(renumbered(self.nodes[place], number) for place in number), self.undeployed)
 
 
 def operands_of(node: Node) -> list[int]:

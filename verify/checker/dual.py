@@ -24,7 +24,20 @@ from numpy.typing import NDArray
 
 from verify.checker.activations import PIECEWISE, interval, minimum
 from verify.checker.errors import Refused
-from verify.checker.network import Activation, Affine, Gather, Identity, Input, Network, rational, rationals
+from verify.checker.network import (
+    Activation,
+    Affine,
+    Convolution,
+    Dense,
+    Gather,
+    Identity,
+    Input,
+    Map,
+    Network,
+    Scale,
+    rational,
+    rationals,
+)
 
 Array = NDArray[Any]
 
@@ -100,8 +113,10 @@ class Dual:
 
     def __init__(self, network: Network, arithmetic: Arithmetic) -> None:
         self.network, self.arithmetic = network, arithmetic
-        if arithmetic.deployed and network.folded:
-            raise Refused("the model computes constants from constants, and float32 may round there")
+        if arithmetic.deployed and network.undeployed:
+            raise Refused(network.undeployed)
+        if arithmetic.deployed:
+            check_factors(network)
         self.maps, self.absolute, self.biases = {}, {}, {}
         for index, node in enumerate(network.nodes):
             if isinstance(node, Affine):
@@ -346,6 +361,47 @@ class Dual:
         return [
             number for number, layer in enumerate(self.network.layers) if layer.node in self._ancestors[node]
         ]
+
+
+def check_factors(network: Network) -> None:
+    """Refuse factors that leave float32's range where a runtime multiplies them before the values come in.
+
+    Factors that follow one another without an activation between may be joined (a convolution's weights and those of the
+    normalisation behind it are), and what overflows or loses digits there no bound on values tells.
+    """
+    ranges: dict[
+        int, tuple[float, float]
+    ] = {}  # of affine nodes: of all products that end with their own factors
+    for index, node in enumerate(network.nodes):
+        for linear, operand in node.operands if isinstance(node, Affine) else ():
+            least, most = _factors(linear)
+            before = ranges.get(operand, (1.0, 1.0))
+            joined = least * min(1.0, before[0]), most * max(1.0, before[1])
+            changes = (least, most) != (1.0, 1.0) and (before != (1.0, 1.0) or _computed(linear))
+            if changes and not _TINY32 <= joined[0] <= joined[1] < _LARGEST32:
+                raise Refused(
+                    "a factor that is computed from the weights is too large or too small for float32"
+                )
+            found = ranges.get(index, joined)
+            ranges[index] = min(found[0], joined[0]), max(found[1], joined[1])
+
+
+def _factors(linear: Map) -> tuple[float, float]:
+    """The least and the largest coefficient of a map in absolute value, of those that are not 0."""
+    if not isinstance(linear, Scale | Dense | Convolution):
+        return 1.0, 1.0
+    numbers = np.abs(linear.coefficients if isinstance(linear, Scale) else linear.weight)
+    numbers = numbers[numbers > 0]
+    return (float(numbers.min()), float(numbers.max())) if numbers.size else (1.0, 1.0)
+
+
+def _computed(linear: Map) -> bool:
+    """Whether a map has factors that are no float32 numbers, so no numbers of the model's own."""
+    if not isinstance(linear, Scale):
+        return False
+    with np.errstate(over="ignore"):
+        own = linear.coefficients.astype(np.float32) == linear.coefficients
+    return linear.precise is not None or not own.all()
 
 
 def _gamma(count: int, unit: float) -> float:

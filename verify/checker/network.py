@@ -486,7 +486,7 @@ class Network:
     """The nodes in an order in which operands come first; sizes are checked."""
 
     nodes: tuple[Node, ...]
-    folded: bool = False  # whether constants of the model were computed from others, which float32 may round
+    undeployed: str = ""  # why nothing is known of what runtimes compute in float32; empty where something is
 
     def __post_init__(self) -> None:
         for place, node in enumerate(self.nodes):
@@ -540,7 +540,7 @@ class Network:
     def exact(self) -> Network:
         """The network with rational coefficients."""
         return Network(
-            tuple(node.exact() if isinstance(node, Affine) else node for node in self.nodes), self.folded
+            tuple(node.exact() if isinstance(node, Affine) else node for node in self.nodes), self.undeployed
         )
 
     def values(self, x: Array) -> list[Array]:

@@ -3,51 +3,61 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
-from typing import Any
+from collections.abc import Callable
+from itertools import accumulate
+from typing import TypeAlias
 
 import numpy as np
-import onnx
-from onnx import TensorProto, helper
 
 from verify.checker.builder import Tensor, Value, numbering
 from verify.checker.errors import Refused
 from verify.checker.network import Integers
 from verify.checker.onnx_call import Call, Result
 
+Moved: TypeAlias = Integers | list[Integers]
+
 
 def reshape(call: Call, numbers: Integers) -> Integers:
     sizes = call.integers(1)
-    if sizes is None:
-        raise Refused("the shape is missing")
-    if call.attribute("allowzero", 0) == 0:
+    if sizes is None or min(sizes, default=0) < -1:
+        raise Refused("the shape is missing, or has a size below -1")
+    if not call.flag("allowzero"):
         sizes = [numbers.shape[axis] if size == 0 else size for axis, size in enumerate(sizes)]
+    elif 0 in sizes:
+        raise Refused("a size of 0")
     return numbers.reshape(sizes)
 
 
 def flatten(call: Call, numbers: Integers) -> Integers:
     axis = call.attribute("axis", 1)
-    if not -numbers.ndim <= axis <= numbers.ndim:
+    if not (0 if call.since < 11 else -numbers.ndim) <= axis <= numbers.ndim:
         raise Refused("the axis is out of range")
     before = numbers.shape[: axis if axis >= 0 else axis + numbers.ndim]
     return numbers.reshape(math.prod(before), -1)
 
 
 def transpose(call: Call, numbers: Integers) -> Integers:
-    moved: Integers = numbers.transpose(call.attribute("perm"))
+    axes = call.attribute("perm", list(reversed(range(numbers.ndim))))
+    if sorted(axes) != list(range(numbers.ndim)):
+        raise Refused("perm is no order of the axes")
+    moved: Integers = numbers.transpose(axes)
     return moved
 
 
 def squeeze(call: Call, numbers: Integers) -> Integers:
     axes = call.integers(1, "axes")
-    return np.squeeze(numbers, None if axes is None else tuple(axes))
+    if axes is None:
+        return numbers.squeeze()
+    if not axes:
+        raise Refused("no axes")
+    return np.squeeze(numbers, tuple(call.axes(axes, numbers.ndim)))
 
 
 def unsqueeze(call: Call, numbers: Integers) -> Integers:
     axes = call.integers(1, "axes")
-    if axes is None:
+    if not axes:
         raise Refused("the axes are missing")
-    return np.expand_dims(numbers, tuple(axes))
+    return np.expand_dims(numbers, tuple(call.axes(axes, numbers.ndim + len(axes))))
 
 
 def identity(call: Call, numbers: Integers) -> Integers:
@@ -55,75 +65,87 @@ def identity(call: Call, numbers: Integers) -> Integers:
 
 
 def dropout(call: Call, numbers: Integers) -> Integers:
-    call.attribute("ratio"), call.attribute("seed")
-    training = call.constant(2)
-    if training is not None and training.any():
-        raise Refused("training mode")
+    call.attribute("seed")
+    ratio, training = call.scalar(1), call.scalar(2)
+    if training or not 0 <= (call.attribute("ratio", 0.5) if ratio is None else ratio) < 1:
+        raise Refused("training mode, or a ratio that is none")
     return numbers
 
 
 def take(call: Call, numbers: Integers) -> Integers:
-    index = call.needed(1)
-    if index.dtype != np.int64:
-        raise Refused("the indices have a wrong type")
-    taken: Integers = np.take(numbers, index, axis=call.attribute("axis", 0))
+    (axis,) = call.axes([call.attribute("axis", 0)], numbers.ndim)
+    taken: Integers = np.take(numbers, call.needed(1), axis=axis)
     return taken
 
 
 def expand(call: Call, numbers: Integers) -> Integers:
-    shape = np.broadcast_shapes(numbers.shape, tuple(call.integers(1) or ()))
-    return np.broadcast_to(numbers, shape)
+    sizes = call.integers(1)
+    return np.broadcast_to(numbers, np.broadcast_shapes(numbers.shape, tuple(sizes or ())))
 
 
 def tile(call: Call, numbers: Integers) -> Integers:
     repeats = call.integers(1) or []
-    if len(repeats) != numbers.ndim:
-        raise Refused("not one number of repetitions for each axis")
+    if len(repeats) != numbers.ndim or min(repeats, default=1) < 1:
+        raise Refused("not one number of repetitions, 1 or more, for each axis")
     return np.tile(numbers, repeats)
 
 
-def by_reference(*attributes: str) -> Callable[[Call, Integers], Any]:
-    """The rule of an operator that ONNX's own reference implementation is run for, on the numbers of the entries."""
-
-    def rule(call: Call, numbers: Integers) -> Any:
-        for name in attributes:
-            call.attribute(name)
-        results = referred(call, [numbers.astype(np.float64), *call.operands[1:]])
-        return results[0] if len(results) == 1 else results
-
-    return rule
-
-
-def referred(call: Call, operands: Sequence[Any]) -> list[Integers]:
-    """The results of ONNX's reference implementation of the operation, which must be whole numbers."""
-    from onnx.reference import ReferenceEvaluator  # imported late: it is slow to import
-
-    node = onnx.NodeProto()
-    node.CopyFrom(call.proto)
-    node.domain = ""
-    del node.input[:]
-    node.input.extend("" if operand is None else f"in{k}" for k, operand in enumerate(operands))
-    unknown = [
-        helper.make_tensor_value_info(name, TensorProto.UNDEFINED, None)
-        for name in (*node.input, *node.output)
-        if name
-    ]
-    count = sum(operand is not None for operand in operands)
-    graph = helper.make_graph([node], "one", unknown[:count], unknown[count:])
-    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", call.opset)])
-    feed = {f"in{k}": operand for k, operand in enumerate(operands) if operand is not None}
-    results = [np.asarray(result) for result in ReferenceEvaluator(model).run(None, feed)]
-    whole = [result.astype(np.int64) for result in results]
-    if any((number != result).any() for number, result in zip(whole, results, strict=True)):
-        raise Refused("the entries were not moved, but changed")
-    return whole
+def cut(call: Call, numbers: Integers) -> Integers:
+    """Slice: ends beyond an axis stand for its own ends."""
+    starts, ends = call.integers(1, "starts"), call.integers(2, "ends")
+    if starts is None or ends is None or len(starts) != len(ends):
+        raise Refused("the starts and ends are missing, or differ in number")
+    given, strides = call.integers(3, "axes"), call.integers(4)
+    axes = call.axes(list(range(len(starts))) if given is None else given, numbers.ndim)
+    steps = [1] * len(starts) if strides is None else strides
+    for axis, start, end, step in zip(axes, starts, ends, steps, strict=True):
+        if step == 0:
+            raise Refused("a step of 0")
+        along = positions(start, end, step, numbers.shape[axis])
+        numbers = np.take(numbers, along, axis=axis)
+    return numbers
 
 
-MOVES: dict[str, Callable[[Call, Integers], Any]] = {
-    "DepthToSpace": by_reference("blocksize", "mode"), "Dropout": dropout, "Expand": expand, "Flatten": flatten,
-    "Gather": take, "Identity": identity, "Reshape": reshape, "Slice": by_reference("axes", "ends", "starts"),
-    "Split": by_reference("axis", "split", "num_outputs"), "Squeeze": squeeze, "Tile": tile, "Transpose": transpose,
-    "Unsqueeze": unsqueeze,
+def positions(start: int, end: int, step: int, size: int) -> list[int]:
+    """Those of a slice of an axis; both ends count from the axis's end where they are negative."""
+    least, most = (0, size) if step > 0 else (-1, size - 1)
+    first, last = (min(max(end + size if end < 0 else end, least), most) for end in (start, end))
+    return list(range(max(first, 0), last, step))
+
+
+def split(call: Call, numbers: Integers) -> list[Integers]:
+    (axis,) = call.axes([call.attribute("axis", 0)], numbers.ndim)
+    sizes, size, count = call.integers(1, "split"), numbers.shape[axis], call.attribute("num_outputs")
+    results = len(call.proto.output)
+    if sizes is None:
+        step = -(-size // results)
+        sizes = [step] * (results - 1) + [size - step * (results - 1)]
+        if count is None and (size % results or call.since >= 18):
+            raise Refused("the parts' sizes are missing, or unequal in a version that has them equal")
+    elif count is not None:
+        raise Refused("the parts' sizes and their number are given")
+    if count not in (None, results) or len(sizes) != results or sum(sizes) != size or min(sizes) < 1:
+        raise Refused("the parts do not fit the operand, or the results")
+    return np.split(numbers, list(accumulate(sizes))[:-1], axis)
+
+
+def depth_to_space(call: Call, numbers: Integers) -> Integers:
+    batch, depth, height, width = numbers.shape
+    block, mode = call.attribute("blocksize"), call.attribute("mode", "DCR")
+    if block < 1 or depth % block**2 or mode not in ("DCR", "CRD"):
+        raise Refused("the blocks do not fit the operand, or the mode is unknown")
+    if mode == "DCR":
+        parts = numbers.reshape(batch, block, block, -1, height, width).transpose(0, 3, 4, 1, 5, 2)
+    else:
+        parts = numbers.reshape(batch, -1, block, block, height, width).transpose(0, 1, 4, 2, 5, 3)
+    image: Integers = parts.reshape(batch, -1, height * block, width * block)
+    return image
+
+
+MOVES: dict[str, Callable[[Call, Integers], Moved]] = {
+    "DepthToSpace": depth_to_space, "Dropout": dropout, "Expand": expand, "Flatten": flatten, "Gather": take,
+    "Identity": identity, "Reshape": reshape, "Slice": cut, "Split": split, "Squeeze": squeeze, "Tile": tile,
+    "Transpose": transpose, "Unsqueeze": unsqueeze,
 }  # fmt: skip
 
 

@@ -9,26 +9,25 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
 import onnx
-from onnx import external_data_helper
+from onnx import TensorProto, defs, external_data_helper
 
 from verify.checker.builder import Builder, Tensor, Value
 from verify.checker.errors import Refused
 from verify.checker.network import Network, Shape
-from verify.checker.onnx_call import FLOATS, Call, Rule
-from verify.checker.onnx_constants import CONSTANTS, constant_of, shape_of
+from verify.checker.onnx_call import Call, Rule
+from verify.checker.onnx_constants import CONSTANTS, NUMPY, constant_of, own_type, shape_of
 from verify.checker.onnx_moves import MOVES, move
 from verify.checker.onnx_rules import RULES
+from verify.checker.onnx_schema import DOMAINS, FLOATS, UNREAD_RESULTS, type_name, types_of
 
-OLDEST, NEWEST = 7, 28  # versions of ONNX's operators whose definitions were read for these rules
-DOMAINS = ("", "ai.onnx")
+OLDEST, NEWEST = 7, 26  # versions of ONNX's operators that these rules were compared with ONNX Runtime for
 
 
 def rule_of(call: Call) -> Rule:
     """What computes an operation."""
     kind = call.proto.op_type
-    if call.proto.domain not in DOMAINS:
-        raise Refused(f"the domain {call.proto.domain!r} is unknown")
     if kind == "Shape":
         return shape_of
     if kind in MOVES:
@@ -52,25 +51,68 @@ def read_model(data: bytes, folder: str | Path | None = None) -> Network:
     except Exception as error:
         raise Refused(f"this is no ONNX model ({error})") from error
     graph = model.graph
-    if model.functions or model.training_info or graph.sparse_initializer or not graph.output:
+    if model.functions or model.training_info or graph.sparse_initializer or len(graph.output) != 1:
         raise Refused(
-            "functions, training information, sparse tensors and graphs without an output are not read"
+            "functions, training information, sparse tensors and graphs that have not one output are not read"
         )
-    tensors = weights(model, folder)
-    given = only_input(graph, tensors)
+    names = Names(declared_types(graph))
+    read_weights(model, folder, names)
+    given = only_input(graph, names.tensors)
     builder = Builder(shape_of_input(given))
-    tensors[given.name] = builder.input
+    names.define(given.name, builder.input, given.type.tensor_type.elem_type)
     opset = opset_of(model)
     for proto in graph.node:
-        walk(builder, proto, tensors, opset)
-    output = tensors.get(graph.output[0].name)
+        walk(builder, proto, names, opset)
+    output = names.tensors.get(graph.output[0].name)
     if not isinstance(output, Value):
         raise Refused("the output is missing, or does not depend on the input")
+    builder.float32 = TensorProto.DOUBLE not in names.types.values()
     return builder.network(output)
 
 
-def weights(model: onnx.ModelProto, folder: str | Path | None) -> dict[str, Tensor]:
-    """The file's constants by name."""
+class Names:
+    """The tensors of a graph and their element types, by name."""
+
+    def __init__(self, declared: dict[str, int]) -> None:
+        self.tensors: dict[str, Tensor] = {}
+        self.types: dict[str, int] = {}
+        self._declared, self._taken = declared, {""}
+
+    def take(self, name: str) -> None:
+        """Refuse a name that there is already."""
+        if name in self._taken:
+            raise Refused(f"two tensors are called {name!r}, or one has no name")
+        self._taken.add(name)
+
+    def define(self, name: str, tensor: Tensor, kind: int) -> None:
+        """Name a tensor. Whole numbers beyond int32 would wrap there, and are refused."""
+        self.take(name)
+        if self._declared.get(name, kind) != kind:
+            raise Refused(f"{name!r} is declared with another type than it has")
+        if not isinstance(tensor, Value):
+            if tensor.dtype != NUMPY[kind]:
+                raise Refused(f"{name!r} is not of the type {type_name(kind)}")
+            if kind == TensorProto.INT32 and (tensor != tensor.astype(np.int32)).any():
+                raise Refused("a whole number is too large for int32, and would wrap")
+        self.tensors[name], self.types[name] = tensor, kind
+
+
+def declared_types(graph: onnx.GraphProto) -> dict[str, int]:
+    """The element types that the graph says its tensors have."""
+    entries = [*graph.input, *graph.output, *graph.value_info]
+    types: dict[str, int] = {}
+    for entry in entries:
+        if entry.type.WhichOneof("value") not in (None, "tensor_type"):
+            raise Refused(f"{entry.name!r} is declared as no tensor")
+        if entry.type.HasField("tensor_type"):
+            kind = int(entry.type.tensor_type.elem_type)
+            if types.setdefault(entry.name, kind) != kind:
+                raise Refused(f"{entry.name!r} is declared with two types")
+    return types
+
+
+def read_weights(model: onnx.ModelProto, folder: str | Path | None, names: Names) -> None:
+    """The file's constants."""
     if any(external_data_helper.uses_external_data(tensor) for tensor in model.graph.initializer):
         if folder is None:
             raise Refused("the model keeps its weights in other files")
@@ -78,17 +120,13 @@ def weights(model: onnx.ModelProto, folder: str | Path | None) -> dict[str, Tens
             external_data_helper.load_external_data_for_model(model, str(folder))
         except Exception as error:
             raise Refused(f"the files with the model's weights cannot be read ({error})") from error
-    tensors: dict[str, Tensor] = {}
     for tensor in model.graph.initializer:
-        if tensor.name in tensors or not tensor.name:
-            raise Refused(f"two tensors are called {tensor.name!r}")
         try:
-            tensors[tensor.name] = constant_of(tensor)
+            names.define(tensor.name, constant_of(tensor), tensor.data_type)
         except Refused as error:
             raise Refused(f"{tensor.name!r}: {error}") from None
         except Exception as error:
             raise Refused(f"{tensor.name!r} cannot be read ({error})") from error
-    return tensors
 
 
 def only_input(graph: onnx.GraphProto, tensors: dict[str, Tensor]) -> onnx.ValueInfoProto:
@@ -115,26 +153,38 @@ def shape_of_input(given: onnx.ValueInfoProto) -> Shape:
 def opset_of(model: onnx.ModelProto) -> int:
     """The version of ONNX's operators."""
     versions = {entry.version for entry in model.opset_import if entry.domain in DOMAINS}
-    if len(versions) != 1 or not OLDEST <= max(versions) <= NEWEST:
-        raise Refused(f"versions {sorted(versions)} of ONNX's operators; {OLDEST} to {NEWEST} are understood")
+    newest = min(NEWEST, defs.onnx_opset_version())
+    if len(versions) != 1 or not OLDEST <= max(versions) <= newest:
+        raise Refused(f"versions {sorted(versions)} of ONNX's operators; {OLDEST} to {newest} are understood")
     return int(versions.pop())
 
 
-def walk(builder: Builder, proto: onnx.NodeProto, tensors: dict[str, Tensor], opset: int) -> None:
+def walk(builder: Builder, proto: onnx.NodeProto, names: Names, opset: int) -> None:
     """Compute one operation, and name its results."""
     name = f"{proto.op_type} {proto.name or '/'.join(proto.output)!r}"
     try:
-        operands = [tensors[operand] if operand else None for operand in proto.input]
-        call = Call(builder, proto, operands, opset)
-        result = rule_of(call)(call)
-        if call.unread:
-            raise Refused(f"the attributes {sorted(call.unread)} are not understood")
+        compute(builder, proto, names, opset)
     except Refused as error:
         raise Refused(f"{name}: {error}") from None
     except Exception as error:
         raise Refused(f"{name}: it cannot be computed ({type(error).__name__}: {error})") from error
-    for output, tensor in zip(proto.output, result if isinstance(result, list) else [result], strict=False):
-        if output in tensors:
-            raise Refused(f"{name}: two tensors are called {output!r}")
+
+
+def compute(builder: Builder, proto: onnx.NodeProto, names: Names, opset: int) -> None:
+    """Every operand, attribute and result of the operation has to be accounted for."""
+    operands = [names.tensors[operand] if operand else None for operand in proto.input]
+    types = [names.types[operand] if operand else None for operand in proto.input]
+    call = Call(builder, proto, operands, types, opset)
+    result = rule_of(call)(call)
+    if call.unread:
+        raise Refused(f"the attributes {sorted(call.unread)} are not understood")
+    results = result if isinstance(result, list) else [result]
+    beyond = len(proto.output) - len(results)
+    if not 0 <= beyond <= UNREAD_RESULTS.get(proto.op_type, 0):
+        raise Refused(f"{len(proto.output)} results, of which {len(results)} are understood")
+    kinds = types_of(call.schema, types, own_type(call), len(results))
+    for output, tensor, kind in zip(proto.output, results, kinds, strict=False):
+        names.define(output, tensor, kind)
+    for output in proto.output[len(results) :]:
         if output:
-            tensors[output] = tensor
+            names.take(output)

@@ -22,7 +22,8 @@ from verify.checker.builder import (
 )
 from verify.checker.errors import Refused
 from verify.checker.network import Array, Dense, Integers, Shape
-from verify.checker.onnx_call import FLOATS, Call, Result, Rule
+from verify.checker.onnx_call import Call, Result, Rule
+from verify.checker.onnx_schema import FLOATS
 from verify.checker.onnx_windows import average_pool, convolve, max_pool
 
 MOST_POWER = 64  # the largest exponent
@@ -32,8 +33,20 @@ ROOT_SLACK = 2.0**-189
 # -- arithmetic
 
 
+def several(call: Call) -> list[Tensor]:
+    """The operands of Sum, Mean, Max and Min; old versions do not broadcast them."""
+    operands = call.given()
+    if call.since < 8 and len({operand.shape for operand in operands}) > 1:
+        raise Refused("operands of several shapes, in a version that has them equal")
+    return operands
+
+
 def add(call: Call) -> Result:
-    return call.builder.add(call.given(), [1] * len(call.operands))
+    return call.builder.add(call.two(), [1, 1])
+
+
+def total(call: Call) -> Result:
+    return call.builder.add(several(call), [1] * len(call.operands))
 
 
 def subtract(call: Call) -> Result:
@@ -41,8 +54,8 @@ def subtract(call: Call) -> Result:
 
 
 def average_of_operands(call: Call) -> Result:
-    total = call.builder.add(call.given(), [1] * len(call.operands))
-    return call.builder.scale(total, np.array(Fraction(1, len(call.operands)), dtype=object))
+    together = call.builder.add(several(call), [1] * len(call.operands))
+    return call.builder.scale(together, np.array(Fraction(1, len(call.operands)), dtype=object))
 
 
 def negate(call: Call) -> Result:
@@ -102,7 +115,7 @@ def where(call: Call) -> Result:
 def cast(call: Call) -> Result:
     call.only("saturate", 1)
     call.only("round_mode", "up")
-    if call.attribute("to") not in FLOATS or not isinstance(call.operand(0), Value):
+    if call.attribute("to") not in FLOATS:
         raise Refused("a cast to a type that rounds")
     return call.x
 
@@ -110,7 +123,8 @@ def cast(call: Call) -> Result:
 def pad(call: Call) -> Result:
     call.only("mode", "constant")
     widths, shape = call.integers(1, "pads"), call.x.shape
-    axes = call.integers(3) or list(range(len(shape)))
+    given = call.integers(3)
+    axes = list(range(len(shape))) if given is None else call.axes(given, len(shape))
     if widths is None or min(widths, default=0) < 0 or len(widths) != 2 * len(axes):
         raise Refused("the widths are missing or negative, or there are not two for each axis")
     sides = [(0, 0)] * len(shape)
@@ -118,7 +132,7 @@ def pad(call: Call) -> Result:
         sides[axis] = (widths[place], widths[place + len(axes)])
     index = np.pad(numbering(shape), sides, constant_values=-1)
     value = call.constant(2)
-    number = float(call.attribute("value", 0.0)) if value is None else float(real(value).reshape(()))
+    number = float(call.attribute("value", 0.0)) if value is None else real(value).item()
     padded = call.builder.gather(call.x, index)
     return call.builder.scale(padded, np.ones(()), np.where(index < 0, number, 0.0)) if number else padded
 
@@ -128,13 +142,10 @@ def pad(call: Call) -> Result:
 
 def axes_of(call: Call, rank: int) -> tuple[int, ...] | None:
     """The axes that a reduction is over, in increasing order; None if it changes nothing."""
-    axes = call.integers(1, "axes")
+    axes, nothing = call.integers(1, "axes"), call.flag("noop_with_empty_axes")
     if not axes:
-        return None if call.attribute("noop_with_empty_axes", 0) else tuple(range(rank))
-    call.only("noop_with_empty_axes", 0, 1)
-    if any(not -rank <= axis < rank for axis in axes):
-        raise Refused("an axis is out of range")
-    return tuple(sorted({axis % rank for axis in axes}))
+        return None if nothing else tuple(range(rank))
+    return tuple(sorted(call.axes(axes, rank)))
 
 
 def reduced(call: Call, axes: tuple[int, ...]) -> tuple[Integers, Shape]:
@@ -143,7 +154,7 @@ def reduced(call: Call, axes: tuple[int, ...]) -> tuple[Integers, Shape]:
     kept = [axis for axis in range(len(shape)) if axis not in axes]
     entries = numbering(shape).transpose(*kept, *axes)
     index = entries.reshape(math.prod(shape[axis] for axis in kept), -1)
-    if call.attribute("keepdims", 1):
+    if call.flag("keepdims", 1):
         return index, tuple(1 if axis in axes else size for axis, size in enumerate(shape))
     return index, tuple(shape[axis] for axis in kept)
 
@@ -156,13 +167,13 @@ def sum_over(call: Call, axes: tuple[int, ...], mean: bool) -> Value:
 
 def reduce_sum(call: Call) -> Result:
     axes = axes_of(call, len(call.x.shape))
-    call.attribute("keepdims")
+    call.flag("keepdims", 1)
     return call.x if axes is None else sum_over(call, axes, mean=call.proto.op_type == "ReduceMean")
 
 
 def reduce_maximum(call: Call) -> Result:
     axes = axes_of(call, len(call.x.shape))
-    call.attribute("keepdims")
+    call.flag("keepdims", 1)
     return (
         call.x
         if axes is None
@@ -180,6 +191,8 @@ def maximum_over(call: Call, axes: tuple[int, ...], sign: float = 1.0) -> Value:
 
 
 def spatial(call: Call) -> tuple[int, ...]:
+    if len(call.x.shape) < 3:
+        raise Refused("an operand without a spatial axis")
     return tuple(range(2, len(call.x.shape)))
 
 
@@ -243,10 +256,16 @@ def times_matrix(builder: Builder, x: Value, weight: Constant, bias: Array | Non
 
 def gemm(call: Call) -> Result:
     alpha, beta = call.attribute("alpha", 1.0), call.attribute("beta", 1.0)
-    flags = call.attribute("transA", 0), call.attribute("transB", 0)
     builder, c = call.builder, call.operand(2)
-    first, second = call.given()[:2]
-    a, b = turned(builder, first) if flags[0] else first, turned(builder, second) if flags[1] else second
+    first, second, *_ = call.operands
+    assert first is not None and second is not None
+    if len(first.shape) != 2 or len(second.shape) != 2:
+        raise Refused("an operand is no matrix")
+    a = turned(builder, first) if call.flag("transA") else first
+    b = turned(builder, second) if call.flag("transB") else second
+    shape = (a.shape[0], b.shape[1])
+    if c is not None and np.broadcast_shapes(c.shape, shape) != shape:
+        raise Refused("the third operand is larger than the product")
     if isinstance(c, Value):
         product = builder.scale(matrix_product(builder, a, b), np.array(alpha))
         return builder.add([product, builder.scale(c, np.array(beta))], [1, 1])
@@ -263,6 +282,8 @@ def normalise(call: Call) -> Result:
     call.attribute("momentum")
     epsilon = Fraction(call.attribute("epsilon", float(np.float32(1e-5))))
     gamma, beta, mean, variance = (real(call.needed(place)) for place in range(1, 5))
+    if {gamma.shape, beta.shape, mean.shape, variance.shape} != {call.x.shape[1:2]}:
+        raise Refused("the weights are not one number for each channel")
     factors = []
     for weight, spread in zip(fractions(gamma), fractions(variance) + epsilon, strict=True):
         factors.append(weight * square_root(1 / spread))
@@ -282,15 +303,17 @@ def plain(kind: str) -> Rule:
 
 def limit(call: Call, place: int, name: str, default: float) -> float:
     """A limit of Clip: an operand, or an attribute of old versions."""
-    found = call.constant(place)
-    number = float(call.attribute(name, default)) if found is None else float(found.reshape(()))
+    found = call.scalar(place)
+    number = float(call.attribute(name, default) if found is None else found)
     if math.isnan(number):
         raise Refused("a limit is NaN")
     return number
 
 
 def clip(call: Call) -> Result:
-    low, high = limit(call, 1, "min", -math.inf), limit(call, 2, "max", math.inf)
+    # without limits old versions cut at float32's largest numbers, which only float64 goes beyond
+    most = float(np.finfo(np.float32).max) if call.since < 11 and call.types[0] == FLOATS[1] else math.inf
+    low, high = limit(call, 1, "min", -most), limit(call, 2, "max", most)
     return clipped(call.builder, call.x, low, high)
 
 
@@ -312,9 +335,10 @@ def leaky(call: Call) -> Result:
 
 
 def parametric(call: Call) -> Result:
-    slopes = set(real(call.needed(1)).ravel().tolist())
-    if len(slopes) != 1:
-        raise Refused("several slopes")
+    given = real(call.needed(1))
+    slopes = set(given.ravel().tolist())
+    if len(slopes) != 1 or np.broadcast_shapes(given.shape, call.x.shape) != call.x.shape:
+        raise Refused("several slopes, or more slopes than entries")
     return call.builder.activation("leaky", call.x, (Fraction(slopes.pop()),))
 
 
@@ -327,7 +351,7 @@ def hard_sigmoid(call: Call) -> Result:
 def extreme(call: Call) -> Result:
     """Max and Min (of negated operands, negated) of several operands: values in turn, then constants."""
     builder, sign = call.builder, 1.0 if call.proto.op_type == "Max" else -1.0
-    operands = call.given()
+    operands = several(call)
     values = [builder.scale(x, np.array(sign)) for x in operands if isinstance(x, Value)]
     while len(values) > 1:
         values = [*values[2:], builder.maximum(values[0], values[1])]
@@ -341,7 +365,9 @@ def extreme(call: Call) -> Result:
 
 
 def concatenate(call: Call) -> Result:
-    return call.builder.concatenate(call.given(), call.attribute("axis"))
+    operands = call.given()
+    (axis,) = call.axes([call.attribute("axis")], len(operands[0].shape))
+    return call.builder.concatenate(operands, axis)
 
 
 RULES: dict[str, Rule] = {
@@ -352,5 +378,5 @@ RULES: dict[str, Rule] = {
     "Min": extreme, "Mul": multiply, "Neg": negate, "PRelu": parametric, "Pad": pad, "Pow": power,
     "Reciprocal": plain("reciprocal"), "ReduceMax": reduce_maximum, "ReduceMean": reduce_sum,
     "ReduceMin": reduce_maximum, "ReduceSum": reduce_sum, "Relu": plain("relu"), "Sigmoid": plain("sigmoid"),
-    "Sub": subtract, "Sum": add, "Tanh": plain("tanh"), "Where": where,
+    "Sub": subtract, "Sum": total, "Tanh": plain("tanh"), "Where": where,
 }  # fmt: skip

@@ -53,11 +53,14 @@ def window(call: Call, sizes: Shape, kernel: Shape) -> Window:
     strides = tuple(call.attribute("strides", (1,) * rank))
     dilations = tuple(call.attribute("dilations", (1,) * rank))
     pads = tuple(call.attribute("pads", (0,) * 2 * rank))
-    ceil = call.proto.op_type.endswith("Pool") and bool(call.attribute("ceil_mode", 0))
+    pool = call.proto.op_type.endswith("Pool")
+    ceil = pool and call.flag("ceil_mode")
     auto = call.attribute("auto_pad", "NOTSET")
     lengths = (2 * len(sizes), 2 * len(strides), 2 * len(dilations), len(pads))
     if set(lengths) != {2 * rank} or min(*strides, *dilations, *kernel) < 1 or min(pads) < 0 or rank < 1:
         raise Refused("the window's numbers do not fit")
+    if pool and any(width >= kernel[place % rank] for place, width in enumerate(pads)):
+        raise Refused("a window that holds nothing but padding")
     if auto == "NOTSET":
         return Window(kernel, strides, dilations, pads[:rank], pads[rank:], ceil)
     if auto not in ("VALID", "SAME_UPPER", "SAME_LOWER") or any(pads) or ceil:
@@ -74,6 +77,8 @@ def window(call: Call, sizes: Shape, kernel: Shape) -> Window:
 def convolve(call: Call) -> Result:
     x, weight, bias = call.x, real(call.needed(1)), call.constant(2)
     groups, kernel = call.attribute("group", 1), tuple(weight.shape[2:])
+    if groups < 1:
+        raise Refused(f"group = {groups}")
     call.only("kernel_shape", list(kernel))
     transposed = call.proto.op_type == "ConvTranspose"
     if transposed:
@@ -88,6 +93,8 @@ def convolve(call: Call) -> Result:
     large, small = (made, given) if transposed else (given, made)
     if weight.shape[:2] != (small[0], large[0] // groups) or large[0] % groups or small[0] % groups:
         raise Refused("the weights do not fit the operand")
+    if bias is not None and bias.shape != (channels,):
+        raise Refused("the bias is not one number for each channel")
     convolution = Convolution(
         weight, x.shape[0], large, small, groups, at.strides, at.dilations, at.begins, transposed
     )  # fmt: skip
@@ -106,6 +113,8 @@ def deconvolved(call: Call, at: Window, sizes: Shape) -> Shape:
     )
     if min(made) < 1 or min(extra) < 0:
         raise Refused("the result would be empty")
+    if any(more >= max(at.strides[axis], at.dilations[axis]) for axis, more in enumerate(extra)):
+        raise Refused("output_padding is as large as the stride")
     return made
 
 
@@ -131,7 +140,7 @@ def window_index(shape: Shape, entries: list[Integers]) -> Integers:
 
 def average_pool(call: Call) -> Result:
     kernel = tuple(call.attribute("kernel_shape"))
-    x, rank, counted = call.x, len(kernel), bool(call.attribute("count_include_pad", 0))
+    x, rank, counted = call.x, len(kernel), call.flag("count_include_pad")
     sizes = x.shape[2:]
     at = window(call, sizes, kernel)
     if set(at.dilations) != {1}:
