@@ -27,6 +27,7 @@ from verify.bounders.dual import DualProblem
 from verify.bounders.interval import interval
 from verify.deadline import Deadline
 from verify.network.graph import Network
+from verify.output import write_whole
 from verify.problem import Problem
 from verify.settings import preset
 from verify.state import Bounds, Objective
@@ -164,7 +165,6 @@ def table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
 
 def write(path: Path, data: Row) -> None:
     """Writes a JSON file, one measurement a line."""
-    path.parent.mkdir(parents=True, exist_ok=True)
     parts = []
     for key, value in data.items():
         if isinstance(value, list):
@@ -172,7 +172,7 @@ def write(path: Path, data: Row) -> None:
             parts.append(f'  "{key}": [\n{lines}\n  ]')
         else:
             parts.append(f'  "{key}": {json.dumps(value)}')
-    path.write_text("{\n" + ",\n".join(parts) + "\n}\n")
+    write_whole(str(path), path, ("{\n" + ",\n".join(parts) + "\n}\n").encode())
 
 
 def read(path: Path) -> Row:

@@ -9,6 +9,7 @@ import click
 
 from benchmarks import figures, throughput, tightness
 from benchmarks.common import RESULTS, ROOT, machine_line, read
+from verify.output import write_whole
 
 DOCUMENT = ROOT / "docs" / "benchmarks.md"
 FIGURE = ROOT / "docs" / "images" / "tightness.svg"
@@ -37,7 +38,7 @@ def main(results: Path) -> None:
             text = replaced(text, name, f"{machine_line(data['machine'])}\n\n{report(data['rows'])}")
             if name == "tightness":
                 figures.tightness(data["rows"], FIGURE)
-    DOCUMENT.write_text(text, encoding="utf-8")
+    write_whole(str(DOCUMENT), DOCUMENT, text.encode())
 
 
 if __name__ == "__main__":

@@ -18,7 +18,7 @@ import click
 
 from verify.cli_options import DEVICE, SECONDS, SEED, TIMEOUT, warn_of_vacuity
 from verify.cli_standard import global_options, supports_command, verify_command
-from verify.cli_suite import suite
+from verify.cli_suite import data_files, suite
 from verify.errors import (
     BAD_INPUT,
     DECIDED,
@@ -147,7 +147,7 @@ def run(
 
 def _admit(inputs: Sequence[Path], outputs: Mapping[str, Path | None]) -> None:
     """Refuses outputs that are inputs, devices or one another, before anything is done."""
-    files = Outputs(inputs)
+    files = Outputs(inputs, data_files)
     for option, path in outputs.items():
         files.admit(option, path)
 

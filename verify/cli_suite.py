@@ -96,7 +96,7 @@ def _admitted(
     for one in todo:
         inputs.add(one.specification)
         inputs.update(one.model.values() if isinstance(one.model, dict) else [one.model])
-    outputs = Outputs(inputs)
+    outputs = Outputs(inputs, data_files)
     outputs.admit("--out", out)
     outputs.admit("--report", report)
     return outputs
@@ -170,6 +170,13 @@ class _Suite:
         print_summary(final)
         if self.report is not None:
             write_report(self.report, final)
+
+
+def data_files(model: Path) -> Iterable[Path]:
+    """The files that a model keeps data in."""
+    from verify.loading import external  # with torch, which is seldom needed here
+
+    return external.data_files(model)
 
 
 def _say(text: str) -> None:

@@ -15,7 +15,8 @@ import os
 import secrets
 import stat
 import sys
-from collections.abc import Iterable, Iterator
+import tempfile
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import TracebackType
@@ -45,7 +46,7 @@ def clean_up() -> None:
 
 def scratch_folder() -> str:
     """The folder for nameless files: TMPDIR or /tmp, and no other where that one cannot be used."""
-    return os.environ.get("TMPDIR") or "/tmp"
+    return os.environ.get("TMPDIR") or tempfile.tempdir or "/tmp"
 
 
 def _unwritten(what: str, error: OSError) -> VerifyError:
@@ -67,16 +68,25 @@ def reported(what: str) -> Iterator[None]:
 
 
 class Outputs:
-    """The files that one command writes: none is an input, a device or a stream of its own, and no two are one."""
+    """The files that one command writes: none is an input, a device or a stream of its own, and no two are one.
 
-    def __init__(self, inputs: Iterable[Path]) -> None:
+    data_files: what else is read for an input, which is asked where something in its folder or below would be overwritten.
+    """
+
+    def __init__(
+        self, inputs: Iterable[Path], data_files: Callable[[Path], Iterable[Path]] = lambda _: ()
+    ) -> None:
+        self._inputs, self._data_files = list(inputs), data_files
         self._taken: dict[Identity | Path, str] = {}
         for number, name in enumerate(_STREAMS):
             with suppress(OSError):
                 self._taken[_identity(os.fstat(number))] = f"is {name} too"
-        for path in inputs:
-            with suppress(OSError):
-                self._taken[_identity(path.stat())] = f"is {path}, which is read"
+        for path in self._inputs:
+            self._read(path, path)
+
+    def _read(self, path: Path, owner: Path) -> None:
+        with suppress(OSError):
+            self._taken.setdefault(_identity(path.stat()), f"is read with {owner}")
 
     def admit(self, option: str, path: Path | None) -> None:
         """Refuses a file with InputError, or UnwrittenError where the system does; it may be admitted again as the same option."""
@@ -84,12 +94,19 @@ class Outputs:
             return
         place, own = _place(f"{option} {path}", path), f"is that of {option} too"
         for file in (place, _partial_of(place)):
-            known: list[Identity | Path] = [file]
-            with suppress(OSError):
-                known.append(_identity(file.stat()))
-            for key in known:
+            for key in self._keys(file):
                 if self._taken.setdefault(key, own) != own:
                     raise InputError(f"{option} {path}: {self._taken[key]}; choose another file")
+
+    def _keys(self, file: Path) -> Iterator[Identity | Path]:
+        """What a file is known by."""
+        yield file
+        if file.exists():
+            for owner in self._inputs:
+                if Path(os.path.realpath(owner)).parent in file.parents:
+                    for path in self._data_files(owner):
+                        self._read(path, owner)
+            yield _identity(file.stat())
 
 
 def admit_folder(option: str, path: Path | None) -> None:

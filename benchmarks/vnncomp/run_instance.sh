@@ -7,7 +7,7 @@
 set -u
 . "$(dirname -- "${BASH_SOURCE[0]}")/common.sh"
 usage 6 "v1 CATEGORY ONNX VNNLIB RESULT_FILE TIMEOUT" "$@" || exit 1
-onnx=$3 vnnlib=$4 result=$5 seconds=${6%$'\r'}
+onnx=$3 vnnlib=$4 result=$(realpath -m -- "$5") seconds=${6%$'\r'}
 folder=$RUNS/$$ group=
 
 # clean: no process and no file of this run is left.
@@ -19,16 +19,35 @@ clean() {
 # finish WORD [FILE]: the result, with what else belongs to it.
 finish() {
     trap '' TERM INT HUP
-    {
-        printf '%s\n' "$1"
-        [ -z "${2-}" ] || cat -- "$2"
-    } >"$result"
+    record "$@"
+    local failed=$?
     clean
-    exit 0
+    exit "$failed"
 }
 
+# record WORD [FILE]: the result file, whole or as it was.
+record() {
+    {
+        printf '%s\n' "$1" && { [ -z "${2-}" ] || cat -- "$2"; }
+    } >"$result.partial" && mv -f -- "$result.partial" "$result" && return 0
+    rm -f -- "$result.partial"
+    say "$result: cannot be written; the result is $1"
+    [ -z "${2-}" ] || cat -- "$2" >&2
+    return 1
+}
+
+for file in "$onnx" "$onnx.gz" "$vnnlib" "$vnnlib.gz"; do
+    if [ "$result" -ef "$file" ]; then
+        say "$result: is $file, which is read; choose another file"
+        exit 1
+    fi
+done
+if [ -e "$result" ] && [ ! -f "$result" ]; then
+    say "$result: is no regular file; choose another one"
+    exit 1
+fi
 trap 'finish timeout' TERM INT HUP
-printf 'error\n' >"$result" || exit 1 # should this script be killed before it can say more
+record error || exit 1 # should this script be killed before it can say more
 
 vnnlib=$(present "$vnnlib") || finish error
 if several "$onnx"; then

@@ -202,6 +202,40 @@ def test_witnesses_of_2_0_stay_as_they_are(stub: Callable[[str], Loop], tmp_path
     ]  # fmt: skip
 
 
+@pytest.mark.parametrize("place", ["controller.onnx", "link", "/dev/full", "nowhere/out.txt"])
+def test_the_result_file_is_nothing_else(stub: Callable[[str], Loop], tmp_path: Path, place: str) -> None:
+    """No input, under another name either, and no device."""
+    model = tmp_path / "controller.onnx"
+    model.write_bytes(ONNX.read_bytes())
+    (tmp_path / "link").hardlink_to(model)
+    done = stub("echo unsat").script("run_instance.sh", "v1", "c", model, VNNLIB, place, 60)
+    assert done.returncode == 1 and place in done.stderr
+    assert model.read_bytes() == ONNX.read_bytes()
+    assert not list(tmp_path.rglob("*.partial"))
+
+
+@pytest.mark.parametrize(
+    ("size", "message"), [(12288, "(Y_0 3.0))"), (12289, "the counterexample cannot be read")]
+)
+def test_a_result_is_whole_or_on_stderr(
+    stub: Callable[[str], Loop], tmp_path: Path, size: int, message: str
+) -> None:
+    """A limit on files' sizes (12 KiB), as a full disk: what does not fit is not taken for the whole."""
+    values = ["0.5"] * 900
+    rest = size - len("(" + "".join(f"(X_{at} 0.5)\n " for at in range(900)) + "(Y_0 3.0))\n")
+    values[:rest] = ["0.25"] * rest  # a letter more each
+    (tmp_path / "printed").write_text(
+        "\n".join(["sat", "X float32 [1,900]", *values, "Y float32 [1,1]", "3.0", ""])
+    )
+    loop = stub("cat printed")
+    script = f"trap '' XFSZ; ulimit -f 12; exec {SCRIPTS}/run_instance.sh v1 c {ONNX} {VNNLIB} out.txt 60"
+    done = subprocess.run(
+        ["bash", "-c", script], cwd=tmp_path, env=loop.environment, capture_output=True, text=True
+    )
+    assert message in done.stderr, done.stderr
+    assert done.returncode == (size == 12288) and (tmp_path / "out.txt").read_text() == "error\n"
+
+
 HANGS = "echo $$ >>pids; sleep 1000 & echo $! >>pids; wait"
 
 

@@ -15,6 +15,7 @@ from verify.checker.checking import DEPLOYED, REAL, check, content, digest
 from verify.checker.errors import Refused
 from verify.checker.onnx_reader import read_model
 from verify.errors import InputError
+from verify.loading.external import data_files
 from verify.output import Outputs
 from verify.problem import Problem, Witness
 
@@ -71,7 +72,7 @@ def recording(path: Path, model: object, specification: object, problem: Problem
     if not isinstance(model, str | Path) or not isinstance(specification, str | Path):
         raise InputError("a certificate speaks of the bytes of two files: give model and property as paths")
     model, specification = Path(model), Path(specification)
-    Outputs([model, specification]).admit("--certificate", path)
+    Outputs([model, specification], data_files).admit("--certificate", path)
     _check_readable(model, problem)
     with CertificateWriter(path) as writer:
         yield Recording(path, model, specification, writer)

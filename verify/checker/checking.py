@@ -6,13 +6,15 @@ import gzip
 import hashlib
 import math
 import os
+import signal
+import threading
 import zlib
 from collections.abc import Callable, Iterator
-from concurrent.futures import ProcessPoolExecutor
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import reduce
-from multiprocessing import get_context
+from multiprocessing import get_context, parent_process
+from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import TypeVar
 
@@ -141,13 +143,55 @@ def _prove(
     jobs = jobs if arithmetic.exact else min(jobs, 1 + work // _WORTH_A_PROCESS)
     if jobs == 1:
         return prove_share(container, network, query, arithmetic, 0, 1, until)
+    with _one_thread_each(), ExitStack() as stack:
+        shares = []
+        for number in range(jobs):
+            answers = stack.enter_context(
+                _elsewhere(_share, path, network, query, arithmetic, number, jobs, until)
+            )
+            shares.append(answers)
+        return reduce(Summary.joined, [_received(answers) for answers in shares])
+
+
+@contextmanager
+def _elsewhere(action: Callable[..., Summary], *arguments: object) -> Iterator[Connection]:
+    """A process that sends what an action returns or raises; it ends with the context, or with this process."""
     context = get_context("spawn")  # threads of others would not survive a fork
-    with _one_thread_each(), ProcessPoolExecutor(jobs, context) as pool:
-        shares = [
-            pool.submit(_share, path, network, query, arithmetic, number, jobs, until)
-            for number in range(jobs)
-        ]
-        return reduce(Summary.joined, [share.result() for share in shares])
+    answers, theirs = context.Pipe(duplex=False)
+    process = context.Process(target=_act, args=(theirs, action, *arguments), daemon=True)
+    process.start()
+    theirs.close()
+    try:
+        yield answers
+    finally:
+        process.kill()
+        process.join()
+
+
+def _act(answers: Connection, action: Callable[..., Summary], *arguments: object) -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent's business
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+    try:
+        answers.send(action(*arguments))
+    except Exception as error:
+        answers.send(error)
+
+
+def _end_with_parent() -> None:
+    if (parent := parent_process()) is not None:
+        parent.join()
+        os._exit(1)
+
+
+def _received(answers: Connection) -> Summary:
+    try:
+        found = answers.recv()
+    except EOFError:
+        raise NotProved("a process of the check was ended; memory may have run out") from None
+    if isinstance(found, Exception):
+        raise found
+    assert isinstance(found, Summary)
+    return found
 
 
 @contextmanager

@@ -10,8 +10,8 @@ from __future__ import annotations
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
+from io import BytesIO
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any
 
 import torch
@@ -25,16 +25,17 @@ _OPSET = 17  # the newest that torch's older exporter knows well; the newer one 
 def exported(module: nn.Module, example_input: Tensor) -> OnnxModel | None:
     """The module as an ONNX model of the example's shape, its constants as they are; None where torch cannot export it."""
     try:
-        with TemporaryDirectory() as folder, _quiet(), warnings.catch_warnings(record=True) as given:
+        with _quiet(), warnings.catch_warnings(record=True) as given:
             warnings.simplefilter("always")
-            path = Path(folder) / "model.onnx"
+            file = BytesIO()
             settings: dict[str, Any] = {
+                "f": file,
                 "dynamo": False,
                 "opset_version": _OPSET,
                 "do_constant_folding": False,
             }
-            torch.onnx.export(module, (example_input,), path, **settings)
-            return None if any(map(_fixes_a_value, given)) else read(path.read_bytes())
+            torch.onnx.export(module, (example_input,), **settings)
+            return None if any(map(_fixes_a_value, given)) else read(file.getvalue())
     except Exception:  # it raises whatever it likes
         return None
 

@@ -5,14 +5,17 @@ ONNX Runtime gets a model without references to files, so it opens none.
 
 from __future__ import annotations
 
+import gzip
 import os
 import stat
+import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import Any
 
 import onnx
+from google.protobuf.message import DecodeError
 
 from verify.errors import ModelError
 
@@ -22,6 +25,16 @@ _Message = Any  # protobuf's messages have no types
 def outside(proto: onnx.ModelProto) -> list[onnx.TensorProto]:
     """The tensors, wherever they are in a model, whose data are in another file."""
     return [tensor for tensor in _tensors(proto) if tensor.data_location == onnx.TensorProto.EXTERNAL]
+
+
+def data_files(path: Path) -> list[Path]:
+    """The files that a model keeps data in; none for what is no model: that is told where it is read."""
+    try:
+        data = path.read_bytes()
+        proto = onnx.load_model_from_string(gzip.decompress(data) if data[:2] == b"\x1f\x8b" else data)
+        return [_inside(path.parent, _Place.of(tensor).location) for tensor in outside(proto)]
+    except (OSError, EOFError, ValueError, zlib.error, DecodeError):
+        return []
 
 
 def put_inside(tensors: list[onnx.TensorProto], folder: Path | None, most: int, name: str) -> None:

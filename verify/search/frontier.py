@@ -22,6 +22,7 @@ from jaxtyping import Int
 from torch import Tensor
 
 from verify.errors import ResourceError
+from verify.output import scratch_folder
 from verify.state import Subproblems
 
 
@@ -137,16 +138,17 @@ class Frontier:
             return _on_disk(size).view(dtype).view(shape)
         except OSError as problem:
             raise ResourceError(
-                f"{self._count} open subproblems fill {self.bytes >> 20} MiB, and {tempfile.gettempdir()} has no room for "
+                f"{self._count} open subproblems fill {self.bytes >> 20} MiB, and {scratch_folder()} has no room for "
                 f"{size >> 20} MiB more ({problem.strerror}); TMPDIR names the folder to use"
             ) from problem
 
 
 def _on_disk(size: int) -> Tensor:
     """Bytes in a file that nobody else sees and that ends with the process. Raises OSError where that is more than half of what is free."""
-    if size > shutil.disk_usage(tempfile.gettempdir()).free // 2:
+    folder = scratch_folder()
+    if size > shutil.disk_usage(folder).free // 2:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-    with tempfile.TemporaryFile() as file:
+    with tempfile.TemporaryFile(dir=folder) as file:
         if hasattr(os, "posix_fallocate"):  # or a full disk would end the process at some later write
             os.posix_fallocate(file.fileno(), 0, size)
         return torch.from_numpy(np.memmap(file, np.uint8, "r+", shape=(size,)))

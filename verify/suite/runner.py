@@ -93,7 +93,11 @@ class _Slot:
         self._pipe, theirs = spawn.Pipe()
         self._ready, self._served = False, 0
         self._process = spawn.Process(target=serve, args=(theirs, self._deciders), daemon=True)
-        self._process.start()
+        before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})  # until it ignores Ctrl-C
+        try:
+            self._process.start()
+        finally:
+            signal.pthread_sigmask(signal.SIG_SETMASK, before)
         theirs.close()
 
     def _send(self) -> None:

@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING
 
 from verify.deadline import Deadline
 from verify.errors import InputError, VerifyError, is_out_of_memory
+from verify.output import clean_up
 from verify.startup import import_torch
 
 if TYPE_CHECKING:
@@ -107,6 +108,7 @@ def _end_with_parent() -> None:
     """Ends this process once the one that started it is gone, however that went."""
     if (parent := multiprocessing.parent_process()) is not None:
         parent.join()
+        clean_up()
         os._exit(1)
 
 
