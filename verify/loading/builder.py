@@ -67,6 +67,8 @@ class Builder:
         self.input = Value(0, input_shape)
         self.nodes: list[Node] = [Node(None, (), self.input.stored, name)]
         self.label = name
+        self.whole: set[int] = set()  # nodes of integer tensors
+        self.ranges: dict[int, tuple[Tensor, Tensor]] = {}  # of nodes, whatever the input is (integers.py)
 
     def network(self, output: Value) -> Network:
         """The network that ends in `output`."""

@@ -15,6 +15,9 @@ import torch
 from torch import Tensor
 
 from verify.loading.builder import Builder, Value
+from verify.network.activations.integer import LARGEST_EXACT
+
+NO_RULE = "there is no rule for it yet"
 
 
 class Unsupported(Exception):
@@ -61,8 +64,11 @@ Rule = Callable[[Call], "Value | tuple[Value, ...]"]
 
 
 def tensor(value: Any) -> Tensor:
-    """A constant as a float64 tensor."""
-    return torch.as_tensor(value).to(torch.float64)
+    """A constant as a float64 tensor. Raises Unsupported for integers that float64 does not hold."""
+    found = torch.as_tensor(value)
+    if not found.is_floating_point() and found.numel() and float(found.double().abs().max()) > LARGEST_EXACT:
+        raise Unsupported("it takes constant integers beyond 2^53, which float64 does not hold")
+    return found.to(torch.float64)
 
 
 def integers(value: Any, count: int | None = None) -> tuple[int, ...]:

@@ -16,9 +16,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from verify.errors import ModelError
+from verify.network.activations.integer import Integer
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
     from verify.loading.loaded import LoadedModel
+    from verify.network.graph import Network
 
 TOLERANCE = 1e-4
 SCALES = (0.1, 1.0, 10.0)
@@ -35,8 +39,8 @@ def check_agreement(loaded: LoadedModel, box: Box | None = None) -> None:
             return
     if not compared:
         raise ModelError(
-            "the model gives infinity or NaN at every input tried, so its reading cannot be checked; "
-            "give the box of inputs that it is for"
+            "the model gives infinity or NaN, or integers beyond what is known of their types, at every input "
+            "tried, so its reading cannot be checked; give the box of inputs that it is for"
         )
 
 
@@ -67,6 +71,8 @@ def _compare(loaded: LoadedModel, sample: NDArray[Any]) -> bool:
         raise ModelError(f"the model has {expected.size} outputs, the network read from it {found.size}")
     if not (np.isfinite(expected).all() and np.isfinite(found).all()):
         return False  # an overflow of the model's own type says nothing about the network, nor does one of float64
+    if not integers_known(loaded.network, values):
+        return False
     sizes = (value.abs().nan_to_num(0.0, 0.0) for value in values if value.numel())
     magnitude = max(float(size.max()) for size in sizes)
     difference = float(np.abs(found - expected).max(initial=0.0))
@@ -78,3 +84,12 @@ def _compare(loaded: LoadedModel, sample: NDArray[Any]) -> bool:
             f"from the model's own runtime (allowed: {allowed:.3g}); please report this model"
         )
     return True
+
+
+def integers_known(network: Network, values: list[Tensor]) -> bool:
+    """Whether all casts are of numbers that their types hold, and all sums and products small enough for float64."""
+    return all(
+        bool(layer.activation.known(values[layer.pre_node]).all())
+        for layer in network.layers
+        if isinstance(layer.activation, Integer)
+    )

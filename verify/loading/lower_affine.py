@@ -18,6 +18,7 @@ from torch import Tensor
 from verify.loading import lower_compositions as compositions
 from verify.loading.builder import Builder, Value, broadcast_shape
 from verify.loading.calls import Call, Unsupported, axes_of, tensor
+from verify.loading.integers import is_integer
 from verify.network.activations.matrix_product import MatrixProduct
 from verify.network.activations.square import Square
 
@@ -40,15 +41,15 @@ def dropout(call: Call) -> Value:
 
 
 def cast(call: Call) -> Value:
-    """Casts to float32, float64, bool and to integers (of values that these hold)."""
-    target = getattr(call.module, "torch_dtype", None)
+    """Casts: the float types that keep real numbers, bool, and integers, whose ranges are looked at behind (integers.py)."""
+    target = getattr(call.module, "target", None)
     if target is None:
         target = next(
             (a for a in (*call.args, *call.kwargs.values()) if isinstance(a, torch.dtype)), torch.float64
         )
     if target == torch.bool:
         return compositions.truth(call.builder, call.x)
-    if target in (torch.int32, torch.int64):
+    if is_integer(target):
         return compositions.whole_part(call.builder, call.x)
     if target not in (torch.float32, torch.float64):
         raise Unsupported(f"a cast to {target} rounds; only float32 and float64 keep real numbers")

@@ -386,7 +386,7 @@ def is_whole(builder: Builder, x: Any) -> bool:
     if not isinstance(x, Value):
         return bool((tensor(x) == tensor(x).round()).all())
     node = builder.nodes[x.node]
-    if isinstance(node.operator, Step):
+    if x.node in builder.whole or isinstance(node.operator, Step):
         return True
     if isinstance(node.operator, Constant):
         return is_whole(builder, node.operator.value)

@@ -18,13 +18,12 @@ from torch import Tensor, fx, nn
 from verify.deadline import OutOfTimeError
 from verify.errors import ModelError, UnsupportedOperatorError, VerifyError, is_out_of_memory
 from verify.loading.builder import Builder, Value
-from verify.loading.calls import Call, Rule, Unsupported
+from verify.loading.calls import NO_RULE, Call, Rule, Unsupported, tensor
+from verify.loading.integers import check_constants, held, is_integer, of_its_type
 from verify.loading.rules import FUNCTIONS, METHODS, MODULES, ONNX, ONNX2TORCH
 from verify.loading.sizes import check_growth
 from verify.network.affine import Shape
 from verify.network.graph import Network
-
-NO_RULE = "there is no rule for it yet"
 
 
 @dataclass(frozen=True)
@@ -35,7 +34,8 @@ class Origin:
     node: str  # of the operation
     operator: str
     opset: int | None = None
-    truncates: bool = False  # an operation on integers whose results are cut to integers
+    element: torch.dtype | None = None  # of its value, or the first of them; None where that is not known
+    truncates: bool = False  # an operation that would cut its results to integers, had it integers
 
 
 class Lowered(NamedTuple):
@@ -76,7 +76,10 @@ def walk(
 def as_value(builder: Builder, result: Any) -> Value:
     """A result as a value of the network under construction, a constant one if it is a tensor."""
     if isinstance(result, Tensor):
-        result = builder.constant(result)
+        try:
+            result = builder.constant(tensor(result))
+        except Unsupported as refusal:
+            raise ModelError(f"the model's result: {refusal}") from None
     if not isinstance(result, Value):
         raise ModelError(f"the model's result is a {type(result).__name__}, not a tensor")
     return result
@@ -95,13 +98,18 @@ def _lower_node(
     try:
         check_growth(module, args)
         if not any(isinstance(part, Value) for part in _leaves((args, kwargs))):
-            return _in_float64(call.function(*args, **kwargs))
+            return _of_constants(call, origin)
         shape = _shape_query(node, args)
         if shape is not None:
             return shape
-        if origin.truncates:
-            raise Unsupported("of integers it cuts results to integers, or their types are not known")
-        result = _rule_of(node, module)(call)
+        rule = _rule_of(node, module)
+        if origin.opset is not None and origin.element is None:
+            raise Unsupported("the element type of its result is not known")
+        if origin.truncates and is_integer(origin.element):
+            raise Unsupported("of integers it cuts results to integers")
+        result = rule(call)
+        if is_integer(origin.element):
+            result = held(builder, result, origin.operator, origin.element, since)
     except (VerifyError, OutOfTimeError):
         raise
     except Unsupported as refusal:
@@ -123,6 +131,13 @@ def _without_empty(result: Any) -> Any:
     if isinstance(result, Value) and not result.size:
         return torch.zeros(result.shape, dtype=torch.float64)
     return result
+
+
+def _of_constants(call: Call, origin: Origin) -> Any:
+    """The result of an operation on constants alone: floats in float64, integers in their own types."""
+    if origin.element is None or is_integer(origin.element):
+        check_constants(origin.operator, origin.truncates, list(_leaves((call.args, call.kwargs))))
+    return of_its_type(_in_float64(call.function(*call.args, **call.kwargs)), origin.element)
 
 
 def _leaves(tree: Any) -> Iterator[Any]:

@@ -29,12 +29,14 @@ from onnx2torch.onnx_node import OnnxNode
 from onnx2torch.utils.common import OperationConverterResult, onnx_mapping_from_node
 from torch import Tensor, nn
 
-from verify.loading.calls import integers
+from verify.loading.calls import Unsupported, integers
+from verify.loading.element_types import TORCH
+from verify.loading.integers import converted
 
 DOMAIN = "verify"
 
 OWN = frozenset(
-    "And ArgMax ArgMin Atan AveragePool BatchNormalization Ceil Celu Clip Conv ConvTranspose Cos CumSum "
+    "And ArgMax ArgMin Atan AveragePool BatchNormalization Cast Ceil Celu Clip Conv ConvTranspose Cos CumSum "
     "Einsum Elu Equal Erf Exp Flatten Floor Gelu Gemm GlobalAveragePool GlobalMaxPool Greater GreaterOrEqual "
     "GRU HardSwish InstanceNormalization LayerNormalization Less LessOrEqual Log LogSoftmax LSTM MaxPool Mish "
     "Not OneHot Or Pad ReduceL1 ReduceL2 ReduceLogSum ReduceLogSumExp ReduceMax ReduceMean ReduceMin "
@@ -44,7 +46,7 @@ OWN = frozenset(
 
 # Operators whose versions differ in element types and devices only, with a version that onnx2torch registers.
 ALIKE = {
-    "Cast": 13, "Constant": 13, "ConstantOfShape": 9, "Dropout": 10, "HardSigmoid": 6,
+    "Constant": 13, "ConstantOfShape": 9, "Dropout": 10, "HardSigmoid": 6,
     "Identity": 16, "Shape": 15, "Squeeze": 13, "Transpose": 13, "Unsqueeze": 13,
 }  # fmt: skip
 
@@ -59,6 +61,11 @@ class OnnxOperator(nn.Module):
         self.opset = opset
         self.attributes: dict[str, Any] = dict(node.attributes)
         self.results = len(node.output_values)
+
+    @property
+    def target(self) -> torch.dtype | None:
+        """Of a cast, the element type; None where torch has none like it."""
+        return TORCH.get(self.attributes.get("to", 0))
 
     def forward(
         self,
@@ -138,13 +145,19 @@ def _trilu(module: OnnxOperator, x: Tensor, diagonal: Any, *_: Any) -> Tensor:
     return torch.triu(x, place) if module.attributes.get("upper", 1) else torch.tril(x, place)
 
 
+def _cast(module: OnnxOperator, x: Tensor, *_: Any) -> Tensor:
+    if module.target is None:
+        raise Unsupported(f"a cast to ONNX's element type {module.attributes.get('to')}")
+    return converted(x, module.target)
+
+
 def _plain(function: Callable[..., Tensor], operands: int = 1) -> Callable[..., Tensor]:
     """An operator without attributes."""
     return lambda _, *given: function(*given[:operands])
 
 
 EXECUTED: dict[str, Callable[..., Any]] = {
-    "Slice": _slice, "Split": _split, "Flatten": _flatten, "Reshape": _reshape, "Trilu": _trilu,
+    "Cast": _cast, "Slice": _slice, "Split": _split, "Flatten": _flatten, "Reshape": _reshape, "Trilu": _trilu,
     "Ceil": _plain(torch.ceil), "Cos": _plain(torch.cos), "Erf": _plain(torch.erf), "Exp": _plain(torch.exp),
     "Floor": _plain(torch.floor), "Log": _plain(torch.log), "Not": _plain(torch.logical_not),
     "Round": _plain(torch.round), "Sign": _plain(torch.sign), "Sin": _plain(torch.sin),

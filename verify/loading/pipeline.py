@@ -5,7 +5,6 @@ from __future__ import annotations
 import copy
 from collections import Counter
 from collections.abc import Sequence
-from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,9 +13,11 @@ from torch import Tensor, fx, nn
 
 from verify.errors import ModelError, UnsupportedOperatorError
 from verify.loading.builder import Builder, Value
+from verify.loading.calls import NO_RULE
 from verify.loading.fold import fold as folded
+from verify.loading.integers import TRUNCATING
 from verify.loading.loaded import LoadedModel
-from verify.loading.lowering import NO_RULE, Origin, as_value, lower, walk
+from verify.loading.lowering import Origin, as_value, lower, walk
 from verify.loading.modules import ELEMENT_TYPES, admitted, blaming, check_in_place
 from verify.loading.onnx2torch_import import import_onnx2torch
 from verify.loading.runner import OnnxRunner, OnnxSession
@@ -85,7 +86,7 @@ class Tensors:
             raise ModelError(f"{self._model.name}: there is no tensor {name!r} in the model")
         from onnx import numpy_helper  # loaded by now; not needed for a torch module
 
-        return self._builder.constant(torch.from_numpy(numpy_helper.to_array(constant).copy()))
+        return as_value(self._builder, torch.from_numpy(numpy_helper.to_array(constant).copy()))
 
 
 def from_module(module: nn.Module, example_input: Tensor | None, fold: bool) -> LoadedModel:
@@ -93,7 +94,7 @@ def from_module(module: nn.Module, example_input: Tensor | None, fold: bool) -> 
     original, example, runner = admitted(module, example_input)
     with blaming("torch.fx cannot trace the module", "export it to ONNX instead"):
         check_in_place(copy.deepcopy(original), example)
-        graph_module = fx.symbolic_trace(copy.deepcopy(original).double())
+        graph_module = fx.symbolic_trace(copy.deepcopy(original))
     taken = [node.name for node in graph_module.graph.nodes if node.op == "placeholder"]
     if len(taken) != 1:
         raise ModelError(
@@ -101,7 +102,8 @@ def from_module(module: nn.Module, example_input: Tensor | None, fold: bool) -> 
         )
     shape, kind = tuple(example.shape), ELEMENT_TYPES[example.dtype]
     try:
-        network, output_shape = lower(graph_module, shape, "input", _module_origin)
+        origins = _ModuleOrigins(graph_module, example)
+        network, output_shape = lower(graph_module.double(), shape, "input", origins)
     except UnsupportedOperatorError as problem:
         if problem.reason != NO_RULE:  # a rule that refuses has its reasons
             raise
@@ -127,16 +129,36 @@ def _by_export(
     return builder.network(builder.output(result)), result.shape
 
 
-def _module_origin(node: fx.Node) -> Origin:
-    target = (
-        node.target if isinstance(node.target, str) else getattr(node.target, "__name__", str(node.target))
-    )
-    operator = target
-    if node.op == "call_module":
-        owner = node.graph.owning_module
-        assert owner is not None
-        operator = type(owner.get_submodule(target)).__name__
-    return Origin(node.name, node.name, operator)
+class _ModuleOrigins(fx.Interpreter):
+    """Names of a traced module's nodes, and the element types that they have at an example."""
+
+    def __init__(self, graph_module: fx.GraphModule, example: Tensor) -> None:
+        super().__init__(graph_module)
+        self._elements: dict[fx.Node, torch.dtype] = {}
+        with (
+            blaming("the module cannot be run at the example_input", "give one that it is for"),
+            torch.no_grad(),
+        ):
+            self.run(example)
+
+    def run_node(self, n: fx.Node) -> Any:
+        """Runs a node as torch does, and remembers the type of what comes out."""
+        result = super().run_node(n)
+        first = result[0] if isinstance(result, tuple | list) and result else result
+        if isinstance(first, Tensor):
+            self._elements[n] = first.dtype
+        return result
+
+    def __call__(self, node: fx.Node) -> Origin:
+        target = (
+            node.target
+            if isinstance(node.target, str)
+            else getattr(node.target, "__name__", str(node.target))
+        )
+        operator = target
+        if node.op == "call_module":
+            operator = type(self.module.get_submodule(target)).__name__
+        return Origin(node.name, node.name, operator, element=self._elements.get(node))
 
 
 def _converted(model: OnnxModel) -> fx.GraphModule:
@@ -167,10 +189,7 @@ def _blame(model: OnnxModel, error: Exception) -> None:
             raise UnsupportedOperatorError(named, node.operation_type, model.opset, str(reason)) from error
 
 
-# Operators that cut their results where they take integers; of the second kind, where they interpolate.
-_TRUNCATING = ("Div", "Pow", "ReduceL2", "ReduceLogSum", "ReduceLogSumExp", "ReduceMean")
-_RESIZING = ("Resize", "Upsample")
-_FLOATING = (1, 11)  # FLOAT and DOUBLE
+_RESIZING = ("Resize", "Upsample")  # they cut their results where they take integers and interpolate
 
 
 class _Origins:
@@ -179,31 +198,19 @@ class _Origins:
     def __init__(self, graph_module: fx.GraphModule, model: OnnxModel) -> None:
         self._graph_module, self._model = graph_module, model
         self._nodes = {name: node for node in model.proto.graph.node for name in node.output}
+        from verify.loading.element_types import element_types  # with onnx, which a torch module does without
+
+        self._types = element_types(model.proto.graph, model.opset)
 
     def __call__(self, node: fx.Node) -> Origin:
         name = self._tensor(node)
         proto = self._nodes.get(name)
+        element = self._types.get(name)
         if proto is None:
-            return Origin(name, name, str(node.target), self._model.opset)
-        return Origin(name, proto.name or name, proto.op_type, self._model.opset, self._truncates(proto))
-
-    def _truncates(self, proto: Any) -> bool:
-        """Whether a node's results are cut to integers; so is one of unknown type, to be safe."""
-        between = any(attribute.name == "mode" and attribute.s != b"nearest" for attribute in proto.attribute)
-        if proto.op_type not in _TRUNCATING and not (proto.op_type in _RESIZING and between):
-            return False
-        return self._types.get(proto.output[0]) not in _FLOATING
-
-    @cached_property
-    def _types(self) -> dict[str, int]:
-        """The element types of the model's tensors by name."""
-        import onnx
-
-        try:
-            graph = onnx.shape_inference.infer_shapes(onnx.load_from_string(self._model.original)).graph
-        except onnx.shape_inference.InferenceError:  # what is declared is not so
-            return {}
-        return {one.name: one.type.tensor_type.elem_type for one in (*graph.value_info, *graph.output)}
+            return Origin(name, name, str(node.target), self._model.opset, element)
+        return Origin(
+            name, proto.name or name, proto.op_type, self._model.opset, element, _truncates(proto)
+        )  # fmt: skip
 
     def results(self, node: fx.Node) -> tuple[str, ...]:
         """The names of the ONNX tensors that a node computes."""
@@ -221,3 +228,9 @@ class _Origins:
                 return results[place]
         results = self.results(node)
         return results[0] if results else node.name
+
+
+def _truncates(proto: Any) -> bool:
+    """Whether a node would cut its results, had it integers."""
+    between = any(attribute.name == "mode" and attribute.s != b"nearest" for attribute in proto.attribute)
+    return proto.op_type in TRUNCATING or (proto.op_type in _RESIZING and between)

@@ -59,6 +59,7 @@ ONNX: dict[str, Rule] = {
     "Attention": onnx_rules.attention,
     "AveragePool": onnx_rules.average_pool,
     "BatchNormalization": onnx_rules.batch_norm,
+    "Cast": aff.cast,
     "Celu": onnx_rules.celu,
     "Clip": onnx_rules.clip,
     "Conv": onnx_rules.convolution,
@@ -166,7 +167,6 @@ MODULES: dict[type, Rule] = {
 # Modules of onnx2torch by class name: it is not imported for a torch.nn.Module.
 ONNX2TORCH: dict[str, Rule] = {
     "OnnxBinaryMathOperation": aff.binary,
-    "OnnxCast": aff.cast,
     "OnnxConcat": aff.onnx_concatenate,
     "OnnxCopyIdentity": aff.identity,
     "OnnxDepthToSpace": aff.reindex,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 # What onnx2torch makes of the operators that it converts: an operator is supported where its module has a rule.
 CONVERTED = {
-    "Abs": "OnnxFunction", "Add": "OnnxBinaryMathOperation", "Cast": "OnnxCast", "Concat": "OnnxConcat",
+    "Abs": "OnnxFunction", "Add": "OnnxBinaryMathOperation", "Concat": "OnnxConcat",
     "DepthToSpace": "OnnxDepthToSpace", "Div": "OnnxBinaryMathOperation", "Dropout": "OnnxDropoutDynamic",
     "Expand": "OnnxExpand", "Gather": "OnnxGather", "GatherElements": "OnnxGatherElements", "GatherND": "OnnxGatherND",
     "HardSigmoid": "OnnxHardSigmoid", "Identity": "OnnxCopyIdentity", "LeakyRelu": "LeakyReLU", "MatMul": "OnnxMatMul",

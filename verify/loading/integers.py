@@ -1,0 +1,170 @@
+"""Integers in a network of real numbers: what an operator's result must fit in, and whether that is known beforehand.
+
+Operators on integers are lowered as if numbers had no end. Where the operands' types and ranges alone do not prove that a
+result fits its type (comparisons, numbers of classes and small sums of them do), an `Integer` follows, which asks each box.
+"""
+
+from __future__ import annotations
+
+from typing import Any, TypeGuard
+
+import torch
+from torch import Tensor
+
+from verify.loading.builder import Builder, Value
+from verify.loading.calls import Unsupported
+from verify.network.activations.integer import LARGEST_EXACT, Integer
+from verify.network.activations.piecewise import Clip
+from verify.network.activations.relu import Relu
+from verify.network.activations.s_shaped import SShaped
+from verify.network.activations.steps import Step
+from verify.network.affine import Affine, Constant
+
+CASTS = ("Cast", "CastLike", "to")
+# Whatever these choose or limit is an operand, or a number of the type.
+_CHOOSING = frozenset(
+    "ArgMax ArgMin Clip GlobalMaxPool Max MaxPool Min OneHot Pad ReduceMax ReduceMin Relu Where".split()
+)
+# Operators that cut their results where they take integers.
+TRUNCATING = ("Div", "Pow", "ReduceL2", "ReduceLogSum", "ReduceLogSumExp", "ReduceMean")
+_SAFE_OF_CONSTANTS = (
+    "Div",
+    "Pow",
+)  # those of them that constants are put through, after a look at the numbers
+_SLACK = 1e-12  # relative, for rounding of ranges: more than any sum of terms that fit into memory needs
+
+_Range = tuple[Tensor, Tensor]
+
+
+def is_integer(element: torch.dtype | None) -> TypeGuard[torch.dtype]:
+    """Whether an element type is one of whole numbers, bool included."""
+    return element is not None and not element.is_floating_point and not element.is_complex
+
+
+def limits_of(element: torch.dtype) -> tuple[int, int, int]:
+    """Least and greatest number, and bits."""
+    if element == torch.bool:
+        return 0, 1, 1
+    info = torch.iinfo(element)
+    return int(info.min), int(info.max), int(info.bits)
+
+
+# results that depend on the input
+
+
+def held(builder: Builder, result: Any, operator: str, element: torch.dtype, since: int) -> Any:
+    """An operation's result, or its results, as numbers of their type; `since`: its first node."""
+    if isinstance(result, tuple | list):
+        return tuple(held(builder, part, operator, element, since) for part in result)
+    if not isinstance(result, Value):
+        return result
+    copies = operator not in CASTS and all(
+        isinstance(node.operator, Constant) or (isinstance(node.operator, Affine) and node.operator.moves)
+        for node in builder.nodes[since:]
+    )
+    if not (copies or operator in _CHOOSING):
+        least, most, bits = limits_of(element)
+        guard = Integer(least, most, bits, wraps=operator not in CASTS)
+        low, high = _range_of(builder, result.node)
+        if not bool(guard.holds(low, high).all()):
+            result = builder.activation(guard, result)
+    builder.whole.add(result.node)
+    return result
+
+
+def _range_of(builder: Builder, node: int) -> _Range:
+    """Of a node's entries, [1, *shape], whatever the input is: infinite where nothing is known."""
+    known = builder.ranges
+    pending = [node]
+    while pending:
+        index = pending[-1]
+        operands = [] if _own_range(builder, index) else list(builder.nodes[index].operands)
+        missing = [operand for operand in operands if operand not in known]
+        if missing:
+            pending += missing
+            continue
+        pending.pop()
+        if index not in known:
+            low, high = _computed(builder, index, [known[operand] for operand in operands])
+            known[index] = (
+                torch.where(low.isnan(), -torch.inf, low), torch.where(high.isnan(), torch.inf, high),
+            )  # fmt: skip
+    return known[node]
+
+
+def _own_range(builder: Builder, index: int) -> bool:
+    """Whether a node's range does not hang on its operands'."""
+    return isinstance(builder.nodes[index].operator, Constant | SShaped | None)
+
+
+def _computed(builder: Builder, index: int, operands: list[_Range]) -> _Range:
+    node = builder.nodes[index]
+    unknown = torch.full((1, *node.shape), torch.inf, dtype=torch.float64)
+    operator = node.operator
+    if isinstance(operator, Constant):
+        return operator.value[None], operator.value[None]
+    if operator is None or (isinstance(operator, SShaped) and not operands):
+        least, most = (-torch.inf, torch.inf) if operator is None else operator.limits
+        return torch.full_like(unknown, least), torch.full_like(unknown, most)
+    finite = all(bool(low.isfinite().all() and high.isfinite().all()) for low, high in operands)
+    if isinstance(operator, Affine):
+        if operator.moves:
+            return operator.forward(*(low for low, _ in operands)), operator.forward(
+                *(high for _, high in operands)
+            )
+        return _affine(operator, operands) if finite else (-unknown, unknown)
+    if not (finite or isinstance(operator, Clip | Integer | Relu | Step)):
+        return -unknown, unknown
+    low, high = (end.flatten(1) for end in operands[0])
+    low, high = operator.interval(low, high)
+    return low.reshape(unknown.shape), high.reshape(unknown.shape)
+
+
+def _affine(operator: Affine, operands: list[_Range]) -> _Range:
+    centre = operator.forward(*((low + high) / 2 for low, high in operands))
+    absolute = operator.absolute()
+    radius = absolute.forward(*((high - low) / 2 for low, high in operands))
+    bias = operator.bias_terms().forward(*(torch.zeros_like(low) for low, _ in operands)).abs()
+    sizes = absolute.forward(*(torch.maximum(low.abs(), high.abs()) for low, high in operands)) + bias
+    return centre - radius - _SLACK * sizes, centre + radius + _SLACK * sizes
+
+
+# constants
+
+
+def of_its_type(result: Any, element: torch.dtype | None) -> Any:
+    """A constant result, wrapped to the type that the operator gives: libraries add and multiply in wider ones."""
+    if not isinstance(result, Tensor) or not is_integer(element) or result.dtype == element:
+        return result
+    return converted(result, element)
+
+
+def converted(x: Tensor, element: torch.dtype) -> Tensor:
+    """A constant cast. Raises Unsupported for a float that an integer type does not hold: machines differ there."""
+    if x.is_floating_point() and is_integer(element) and element != torch.bool:
+        least, most, _ = limits_of(element)
+        whole = x.double().trunc()
+        # the greatest number of a wide type has no float of its own: the next one is too much
+        fits = (whole >= float(least)) & (
+            (whole <= float(most)) if most < LARGEST_EXACT else (whole < float(most))
+        )
+        if not bool(fits.all()):
+            raise Unsupported(f"it casts a constant that {str(element).removeprefix('torch.')} does not hold")
+    return x.to(element)
+
+
+def check_constants(operator: str, truncates: bool, operands: list[Any]) -> None:
+    """Raises Unsupported where an operation on constant integers has no result, or one that libraries round."""
+    if truncates and operator not in _SAFE_OF_CONSTANTS:
+        raise Unsupported("of integers it cuts results to integers, or their types are not known")
+    numbers = [operand for operand in operands if isinstance(operand, Tensor)]
+    if operator in ("Div", "Mod") and len(numbers) == 2 and not numbers[1].is_floating_point():
+        by_zero = bool((numbers[1] == 0).any())
+        least = limits_of(numbers[0].dtype)[0]
+        if by_zero or (least < 0 and bool((numbers[0] == least).any()) and bool((numbers[1] == -1).any())):
+            raise Unsupported("it divides by 0, or the least number by -1")
+    if operator == "Pow" and len(numbers) == 2 and not numbers[0].is_floating_point():
+        size = numbers[0].double().abs().pow(numbers[1].double())
+        most = min(limits_of(numbers[0].dtype)[1], LARGEST_EXACT)
+        if not bool(((size <= most) & (numbers[1].double() >= 0)).all()):
+            raise Unsupported("a power that its type does not hold, or of a negative exponent")
