@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import os
+
 import pytest
 import torch
 from hypothesis import HealthCheck, settings
 
+os.environ["ORT_DISABLE_TELEMETRY"] = "1"  # the tests import it themselves
 torch.set_num_threads(1)
 
 settings.register_profile(

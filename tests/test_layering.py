@@ -21,7 +21,7 @@ import verify
 
 ROOT = Path(verify.__file__).parent
 MATHS = {"torch", "jaxtyping"}
-FILES = {"numpy", "torch", "onnx", "onnx2torch", "onnxruntime", "torchvision", "google"}
+FILES = {"numpy", "torch", "onnx", "onnx2torch", "torchvision", "google"}
 
 # From the bottom to the top: what may be imported of other people's libraries, by component. Components of one layer do
 # not know one another.
@@ -29,11 +29,17 @@ LAYERS: tuple[dict[str, set[str]], ...] = (
     {
         "errors": set(),
         "deadline": set(),
-        "startup": {"torch"},
         "checker": {"numpy", "onnx", "onnxruntime", "flint"},
     },
     {"output": set(), "validation": {"numpy"}},
-    {"process": set(), "formats": {"numpy"}, "specification": {"numpy"}, "network": MATHS, "state": MATHS},
+    {
+        "startup": {"torch"},
+        "process": set(),
+        "formats": {"numpy"},
+        "specification": {"numpy"},
+        "network": MATHS,
+        "state": MATHS,
+    },
     {"loading": FILES},
     {"problem": {"numpy", "torch"}, "bounders": MATHS | {"highspy", "numpy"}},
     {"branchers": MATHS, "attack": MATHS | {"numpy"}, "certificates": {"numpy"}},

@@ -271,9 +271,9 @@ def test_disagreement_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
     query = query_of(declare("f", "A"), bounded("A"))
     original = module.JointRunner.__call__
 
-    def wrong(self: Any, sample: NDArray[Any]) -> NDArray[Any]:
-        found = original(self, sample)
-        found[-1] += 0.01
+    def wrong(self: Any, samples: NDArray[Any]) -> NDArray[Any]:
+        found = original(self, samples)
+        found[:, -1] += 0.01
         return found
 
     monkeypatch.setattr(module.JointRunner, "__call__", wrong)

@@ -6,6 +6,7 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import numpy as np
 import onnx
@@ -95,7 +96,7 @@ def test_more_entries_than_a_machine_has(
     operator: str, operands: Sequence[Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Said before they are made: ONNX Runtime, which would say so itself, is out of the way here."""
-    monkeypatch.setattr(pipeline, "OnnxSession", lambda *_: None)
+    monkeypatch.setattr(pipeline, "OnnxSession", mock.MagicMock())
     names = [operand if operand is X else f"c{i}" for i, operand in enumerate(operands)]
     constants = {f"c{i}": operand for i, operand in enumerate(operands) if operand is not X}
     nodes = [

@@ -20,6 +20,7 @@ from verify.checker.dual import Arithmetic, Dual
 from verify.checker.errors import NotProved, Refused
 from verify.checker.network import Network
 from verify.checker.query import Query
+from verify.checker.runtime import NotInstalled, Session, Trouble
 
 Array = NDArray[Any]
 
@@ -103,21 +104,18 @@ def _fraction(value: Any) -> Fraction:
 
 def _run(onnx: bytes, element_type: str, inputs: list[float]) -> list[float] | None:
     """ONNX Runtime's outputs; None where it is not installed."""
-    try:
-        import onnxruntime
-    except ImportError:
-        return None
     if element_type not in ("float32", "float64"):
         raise Refused(f"element type {element_type!r} is not known")
     x = np.array(inputs, dtype=element_type)
     if x.tolist() != inputs:
         raise Refused(f"the inputs are no numbers of type {element_type}")
-    options = onnxruntime.SessionOptions()
-    options.log_severity_level = 4
     try:
-        session = onnxruntime.InferenceSession(onnx, options, providers=["CPUExecutionProvider"])
-        told = session.get_inputs()[0]
-        shape = [size if isinstance(size, int) else 1 for size in told.shape]
-        return [float(value) for value in np.ravel(session.run(None, {told.name: x.reshape(shape)})[0])]
-    except Exception as error:  # whatever the runtime has against the model or the element type
+        session = Session(onnx)
+        name, _, told = session.inputs[0]
+        shape = [size if isinstance(size, int) else 1 for size in told]
+        outputs = session.run([session.outputs[0][0]], {name: x.reshape(1, *shape)})[0]
+        return [float(value) for value in outputs.ravel()]
+    except NotInstalled:
+        return None
+    except (Trouble, ValueError, IndexError) as error:  # it has no input, or one of another size
         raise Refused(f"ONNX Runtime does not run the model on these inputs ({error})") from error

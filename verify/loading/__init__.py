@@ -8,6 +8,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from verify.checker.runtime import start
 from verify.loading.guard import IN_MEMORY, reading
 from verify.loading.loaded import LoadedModel
 from verify.validation import fitting, path, plain
@@ -39,17 +40,20 @@ def load(
     fold: merge consecutive affine maps; off, every map keeps the file's own weights (see fold.py).
     Raises ModelError (UnsupportedOperatorError for an operator without a rule).
     """
+    if isinstance(model, str | Path):
+        model = path("the model", model)
+    of_onnx = isinstance(model, Path | bytes) or _is_onnx(model)
+    if of_onnx:
+        start()  # while the rest is imported and the file is read
     from verify.loading.comparison import check_agreement
     from verify.loading.pipeline import from_module, from_onnx
 
-    if isinstance(model, str | Path):
-        model = path("the model", model)
     with reading(str(model) if isinstance(model, Path) else IN_MEMORY):
-        if isinstance(model, Path | bytes) or _is_onnx(model):
+        if of_onnx:
             loaded = from_onnx(model, fold)  # type: ignore[arg-type]
             check_example(loaded, example_input)
         else:
-            loaded = from_module(model, example_input, fold)  # which checks what the model is
+            loaded = from_module(model, example_input, fold)  # type: ignore[arg-type]  # it checks what the model is
         check_agreement(loaded, box)
     return loaded
 
@@ -75,6 +79,7 @@ def load_joint(query: Query, models: Mapping[str, Source], fold: bool = True) ->
     Its inputs and outputs are those that `query.property` speaks of. It is compared with the models' own runtime as in
     `load`. Raises ModelError, also where a model is missing, surplus, or not what the query declares.
     """
+    start()
     from verify.loading.joint import joint
 
     return joint(query, models, fold)

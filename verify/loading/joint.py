@@ -45,15 +45,15 @@ MOST_EXACT = 2**53  # the greatest integer up to which float64 has all
 
 
 class JointRunner:
-    """All models at one joint input: their outputs, then the hidden tensors."""
+    """All models at joint inputs: their outputs, then the hidden tensors."""
 
     def __init__(self, parts: Sequence[Part]) -> None:
         self._parts = parts
 
-    def __call__(self, sample: NDArray[Any]) -> NDArray[Any]:
-        outputs, hidden = zip(*(part.run(sample) for part in self._parts), strict=True)
+    def __call__(self, samples: NDArray[Any]) -> NDArray[Any]:
+        outputs, hidden = zip(*(part.run(samples) for part in self._parts), strict=True)
         arrays = [array for group in (*outputs, *hidden) for array in group]
-        return np.concatenate([_exact(array).ravel() for array in arrays])
+        return np.concatenate([_exact(array).reshape(len(samples), -1) for array in arrays], axis=1)
 
 
 def _exact(array: NDArray[Any]) -> NDArray[np.float64]:

@@ -72,5 +72,6 @@ class LoadedModel:
         """The model's own outputs at `x` ([inputs] or [batch, inputs]), one sample at a time."""
         samples = np.asarray(x)
         if samples.ndim == 1:
-            return self.runner(samples)
-        return np.stack([self.runner(sample) for sample in samples.reshape(samples.shape[0], -1)])
+            alone: NDArray[Any] = self.runner(samples[None])[0]
+            return alone
+        return self.runner(samples.reshape(samples.shape[0], -1))

@@ -35,9 +35,9 @@ class Part:
     within: OnnxSession | None  # the same model, for hidden tensors
     places: tuple[NDArray[np.int64], ...]  # of each input's elements among the joint inputs
 
-    def run(self, sample: NDArray[Any]) -> tuple[list[NDArray[Any]], list[NDArray[Any]]]:
-        """Outputs and hidden tensors at a joint input, in the model's own shapes and types."""
-        given = [sample[places] for places in self.places]
+    def run(self, samples: NDArray[Any]) -> tuple[list[NDArray[Any]], list[NDArray[Any]]]:
+        """Outputs and hidden tensors at joint inputs, [batch, inputs], each [batch, ..] in the model's own shape and type."""
+        given = [samples[:, places] for places in self.places]
         return self.session(given), [] if self.within is None else self.within(given)
 
 
@@ -89,6 +89,7 @@ def _part(network: Declaration, source: Source, places: tuple[NDArray[np.int64],
     model.fix(shapes)
     inputs = [(t.name, shape, t.element_type) for t, shape in zip(model.inputs, shapes, strict=True)]
     session = OnnxSession(model.original, inputs, [tensor.name for tensor in model.outputs])
+    session.check_types({tensor.name: tensor.element_type for tensor in model.outputs})
     return Part(network, model, Graph(model), shapes, session, None, places)
 
 
@@ -174,11 +175,11 @@ def tensor_types(query: Query, parts: Sequence[Part], sample: NDArray[Any]) -> d
     for part in parts:
         for variable, tensor in zip(part.declaration.inputs, part.model.inputs, strict=True):
             types[variable.name] = tensor.element_type
-        outputs, hidden = part.run(sample)
+        outputs, hidden = part.run(sample[None])
         declared = (*part.declaration.outputs, *part.declaration.hidden)
         for variable, array in zip(declared, (*outputs, *hidden), strict=True):
             name = variable.tensor or variable.name
             check_type(variable, array.dtype.name, part.model, name)
-            check_shape(variable, array.shape, part.model, name)
+            check_shape(variable, array.shape[1:], part.model, name)
             types[variable.name] = array.dtype.name
     return types

@@ -38,6 +38,7 @@ def from_onnx(source: str | Path | bytes | onnx.ModelProto, fold: bool) -> Loade
     shape = fixed(given.shape or ())
     model.fix([shape])
     session = OnnxSession(model.original, [(given.name, shape, given.element_type)], [output.name])
+    session.check_types({output.name: output.element_type})
     builder = Builder(shape, given.name)
     result = Graph(model).at(builder, [builder.input]).value(output.name)
     network = builder.network(builder.output(result))

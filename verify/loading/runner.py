@@ -2,28 +2,36 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
-from verify.errors import ModelError, is_out_of_memory
+from verify.checker.runtime import NoMemory, Session, Trouble
+from verify.errors import ModelError, ResourceError, is_out_of_memory
 
 if TYPE_CHECKING:
-    from torch import nn
+    from torch import Tensor, nn
+
+
+# ONNX Runtime's names of element types
+_TYPES = {f"tensor({told})": name for told, name in (
+    ("float", "float32"), ("double", "float64"), ("int32", "int32"), ("int64", "int64"), ("bool", "bool"),
+)}  # fmt: skip
 
 
 class Runner(Protocol):
-    """Runs one sample."""
+    """Runs samples one by one."""
 
-    def __call__(self, sample: NDArray[Any]) -> NDArray[Any]:
-        """The flattened outputs at one flattened sample."""
+    def __call__(self, samples: NDArray[Any]) -> NDArray[Any]:
+        """The flattened outputs, [batch, outputs], at flattened samples, [batch, inputs]."""
         ...
 
 
 class OnnxSession:
-    """ONNX Runtime on the CPU, graph optimisations as by default: what is deployed.
+    """A model in ONNX Runtime, with inputs of fixed shapes (see checker/runtime.py).
 
     inputs: name, shape and element type of each. outputs: the tensors wanted.
     """
@@ -31,31 +39,38 @@ class OnnxSession:
     def __init__(
         self, model: bytes, inputs: Sequence[tuple[str, tuple[int, ...], str]], outputs: Sequence[str]
     ) -> None:
-        import onnxruntime  # a third of a second; not needed for a torch module
-
-        options = onnxruntime.SessionOptions()
-        options.intra_op_num_threads = 1
-        options.log_severity_level = 3
-        try:
-            self._session = onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
-        except Exception as error:  # its exceptions share no base class
-            raise ModelError(f"ONNX Runtime cannot load the model ({error})") from error
+        """Raises ModelError or ResourceError."""
+        with _explained("ONNX Runtime cannot load the model"):
+            self._session = Session(model)
         self.inputs, self._outputs = tuple(inputs), list(outputs)
 
+    def check_types(self, declared: Mapping[str, str]) -> None:
+        """Raises ModelError where an output's element type is not the declared one: ONNX Runtime says what it is."""
+        for name, told in self._session.outputs:
+            found = _TYPES.get(told, told)
+            if declared.get(name, found) != found:
+                raise ModelError(f"its output {name!r} is declared {declared[name]}, but it is {found}")
+
     def __call__(self, samples: Sequence[NDArray[Any]]) -> list[NDArray[Any]]:
-        """The outputs at flattened inputs, in their own shapes and types."""
+        """The outputs at flattened inputs, each [batch, ..], in their own shapes, [batch, ..], and types."""
         fed = {
-            name: np.asarray(sample, dtype=np.dtype(kind)).reshape(shape)
+            name: np.asarray(sample, dtype=np.dtype(kind)).reshape(-1, *shape)
             for (name, shape, kind), sample in zip(self.inputs, samples, strict=True)
         }
-        try:
-            results = self._session.run(self._outputs, fed)
-        except Exception as error:
-            shapes = ", ".join(str(list(shape)) for _, shape, _ in self.inputs)
-            raise ModelError(
-                f"ONNX Runtime cannot run the model on inputs of shape {shapes} ({error})"
-            ) from error
-        return [np.asarray(result) for result in results]
+        shapes = ", ".join(str(list(shape)) for _, shape, _ in self.inputs)
+        with _explained(f"ONNX Runtime cannot run the model on inputs of shape {shapes}"):
+            return self._session.run(self._outputs, fed)
+
+
+@contextmanager
+def _explained(what: str) -> Iterator[None]:
+    """What goes wrong in ONNX Runtime is the model's fault, or memory's."""
+    try:
+        yield
+    except NoMemory as trouble:
+        raise ResourceError(f"{what}: memory ran out ({trouble})") from trouble
+    except Trouble as trouble:
+        raise ModelError(f"{what} ({trouble})") from trouble
 
 
 class OnnxRunner:
@@ -64,8 +79,8 @@ class OnnxRunner:
     def __init__(self, session: OnnxSession) -> None:
         self._session = session
 
-    def __call__(self, sample: NDArray[Any]) -> NDArray[Any]:
-        return self._session([sample])[0].ravel()
+    def __call__(self, samples: NDArray[Any]) -> NDArray[Any]:
+        return self._session([samples])[0].reshape(len(samples), -1)
 
 
 class ModuleRunner:
@@ -74,13 +89,18 @@ class ModuleRunner:
     def __init__(self, module: nn.Module, shape: tuple[int, ...], element_type: str) -> None:
         self._module, self._shape, self._element_type = module, shape, np.dtype(element_type)
 
-    def __call__(self, sample: NDArray[Any]) -> NDArray[Any]:
+    def __call__(self, samples: NDArray[Any]) -> NDArray[Any]:
         import torch
 
-        fed = torch.from_numpy(np.array(sample, dtype=self._element_type).reshape(self._shape))
+        given = torch.from_numpy(np.array(samples, dtype=self._element_type))
+        return np.stack([self._run(sample.reshape(self._shape)) for sample in given])
+
+    def _run(self, sample: Tensor) -> NDArray[Any]:
+        import torch
+
         try:
             with torch.no_grad():
-                result = self._module(fed)
+                result = self._module(sample)
         except Exception as error:  # the module's own code may raise anything
             if is_out_of_memory(error):
                 raise
