@@ -288,6 +288,7 @@ ACTIVATIONS: list[Case] = [
     case("Clip", [X, scalar(-np.inf), scalar(np.inf)], (1, 5), "infinite"),
     case("PRelu", [X, floats(0.2)], (1, 5)),
     case("PRelu", [X, floats(0.2, 0.4, -0.1).reshape(3, 1, 1)], (1, 3, 2, 2), "of channels"),
+    case("PRelu", [X, floats(0.2, 0.4, -0.1)], (1, 3, 2, 3), "of the last axis, as long as that of channels"),
     case("MaxPool", [X], (1, 2, 4, 4), kernel_shape=[2, 2], strides=[2, 2]),
     case("MaxPool", [X], (1, 2, 5, 5), "overlap", kernel_shape=[3, 3], strides=[2, 2], pads=[1, 1, 1, 1]),
     case("MaxPool", [X], (1, 1, 5, 6), "ceil", kernel_shape=[2, 2], strides=[2, 2], ceil_mode=1),

@@ -7,8 +7,9 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
+from torch import Tensor
 
-from verify.loading.builder import Builder, Value
+from verify.loading.builder import Builder, Value, broadcast_shape
 from verify.loading.calls import Call, Rule, Unsupported, axes_of, tensor
 from verify.loading.lower_compositions import log_sum_exp, product_along, root_of_sum
 from verify.network.activations.base import Activation
@@ -80,21 +81,29 @@ def leaky_relu(call: Call) -> Value:
 
 
 def prelu(call: Call) -> Value:
-    """PReLU: one slope for all is LeakyReLU, else `s x + (1 - s) relu(x)`; a channel's slope is on axis 1."""
-    slope = tensor(
-        call.constant(1, "slope", "weight") if call.module is None else call.module.weight.detach()
-    )
-    if bool((slope == slope.flatten()[0]).all()):
-        return call.builder.activation(LeakyRelu(float(slope.flatten()[0])), call.x)
-    if slope.dim() == 1 and len(call.x.shape) > 1 and slope.shape[0] == call.x.shape[1]:
+    """Torch's PReLU: slopes are one for all, or one for each channel, on axis 1."""
+    slope = tensor(call.constant(1, "weight") if call.module is None else call.module.weight.detach())
+    if len(slope) > 1:
         slope = slope.reshape(-1, *(1,) * (len(call.x.shape) - 2))
-    builder, active = call.builder, call.builder.activation(Relu(), call.x)
-    return builder.combine((1, 1), builder.scale(call.x, slope), builder.scale(active, 1 - slope))
+    return _sloped(call, slope)
 
 
 def onnx_prelu(call: Call) -> Value:
-    """ONNX PRelu: the slope is an operand."""
-    return prelu(Call(call.builder, call.function, call.args, call.kwargs))
+    """ONNX's PRelu: slopes are an operand that broadcasts to the other one, from the last axis on."""
+    slope = tensor(call.constant(1, "slope"))
+    if broadcast_shape(call.x.shape, tuple(slope.shape)) != call.x.shape:
+        raise Unsupported(
+            f"slopes of shape {list(slope.shape)} are more than its operand {list(call.x.shape)} has"
+        )
+    return _sloped(call, slope)
+
+
+def _sloped(call: Call, slope: Tensor) -> Value:
+    """One slope for all is LeakyReLU, else `s x + (1 - s) relu(x)`."""
+    if bool((slope == slope.flatten()[0]).all()):
+        return call.builder.activation(LeakyRelu(float(slope.flatten()[0])), call.x)
+    builder, active = call.builder, call.builder.activation(Relu(), call.x)
+    return builder.combine((1, 1), builder.scale(call.x, slope), builder.scale(active, 1 - slope))
 
 
 # maxima
