@@ -447,15 +447,14 @@ def main(
     stop = started + 60 * minutes
     if not (seeds or chosen):
         seeds, chosen = (tuple(range(first_seed, first_seed + count)) for count in (networks, points))
-    failed = []
-    exact = list(_told(examine_all([(examine, seed) for seed in seeds], jobs, timeout, stop)))
+    failed: list[str] = []
     if seeds:
+        exact = list(_told(examine_all([(examine, seed) for seed in seeds], jobs, timeout, stop)))
         click.echo(report(exact))  # type: ignore[arg-type]
         failed += faults(exact, len(seeds))  # type: ignore[arg-type]
-    others = list(
-        _told(examine_all([(planted.examine, seed) for seed in chosen], jobs, planted.SECONDS, stop))
-    )
     if chosen:
+        tasks = [(planted.examine, seed) for seed in chosen]
+        others = list(_told(examine_all(tasks, jobs, planted.SECONDS, stop)))
         click.echo(planted.report(others))  # type: ignore[arg-type]
         failed += planted.faults(others, len(chosen))  # type: ignore[arg-type]
     click.echo(f"{time.monotonic() - started:.0f} s")

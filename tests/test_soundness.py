@@ -129,7 +129,7 @@ def test_a_wrong_verdict_is_reported(
     found = [ask(one, question, QUICK) for question in one.questions]
     assert judgement in [finding.judgement for finding in found]
     (line,) = [finding.line() for finding in found if finding.judgement == judgement]
-    assert f"--seeds {one.seed}: {judgement}" in line
+    assert f"--seed {one.seed}: {judgement}" in line
     assert any("wrong" in fault for fault in faults(found, 1))
 
 
@@ -166,9 +166,9 @@ def test_exit_status(judgement: str, status: int, monkeypatch: pytest.MonkeyPatc
     """What is not right is printed; time that runs out before a network is begun fails too."""
     made = [Finding(7, "dense", "sat", judgement, "why", 0.5)]
     monkeypatch.setattr(soundness, "examine_all", lambda *_: iter([made]))
-    result = CliRunner().invoke(soundness.main, ["--seeds", "7"])
+    result = CliRunner().invoke(soundness.main, ["--seed", "7"])
     assert result.exit_code == status
-    assert ("--seeds 7:" in result.output) == (judgement != RIGHT)
+    assert ("--seed 7:" in result.output) == (judgement != RIGHT)
     assert CliRunner().invoke(soundness.main, ["--networks", "2"]).exit_code == 1
 
 
