@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import math
 import os
+import sys
 
 import pytest
 import torch
 from hypothesis import HealthCheck, settings
+
+from verify import watchdog
 
 os.environ["ORT_DISABLE_TELEMETRY"] = "1"  # the tests import it themselves
 torch.set_num_threads(1)
@@ -20,6 +24,13 @@ settings.register_profile(
     suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large, HealthCheck.filter_too_much],
 )
 settings.load_profile("verify")
+
+
+@pytest.fixture(autouse=True)
+def no_command_ends_the_tests(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Commands that tests run in their own process wait for themselves, however slow the machine."""
+    monkeypatch.setattr(watchdog, "GRACE", math.inf)
+    monkeypatch.setattr(watchdog, "leave", sys.exit)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -35,6 +35,7 @@ LAYERS: tuple[dict[str, set[str]], ...] = (
     {
         "startup": {"torch"},
         "process": set(),
+        "watchdog": set(),
         "formats": {"numpy"},
         "specification": {"numpy"},
         "network": MATHS,
@@ -43,7 +44,7 @@ LAYERS: tuple[dict[str, set[str]], ...] = (
     {"loading": FILES},
     {"problem": {"numpy", "torch"}, "bounders": MATHS | {"highspy", "numpy"}},
     {"branchers": MATHS, "attack": MATHS | {"numpy"}, "certificates": {"numpy"}},
-    {"search": MATHS | {"numpy"}},
+    {"search": MATHS | {"numpy"}, "result": set()},
     {"settings": {"numpy", "torch"}},
     {"api": {"torch", "onnx", "numpy"}},
     {"suite": {"torch"}},

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 
 _PLACES = {
-    "verify": "verify.api", "bounds": "verify.api", "Result": "verify.api", "ClauseBounds": "verify.api",
+    "verify": "verify.api", "bounds": "verify.api", "Result": "verify.result", "ClauseBounds": "verify.api",
     "load": "verify.loading", "LoadedModel": "verify.loading", "Problem": "verify.problem", "Witness": "verify.problem",
     "LinfBall": "verify.specification", "Specification": "verify.specification", "Row": "verify.specification",
     "VerifyError": "verify.errors", "InputError": "verify.errors", "ResourceError": "verify.errors",
@@ -22,10 +22,11 @@ _PLACES = {
 }  # fmt: skip
 
 if TYPE_CHECKING:
-    from verify.api import ClauseBounds, Result, bounds, verify
+    from verify.api import ClauseBounds, bounds, verify
     from verify.errors import InputError, ResourceError, VacuousWarning, VerifyError
     from verify.loading import LoadedModel, load
     from verify.problem import Problem, Witness
+    from verify.result import Result
     from verify.specification import LinfBall, Row, Specification
 
 __all__ = [

@@ -6,7 +6,7 @@ import time
 import warnings
 from collections.abc import Callable, Mapping
 from contextlib import suppress
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,14 +18,15 @@ from verify.bounders.dual import DualProblem
 from verify.bounders.interval import interval, interval_bound, magnitudes
 from verify.bounders.proximal import Proximal
 from verify.bounders.restricted import Restricted
-from verify.deadline import Deadline
+from verify.deadline import Deadline, OutOfTimeError
 from verify.errors import InputError, UnwrittenError, VacuousWarning
 from verify.formats.vnnlib import Property
 from verify.formats.vnnlib import parse as parse_property
 from verify.formats.vnnlib2 import Query, parse, read
 from verify.loading import LoadedModel, check_example, load
 from verify.network.graph import Layer, Network
-from verify.problem import Problem, Witness, prepare_query
+from verify.problem import Problem, prepare_query
+from verify.result import Result, late
 from verify.search.branch_and_bound import Reporter, Silent
 from verify.search.evidence import Writer
 from verify.settings import SEMANTICS, Settings, build_search, choose_device, preset
@@ -49,24 +50,6 @@ _CLIMBERS: dict[str, Dvijotham | SupergradientAscent | Proximal | Restricted] = 
 }  # fmt: skip
 METHODS = ("interval", "crown", *_CLIMBERS, "lp")
 INTERMEDIATE = ("crown", "optimised")
-
-
-@dataclass(frozen=True, eq=False)
-class Result:
-    """A verdict (`sat`, `unsat`, `unknown` or `timeout`), why, and what it took.
-
-    `witness` is set for `sat` alone. `statistics`: clauses; subproblems bounded, closed, and waiting at the end; the greatest
-    depth; batches and the largest of them; seconds by phase, and of attacks beside branching (of all threads). `certificate`:
-    the file written, if one was asked for and proved. `vacuous`: the property holds as it is written, whatever the model.
-    """
-
-    verdict: str
-    reason: str
-    seconds: float
-    witness: Witness | None = None
-    statistics: dict[str, Any] = field(default_factory=dict)
-    certificate: Path | None = None
-    vacuous: bool = False
 
 
 @dataclass(frozen=True)
@@ -99,13 +82,22 @@ class ClauseBounds:
 
 
 def prepare(
-    model: Model | Mapping[str, Source], specification: Spec, example_input: torch.Tensor | None = None
-) -> Problem:
-    """Loads both and checks that they belong together. Raises InputError.
+    model: Model | Mapping[str, Source], specification: Spec, example_input: torch.Tensor | None = None,
+    deadline: Deadline | None = None,
+) -> Problem:  # fmt: skip
+    """Loads both and checks that they belong together. Raises InputError, and OutOfTimeError at the deadline.
 
     A VNN-LIB 2.0 query of several networks takes a mapping of models by name.
     """
-    spec = _asked(specification)
+    deadline = deadline or Deadline()
+    with deadline.ticking():
+        return _prepared(model, _asked(specification, deadline), example_input, deadline)
+
+
+def _prepared(
+    model: Model | Mapping[str, Source], spec: Property | Query | LinfBall | Specification, example_input: torch.Tensor | None,
+    deadline: Deadline,
+) -> Problem:  # fmt: skip
     if isinstance(spec, Query):
         return prepare_query(spec, model)  # type: ignore[arg-type]  # it checks what the models are
     if isinstance(model, Mapping):
@@ -115,22 +107,22 @@ def prepare(
         check_example(loaded, example_input)
     if isinstance(spec, LinfBall | Specification):
         text = spec.text_for(loaded.input_shape, loaded.output_shape)
-        spec = parse_property(text, f"<{type(spec).__name__}>")
+        spec = parse_property(text, f"<{type(spec).__name__}>", deadline)
     return Problem(loaded, spec)
 
 
-def _asked(specification: object) -> Property | Query | LinfBall | Specification:
+def _asked(specification: object, deadline: Deadline) -> Property | Query | LinfBall | Specification:
     """A specification in any form, files and text read."""
     if isinstance(specification, Property | Query | LinfBall | Specification):
         return specification
     if isinstance(specification, str) and specification.lstrip().startswith(("(", ";")):
-        return parse(specification)
+        return parse(specification, deadline=deadline)
     if not isinstance(specification, str | Path):
         refuse(
             "the specification", f"is {shown(specification)}",
             "the model comes first, then a path, VNN-LIB text, a LinfBall or a Specification",
         )  # fmt: skip
-    return read(path("the specification", specification))
+    return read(path("the specification", specification), deadline)
 
 
 def _first_box(spec: Property | LinfBall | Specification) -> tuple[NDArray[Any], NDArray[Any]] | None:
@@ -169,7 +161,10 @@ def verify(
     target = None if certificate is None else path("certificate", certificate)
     check_certificate_options(settings, target, flag("trim", trim))
     check_reporter(reporter)
-    problem = prepare(model, specification, example_input)
+    try:
+        problem = prepare(model, specification, example_input, deadline)
+    except OutOfTimeError:
+        return late(started)
     options = (deadline, started, settings, chosen, seed, reporter)
     if target is None:
         result = decide(problem, *options)
@@ -253,7 +248,13 @@ def decide(
 ) -> Result:  # fmt: skip
     """Decides a prepared problem; `started` is where its clock began."""
     settings = settings or preset("default")
-    search = build_search(problem, settings, choose_device(device), seed, reporter or Silent(), writer)
+    chosen = choose_device(device)
+    try:
+        with deadline.ticking():
+            deadline.check()
+            search = build_search(problem, settings, chosen, seed, reporter or Silent(), writer)
+    except OutOfTimeError:
+        return late(started)
     outcome = search.run(deadline)
     statistics = {"clauses": problem.clauses, **outcome.progress.statistics()}
     reason = outcome.reason

@@ -5,11 +5,10 @@ from __future__ import annotations
 import json
 import os
 import signal
-import sys
 import time
 import traceback
 from collections.abc import Mapping, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
@@ -19,6 +18,7 @@ import click
 from verify.cli_options import DEVICE, SECONDS, SEED, TIMEOUT, warn_of_vacuity
 from verify.cli_standard import global_options, supports_command, verify_command
 from verify.cli_suite import data_files, suite
+from verify.deadline import Deadline, OutOfTimeError
 from verify.errors import (
     BAD_INPUT,
     DECIDED,
@@ -32,10 +32,15 @@ from verify.errors import (
 )
 from verify.output import Outputs, clean_up
 from verify.process import Signalled, answer, careful_streams, ending_code, unwound_by_signals
+from verify.result import late
 from verify.startup import import_torch
+from verify.watchdog import REASON, Watchdog, end
 
 if TYPE_CHECKING:
-    from verify.api import ClauseBounds, Result, Step
+    from verify.api import ClauseBounds, Step
+    from verify.problem import Problem
+    from verify.reports.log import JsonLog
+    from verify.result import Result
     from verify.search.branch_and_bound import Reporter
 
 _STARTED = time.monotonic()
@@ -109,37 +114,56 @@ def run(
     The first word on stdout is the verdict: sat, unsat, unknown or timeout. For sat the counterexample follows, as each
     tensor's name, type and shape and then one value a line, as ONNX Runtime reproduced it.
     """
-    import_torch()
-    from verify.api import certified, check_certificate_options, decide, prepare
-    from verify.deadline import Deadline
-    from verify.reports.log import json_log
-    from verify.reports.terminal import terminal
-    from verify.settings import preset as choose_preset
-
     started: float = click.get_current_context().obj or time.monotonic()
     deadline = Deadline() if timeout is None else Deadline(started + timeout)
-    with ExitStack() as stack:
+    log: JsonLog | None = None
+
+    def too_late() -> int:
+        result = late(started, REASON)
+        if log is not None:
+            with suppress(UnwrittenError):
+                log.finish(result)
+        return _end(result, form, quiet)
+
+    with Watchdog(deadline, too_late) as watchdog, ExitStack() as stack:
+        import_torch()
+        from verify.api import certified, check_certificate_options, decide, prepare
+        from verify.reports.log import json_log
+        from verify.reports.terminal import terminal
+        from verify.settings import preset as choose_preset
+
         reporter: Reporter = stack.enter_context(terminal(quiet))
-        problem = prepare(model, property_)
         settings = replace(choose_preset(preset), semantics=semantics, rigorous=not no_rigorous)
+        problem: Problem | None = None
+        with suppress(OutOfTimeError):
+            problem = prepare(model, property_, deadline=deadline)
         check_certificate_options(settings, certificate, trim)
         _admit([model, property_], {"--certificate": certificate, "--log-json": log_json})
         log = stack.enter_context(json_log(log_json, reporter, started)) if log_json else None
         options = (deadline, started, settings, device, seed, log or reporter)
         result: Result | None = None
         try:
-            if certificate is None:
+            if problem is None:
+                result = late(started)
+            elif certificate is None:
                 result = decide(problem, *options)
             else:
                 result = certified(problem, certificate, model, property_, *options, trim=trim)
+            watchdog.claim()
             if log is not None:
                 log.finish(result)
         except UnwrittenError as error:
             if (found := result or error.result) is None:
                 raise
             raise UnwrittenError(f"{error}; the search's answer was:\n{_answer(found, form)}") from None
+    if problem is not None:
+        warn_of_vacuity(problem)
+    return _end(result, form, quiet)
+
+
+def _end(result: Result, form: str, quiet: bool) -> int:
+    """Says the verdict; its exit code."""
     answer(_answer(result, form))
-    warn_of_vacuity(problem)
     if not quiet:
         _explain(result)
     return DECIDED if result.verdict in ("sat", "unsat") else UNDECIDED
@@ -164,11 +188,8 @@ def _answer(result: Result, form: str) -> str:
 
 def _explain(result: Result) -> None:
     counts = result.statistics
-    click.echo(
-        f"{result.verdict}: {result.reason} ({result.seconds:.2f} s, {counts['clauses']} clauses, "
-        f"{counts['subproblems']} subproblems, depth {counts['depth']})",
-        err=True,
-    )
+    found = ", {clauses} clauses, {subproblems} subproblems, depth {depth}".format(**counts) if counts else ""
+    click.echo(f"{result.verdict}: {result.reason} ({result.seconds:.2f} s{found})", err=True)
     if result.witness is not None and result.witness.snapped:
         click.echo(
             f"note: {result.witness.snapped} inputs lie in intervals that hold no value of the network's element type "
@@ -390,7 +411,7 @@ def main() -> NoReturn:
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # numpy's products are small: processes share the work
     with careful_streams():
         code = _run()
-    sys.exit(code)
+    end(code)
 
 
 def _run() -> int:

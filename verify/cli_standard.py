@@ -14,13 +14,17 @@ import click
 
 from verify import __version__
 from verify.cli_options import DEVICE, SEED, TIMEOUT, warn_of_vacuity
+from verify.deadline import Deadline, OutOfTimeError
 from verify.errors import DECIDED, InputError, UnwrittenError
 from verify.output import Outputs, admit_folder, write_whole
 from verify.process import answer
+from verify.result import late
 from verify.startup import import_torch
+from verify.watchdog import REASON, Watchdog
 
 if TYPE_CHECKING:
     from verify.problem import Problem, Witness
+    from verify.result import Result
 
 NAME = "verify: neural network verification by Lagrangian decomposition"
 _VERDICTS = {"timeout": "timed-out"}  # what the standard calls them, where that is another word
@@ -63,33 +67,45 @@ def verify_command(
     The first line on stdout is sat, unsat, unknown or timed-out. For sat the assignment follows: each variable's name, type
     and shape, then one value a line. The exit code is 0 for all four.
     """
-    import_torch()
-    from verify.api import decide
-    from verify.deadline import Deadline
-
     started: float = click.get_current_context().obj or time.monotonic()
     deadline = Deadline() if timeout is None else Deadline(started + timeout)
-    admit_folder("--serialise-assignments", folder)
-    problem = _problem(query, networks)
-    result = decide(problem, deadline, started, device=device, seed=seed)
-    text = _VERDICTS.get(result.verdict, result.verdict) + "\n"
+
+    with Watchdog(deadline, lambda: _answer(late(started, REASON))) as watchdog:
+        import_torch()
+        from verify.api import decide
+
+        admit_folder("--serialise-assignments", folder)
+        problem: Problem | None = None
+        try:
+            with deadline.ticking():
+                problem = _problem(query, networks, deadline)
+            result = decide(problem, deadline, started, device=device, seed=seed)
+        except OutOfTimeError:
+            result = late(started)
+        watchdog.claim()
+    text = ""
     if result.witness is not None and folder is None:
-        text += _text(result.witness)
+        text = _text(result.witness)
     elif result.witness is not None and folder is not None:
         _serialise(result.witness, folder, Outputs([query, *networks.values()]))
-    answer(text)
-    warn_of_vacuity(problem)
+    if problem is not None:
+        warn_of_vacuity(problem)
+    return _answer(result, text)
+
+
+def _answer(result: Result, assignment: str = "") -> int:
+    answer(f"{_VERDICTS.get(result.verdict, result.verdict)}\n{assignment}")
     click.echo(f"{result.verdict}: {result.reason} ({result.seconds:.2f} s)", err=True)
     return DECIDED
 
 
-def _problem(path: Path, networks: Mapping[str, Path]) -> Problem:
+def _problem(path: Path, networks: Mapping[str, Path], deadline: Deadline) -> Problem:
     """The problem; a file of version 1.0 has one network without a name, which any name stands for."""
     from verify.api import prepare
     from verify.formats.vnnlib2 import Query, read
     from verify.problem import prepare_query
 
-    query = read(path)
+    query = read(path, deadline)
     if isinstance(query, Query):
         return prepare_query(query, networks)
     if len(networks) != 1:
@@ -97,7 +113,7 @@ def _problem(path: Path, networks: Mapping[str, Path]) -> Problem:
             f"{path}: a property of VNN-LIB 1.0 is of one network; give one --network, not {len(networks)}"
         )
     (model,) = networks.values()
-    return prepare(model, query)
+    return prepare(model, query, deadline=deadline)
 
 
 def _text(witness: Witness) -> str:

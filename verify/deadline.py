@@ -1,8 +1,15 @@
-"""Time limits that hold: every loop of the search asks, and the one that finds it is late unwinds to the top."""
+"""Time limits that hold: every loop of the search asks, and the one that finds it is late unwinds to the top.
+
+Loops that are handed a deadline ask it. What runs below them node by node (sweeps, intervals, a model's walk) asks the
+deadline that its thread works under, by `tick`: a sweep through a large network takes longer than a limit may be overrun.
+"""
 
 from __future__ import annotations
 
+import threading
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from threading import Event
 
@@ -41,3 +48,31 @@ class Deadline:
         """A share of the time that is left; of `unlimited` seconds where there is no limit."""
         left = min(self.remaining, unlimited) if self.at == float("inf") else self.remaining
         return self.within(fraction * left)
+
+    def tick_here(self) -> None:
+        """From now on this thread's `tick` checks this deadline."""
+        _OF_THREAD.deadline = self
+
+    @contextmanager
+    def ticking(self) -> Iterator[None]:
+        """Within it, this thread's `tick` checks this deadline."""
+        before = _OF_THREAD.deadline
+        self.tick_here()
+        try:
+            yield
+        finally:
+            before.tick_here()
+
+
+class _OfThread(threading.local):
+    """The deadline that each thread works under."""
+
+    deadline = Deadline()
+
+
+_OF_THREAD = _OfThread()
+
+
+def tick() -> None:
+    """Raises OutOfTimeError once the deadline that this thread works under has passed."""
+    _OF_THREAD.deadline.check()

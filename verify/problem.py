@@ -19,6 +19,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from verify.deadline import tick
 from verify.errors import InputError
 from verify.formats.vnnlib import Property
 from verify.formats.vnnlib2 import Query, parse, read
@@ -91,6 +92,7 @@ class Problem:
         _, first = np.unique(self.box_of, return_index=True)
         most = 0
         for start in range(0, len(first), 1024):
+            tick()
             lower, upper = self.boxes([int(clause) for clause in first[start : start + 1024]])
             most = max(most, int(opened(lower, upper).sum(1).max()))
         return most
@@ -115,6 +117,7 @@ class Problem:
         inputs = np.zeros((len(chosen), 1, rows, spec.inputs if mentions else 0))
         thresholds = np.zeros((len(chosen), 1, rows))
         for index, clause in enumerate(chosen):
+            tick()
             if not len(clause.thresholds):
                 continue  # unsafe on its whole box: 0 <= 0
             source = np.minimum(np.arange(rows), np.where(np.arange(rows) < len(clause.thresholds), rows, 0))

@@ -42,6 +42,7 @@ from verify.bounders.sweep import (
     join,
     pull,
 )
+from verify.deadline import tick
 from verify.network.activations import Activation, Hull, Line
 from verify.network.affine import Affine
 from verify.network.graph import Layer, Network
@@ -477,6 +478,7 @@ class DualProblem:
             cotangent = pending.pop(index, None)
             if cotangent is None:
                 continue
+            tick()
             cotangent = self._inside(index, cotangent)
             node = self.network.nodes[index]
             if isinstance(node.operator, Affine):
@@ -591,6 +593,7 @@ class DualProblem:
         cut_scales = torch.zeros_like(state.cut_multipliers)
         pre_activations: dict[int, Tensor] = {}
         for index in sorted(self.network.ancestors[self.node] - {0}):
+            tick()
             node = self.network.nodes[index]
             if not isinstance(node.operator, Activation):
                 value = self.network.apply(node, [values[operand] for operand in node.operands])

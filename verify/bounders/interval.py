@@ -11,6 +11,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from verify.deadline import tick
 from verify.network.activations import Activation
 from verify.network.affine import Affine
 from verify.network.graph import Network
@@ -56,6 +57,7 @@ def interval(
     intervals: list[Pair] = [(lower.reshape(-1, *shape), upper.reshape(-1, *shape))]
     found: list[Pair] = [(lower, upper)]
     for index, node in enumerate(network.nodes[1:], start=1):
+        tick()
         operands = [intervals[operand] for operand in node.operands]
         if not isinstance(node.operator, Activation):
             intervals.append(affine_interval(network, index, operands))
@@ -96,6 +98,7 @@ def magnitudes(network: Network, bounds: Bounds) -> dict[int, Float[Tensor, " si
     """
     found: list[Tensor] = []
     for index, node in enumerate(network.nodes):
+        tick()
         if index == 0:
             low, high = bounds.lower[:, : network.inputs], bounds.upper[:, : network.inputs]
             found.append(torch.maximum(low.abs(), high.abs()).amax(0).reshape(1, *node.shape))

@@ -12,6 +12,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from verify.bounders.cutting_planes import LayerPlanes
+from verify.deadline import tick
 from verify.network.activations import Line
 from verify.network.affine import Affine
 from verify.network.graph import Network
@@ -166,6 +167,7 @@ def pull(
     account: Account | None = None,
 ) -> None:
     """Carries the cotangent of an affine node back to its operands."""
+    tick()
     node = network.nodes[index]
     assert isinstance(node.operator, Affine)
     rounding32 = network.rounding32(index)

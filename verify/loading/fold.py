@@ -24,6 +24,7 @@ from typing import Any, NamedTuple, cast
 import torch
 from torch import Tensor
 
+from verify.deadline import tick
 from verify.loading.builder import prune
 from verify.network.affine import Affine, Convolution, Dense, Permute, Reshape, Scale, Shape
 from verify.network.graph import Network, Node
@@ -63,6 +64,7 @@ def _one_pass(network: Network) -> Network | None:
     place, uses, changed = {0: 0}, {0: 2}, False  # `uses` of new nodes; the input is never folded away
     last = len(network.nodes) - 1
     for index, node in enumerate(network.nodes[1:], start=1):
+        tick()
         operands = tuple(place[operand] for operand in node.operands)
         if isinstance(node.operator, Reshape) and nodes[operands[0]].shape == node.shape and index < last:
             place[index], changed = operands[0], True

@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, fx, nn
 
-from verify.deadline import OutOfTimeError
+from verify.deadline import OutOfTimeError, tick
 from verify.errors import ModelError, UnsupportedOperatorError, VerifyError, is_out_of_memory
 from verify.loading.builder import Builder, Value
 from verify.loading.calls import NO_RULE, Call, Rule, Unsupported, tensor
@@ -64,6 +64,7 @@ def walk(
     given = iter(inputs)
     with torch.no_grad():
         for node in graph_module.graph.nodes:
+            tick()
             if node.op == "placeholder":
                 values[node] = next(given)
             elif node.op == "output":

@@ -16,6 +16,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from verify.deadline import tick
 from verify.network.activations.base import Activation
 from verify.network.affine import Affine, Shape, tensors
 
@@ -151,6 +152,7 @@ class Network:
         """The value of every node, flattened, when the input and all activations' outputs are zero."""
         zeros: list[Tensor] = []
         for node in self.nodes:
+            tick()
             if isinstance(node.operator, Affine):
                 zeros.append(node.operator.forward(*(zeros[operand] for operand in node.operands)))
             else:
@@ -162,6 +164,7 @@ class Network:
         """For every affine node which entries have a coefficient other than 0 (1), flattened."""
         found = {}
         for index, operator in self.absolute.items():
+            tick()
             ones = [
                 torch.ones(1, *self.nodes[i].shape, dtype=self.dtype, device=self.device)
                 for i in self.nodes[index].operands
@@ -174,6 +177,7 @@ class Network:
         """For every affine node the sizes of the terms its bias is made of, flattened: what rounding is charged by."""
         found = {}
         for index in self.absolute:
+            tick()
             node = self.nodes[index]
             zeros = [
                 torch.zeros(1, *self.nodes[i].shape, dtype=self.dtype, device=self.device)
@@ -247,6 +251,7 @@ class Network:
         """The values of all nodes at inputs `x` ([batch, inputs] or [batch, *input shape])."""
         values = [x.reshape(x.shape[0], *self.nodes[0].shape)]
         for node in self.nodes[1:]:
+            tick()
             values.append(self.apply(node, [values[operand] for operand in node.operands]))
         return values
 

@@ -15,7 +15,7 @@ from verify.output import Growing
 from verify.search.branch_and_bound import Progress, Reporter
 
 if TYPE_CHECKING:
-    from verify.api import Result
+    from verify.result import Result
 
 
 class JsonLog:

@@ -145,11 +145,10 @@ class BranchAndBound:
         """Decides the problem, or says why not."""
         self._began, self._rounds = time.monotonic(), self.second_attack.rounds
         try:
-            witness = self._search(deadline)
+            with deadline.ticking():
+                witness = self._search(deadline)
         except OutOfTimeError:
-            return self._outcome(
-                "timeout", f"time ran out with {len(self.frontier) + self._working} subproblems waiting"
-            )
+            return self._outcome("timeout", self._interrupted())
         except UnwrittenError:  # nobody would get the certificate that is asked for
             raise
         except ResourceError as problem:
@@ -164,6 +163,15 @@ class BranchAndBound:
         if not self.problem.clauses:
             return self._outcome("unsat", "no input can violate the property as it is written")
         return self._outcome("unsat", f"every region of all {self.problem.clauses} clauses is refuted")
+
+    def _interrupted(self) -> str:
+        """What the time ran out in."""
+        if self.progress.phase in ("start", "attack"):
+            return "time ran out in the first attack; nothing has been bounded yet"
+        waiting = len(self.frontier) + self._working
+        if self.progress.phase == "root":
+            return f"time ran out while the roots were bounded; {self.progress.opened} were, {waiting} of them are open"
+        return f"time ran out with {waiting} subproblems waiting"
 
     def _outcome(self, verdict: str, reason: str, witness: Witness | None = None) -> Outcome:
         self._report("end", self._working)
@@ -182,11 +190,8 @@ class BranchAndBound:
         if witness is not None or not len(self.frontier):
             return witness
         deadline = replace(deadline, called_off=Event())
-        with _threads(self.workers) as pool:
-            try:
-                return self._branch(pool, self.strategy.stands_for(self.frontier.clauses), deadline, soon)
-            finally:
-                deadline.called_off.set()
+        with _threads(self.workers, deadline, self.evidence is not None) as pool:
+            return self._branch(pool, self.strategy.stands_for(self.frontier.clauses), deadline, soon)
 
     def _roots(self, deadline: Deadline) -> Witness | None:
         """Bounds every clause's whole box."""
@@ -228,11 +233,13 @@ class BranchAndBound:
                     steps[pool.submit(self._step, regions, deadline)] = len(regions)
             self._working = sum(steps.values())
             self._report("branch and bound", self._working)
-            done, _ = wait({*steps, *attacks}, return_when=FIRST_COMPLETED)
+            patience = None if deadline.at == float("inf") else max(0.0, deadline.remaining)
+            done, _ = wait({*steps, *attacks}, patience, FIRST_COMPLETED)
             for job_done in done:
+                result = job_done.result()
                 self._working -= steps.pop(job_done, 0)
                 attacks.discard(job_done)
-                witness = self._absorb(job_done.result())
+                witness = self._absorb(result)
                 if witness is not None:
                     return witness
         return None
@@ -379,13 +386,23 @@ class BranchAndBound:
 
 
 @contextmanager
-def _threads(count: int) -> Iterator[ThreadPoolExecutor]:
-    """Threads in each of which torch works alone; as many as it had before."""
+def _threads(count: int, deadline: Deadline, writing: bool) -> Iterator[ThreadPoolExecutor]:
+    """Threads in each of which torch works alone, as many as it had before; they stop once the deadline has passed.
+
+    It is called off at the end. Only for threads that write is waited then: others may stop behind a long call.
+    """
     before = torch.get_num_threads()
     own = max(1, before // count)
+
+    def begin() -> None:
+        torch.set_num_threads(own)
+        deadline.tick_here()
+
     torch.set_num_threads(own)
+    pool = ThreadPoolExecutor(count, "verify", begin)
     try:
-        with ThreadPoolExecutor(count, "verify", torch.set_num_threads, (own,)) as pool:
-            yield pool
+        yield pool
     finally:
+        deadline.called_off.set()
+        pool.shutdown(wait=writing, cancel_futures=True)
         torch.set_num_threads(before)

@@ -18,10 +18,12 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from verify.deadline import Deadline
-from verify.errors import InputError, VerifyError, is_out_of_memory
+from verify.deadline import Deadline, OutOfTimeError
+from verify.errors import UNDECIDED, InputError, VerifyError, is_out_of_memory
 from verify.output import clean_up
+from verify.result import late
 from verify.startup import import_torch
+from verify.watchdog import REASON, Watchdog
 
 if TYPE_CHECKING:
     from verify.problem import Witness
@@ -88,9 +90,13 @@ def _verdict(task: Task) -> Answer:
     from verify.api import decide, prepare
     from verify.settings import preset
 
-    started = time.monotonic()
-    problem = prepare(task.model, task.specification)
-    found = decide(problem, Deadline(started + task.timeout), started, preset(task.preset), task.device)
+    started, deadline = time.monotonic(), Deadline.after(task.timeout)
+    try:
+        problem = prepare(task.model, task.specification, deadline=deadline)
+    except OutOfTimeError:
+        found = late(started)
+    else:
+        found = decide(problem, deadline, started, preset(task.preset), task.device)
     witness = None if found.witness is None else _text(found.witness)
     return Answer(found.verdict, found.reason, witness, vacuous=found.vacuous)
 
@@ -118,9 +124,17 @@ def serve(pipe: Connection, deciders: Callable[[], Decide]) -> None:
     threading.Thread(target=_end_with_parent, daemon=True).start()
     os.dup2(2, 1)  # stdout is for results
     decide = deciders()
+
+    def too_late() -> int:
+        pipe.send(Answer("timeout", REASON, healthy=False))
+        return UNDECIDED
+
     try:
         pipe.send(None)
         while True:
-            pipe.send(decide(pipe.recv()))
+            task = pipe.recv()
+            with Watchdog(Deadline.after(task.timeout), too_late):
+                answer = decide(task)
+            pipe.send(answer)
     except (EOFError, BrokenPipeError):
         return

@@ -1,0 +1,34 @@
+"""What a run ends with."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from verify.problem import Witness
+
+
+@dataclass(frozen=True, eq=False)
+class Result:
+    """A verdict (`sat`, `unsat`, `unknown` or `timeout`), why, and what it took.
+
+    `witness` is set for `sat` alone. `statistics`: clauses; subproblems bounded, closed, and waiting at the end; the greatest
+    depth; batches and the largest of them; seconds by phase, and of attacks beside branching (of all threads); none where the
+    time ran out before the search began. `certificate`: the file written, if one was asked for and proved. `vacuous`: the property holds as it is written, whatever the model.
+    """
+
+    verdict: str
+    reason: str
+    seconds: float
+    witness: Witness | None = None
+    statistics: dict[str, Any] = field(default_factory=dict)
+    certificate: Path | None = None
+    vacuous: bool = False
+
+
+def late(started: float, reason: str = "time ran out while model and property were loaded") -> Result:
+    """What is said where the time ran out without a word from the search."""
+    return Result("timeout", reason, time.monotonic() - started)
