@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import csv
+from dataclasses import FrozenInstanceError, replace
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -15,6 +17,7 @@ from torch import nn
 
 import verify
 from verify.api import METHODS, Step
+from verify.search.branch_and_bound import Silent
 
 ROOT = Path(__file__).resolve().parents[1] / "properties"
 LAYERS = random_layers(5, (3, 8, 8, 2))
@@ -178,6 +181,145 @@ def test_bad_arguments() -> None:
         verify.verify(module(), good, device="cpu")
     with pytest.raises(verify.InputError, match="equal shapes"):
         verify.Specification((CENTRE, CENTRE[:2]), [[verify.Row([1.0, 0.0], 0.0)]]).text()
+
+
+GOOD = verify.LinfBall(CENTRE, 0.1, 0)
+OPTIONS: list[tuple[dict[str, object], str]] = [
+    ({"timeout": float("nan")}, "timeout.*nan"), ({"timeout": 0}, "timeout"), ({"timeout": -1}, "timeout.*-1"), ({"timeout": "5"}, "timeout.*'5'"),
+    ({"timeout": True}, "timeout"), ({"seed": -1}, "seed.*-1"), ({"seed": 1.0}, "seed"), ({"seed": "a"}, "seed.*'a'"), ({"seed": None}, "seed"),
+    ({"device": "mps"}, "device.*'mps'"), ({"device": "gpu"}, "device"), ({"device": "cuda:99"}, "cuda:99"), ({"device": 0}, "device"),
+    ({"device": torch.device("meta")}, "device.*meta"), ({"device": "cpu:7"}, "device"), ({"device": None}, "device.*None"),
+    ({"preset_name": ["fast"]}, "preset.*list"), ({"semantics": "exact"}, "semantics"), ({"rigorous": "no"}, "rigorous.*'no'"), ({"trim": 1}, "trim"),
+    ({"reporter": "loud"}, "reporter"), ({"reporter": Silent}, "reporter.*class"), ({"certificate": 3}, "certificate"), ({"certificate": ""}, "certificate"),
+    ({"certificate": "a\0b"}, "certificate"), ({"example_input": torch.zeros(1, 4)}, r"example_input.*\[1, 4\].*\[1, 3\]"), ({"example_input": "x"}, "example_input"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("option", "said"), OPTIONS, ids=str)
+def test_options_that_are_refused(option: dict[str, Any], said: str) -> None:
+    with pytest.raises(verify.InputError, match=said):
+        verify.verify(relu_model(LAYERS), GOOD, **{"device": "cpu", **option})
+
+
+@pytest.mark.parametrize(
+    ("option", "said"),
+    [({"iterations": -1}, "iterations"), ({"iterations": 1.5}, "iterations"), ({"time_limit": float("nan")}, "time_limit"), ({"observe": 3}, "observe"),
+     ({"time_limit": 0}, "time_limit"), ({"method": np.array(["lp", "crown"])}, "method"), ({"device": "mps"}, "device")],
+    ids=str,
+)  # fmt: skip
+def test_options_of_bounds_that_are_refused(option: dict[str, Any], said: str) -> None:
+    with pytest.raises(verify.InputError, match=said):
+        verify.bounds(relu_model(LAYERS), GOOD, **{"device": "cpu", **option})
+
+
+@pytest.mark.parametrize(
+    "option",
+    [{"device": torch.device("cpu")}, {"device": "cpu:0"}, {"timeout": np.float32(20)}, {"timeout": float("inf")}, {"timeout": 1e300},
+     {"seed": 2**70}, {"seed": np.int64(3)}, {"timeout": torch.tensor(20)}, {"example_input": np.zeros(3)}],
+    ids=str,
+)  # fmt: skip
+def test_options_of_other_types(option: dict[str, Any]) -> None:
+    ball = verify.LinfBall(CENTRE, 1e-4, LABEL)
+    assert verify.verify(relu_model(LAYERS), ball, **{"device": "cpu", **option}).verdict == "unsat"
+
+
+@pytest.mark.parametrize(
+    "swapped", [None, 3, b"(assert", module(), relu_model(LAYERS), [GOOD]], ids=lambda one: type(one).__name__
+)
+def test_specifications_of_other_types_are_refused(swapped: Any) -> None:
+    with pytest.raises(verify.InputError, match=r"the specification is .*; the model comes first"):
+        verify.verify(relu_model(LAYERS), swapped, device="cpu")
+
+
+@pytest.mark.parametrize(
+    "swapped",
+    [None, 3, GOOD, np.zeros(3), onnx.TensorProto(), verify.load(relu_model(LAYERS))],
+    ids=lambda one: type(one).__name__,
+)
+def test_models_of_other_types_are_refused(swapped: Any) -> None:
+    with pytest.raises(verify.InputError, match="the model is"):
+        verify.load(swapped)
+
+
+def step(at: float) -> nn.Module:
+    """Two classes of one input: 0 up to `at`, 1 beyond."""
+    linear = nn.Linear(1, 2)
+    with torch.no_grad():
+        linear.weight.copy_(torch.tensor([[-1.0], [1.0]]))
+        linear.bias.copy_(torch.tensor([at, -at]))
+    return nn.Sequential(linear)
+
+
+@pytest.mark.parametrize("at", [2.0, 3.0, -1.85])
+def test_a_ball_outside_its_clip_is_no_question(at: float) -> None:
+    """Cut to [0, 1] it would be another point, which has a label of its own."""
+    x = torch.tensor([[at]])
+    for label in range(2):
+        with pytest.raises(verify.InputError, match="outside clip"):
+            verify.verify(step(2.1), verify.LinfBall(x, 0.5, label), example_input=x)
+    for radius in (0.05, 0.5):
+        ball = verify.LinfBall(x, radius, int(at > 2.1), clip=None)
+        verdict = "sat" if abs(at - 2.1) < radius else "unsat"
+        assert verify.verify(step(2.1), ball, example_input=x, timeout=20).verdict == verdict
+
+
+def test_samples_are_single_and_of_the_models_shape() -> None:
+    identity = nn.Linear(2, 2, bias=False)
+    nn.init.eye_(identity.weight)
+    batch = torch.tensor([[0.9, 0.1], [0.1, 0.3]])
+    for x, example in ((batch, batch), (batch, batch[:1])):
+        with pytest.raises(verify.InputError, match="shape"):
+            verify.verify(identity, verify.LinfBall(x, 0.05, 0), example_input=example)
+    pixels = nn.Sequential(nn.Flatten(), nn.Linear(12, 2))
+    image = torch.rand(1, 3, 2, 2)
+    for other in (image.permute(0, 2, 3, 1), image[0].permute(1, 2, 0), torch.rand(12, 1, 1, 2)):
+        with pytest.raises(verify.InputError, match="shape"):
+            verify.verify(pixels, verify.LinfBall(other, 0.1, 0), example_input=image)
+    label = int(pixels(image).argmax())
+    for same in (image, image[0], image.flatten(), image.numpy()):
+        result = verify.verify(pixels, verify.LinfBall(same, 0.0, label), example_input=image)
+        assert (result.verdict, result.vacuous) == ("unsat", False)
+        result = verify.verify(pixels, verify.LinfBall(same, 0.0, 1 - label), example_input=image)
+        assert result.witness is not None
+        np.testing.assert_array_equal(result.witness.inputs, image.numpy())
+        assert result.witness.snapped == 0  # the point itself, whose decimals are exact
+
+
+VACUOUS = {
+    "reversed box": property_text([1.0, 0.0, 0.0], [0.5, 1.0, 1.0], 2, "(<= Y_0 0.0)"),
+    "open box": property_text([0.0] * 3, [1.0] * 3, 2, "(<= Y_0 0.0)") + "(assert (> X_0 1.0))",
+    "no alternative": property_text([0.0] * 3, [1.0] * 3, 2, "(or (and (<= X_0 -1.0) (<= Y_0 0.0)) (and (>= X_0 2.0) (>= Y_0 0.0)))"),
+    "false": property_text([0.0] * 3, [1.0] * 3, 2, "(or)"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", VACUOUS)
+def test_a_property_that_holds_as_it_is_written_is_said_to(kind: str) -> None:
+    with pytest.warns(verify.VacuousWarning, match="vacuous"):
+        result = verify.verify(relu_model(LAYERS), VACUOUS[kind], device="cpu")
+    assert (result.verdict, result.vacuous) == ("unsat", True)
+    assert "vacuous" in result.reason
+    with pytest.warns(verify.VacuousWarning, match="vacuous"):
+        found = verify.bounds(relu_model(LAYERS), VACUOUS[kind], device="cpu")
+    assert (found.bounds, found.vacuous) == ((), True)
+
+
+def test_other_properties_are_not_vacuous() -> None:
+    text = property_text(
+        [0.0] * 3, [1.0] * 3, 2, "(or (and (<= X_0 -1.0) (<= Y_0 0.0)) (and (<= Y_0 -1000.0)))"
+    )
+    assert not verify.verify(relu_model(LAYERS), text, device="cpu").vacuous
+    assert not verify.bounds(relu_model(LAYERS), text, device="cpu").vacuous
+
+
+def test_results_are_values() -> None:
+    """They cannot be assigned to, and comparing them compares no arrays."""
+    result = verify.verify(relu_model(LAYERS), verify.LinfBall(CENTRE, 0.1, 1 - LABEL), device="cpu")
+    assert result == result
+    assert result != replace(result)
+    assert len({result, GOOD, result.witness}) == 3
+    with pytest.raises(FrozenInstanceError):
+        result.verdict = "unsat"  # type: ignore[misc]
 
 
 def instances() -> list[tuple[str, str, str, str]]:

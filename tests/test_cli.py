@@ -240,8 +240,9 @@ def test_missing_files_and_directories(command: Command, tmp_path: Path) -> None
 
 @pytest.mark.parametrize("arguments", [
     ("--device", "quantum"), ("--preset", "heroic"), ("--timeout", "0"), ("--timeout", "soon"), ("--format", "xml"),
-    ("--nonsense",),
-], ids=str)  # fmt: skip
+    ("--nonsense",), ("--timeout", "nan"), ("--timeout", "-1"), ("--seed", "-1"), ("--seed", "9" * 5000), ("--device", "mps"), ("--device", "meta"),
+    ("--device", "cuda:99"), ("--device", "cpu:1"), ("--device", ""),
+], ids=lambda arguments: " ".join(arguments)[:20])  # fmt: skip
 def test_bad_options_are_refused(command: Command, tmp_path: Path, arguments: Sequence[str]) -> None:
     model, text = small(tmp_path / "net.onnx"), write(tmp_path / "good.vnnlib", GOOD)
     assert_refused(command("run", model, text, *arguments), arguments[0])
@@ -252,6 +253,38 @@ def test_empty_box_is_unsat(command: Command, tmp_path: Path) -> None:
     text = write(tmp_path / "empty.vnnlib", property_text([1.0, 0.0], [0.5, 1.0], 2, "(<= Y_0 Y_1)"))
     ran = command("run", small(tmp_path / "net.onnx"), text, "--device", "cpu")
     assert (ran.code, ran.out) == (0, "unsat\n")
+
+
+@pytest.mark.parametrize(
+    "options", [(), ("--quiet",), ("--format", "json"), ("--format", "json", "--quiet")], ids=str
+)
+def test_vacuous_properties_are_said_to_be(command: Command, tmp_path: Path, options: Sequence[str]) -> None:
+    """Whatever the options: nobody means a box without inputs."""
+    model = small(tmp_path / "net.onnx")
+    empty = write(tmp_path / "empty.vnnlib", property_text([1.0, 0.0], [0.5, 1.0], 2, "(<= Y_0 Y_1)"))
+    for text, vacuous in ((empty, True), (write(tmp_path / "good.vnnlib", GOOD), False)):
+        for name in ("run", "bounds") if "--quiet" not in options else ("run",):
+            ran = command(name, model, text, "--device", "cpu", *options)
+            assert ran.code == 0
+            assert (f"verify: warning: {text}: the property is vacuous" in ran.err) == vacuous
+            if "json" in options:
+                assert json.loads(ran.out)["vacuous"] is vacuous
+    ran = command("verify", empty, "--network", f"f={model}", "--device", "cpu")
+    assert (ran.code, ran.out) == (0, "unsat\n")
+    assert "vacuous" in ran.err
+
+
+def test_a_certificate_of_a_vacuous_property_says_so(command: Command, tmp_path: Path) -> None:
+    model = small(tmp_path / "net.onnx")
+    text = write(tmp_path / "empty.vnnlib", property_text([1.0, 0.0], [0.5, 1.0], 2, "(<= Y_0 Y_1)"))
+    assert command("run", model, text, "--device", "cpu", "--certificate", tmp_path / "c").out == "unsat\n"
+    for arguments in (
+        ("check", tmp_path / "c", model, text),
+        ("certificate", "show", tmp_path / "c", model, text),
+    ):
+        ran = command(*arguments)
+        assert ran.code == 0
+        assert "vacuous" in ran.out
 
 
 def clause_bounds(

@@ -182,7 +182,9 @@ def warn_of_vacuity(problem: Problem) -> None:
 
 def check_reporter(reporter: object) -> None:
     """InputError for what no progress can be told to."""
-    if reporter is not None and not callable(getattr(reporter, "update", None)):
+    if reporter is not None and (
+        isinstance(reporter, type) or not callable(getattr(reporter, "update", None))
+    ):
         refuse("reporter", f"is {shown(reporter)}", "give an object with a method update(progress)")
 
 

@@ -80,7 +80,7 @@ def cli() -> None:
 )
 @SEED
 @_FORMAT
-@click.option("--quiet", is_flag=True, help="Nothing on stderr but errors.")
+@click.option("--quiet", is_flag=True, help="Nothing on stderr but errors and warnings.")
 @click.option(
     "--log-json", type=click.Path(path_type=Path), help="A file for progress, one JSON object a line."
 )

@@ -92,11 +92,13 @@ class Outputs:
         """Refuses a file with InputError, or UnwrittenError where the system does; it may be admitted again as the same option."""
         if path is None:
             return
-        place, own = _place(f"{option} {path}", path), f"is that of {option} too"
-        for file in (place, _partial_of(place)):
-            for key in self._keys(file):
-                if self._taken.setdefault(key, own) != own:
-                    raise InputError(f"{option} {path}: {self._taken[key]}; choose another file")
+        what, own = f"{option} {path}", f"is that of {option} too"
+        place = _place(what, path)
+        with reported(what):  # such as a name that is too long
+            keys = [key for file in (place, _partial_of(place)) for key in self._keys(file)]
+        for key in keys:
+            if self._taken.setdefault(key, own) != own:
+                raise InputError(f"{what}: {self._taken[key]}; choose another file")
 
     def _keys(self, file: Path) -> Iterator[Identity | Path]:
         """What a file is known by."""

@@ -25,12 +25,13 @@ from verify.formats.vnnlib import Property
 from verify.formats.vnnlib2 import Query, parse, read
 from verify.loading import LoadedModel, load_joint
 from verify.state import Objective, opened
+from verify.validation import refuse, shown
 
 if TYPE_CHECKING:
     from verify.loading.loaded import Source
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Witness:
     """An input that violates the property, and the outputs that the replay gave."""
 
@@ -48,12 +49,18 @@ class Witness:
 
 @dataclass(frozen=True)
 class Problem:
-    """A model and a property that fit together."""
+    """A model and a property that fit together. Raises InputError where they do not."""
 
     model: LoadedModel
     specification: Property
 
     def __post_init__(self) -> None:
+        for name, part, kind in (
+            ("model", self.model, LoadedModel),
+            ("specification", self.specification, Property),
+        ):
+            if not isinstance(part, kind):
+                refuse(f"the {name} of a Problem", f"is {shown(part)}", f"give a {kind.__name__}")
         network, spec = self.model.network, self.specification
         if (spec.inputs, spec.outputs) != (network.inputs, network.outputs):
             raise InputError(

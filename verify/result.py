@@ -17,7 +17,8 @@ class Result:
 
     `witness` is set for `sat` alone. `statistics`: clauses; subproblems bounded, closed, and waiting at the end; the greatest
     depth; batches and the largest of them; seconds by phase, and of attacks beside branching (of all threads); none where the
-    time ran out before the search began. `certificate`: the file written, if one was asked for and proved. `vacuous`: the property holds as it is written, whatever the model.
+    time ran out before the search began. `certificate`: the file written, if one was asked for and proved. `vacuous`: the property holds as it is
+    written, whatever the model.
     """
 
     verdict: str

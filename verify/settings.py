@@ -30,7 +30,7 @@ from verify.validation import choice, refuse, shown
 
 # The real-valued function of the model's weights, or what any library computes of it in float32
 SEMANTICS = ("real", "ieee32-any-order")
-_DEVICE = re.compile(r"cpu(?::0)?|cuda(?::(\d{1,4}))?", re.ASCII)
+_DEVICE = re.compile(r"auto|cpu(?::0)?|cuda(?::(\d{1,4}))?", re.ASCII)
 
 _MOST_ELEMENTS = (
     2**25
@@ -74,11 +74,11 @@ PRESETS = {
 def choose_device(name: str | torch.device) -> torch.device:
     """`auto` takes the GPU where there is one. Raises InputError for what there is none of."""
     text = str(name) if isinstance(name, torch.device) else name
-    if text == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     known = _DEVICE.fullmatch(text) if isinstance(text, str) else None
     if known is None:
-        refuse("--device", f"{shown(name)} is not known", "use auto, cpu, cuda, or cuda:N for one of several")
+        refuse("--device", f"{shown(text)} is not known", "use auto, cpu, cuda, or cuda:N for one of several")
+    if text == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     if text.startswith("cpu"):
         return torch.device("cpu")
     there = torch.cuda.device_count() if torch.cuda.is_available() else 0

@@ -5,6 +5,7 @@ Everything is checked and copied when a builder is made, and numbers are written
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping, Sequence, Sized
 from dataclasses import dataclass
 from decimal import Decimal
@@ -13,6 +14,8 @@ from typing import Any
 import numpy as np
 
 from verify.validation import Floats, array, fitting, integer, real, refuse, shown
+
+_MOST_CLASSES = 1_000_000  # each is a clause of its own
 
 
 def _exact(number: float) -> str:
@@ -32,12 +35,16 @@ def _text(box: tuple[Floats, Floats], outputs: int, unsafe: Sequence[str]) -> st
 
 def _parts(name: str, value: Any, remedy: str) -> tuple[Any, ...]:
     """The parts of a sequence, at least one."""
-    several = isinstance(value, Sized) and isinstance(value, Iterable)
+    several = (
+        isinstance(value, Sized)
+        and isinstance(value, Iterable)
+        and not isinstance(value, str | bytes | Mapping)
+    )
     try:
-        parts = tuple(value) if several and not isinstance(value, str | bytes | Mapping) else ()
-    except TypeError:  # an array or a tensor without axes
-        parts = ()
-    return parts or refuse(name, f"is {shown(value)}", remedy)
+        parts = tuple(value) if several else ()
+    except Exception as error:  # other people's classes raise what they like
+        refuse(name, f"is {shown(value)}, which has no parts ({error})", remedy)
+    return parts or refuse(name, f"is {shown(value)}" + (", and empty" if several else ""), remedy)
 
 
 @dataclass(frozen=True)
@@ -120,6 +127,10 @@ class Specification:
     def text_for(self, inputs: tuple[int, ...], outputs: tuple[int, ...]) -> str:
         """The same for a model with tensors of these shapes. Raises InputError where it is of another model."""
         fitting("the box of a Specification", self.box[0].shape, inputs, "the model's input")
+        given, wanted = len(self.unsafe[0][0].coefficients), math.prod(outputs)  # type: ignore[union-attr]
+        if given != wanted:
+            found = f"have {given} coefficients, but the model has {wanted} outputs"
+            refuse("the rows of a Specification", found, "give one number for each output")
         return self.text()
 
 
@@ -193,7 +204,7 @@ class LinfBall:
         label = integer("label", self.label, least=0)
         if epsilon.item() < 0:
             refuse("epsilon", f"is {epsilon.item()}", "give a radius from 0 on")
-        classes = None if self.classes is None else integer("classes", self.classes, least=2)
+        classes = None if self.classes is None else integer("classes", self.classes, 2, _MOST_CLASSES)
         clip = None if self.clip is None else _limits(self.clip, x)
         for name, value in (("x", x), ("epsilon", epsilon.item()), ("label", label), ("classes", classes)):
             object.__setattr__(self, name, value)
@@ -210,7 +221,7 @@ class LinfBall:
 
     def text(self, outputs: int | None = None) -> str:
         """The property in VNN-LIB 1.0, of a model with so many outputs. Raises InputError where the label is out of range."""
-        count = self.classes if outputs is None else integer("outputs", outputs, least=0)
+        count = self.classes if outputs is None else integer("outputs", outputs, 0, _MOST_CLASSES)
         if count is None:
             refuse("classes of a LinfBall", "is not given", "give the number of the model's outputs")
         if self.classes not in (None, count):
@@ -220,7 +231,7 @@ class LinfBall:
         if not self.label < count or count < 2:
             refuse(
                 "label",
-                f"{self.label} is not one of {count} classes",
+                f"{shown(self.label)} is not one of {count} classes",
                 "give the number of an output, of at least 2",
             )
         others = [f"(and (>= Y_{i} Y_{self.label}))" for i in range(count) if i != self.label]

@@ -33,9 +33,15 @@ def shown(value: Any) -> str:
         return f"an integer of {value.bit_length()} bits"
     if value is None or isinstance(value, str | int | float):
         return reprlib.repr(value)
+    if isinstance(value, type):
+        return f"the class {value.__name__}"
     shape = getattr(value, "shape", None)
-    kind = value.__name__ if isinstance(value, type) else type(value).__name__
-    return f"a {kind}" + (f" of shape {list(shape)}" if isinstance(shape, tuple) else "")
+    entries = (
+        f" of {getattr(value, 'dtype', 'entries')} and shape {list(shape)}"
+        if isinstance(shape, tuple)
+        else ""
+    )
+    return f"of type {type(value).__name__}{entries}"
 
 
 def choice(name: str, value: Any, known: Collection[str]) -> str:
@@ -52,8 +58,8 @@ def flag(name: str, value: Any) -> bool:
     return bool(value)
 
 
-def integer(name: str, value: Any, least: int) -> int:
-    """A whole number from `least` on: an int, or an array or tensor that holds one integer."""
+def integer(name: str, value: Any, least: int, most: float = math.inf) -> int:
+    """A whole number between limits: an int, or an array or tensor that holds one integer."""
     if isinstance(value, int) and not isinstance(value, bool):
         number = value
     else:
@@ -61,8 +67,12 @@ def integer(name: str, value: Any, least: int) -> int:
         if given.dtype.kind not in "iu" or given.size != 1:
             refuse(name, f"is {shown(value)}", "give one integer")
         number = int(given.reshape(-1)[0])
-    if number < least:
-        refuse(name, f"is {shown(number)}", f"give an integer from {least} on")
+    if not least <= number <= most:
+        refuse(
+            name,
+            f"is {shown(number)}",
+            f"give an integer from {least} " + (f"to {most}" if most < math.inf else "on"),
+        )
     return number
 
 
@@ -88,11 +98,9 @@ def array(name: str, value: Any, finite: bool = True) -> Floats:
     """Real numbers as a read-only float64 copy that holds exactly them; without `finite`, infinite ones as well."""
     given = plain(name, value)
     if given.dtype.kind not in "iuf":
-        refuse(
-            name, f"is {shown(value)} with entries of type {given.dtype}", "give real numbers (float or int)"
-        )
+        refuse(name, f"is {shown(value)}, not real numbers", "give float or int")
     if not given.size:
-        refuse(name, f"is {shown(value)} without entries", "give at least one number")
+        refuse(name, f"is {shown(value)}, without entries", "give at least one number")
     with np.errstate(all="ignore"):
         numbers: Floats = given.astype(np.float64)
     _every(name, ~np.isnan(numbers), numbers, "give numbers")
@@ -109,7 +117,7 @@ def _every(name: str, good: NDArray[np.bool_], numbers: NDArray[Any], remedy: st
     """Refuses an array by its first entry that is not good."""
     if not good.all():
         place = tuple(int(axis[0]) for axis in np.nonzero(~np.atleast_1d(good)))
-        where = str(list(place)) if good.ndim else ""
+        where = f", entry {list(place)}," if good.ndim else ""
         refuse(f"{name}{where}", f"is {np.atleast_1d(numbers)[place]}", remedy)
 
 
@@ -127,7 +135,7 @@ def plain(name: str, value: Any) -> NDArray[Any]:
         raise
     except Exception as error:  # other people's classes raise what they like
         refuse(
-            name, f"is {shown(value)} that cannot be read as numbers ({error})", "give an array or a tensor"
+            name, f"is {shown(value)}, which cannot be read as numbers ({error})", "give an array or a tensor"
         )
 
 

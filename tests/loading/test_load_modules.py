@@ -225,3 +225,241 @@ def test_a_value_that_the_exporter_would_fix_is_refused(capfd: pytest.CaptureFix
     with pytest.raises(UnsupportedOperatorError, match="Threshold"):
         load(nn.Sequential(nn.Threshold(0.1, 0.0)), example_input=torch.zeros(1, 4))
     assert not "".join(capfd.readouterr())
+
+
+# -- what is no function of one tensor, or what torch.fx does not see
+
+
+class Twice(nn.Module):
+    """The identity with something done to it."""
+
+    def __init__(self, after: Callable[[Tensor], Any]) -> None:
+        super().__init__()
+        self.linear = nn.Linear(2, 2, bias=False)
+        nn.init.eye_(self.linear.weight)
+        self.after = after
+
+    def forward(self, x: Tensor) -> Any:
+        return self.after(self.linear(x))
+
+
+def changed_under_its_name(h: Tensor) -> Tensor:
+    h.clamp_(max=0.95)
+    return h
+
+
+def changed_through_a_view(h: Tensor) -> Tensor:
+    h[:, :1].clamp_(max=0.95)
+    return h
+
+
+def added_under_another_name(h: Tensor) -> Tensor:
+    other = h.view(1, 2)
+    h += F.relu(h - 0.95)
+    return other
+
+
+def changed_by_an_argument(h: Tensor) -> Tensor:
+    F.hardtanh(h, -5, 0.95, inplace=True)
+    return h
+
+
+IN_PLACE = [changed_under_its_name, changed_through_a_view, added_under_another_name, changed_by_an_argument]
+
+
+@pytest.mark.parametrize("after", IN_PLACE, ids=lambda f: f.__name__)
+def test_values_changed_in_place_are_not_read_as_they_were(after: Callable[[Tensor], Tensor]) -> None:
+    """Below 0.95, where the two readings agree, nothing else would tell them apart."""
+    with pytest.raises(ModelError, match="in place"):
+        load(Twice(after), torch.zeros(1, 2), (np.zeros(2), np.full(2, 0.9)))
+
+
+def test_results_of_operations_in_place_are_read() -> None:
+    def after(h: Tensor) -> Tensor:
+        y = F.relu_(h)
+        y += 1
+        y *= 2
+        return y.clamp_(max=3.5)
+
+    loaded = load(Twice(after), torch.zeros(1, 2))
+    assert loaded.network.forward(torch.tensor([[-1.0, 0.5]]).double()).tolist() == [[2.0, 3.0]]
+
+
+def hooked(before: bool = False) -> nn.Module:
+    module = Twice(lambda h: h)
+    if before:
+        module.linear.register_forward_pre_hook(lambda _, given: (given[0].clamp(max=0.95),))
+    else:
+        module.linear.register_forward_hook(lambda _, given, result: result.clamp(max=0.95))
+    return module
+
+
+def overridden() -> nn.Module:
+    module: Any = nn.Sequential(nn.Linear(2, 2), nn.Identity())
+    module[1].forward = lambda x: x.clamp(max=0.95)
+    return module
+
+
+class Called(nn.Linear):
+    """A layer whose call does more."""
+
+    def __call__(self, x: Tensor) -> Tensor:  # type: ignore[override]
+        return super().__call__(x).clamp(max=0.95)
+
+
+def scripted() -> nn.Module:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        module: nn.Module = torch.jit.trace(nn.Linear(2, 2), torch.zeros(1, 2))
+        return module
+
+
+def with_complex_weights() -> nn.Module:
+    module = nn.Linear(2, 2)
+    module.register_buffer("phase", torch.ones(2, dtype=torch.complex64))
+    return module
+
+
+class Stateful(nn.Module):
+    """A module that counts."""
+
+    calls = 0
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.calls += 1
+        return x * self.calls
+
+
+class TwoInputs(nn.Module):
+    """A module of two tensors."""
+
+    def forward(self, x: Tensor, y: Tensor) -> Tensor:
+        return x + y
+
+
+class Optional(nn.Module):
+    """A module of one tensor and perhaps another."""
+
+    def forward(self, x: Tensor, y: Tensor | None = None) -> Tensor:
+        return x if y is None else x + y
+
+
+def failing(_: Tensor) -> Tensor:
+    raise LookupError("nothing here")
+
+
+REFUSED: dict[str, tuple[Callable[[], Any], str]] = {
+    "hook": (hooked, "hooks"), "hook before": (lambda: hooked(before=True), "hooks"), "forward of its own": (overridden, "past the forward"),
+    "call of its own": (lambda: Called(2, 2), "past the forward"), "TorchScript": (scripted, "TorchScript"),
+    "compiled": (lambda: nn.Sequential(torch.compile(nn.Linear(2, 2))), "compiled"), "parallel": (lambda: nn.DataParallel(nn.Linear(2, 2)), "DataParallel"),
+    "tuple": (lambda: Twice(lambda h: (h, h)), "returns a tuple"), "dict": (lambda: Twice(lambda h: {"a": h}), "returns a dict"),
+    "None": (lambda: Twice(lambda h: None), "returns a NoneType"), "numbers": (lambda: Twice(lambda h: 1.0), "returns a float"),
+    "a recurrent layer": (lambda: nn.LSTM(2, 2), "returns a tuple"), "booleans": (lambda: Twice(lambda h: h > 0), "torch.bool"),
+    "random": (lambda: Twice(lambda h: h + 1e-6 * torch.rand(1, 2)), "two results"), "stateful": (Stateful, "two results"),
+    "two inputs": (TwoInputs, "cannot be run"), "optional inputs": (Optional, "x, y"), "raising": (lambda: Twice(failing), "nothing here"),
+    "half": (lambda: nn.Linear(2, 2).half(), "float16"), "mixed": (lambda: nn.Sequential(nn.Linear(2, 2), nn.Linear(2, 2).double()), "float32 and"),
+    "complex weights": (with_complex_weights, "phase.*complex64"), "meta": (lambda: nn.Linear(2, 2, device="meta"), "copied to the CPU"),
+    "lazy": (lambda: nn.LazyLinear(2), "no shape yet"), "a class": (lambda: nn.Linear, "the class Linear"), "a function": (lambda: F.relu, "function"),
+    "nothing": (lambda: None, "the model is None"), "an array": (lambda: np.zeros(2), "ndarray"), "another size": (lambda: nn.Linear(3, 2), r"cannot be run.*\[1, 2\]"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", REFUSED)
+@pytest.mark.filterwarnings("ignore:Lazy modules")
+def test_modules_that_are_refused(name: str) -> None:
+    make, said = REFUSED[name]
+    with pytest.raises(ModelError, match=said):
+        load(make(), torch.zeros(1, 2), (np.zeros(2), np.full(2, 0.9)))
+
+
+def test_hooks_on_all_modules_are_refused() -> None:
+    handle = nn.modules.module.register_module_forward_hook(lambda _, given, result: None)
+    try:
+        with pytest.raises(ModelError, match="hooks on all modules"):
+            load(nn.Linear(2, 2), torch.zeros(1, 2))
+    finally:
+        handle.remove()
+
+
+def weight_normed() -> nn.Module:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        return nn.utils.weight_norm(nn.Linear(6, 4))
+
+
+def pruned() -> nn.Module:
+    return nn.utils.prune.random_unstructured(nn.Linear(6, 4), "weight", 0.5)  # type: ignore[no-untyped-call, no-any-return]
+
+
+WEIGHTS_OF_OTHERS: dict[str, Callable[[], nn.Module]] = {
+    "weight norm": weight_normed, "pruning": pruned, "spectral norm": lambda: nn.utils.spectral_norm(nn.Linear(6, 4)),
+    "parametrised weight norm": lambda: parametrizations.weight_norm(nn.Linear(6, 4)),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", WEIGHTS_OF_OTHERS)
+def test_weights_that_are_computed_of_others(name: str) -> None:
+    """Also where they are not up to date: the module's own run computes them anew."""
+    torch.manual_seed(0)
+    module = nn.Sequential(WEIGHTS_OF_OTHERS[name](), nn.ReLU()).eval()
+    with torch.no_grad():
+        for parameter in module.parameters():
+            parameter += 0.1 * torch.randn(parameter.shape)
+    loaded = load(module, torch.zeros(1, 6))
+    x = torch.randn(5, 6)
+    with torch.no_grad():
+        torch.testing.assert_close(
+            loaded.network.forward(x.double()).float(), module(x), rtol=1e-4, atol=1e-5
+        )
+
+
+EXAMPLES: dict[str, Callable[[], Any]] = {
+    "tensor": lambda: torch.zeros(1, 2), "gradients": lambda: torch.zeros(1, 2, requires_grad=True), "float64": lambda: torch.zeros(1, 2).double(),
+    "integers": lambda: torch.zeros(1, 2, dtype=torch.int64), "bfloat16": lambda: torch.zeros(1, 2).bfloat16(), "array": lambda: np.zeros((1, 2)),
+    "meta": lambda: torch.zeros(1, 2, device="meta"), "uninitialised": lambda: torch.full((1, 2), float("nan")),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", EXAMPLES)
+def test_examples_give_the_shape(kind: str) -> None:
+    loaded = load(nn.Linear(2, 3), EXAMPLES[kind]())
+    assert (loaded.input_shape, loaded.output_shape, loaded.element_type) == ((1, 2), (1, 3), "float32")
+
+
+NO_EXAMPLES: dict[str, tuple[Callable[[], Any], str]] = {
+    "none": (lambda: None, "needs an example_input"), "tuple": (lambda: (torch.zeros(1, 2),), "is a tuple"), "list": (lambda: [[0.0, 0.0]], "is a list"),
+    "batch": (lambda: torch.zeros(2, 2), r"\[2, 2\].*batch.*\[:1\]"), "no batch": (lambda: torch.zeros(2), r"\[2\].*\[None\]"),
+    "scalar": (lambda: torch.tensor(1.0), "batch"), "empty": (lambda: torch.zeros(1, 0), "batch"), "complex": (lambda: torch.zeros(1, 2) * 1j, "complex64"),
+    "booleans": (lambda: torch.zeros(1, 2) > 0, "bool"), "text": (lambda: "x", "'x'"), "objects": (lambda: np.array([[None]]), "object"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", NO_EXAMPLES)
+def test_examples_that_are_refused(kind: str) -> None:
+    make, said = NO_EXAMPLES[kind]
+    with pytest.raises(ModelError, match=said):
+        load(nn.Linear(2, 2), make())
+
+
+def test_a_module_without_weights_has_its_examples_type() -> None:
+    for dtype in (torch.float32, torch.float64):
+        assert load(nn.ReLU(), torch.zeros(1, 2, dtype=dtype)).element_type == str(dtype).removeprefix(
+            "torch."
+        )
+    assert load(nn.ReLU(), np.zeros((1, 2), np.float32)).element_type == "float32"  # type: ignore[arg-type]
+    with pytest.raises(ModelError, match="int64"):
+        load(nn.ReLU(), torch.zeros(1, 2, dtype=torch.int64))
+
+
+def test_nothing_of_the_module_changes() -> None:
+    module = nn.Sequential(nn.Linear(2, 3), nn.Dropout(0.5), nn.BatchNorm1d(3)).train()
+    module[1].eval()
+    before = {name: tensor.clone() for name, tensor in module.state_dict().items()}
+    torch.manual_seed(5)
+    drawn = torch.rand(1)
+    torch.manual_seed(5)
+    load(module, torch.zeros(1, 2))
+    assert torch.equal(torch.rand(1), drawn)
+    assert [part.training for part in module] == [True, False, True]
+    assert all(torch.equal(tensor, before[name]) for name, tensor in module.state_dict().items())
+    assert all(parameter.requires_grad and parameter.grad is None for parameter in module.parameters())

@@ -38,6 +38,8 @@ class Fakes:
             time.sleep(1000)
         if word == "exit":
             os._exit(7)
+        if word == "vacuous":
+            return Answer("unsat", "the property is vacuous", vacuous=True)
         return Answer(word, f"because of {word}", WITNESS if word == "sat" else None, healthy=word != "error")
 
     def lines(self) -> list[list[str]]:

@@ -61,6 +61,13 @@ def test_results_report_and_counterexamples(tmp_path: Path, fakes: Fakes) -> Non
     assert not done.stdout and "[4/4] family" in done.stderr and "│ family │" in done.stderr
 
 
+def test_vacuous_properties_are_said_to_be(tmp_path: Path, fakes: Fakes) -> None:
+    """In their lines; the columns are VNN-COMP's."""
+    done = call(folder(tmp_path / "family", ["vacuous", "unsat"]), "--out", tmp_path / "r.csv")
+    assert [row[4] for row in table_of(tmp_path / "r.csv")] == ["unsat", "unsat"]
+    assert done.stderr.count("(the property is vacuous)") == 1
+
+
 def test_contradictions_are_loud(tmp_path: Path, fakes: Fakes) -> None:
     """In the run that finds them and in one that finds them in the file."""
     table = folder(tmp_path / "family", ["unsat", "unsat"], ["sat", "unsat"])

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 from fakes import Fakes, Unready, instance
+from nets import property_text
 
 from verify.suite import worker
 from verify.suite.runner import Ended, Settings, run
@@ -83,7 +84,7 @@ def test_closing_ends_the_workers(tmp_path: Path, fakes: Fakes) -> None:
     assert not any(alive(process) for process, _ in fakes.lines())
 
 
-def test_the_real_answers() -> None:
+def test_the_real_answers(tmp_path: Path) -> None:
     """In this process: verdicts, counterexamples, and errors of the input and of ours."""
     family = ROOT / "properties" / "controller"
     model = str(family / "onnx" / "controller.onnx")
@@ -91,7 +92,11 @@ def test_the_real_answers() -> None:
     def decided(name: str, timeout: float = 60.0, network: str = model) -> worker.Answer:
         return worker.decide(Task(network, str(family / "vnnlib" / name), timeout, "cpu"))
 
-    assert decided("ordered_thrusts.vnnlib").result == "unsat"
+    plain = decided("ordered_thrusts.vnnlib")
+    assert (plain.result, plain.vacuous) == ("unsat", False)
+    (tmp_path / "empty.vnnlib").write_text(property_text([1.0] * 4, [0.0] * 4, 4, "(<= Y_0 Y_1)"))
+    vacuous = decided(str(tmp_path / "empty.vnnlib"))
+    assert (vacuous.result, vacuous.vacuous) == ("unsat", True)
     sat = decided("thrust_bound_tight.vnnlib")
     assert sat.result == "sat" and sat.witness is not None
     assert sat.witness.startswith("((X_0 ") and sat.witness.endswith("))\n")

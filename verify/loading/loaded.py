@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from verify.loading.runner import Runner
+from verify.validation import plain, refuse, shown
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -69,9 +70,10 @@ class LoadedModel:
         return {name: (tensor.dtype.name, tensor) for name, tensor in tensors.items()}
 
     def evaluate(self, x: NDArray[Any]) -> NDArray[Any]:
-        """The model's own outputs at `x` ([inputs] or [batch, inputs]), one sample at a time."""
-        samples = np.asarray(x)
-        if samples.ndim == 1:
-            alone: NDArray[Any] = self.runner(samples[None])[0]
-            return alone
-        return self.runner(samples.reshape(samples.shape[0], -1))
+        """The model's own outputs at `x` ([inputs] or [batch, inputs]), one sample at a time. Raises InputError."""
+        samples, count = plain("the inputs", x), self.network.inputs
+        batch = samples[None] if samples.ndim < 2 else samples.reshape(len(samples), -1)
+        if samples.dtype.kind not in "iuf" or batch.shape[1:] != (count,):
+            refuse("the inputs", f"are {shown(x)}", f"give numbers of shape [{count}] or [batch, {count}]")
+        outputs = self.runner(batch)
+        return outputs[0] if samples.ndim == 1 else outputs

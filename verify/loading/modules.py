@@ -21,6 +21,7 @@ from torch.nn.utils.prune import BasePruningMethod
 from torch.nn.utils.spectral_norm import SpectralNorm
 from torch.nn.utils.weight_norm import WeightNorm
 
+from verify.deadline import OutOfTimeError
 from verify.errors import ModelError, VerifyError, is_out_of_memory
 from verify.loading.runner import ModuleRunner
 from verify.validation import plain, shown
@@ -36,7 +37,7 @@ def blaming(what: str, remedy: str) -> Iterator[None]:
     """What the module's own code raises becomes a ModelError: it may be anything."""
     try:
         yield
-    except VerifyError:
+    except (VerifyError, OutOfTimeError):
         raise
     except Exception as error:
         if is_out_of_memory(error):
@@ -59,14 +60,21 @@ def admitted(module: object, example_input: object) -> tuple[nn.Module, Tensor, 
     with blaming(
         "the module cannot be copied to the CPU", "make its weights permanent, or export it to ONNX"
     ):
-        original = copy.deepcopy(module).cpu().eval()
+        original = _copied(module).cpu().eval()
     kind = _element_type(original, example)
     _check_calls(original)
     runner = ModuleRunner(original, tuple(example.shape), ELEMENT_TYPES[kind])
     example = torch.zeros_like(example, device="cpu") if example.is_meta else example.cpu()
     example = example.to(kind)
-    _check_runs(runner, example)
+    _check_runs(runner, example.numel())
     return original, example, runner
+
+
+def _copied(module: nn.Module) -> nn.Module:
+    """A copy, also where attributes are results of other tensors, which Python's copy refuses: weights that hooks compute."""
+    attributes = [value for part in module.modules() for value in vars(part).values()]
+    results = [value for value in attributes if isinstance(value, Tensor) and not value.is_leaf]
+    return copy.deepcopy(module, {id(result): result.detach().clone() for result in results})
 
 
 def _check_kind(module: nn.Module) -> None:
@@ -154,14 +162,21 @@ def _check_calls(module: nn.Module) -> None:
             )
 
 
-def _check_runs(runner: ModuleRunner, example: Tensor) -> None:
+def _check_runs(runner: ModuleRunner, size: int) -> None:
     """ModelError where the module does not run, or not twice the same."""
-    sample = example.reshape(1, -1).nan_to_num().numpy()
+    sample = np.random.default_rng(0).uniform(0.1, 1.0, (1, size))
     first, second = runner(sample), runner(sample)
     if first.shape != second.shape or first.tobytes() != second.tobytes():
         raise ModelError(
             "the module gives two results for one input: it is random, or keeps state; make it a function"
         )
+
+
+def check_arguments(traced: fx.GraphModule) -> None:
+    """ModelError where `forward` takes more than one tensor, also where it need not be given: it is traced as if it were."""
+    taken = [node.name for node in traced.graph.nodes if node.op == "placeholder"]
+    if len(taken) != 1:
+        raise ModelError(f"the module's forward takes {', '.join(taken) or 'nothing'}; {_MORE}")
 
 
 def check_in_place(module: nn.Module, example: Tensor) -> None:

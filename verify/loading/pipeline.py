@@ -18,7 +18,7 @@ from verify.loading.fold import fold as folded
 from verify.loading.integers import TRUNCATING
 from verify.loading.loaded import LoadedModel
 from verify.loading.lowering import Origin, as_value, lower, walk
-from verify.loading.modules import ELEMENT_TYPES, admitted, blaming, check_in_place
+from verify.loading.modules import ELEMENT_TYPES, admitted, blaming, check_arguments, check_in_place
 from verify.loading.onnx2torch_import import import_onnx2torch
 from verify.loading.runner import OnnxRunner, OnnxSession
 
@@ -94,13 +94,9 @@ def from_module(module: nn.Module, example_input: Tensor | None, fold: bool) -> 
     """Loads a torch.nn.Module by tracing it with torch.fx."""
     original, example, runner = admitted(module, example_input)
     with blaming("torch.fx cannot trace the module", "export it to ONNX instead"):
-        check_in_place(copy.deepcopy(original), example)
         graph_module = fx.symbolic_trace(copy.deepcopy(original))
-    taken = [node.name for node in graph_module.graph.nodes if node.op == "placeholder"]
-    if len(taken) != 1:
-        raise ModelError(
-            f"the module's forward takes {', '.join(taken) or 'nothing'}; give one that takes one tensor"
-        )
+        check_arguments(graph_module)
+        check_in_place(copy.deepcopy(original), example)
     shape, kind = tuple(example.shape), ELEMENT_TYPES[example.dtype]
     try:
         origins = _ModuleOrigins(graph_module, example)
