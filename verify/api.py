@@ -44,7 +44,8 @@ if TYPE_CHECKING:
     Spec = str | Path | Property | Query | LinfBall | Specification
 
 _CLAUSES_AT_ONCE = 64
-_LATE_CHECK = 10.0  # seconds that a proof found at the last moment may be checked for
+# of the time that is left, where a check is to come, which took up to a quarter of the search
+_SEARCH_SHARE = 0.8
 _CLIMBERS: dict[str, Dvijotham | SupergradientAscent | Proximal | Restricted] = {
     "dsg": Dvijotham(), "supergradient": SupergradientAscent(), "proximal": Proximal(), "restricted": Restricted(100),
 }  # fmt: skip
@@ -147,7 +148,7 @@ def verify(
     certificate: a file for the evidence of `unsat` or `sat`; model and specification are then paths, and `unsat` is only
     said of what the checker has proved. semantics: `real`, or `ieee32-any-order` for the network as float32 libraries
     compute it. rigorous: False takes float32's word for refutations (for timing alone). trim: drop leaves that a certificate of
-    `unsat` does without, which takes about as long as two checks, whatever the timeout. Raises InputError for bad input,
+    `unsat` does without, which takes about as long as two checks, if there is time for it. Raises InputError for bad input,
     ResourceError where the machine is too small, and, of these, UnwrittenError where the certificate cannot be written: its
     `result` is what the search has found, which nothing has proved.
     """
@@ -206,7 +207,7 @@ def certified(
 ) -> Result:  # fmt: skip
     """Decides a prepared problem and writes its certificate, which the checker has proved, or changes the verdict to `unknown`.
 
-    The check is part of `seconds`; it may go on for some seconds past the deadline.
+    The search has most of the time, the check the rest; trimming ends with it, and leaves the certificate as it is.
     """
     from verify.certificates.recording import recording  # with the checker, which others do not need
     from verify.certificates.trimming import trim as thin_out
@@ -217,8 +218,9 @@ def certified(
     result: Result | None = None
     try:
         with recording(path, model, specification, problem) as record:
-            result = decide(problem, deadline, started, settings, device, seed, reporter, record.writer)
-            failure, until = None, max(deadline.at, time.monotonic() + _LATE_CHECK)
+            soon = deadline.share(_SEARCH_SHARE) if deadline.at < float("inf") else deadline
+            result = decide(problem, soon, started, settings, device, seed, reporter, record.writer)
+            failure, until = None, deadline.at
             if result.verdict == "unsat":
                 failure = record.close_unsat(problem, settings.semantics, torch.get_num_threads(), until)
             elif result.witness is not None:
@@ -233,7 +235,7 @@ def certified(
                 specification, str | Path
             )  # recording saw to it
             with suppress(NotProved):  # then it stays as it is, which is proved
-                thin_out(written, Path(model), Path(specification), written)
+                thin_out(written, Path(model), Path(specification), written, until)
             seconds = time.monotonic() - started
     except (InputError, UnwrittenError) as error:
         if result is None:

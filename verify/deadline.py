@@ -73,6 +73,12 @@ class _OfThread(threading.local):
 _OF_THREAD = _OfThread()
 
 
+def patience(most: float) -> float:
+    """How many seconds a call that cannot be stopped may take: `most`, or what is left to this thread. Raises OutOfTimeError."""
+    tick()
+    return min(most, _OF_THREAD.deadline.remaining)
+
+
 def tick() -> None:
     """Raises OutOfTimeError once the deadline that this thread works under has passed."""
     _OF_THREAD.deadline.check()

@@ -6,6 +6,7 @@ are offered to the parent. Nodes below a parent that closes go, and the claims m
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -47,10 +48,12 @@ class Trimmer:
     def run(self, writer: CertificateWriter) -> int:
         """Writes what is left; how many leaves are gone."""
         for block in blocks(self.container):
+            self.proof.bounder.check_time()
             if block.kind in _SLOPED:
                 self._collect(block)
             take_in(self.proof, block, False)
         for split in reversed(range(len(self.split_node))):  # children come after their parents
+            self.proof.bounder.check_time()
             self._merge(split)
         self._write(writer)
         return len(self._gone) // 2
@@ -187,17 +190,19 @@ def _integers(values: list[int]) -> Array:
     return np.array(values, dtype="<i8")
 
 
-def trim(certificate: Path, model: Path, specification: Path, target: Path) -> int:
+def trim(
+    certificate: Path, model: Path, specification: Path, target: Path, until: float = math.inf
+) -> int:  # fmt: skip
     """Writes a thinner certificate of the same claim, once it is proved; how many leaves are gone.
 
-    Raises Refused and NotProved.
+    until: the time (of `time.monotonic`) at which it gives up. Raises Refused and NotProved.
     """
-    container, proof = prepare_proof(certificate, model, specification)
+    container, proof = prepare_proof(certificate, model, specification, until)
     with CertificateWriter(target) as writer:
         gone = Trimmer(container, proof).run(writer)
         metadata = {key: value for key, value in container.metadata.items() if key != "format"}
         writer.finish(metadata)
-        found = check(writer.whole, model, specification, semantics=metadata["semantics"])
+        found = check(writer.whole, model, specification, semantics=metadata["semantics"], until=until)
         if not found.proved:
             raise NotProved(found.sentence)
         writer.publish()

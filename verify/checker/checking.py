@@ -241,15 +241,17 @@ def _start(
     return Proof(network, clauses, tree, arithmetic, until, number, shares)
 
 
-def prepare_proof(certificate: Path, model: Path, specification: Path) -> tuple[Container, Proof]:
+def prepare_proof(
+    certificate: Path, model: Path, specification: Path, until: float = math.inf
+) -> tuple[Container, Proof]:
     """A proof of `unsat` with nothing taken in yet, for others to work on. Raises Refused."""
     container = _named(certificate, lambda: read(certificate))
     onnx, vnnlib = content(model), content(specification)
     if _check_header(container, digest(onnx), digest(vnnlib)) != "unsat":
         raise Refused("only certificates of unsat can be worked on")
     arithmetic = Arithmetic(deployed=container.text("semantics") == DEPLOYED)
-    query = read_query(decoded(vnnlib))
-    return container, _start(container, read_model(onnx), query, arithmetic)
+    query = read_query(decoded(vnnlib), until)
+    return container, _start(container, read_model(onnx), query, arithmetic, until)
 
 
 def take_in(proof: Proof, block: Block, prove: bool) -> None:

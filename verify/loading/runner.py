@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from verify.checker.runtime import NoMemory, Session, Trouble
+from verify.checker.runtime import LOAD_SECONDS, RUN_SECONDS, Late, NoMemory, Session, Trouble
+from verify.deadline import patience, tick
 from verify.errors import ModelError, ResourceError, is_out_of_memory
 
 if TYPE_CHECKING:
@@ -41,7 +42,7 @@ class OnnxSession:
     ) -> None:
         """Raises ModelError or ResourceError."""
         with _explained("ONNX Runtime cannot load the model"):
-            self._session = Session(model)
+            self._session = Session(model, patience(LOAD_SECONDS))
         self.inputs, self._outputs = tuple(inputs), list(outputs)
 
     def check_types(self, declared: Mapping[str, str]) -> None:
@@ -59,7 +60,7 @@ class OnnxSession:
         }
         shapes = ", ".join(str(list(shape)) for _, shape, _ in self.inputs)
         with _explained(f"ONNX Runtime cannot run the model on inputs of shape {shapes}"):
-            return self._session.run(self._outputs, fed)
+            return self._session.run(self._outputs, fed, patience(RUN_SECONDS))
 
 
 @contextmanager
@@ -70,6 +71,8 @@ def _explained(what: str) -> Iterator[None]:
     except NoMemory as trouble:
         raise ResourceError(f"{what}: memory ran out ({trouble})") from trouble
     except Trouble as trouble:
+        if isinstance(trouble, Late):
+            tick()
         raise ModelError(f"{what} ({trouble})") from trouble
 
 
