@@ -22,10 +22,11 @@ from onnx import helper, numpy_helper
 
 from verify import verify
 from verify.api import bounds
-from verify.errors import UnsupportedOperatorError
+from verify.errors import ModelError, UnsupportedOperatorError
 from verify.loading.comparison import integers_known
 from verify.loading.loaded import LoadedModel
 from verify.loading.pipeline import from_onnx
+from verify.network.activations.integer import Integer
 
 KINDS = ("int8", "int16", "int32", "int64", "uint8", "uint16", "uint32", "uint64")
 OFTEN = (1, 1, 3, 3, 2, 1, 1, 1)  # how many operators ONNX Runtime has for each
@@ -185,6 +186,11 @@ def named(refusal: UnsupportedOperatorError) -> None:
     assert "the_" in str(refusal)
 
 
+def incomparable(refusal: ModelError) -> None:
+    """Of a refusal of what leaves its type wherever it is tried."""
+    assert "so its reading cannot be checked" in str(refusal)
+
+
 def sampled(lower: NDArray[Any], upper: NDArray[Any], seed: int) -> NDArray[Any]:
     """Corners, ends and points between, [count, SIZE]."""
     random = np.random.default_rng(seed)
@@ -296,3 +302,137 @@ def test_what_wraps_is_not_proved(
     beyond = 2.0 * max(abs(outputs.min()), outputs.max()) + 2 * float(np.iinfo(kind).max)
     spec.write_text(text(lower, upper, f"(>= Y_0 {beyond:.1f})"))  # but the type's range is known
     assert verify(model, spec, timeout=10, device="cpu").verdict == "unsat"
+
+
+@pytest.mark.parametrize("seed", range(3000, 3012))
+def test_planted_violations_are_not_refuted(seed: int) -> None:
+    """Of a point that ONNX Runtime has run nobody proves that there is none; of what no type here holds everybody does."""
+    model = Draft(seed).model()
+    session = session_of(model)
+    if session is None or read(model) is None:
+        return
+    lower, upper = box(seed)
+    outputs = np.stack(
+        [session.run(None, {"x": point[None]})[0].ravel() for point in sampled(lower, upper, seed)]
+    )
+    place, sign = seed % SIZE, 1 if seed % 2 else -1
+    relation, worst = "<=" if sign > 0 else ">=", float(sign * (sign * outputs[:, place]).min())
+    for limit, never in ((worst, "unsat"), (worst - sign * 2.0**70, "sat")):
+        spec = text(lower, upper, f"({relation} Y_{place} {limit:.1f})")
+        try:
+            assert verify(model, spec, timeout=1, device="cpu").verdict != never
+        except ModelError as refusal:
+            incomparable(refusal)
+
+
+ONE = ("Neg Abs Sign Relu BitwiseNot CumSum ReduceSum ReduceProd ReduceL1 ReduceSumSquare ReduceMean ReduceL2 ReduceLogSum "
+       "ReduceMax ReduceMin ArgMax Cast").split()  # fmt: skip
+TWO = "Add Sub Mul Div Mod Pow Max Min BitwiseAnd BitShift MatMul Equal Less PRelu".split()
+
+
+def constants_of(operator: str, kind: str, random: np.random.Generator) -> dict[str, Any]:
+    """Operands of an operator; none divides by 0, which ends the process that does it."""
+    draft = Draft(int(random.integers(2**31)))
+    draft.kind = kind
+    shapes = [(1, SIZE), (SIZE, SIZE) if operator == "MatMul" else (1, SIZE)]
+    given = {name: draft.constants[draft.numbers(*shape)] for name, shape in zip("ab", shapes, strict=True)}
+    if operator in ONE:
+        given["b"] = np.array(1) if operator == "CumSum" else np.array([1])
+        if operator not in ("CumSum", *(name for name in ONE if name.startswith("Reduce"))):
+            del given["b"]
+    if operator in ("BitShift", "Div", "Mod"):
+        given["b"] = random.integers(1, 7, (1, SIZE)).astype(kind)
+    return given
+
+
+@pytest.mark.parametrize("operator", [*ONE, *TWO])
+def test_constants_are_folded_as_they_are_run(operator: str) -> None:
+    """Constants wrap by their type, or are refused: reductions, for one, are computed in float64 there, and end at the type's ends."""
+    random = np.random.default_rng(5)
+    for kind in KINDS * 3:
+        constants = constants_of(operator, kind, random)
+        attributes: dict[str, Any] = {"BitShift": {"direction": "LEFT"}, "Cast": {"to": CODES["int16"]}}.get(
+            operator, {}
+        )
+        nodes = [
+            helper.make_node(operator, list(constants), ["v"], name="the_operator", **attributes),
+            helper.make_node("Cast", ["v"], ["w"], to=CODES["int64"], name="the_cast"),
+            helper.make_node("Cast", ["w"], ["d"], to=CODES["float64"]),
+            helper.make_node("Add", ["x", "d"], ["y"]),
+        ]
+        model = build(nodes, constants, "y")
+        session = session_of(model)
+        loaded = None if session is None else read(model)
+        if session is not None and loaded is not None:
+            zeros = np.zeros((1, SIZE))
+            expected = session.run(None, {"x": zeros})[0].ravel()
+            assert np.array_equal(loaded.network.forward(torch.from_numpy(zeros)).numpy().ravel(), expected)
+
+
+@pytest.mark.parametrize(
+    ("operator", "limit"), [("ReduceSum", 2.0**53), ("ReduceProd", 2.0**62)], ids=["sum", "product"]
+)
+def test_reductions_are_computed_in_floats(operator: str, limit: float) -> None:
+    """Bug found: ONNX Runtime adds int64 in float64, so that 2^53 + 1 - 2^53 is 0; products of many overflow on the way to 0."""
+    size = 40 if operator == "ReduceProd" else SIZE
+    nodes = [
+        helper.make_node("Mul", ["x", "f"], ["m"]), helper.make_node("Cast", ["m"], ["i"], to=CODES["int64"]),
+        helper.make_node("Tile", ["i", "t"], ["j"]), helper.make_node("Mul", ["j", "k"], ["p"]),
+        helper.make_node(operator, ["p", "a"], ["s"], keepdims=1, name="the_reduction"),
+        helper.make_node("Cast", ["s"], ["y"], to=CODES["float64"]),
+    ]  # fmt: skip
+    factors = np.array([1, -1, 0] if operator == "ReduceSum" else [1] * (3 * size - 1) + [0], dtype=np.int64)
+    times = [1, 1] if operator == "ReduceSum" else [1, size]
+    constants = {"f": np.array([[limit, limit, 1.0]]), "t": np.array(times), "k": factors, "a": np.array([1])}
+    model = build(nodes, constants, "y")
+    if operator == "ReduceProd":
+        assert read(model) is None
+        return
+    # between 2^53 - 64 and 2^53 the sum of the first two is no more than known to be an int64
+    spec = text(np.full(SIZE, 0.5), np.ones(SIZE), "(>= Y_0 9007199254740992.0)", 1)
+    assert bounds(from_onnx(model, fold=True), spec, method="crown", device="cpu").bounds[0] < 0
+
+
+def test_an_integer_on_a_box() -> None:
+    """The lines hold wherever the value may be, and so do the minima; in float32 the end of int32 is not taken for one more."""
+    random = torch.Generator().manual_seed(0)
+    for activation in (
+        Integer(-128, 127, 8),
+        Integer(0, 255, 8, wraps=False),
+        Integer(-(2**31), 2**31 - 1, 32),
+    ):
+        ends = activation.maximum * (torch.rand(2, 200, 1, generator=random).double() * 5 - 2.5)
+        lower, upper = ends.amin(0).floor(), ends.amax(0).ceil()
+        hull, fits = activation.hull(lower, upper), activation.holds(lower, upper)
+        assert bool(fits.any()) and not bool(fits.all())
+        low, high = activation.interval(lower, upper)
+        for share in torch.linspace(0, 1, 9):
+            z = (lower + (upper - lower) * share).round()
+            values = [torch.where(fits, z, float(end)) for end in (activation.minimum, activation.maximum)]
+            for value in (*values, torch.where(fits, z, activation.forward(z))):
+                assert bool(((low <= value) & (value <= high)).all())
+                for sign in (1.0, -1.0):
+                    t = torch.full_like(z, sign)
+                    for slope in (0.0, 0.5, 1.0, 2.0):
+                        line = hull.line(t, torch.full((200, 2), slope, dtype=torch.float64))
+                        size = 1e-12 * activation.maximum
+                        assert bool((sign * (value - line.slope * z - line.intercept) >= -size).all())
+                        at, best = activation.minimum_on(hull, t, t * slope)
+                        assert bool((t * best - t * slope * at <= t * value - t * slope * z + size).all())
+    end = torch.tensor([2.0**31])
+    assert not bool(Integer(-(2**31), 2**31 - 1, 32).holds(end, end))
+    assert bool(Integer(-(2**31), 2**31 - 1, 32).holds(end.double() - 1, end.double() - 1))
+
+
+class Module(torch.nn.Module):
+    """Integers in torch."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        whole = (x * 25000).to(torch.int32)
+        return (whole * 100000).to(torch.float32)
+
+
+def test_integers_of_torch_wrap_too() -> None:
+    spec = text(np.zeros(SIZE), np.ones(SIZE), "(<= Y_0 -1.0)")
+    found = verify(Module(), spec, timeout=10, device="cpu", example_input=torch.zeros(1, SIZE))
+    assert found.verdict == "sat"

@@ -6,6 +6,8 @@ result fits its type (comparisons, numbers of classes and small sums of them do)
 
 from __future__ import annotations
 
+import math
+from collections.abc import Callable
 from typing import Any, TypeGuard
 
 import torch
@@ -31,7 +33,14 @@ _SAFE_OF_CONSTANTS = (
     "Div",
     "Pow",
 )  # those of them that constants are put through, after a look at the numbers
+_EXPONENTS = 1000  # how many powers of two float64 has room for
 _SLACK = 1e-12  # relative, for rounding of ranges: more than any sum of terms that fit into memory needs
+
+# How large the parts of reductions may get on the way, of absolute values.
+_SIZES: dict[str, Callable[[Tensor], Tensor]] = {
+    "ReduceL1": torch.sum, "ReduceSum": torch.sum, "ReduceProd": lambda x: x.clamp(min=1).prod(),
+    "ReduceSumSquare": lambda x: x.square().sum(),
+}  # fmt: skip
 
 _Range = tuple[Tensor, Tensor]
 
@@ -64,7 +73,7 @@ def held(builder: Builder, result: Any, operator: str, element: torch.dtype, sin
     )
     if not (copies or operator in _CHOOSING):
         least, most, bits = limits_of(element)
-        guard = Integer(least, most, bits, wraps=operator not in CASTS)
+        guard = Integer(least, most, bits, wraps=operator not in CASTS and not operator.startswith("Reduce"))
         low, high = _range_of(builder, result.node)
         if not bool(guard.holds(low, high).all()):
             result = builder.activation(guard, result)
@@ -129,6 +138,25 @@ def _affine(operator: Affine, operands: list[_Range]) -> _Range:
     return centre - radius - _SLACK * sizes, centre + radius + _SLACK * sizes
 
 
+def reducible(builder: Builder, x: Any, operator: str, element: torch.dtype) -> Any:
+    """The operand of a sum or product of entries, which ONNX Runtime computes in float64 and casts: where that is exact.
+
+    Of absolute values and squares no part is more than the whole, whose own range says enough.
+    """
+    if not isinstance(x, Value) or operator not in ("ReduceProd", "ReduceSum") or not x.size:
+        return x
+    least, most, bits = limits_of(element)
+    low, high = _range_of(builder, x.node)
+    if operator == "ReduceProd":
+        largest = min(float(torch.maximum(low.abs(), high.abs()).max()), 2.0**bits)
+        if x.size * math.log2(max(largest, 2.0)) > _EXPONENTS:
+            raise Unsupported(f"a product of {x.size} integers, which may overflow on the way")
+        return x
+    guard = Integer(least, most, bits, within=LARGEST_EXACT // x.size)
+    fits = guard.within >= 2 ** (bits - 1) or bool(guard.holds(low, high).all())
+    return x if fits else builder.activation(guard, x)
+
+
 # constants
 
 
@@ -158,6 +186,12 @@ def check_constants(operator: str, truncates: bool, operands: list[Any]) -> None
     if truncates and operator not in _SAFE_OF_CONSTANTS:
         raise Unsupported("of integers it cuts results to integers, or their types are not known")
     numbers = [operand for operand in operands if isinstance(operand, Tensor)]
+    if operator in _SIZES and numbers and not numbers[0].is_floating_point():
+        most = min(limits_of(numbers[0].dtype)[1], LARGEST_EXACT)
+        if float(_SIZES[operator](numbers[0].double().abs())) > most:
+            raise Unsupported(
+                "a sum or product that its type does not hold, or float64, in which it is computed"
+            )
     if operator in ("Div", "Mod") and len(numbers) == 2 and not numbers[1].is_floating_point():
         by_zero = bool((numbers[1] == 0).any())
         least = limits_of(numbers[0].dtype)[0]

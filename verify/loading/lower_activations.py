@@ -30,8 +30,8 @@ relu, sigmoid, tanh, absolute = (plain(kind()) for kind in (Relu, Sigmoid, Tanh,
 
 def clip(builder: Builder, x: Value, low: Any, high: Any) -> Value:
     """min(max(x, low), high); None stands for no limit."""
-    minimum = -float("inf") if low is None else float(low)
-    maximum = float("inf") if high is None else float(high)
+    minimum = -float("inf") if low is None or _is_end(low, "min") else float(tensor(low))
+    maximum = float("inf") if high is None or _is_end(high, "max") else float(tensor(high))
     if minimum == -float("inf") and maximum == float("inf"):
         return x
     if not minimum < maximum:
@@ -39,6 +39,12 @@ def clip(builder: Builder, x: Value, low: Any, high: Any) -> Value:
     if (minimum, maximum) == (0.0, float("inf")):
         return builder.activation(Relu(), x)
     return builder.activation(Clip(minimum, maximum), x)
+
+
+def _is_end(limit: Any, end: str) -> bool:
+    """Whether a limit of integers is the end of its type, which is none."""
+    whole = isinstance(limit, Tensor) and not limit.is_floating_point() and limit.dtype != torch.bool
+    return whole and bool((limit == getattr(torch.iinfo(limit.dtype), end)).all())
 
 
 def clamp(call: Call) -> Value:

@@ -257,7 +257,7 @@ def pad(call: Call) -> Value:
     sides = [(0, 0)] * len(x.shape)
     for place, axis in enumerate(chosen):
         sides[axis] = (widths[place], widths[place + len(widths) // 2])
-    number = float(attributes.get("value", 0.0) if value is None else value)
+    number = float(tensor(attributes.get("value", 0.0) if value is None else value))
     index = padded_index(x.shape, sides, attributes.get("mode", "constant"))
     return aff.pad(call.builder, x, index, number)
 

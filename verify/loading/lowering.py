@@ -9,7 +9,7 @@ rules.py. The same walk serves onnx2torch's graphs and traced `torch.nn.Module`s
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
 import torch
@@ -19,7 +19,7 @@ from verify.deadline import OutOfTimeError, tick
 from verify.errors import ModelError, UnsupportedOperatorError, VerifyError, is_out_of_memory
 from verify.loading.builder import Builder, Value
 from verify.loading.calls import NO_RULE, Call, Rule, Unsupported, tensor
-from verify.loading.integers import check_constants, held, is_integer, of_its_type
+from verify.loading.integers import check_constants, held, is_integer, of_its_type, reducible
 from verify.loading.rules import FUNCTIONS, METHODS, MODULES, ONNX, ONNX2TORCH
 from verify.loading.sizes import check_growth
 from verify.network.affine import Shape
@@ -108,6 +108,10 @@ def _lower_node(
             raise Unsupported("the element type of its result is not known")
         if origin.truncates and is_integer(origin.element):
             raise Unsupported("of integers it cuts results to integers")
+        if is_integer(origin.element) and args:
+            call = replace(
+                call, args=[reducible(builder, args[0], origin.operator, origin.element), *args[1:]]
+            )
         result = rule(call)
         if is_integer(origin.element):
             result = held(builder, result, origin.operator, origin.element, since)

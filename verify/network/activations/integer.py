@@ -21,12 +21,17 @@ _SHORT = 1 - 2.0**-20  # of a wider type's range, what a rounded number may be i
 
 @dataclass(frozen=True)
 class Integer(Elementwise):
-    """z in [minimum, maximum], of `bits` bits; `wraps`: z is a result of integers, else one that is cast."""
+    """z in [minimum, maximum], of `bits` bits.
+
+    wraps: z wraps round the ends; else it was a float, and what becomes of too much is not said. within: a size up to which it has
+    to be for what it is put through.
+    """
 
     minimum: int
     maximum: int
     bits: int
     wraps: bool = True
+    within: int = LARGEST_EXACT
     name = "Integer"
     curved = False
 
@@ -37,7 +42,7 @@ class Integer(Elementwise):
             low, high = self.minimum * _SHORT, self.maximum * _SHORT
         else:
             low, high = self.minimum - 0.5, self.maximum + 0.5
-        return max(low, -float(LARGEST_EXACT)), min(high, float(LARGEST_EXACT))
+        return max(low, -float(self.within)), min(high, float(self.within))
 
     def holds(self, lower: Tensor, upper: Tensor) -> Bool[Tensor, "*batch pre"]:
         """Whether all of an interval fits; in float64, for float32 takes the end of a type for the number behind it."""
@@ -48,7 +53,7 @@ class Integer(Elementwise):
         """Where `forward` is sure to be what processors compute."""
         if not self.wraps:
             return self.holds(z, z)
-        return z.abs().double() <= LARGEST_EXACT
+        return z.abs().double() <= self.within
 
     def forward(self, z: Tensor) -> Tensor:
         """Wrapped round the ends; a cast of too much to 32 bits and more gives the least number, as most processors do."""
