@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import csv
+from collections.abc import Callable
+from contextlib import AbstractContextManager
 from dataclasses import FrozenInstanceError, replace
 from itertools import pairwise
 from pathlib import Path
@@ -310,6 +312,30 @@ def test_other_properties_are_not_vacuous() -> None:
     )
     assert not verify.verify(relu_model(LAYERS), text, device="cpu").vacuous
     assert not verify.bounds(relu_model(LAYERS), text, device="cpu").vacuous
+
+
+MODES: dict[str, Callable[[], AbstractContextManager[Any]]] = {
+    "inference": torch.inference_mode, "autocast": lambda: torch.autocast("cpu", dtype=torch.bfloat16), "no gradients": torch.no_grad,
+    "another device": lambda: torch.device("meta"), "anomalies": torch.autograd.detect_anomaly,
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.filterwarnings("ignore:Anomaly Detection")
+def test_modes_of_torch_change_no_verdict(mode: str) -> None:
+    """Those that are set around a call, for the caller's own code."""
+    balls = {"unsat": verify.LinfBall(CENTRE, 1e-4, LABEL), "sat": verify.LinfBall(CENTRE, 0.1, 1 - LABEL)}
+    for make in (module, lambda: relu_model(LAYERS)):
+        model, example = make(), torch.zeros(1, 3)
+        for verdict, ball in balls.items():
+            with MODES[mode]():
+                result = verify.verify(model, ball, device="cpu", example_input=example, timeout=20)
+                found = verify.bounds(model, ball, device="cpu", example_input=example, iterations=3)
+            assert result.verdict == verdict, result.reason
+            assert (
+                found.bounds
+                == verify.bounds(model, ball, device="cpu", example_input=example, iterations=3).bounds
+            )
 
 
 def test_results_are_values() -> None:

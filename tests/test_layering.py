@@ -31,7 +31,7 @@ LAYERS: tuple[dict[str, set[str]], ...] = (
         "deadline": set(),
         "checker": {"numpy", "onnx", "onnxruntime", "flint"},
     },
-    {"output": set(), "validation": {"numpy"}},
+    {"output": set(), "validation": {"numpy"}, "neutral": {"torch"}},
     {
         "startup": {"torch"},
         "process": set(),

@@ -25,6 +25,7 @@ from verify.formats.vnnlib import parse as parse_property
 from verify.formats.vnnlib2 import Query, parse, read
 from verify.loading import LoadedModel, check_example, load
 from verify.network.graph import Layer, Network
+from verify.neutral import neutral
 from verify.problem import Problem, prepare_query
 from verify.result import Result, late
 from verify.search.branch_and_bound import Reporter, Silent
@@ -82,6 +83,7 @@ class ClauseBounds:
     vacuous: bool = False
 
 
+@neutral()
 def prepare(
     model: Model | Mapping[str, Source], specification: Spec, example_input: torch.Tensor | None = None,
     deadline: Deadline | None = None,
@@ -246,6 +248,7 @@ def certified(
     return replace(result, seconds=seconds, certificate=written)
 
 
+@neutral()
 def decide(
     problem: Problem, deadline: Deadline, started: float, settings: Settings | None = None,
     device: str | torch.device = "auto", seed: int = 0, reporter: Reporter | None = None, writer: Writer | None = None,
@@ -287,6 +290,7 @@ def bounds(
     return bound(problem, method, iterations, time_limit, intermediate, device, observe)
 
 
+@neutral()
 def bound(
     problem: Problem, method: str, iterations: int | None, time_limit: float | None, intermediate: str,
     device: str | torch.device, observe: Callable[[Step], None] | None = None,

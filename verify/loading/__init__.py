@@ -47,8 +47,9 @@ def load(
         start()  # while the rest is imported and the file is read
     from verify.loading.comparison import check_agreement
     from verify.loading.pipeline import from_module, from_onnx
+    from verify.neutral import neutral
 
-    with reading(str(model) if isinstance(model, Path) else IN_MEMORY):
+    with reading(str(model) if isinstance(model, Path) else IN_MEMORY), neutral():
         if of_onnx:
             loaded = from_onnx(model, fold)  # type: ignore[arg-type]
             check_example(loaded, example_input)
