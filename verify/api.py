@@ -263,7 +263,7 @@ def decide(
     except OutOfTimeError:
         return late(started)
     outcome = search.run(deadline)
-    statistics = {"clauses": problem.clauses, **outcome.progress.statistics()}
+    statistics = {"clauses": problem.clauses, "snapped": problem.snapped, **outcome.progress.statistics()}
     reason = outcome.reason
     if outcome.verdict == "unsat" and not settings.rigorous:
         reason += ", by float32 bounds that nothing has proved (--no-rigorous)"

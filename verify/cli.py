@@ -190,10 +190,11 @@ def _explain(result: Result) -> None:
     counts = result.statistics
     found = ", {clauses} clauses, {subproblems} subproblems, depth {depth}".format(**counts) if counts else ""
     click.echo(f"{result.verdict}: {result.reason} ({result.seconds:.2f} s{found})", err=True)
-    if result.witness is not None and result.witness.snapped:
+    snapped = result.witness.snapped if result.witness is not None else counts.get("snapped", 0)
+    if snapped:
         click.echo(
-            f"note: {result.witness.snapped} inputs lie in intervals that hold no value of the network's element type "
-            "(a point such as 0.1); the nearest value stands for them",
+            f"note: {snapped} inputs lie in intervals that hold no value of the network's element type "
+            "(a point such as 0.1); these are extended to the nearest value",
             err=True,
         )
 

@@ -2,14 +2,13 @@
 
 The property's clauses ("unsafe where x in box and C y + E x <= d") become `Objective` tensors on demand, so a
 property with many thousand clauses costs memory only for the ones at hand. A witness is *replayed*: rounded to the
-network's own element type inside the exact decimal box, run in ONNX Runtime, and judged by exact arithmetic on what came out.
+network's own element type inside the exact box, run in ONNX Runtime, and judged by exact arithmetic on what came out.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from fractions import Fraction
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -37,9 +36,7 @@ class Witness:
 
     inputs: NDArray[np.floating]  # of the model's element type, in its input shape
     outputs: NDArray[np.floating]
-    snapped: int = (
-        0  # inputs whose decimal interval holds no value of the element type: the nearest one was taken
-    )
+    snapped: int = 0  # inputs whose interval was extended to the nearest number of the element type
     variables: Mapping[str, NDArray[Any]] = field(
         default_factory=dict
     )  # all tensors, as the property names them
@@ -69,6 +66,7 @@ class Problem:
                 f"{list(self.model.input_shape)}, output {self.model.output_name} {list(self.model.output_shape)}). "
                 "Check that model and property belong together."
             )
+        object.__setattr__(self, "specification", spec.of_types(self.model.input_kinds))
 
     @property
     def vacuous(self) -> str | None:
@@ -93,16 +91,27 @@ class Problem:
         lower, upper = self.specification.bounds(clauses)
         return torch.from_numpy(np.array(lower)), torch.from_numpy(np.array(upper))
 
-    @cached_property
+    @property
     def free_inputs(self) -> int:
         """How many inputs have some freedom, in the box that has the most."""
+        return self._free_and_snapped[0]
+
+    @property
+    def snapped(self) -> int:
+        """How many inputs lie in intervals that hold no number of their element type, in the box that has the most."""
+        return self._free_and_snapped[1]
+
+    @cached_property
+    def _free_and_snapped(self) -> tuple[int, int]:
         _, first = np.unique(self.box_of, return_index=True)
-        most = 0
+        free = snapped = 0
         for start in range(0, len(first), 1024):
             tick()
-            lower, upper = self.boxes([int(clause) for clause in first[start : start + 1024]])
-            most = max(most, int(opened(lower, upper).sum(1).max()))
-        return most
+            clauses = [int(clause) for clause in first[start : start + 1024]]
+            extended = torch.from_numpy(self.specification.extended(clauses))
+            free = max(free, int((opened(*self.boxes(clauses)) & ~extended).sum(1).max()))
+            snapped = max(snapped, int(extended.sum(1).max()))
+        return free, snapped
 
     @property
     def rows(self) -> int:
@@ -139,20 +148,19 @@ class Problem:
     def replay(self, clause: int, x: Tensor) -> Witness | None:
         """The witness that `x` ([inputs]) rounds to, or None where ONNX Runtime's outputs do not violate the property.
 
-        Outputs are judged strictly. Inputs lie strictly inside the decimal box, save those whose interval holds no value
-        of the element type at all (a point such as 0.1): they are its nearest value, and are judged at the box's end.
+        Inputs lie inside the clause's box and everything is judged at them, outputs strictly.
         """
-        lower, upper = self._inner_bounds(clause)
-        inputs = np.clip(self.model.rounded(x.detach().cpu().double().numpy()), lower, upper)
+        inputs = np.clip(self.model.rounded(x.detach().cpu().double().numpy()), *self._inner_bounds(clause))
         outputs = self.model.evaluate(inputs).reshape(-1)
-        if not np.isfinite(outputs).all():
-            return None
-        exact, snapped = self._snapped(clause, inputs, lower == upper)
-        if not self.specification.violated(exact, self.model.judged(exact, outputs)):
+        exact = [float(value) for value in inputs]
+        if not np.isfinite(outputs).all() or not self.specification.violated(
+            exact, self.model.judged(exact, outputs), clause
+        ):
             return None
         variables = self.model.variables(inputs, outputs)
         return Witness(
-            inputs.reshape(self.model.input_shape), outputs.reshape(self.model.output_shape), snapped,
+            inputs.reshape(self.model.input_shape), outputs.reshape(self.model.output_shape),
+            int(self.specification.extended([clause]).sum()),
             {name: tensor for name, (_, tensor) in variables.items()},
             {name: kind for name, (kind, _) in variables.items()}, self.model.of_query,
         )  # fmt: skip
@@ -169,20 +177,6 @@ class Problem:
             np.select(masks, [ends[side].astype(np.float64) for ends, _ in bounds]) for side in (0, 1)
         )
         return lower, upper
-
-    def _snapped(
-        self, clause: int, inputs: NDArray[Any], point: NDArray[np.bool_]
-    ) -> tuple[list[Fraction | float], int]:
-        """The inputs as they are judged, and how many of them stand for a number that is not of their type."""
-        exact: list[Fraction | float] = [float(value) for value in inputs]
-        points = np.flatnonzero(point)
-        low, high = self.specification.exact_bounds(clause) if len(points) else ([], [])
-        snapped = 0
-        for i in points:
-            value = Fraction(float(inputs[i]))
-            exact[i] = min(max(value, low[i]), high[i])
-            snapped += exact[i] != value
-        return exact, snapped
 
 
 def prepare_query(query: Query | str | Path, models: Mapping[str, Source] | Source) -> Problem:

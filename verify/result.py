@@ -15,10 +15,11 @@ if TYPE_CHECKING:
 class Result:
     """A verdict (`sat`, `unsat`, `unknown` or `timeout`), why, and what it took.
 
-    `witness` is set for `sat` alone. `statistics`: clauses; subproblems bounded, closed, and waiting at the end; the greatest
-    depth; batches and the largest of them; seconds by phase, and of attacks beside branching (of all threads); none where the
-    time ran out before the search began. `certificate`: the file written, if one was asked for and proved. `vacuous`: the property holds as it is
-    written, whatever the model.
+    `witness` is set for `sat` alone. `statistics`: clauses; `snapped`, how many inputs of a box were extended to a number of
+    their type; subproblems bounded, closed, and waiting at the end; the greatest depth; batches and the largest of them; seconds
+    by phase, and of attacks beside branching (of all threads); none where the time ran out before the search began.
+    `certificate`: the file written, if one was asked for and proved. `vacuous`: the property holds as it is written, whatever
+    the model.
     """
 
     verdict: str

@@ -50,9 +50,12 @@ class Struct:
         return cls(**{name: _joined(column) for name, column in columns.items()})
 
 
-def opened(lower: Tensor, upper: Tensor) -> Bool[Tensor, "*shape"]:
-    """Which intervals are more than a number that had to be rounded outward, as decimals have to."""
-    return (upper - lower) > _POINT * torch.maximum(lower.abs(), upper.abs())
+def opened(lower: Tensor, upper: Tensor, point: float = _POINT) -> Bool[Tensor, "*shape"]:
+    """Which intervals are more than a number that had to be rounded outward, as decimals have to.
+
+    point: of their size, how wide intervals may be that are points nevertheless.
+    """
+    return (upper - lower) > point * torch.maximum(lower.abs(), upper.abs())
 
 
 def outward(value: Tensor, towards: float) -> Tensor:

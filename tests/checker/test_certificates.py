@@ -489,14 +489,14 @@ def test_witnesses_are_numbers_of_the_models_type(tmp_path: Path) -> None:
 
 
 def test_points_that_no_float_holds(tmp_path: Path) -> None:
-    """0.1 is judged at 0.1 though float32 has only a number near it; a number not near it is refused."""
+    """For 0.1 stands the float32 number next to it, and no other number, nor 0.1 itself."""
     one, none = np.ones((1, 1), np.float32), np.zeros(1, np.float32)
     files = placed(tmp_path, relu_model([(one, none), (one, none)]), property_text([0.1], [0.1], 1, "(>= Y_0 0.05)"))  # fmt: skip
     near = float(np.float32(0.1))
     _write_witness(files, [near], [near])
     found = files.check()
-    assert found.proved and "1 inputs judged at the nearest end" in found.sentence
-    for far in (0.1001, 0.09, -0.1):
+    assert found.proved and "1 inputs are the nearest numbers" in found.sentence
+    for far in (0.1, float(np.nextafter(np.float32(0.1), np.float32(0))), 0.1001, 0.09, -0.1):
         _write_witness(files, [far], [far])
         assert not files.accepted()
 

@@ -87,7 +87,9 @@ def test_strict_bounds_behind_sigmoids(tmp_path: Path) -> None:
     at_end = Container(metadata | {"element_type": "float32"}, {})
     data = files.model.read_bytes()
     with pytest.raises(NotProved):
-        check_witness(at_end, read_model(data), read_query(files.property.read_text()), data, False)
+        check_witness(
+            at_end, read_model(data), read_query(files.property.read_text()).of_type("float32"), data, False
+        )
 
 
 def test_what_the_checker_cannot_read_costs_no_verdict(

@@ -12,7 +12,8 @@ import numpy as np
 import pytest
 
 from verify.checker.errors import Refused
-from verify.checker.query import Row, read_query
+from verify.checker.query import read_query
+from verify.checker.query_clauses import Row
 from verify.formats.vnnlib import Property, parse
 
 FOLDER = Path(__file__).resolve().parents[3] / "shared" / "instances"

@@ -23,6 +23,9 @@ from verify.network.affine import Affine
 from verify.network.graph import Layer, Network
 from verify.state import Bounds, DualState, Objective, opened
 
+_ONE_STEP = (
+    2.0**-23
+)  # of their size, between float32 numbers: a decimal and the number nearest to it are one input's point
 _SAFETY = 8  # times the error constant: a sum, its bias, and the elementwise steps around it
 
 
@@ -121,7 +124,7 @@ def forward(network: Network, bounds: Bounds, deadline: Deadline) -> Forward:
 def _open_inputs(network: Network, bounds: Bounds) -> Int[Tensor, " free"]:
     """Inputs that are open on any of the boxes."""
     lower, upper = (end[:, : network.inputs] for end in (bounds.lower, bounds.upper))
-    return opened(lower, upper).any(0).nonzero()[:, 0]
+    return opened(lower, upper, _ONE_STEP).any(0).nonzero()[:, 0]
 
 
 def _boxes(network: Network, bounds: Bounds) -> _Enclosure:

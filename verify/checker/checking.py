@@ -87,7 +87,12 @@ def check(
     container = _named(certificate, lambda: read(certificate))
     onnx, vnnlib = content(model), content(specification)
     network = _named(model, lambda: read_model(onnx))
-    query = _named(specification, lambda: read_query(decoded(vnnlib), until))
+    try:
+        query = _named(specification, lambda: read_query(decoded(vnnlib), until)).of_type(
+            network.element_type
+        )
+    except NotProved as problem:
+        return Checked(False, f"not proved: {problem}")
     if (query.inputs, query.outputs) != (network.inputs, network.outputs):
         raise Refused(
             f"{specification}: speaks of {query.inputs} inputs and {query.outputs} outputs, "
@@ -250,8 +255,9 @@ def prepare_proof(
     if _check_header(container, digest(onnx), digest(vnnlib)) != "unsat":
         raise Refused("only certificates of unsat can be worked on")
     arithmetic = Arithmetic(deployed=container.text("semantics") == DEPLOYED)
-    query = read_query(decoded(vnnlib), until)
-    return container, _start(container, read_model(onnx), query, arithmetic, until)
+    network = read_model(onnx)
+    query = read_query(decoded(vnnlib), until).of_type(network.element_type)
+    return container, _start(container, network, query, arithmetic, until)
 
 
 def take_in(proof: Proof, block: Block, prove: bool) -> None:

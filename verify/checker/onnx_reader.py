@@ -7,6 +7,7 @@ float64 numbers. Whatever is not known here to be understood is refused: operato
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -67,7 +68,8 @@ def read_model(data: bytes, folder: str | Path | None = None) -> Network:
     if not isinstance(output, Value):
         raise Refused("the output is missing, or does not depend on the input")
     builder.float32 = TensorProto.DOUBLE not in names.types.values()
-    return builder.network(output)
+    kind = "float32" if given.type.tensor_type.elem_type == TensorProto.FLOAT else "float64"
+    return replace(builder.network(output), element_type=kind)
 
 
 class Names:

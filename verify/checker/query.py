@@ -11,26 +11,21 @@ from __future__ import annotations
 
 import math
 import re
-import time
-from array import array
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from fractions import Fraction
-from functools import cached_property
-from itertools import product
-from operator import eq, ge, gt, le, lt
-from typing import Any, NoReturn, TypeAlias, overload
+from typing import NoReturn, TypeAlias
 
-from verify.checker.errors import NotProved, Refused
+from verify.checker.errors import Refused
+from verify.checker.query_clauses import Clauses
+from verify.checker.query_formula import COMPARE, All, AnyOf, Atom, Formula, check_time
 from verify.checker.query_text import statements_of
 
-MOST_CLAUSES = 1_000_000
 MOST_NESTING = 200
 MOST_DIGITS = 4_000  # of a number, and the largest exponent
 IGNORED = ("set-logic", "set-info", "set-option")
 ENDING = ("check-sat", "get-model", "exit")  # what comes after them is no part of the question
 DECLARING = ("declare-const", "declare-fun")
-COMPARE: dict[str, Callable[[Any, Any], bool]] = {"<=": le, "<": lt, ">=": ge, ">": gt, "=": eq}
 MIRRORED = {"<=": ">=", "<": ">", ">=": "<=", ">": "<", "=": "="}
 
 is_number = re.compile(r"[-+]?(?:\d+\.?\d*|\.\d+)(?:[eE][-+]?\d+)?\Z", re.ASCII).match
@@ -43,232 +38,6 @@ Term: TypeAlias = tuple[
 ]  # coefficients by variable (2 i: X_i, 2 j + 1: Y_j), and a constant
 
 
-def check_time(until: float) -> None:
-    """NotProved once the time (`time.monotonic`) is past `until`."""
-    if time.monotonic() > until:
-        raise NotProved("time is up")
-
-
-# -- formulas
-
-
-@dataclass(frozen=True, slots=True)
-class Atom:
-    """sum of coefficients times variables (comparison) constant; `bounds`: the one input X_i that this bounds, or None."""
-
-    comparison: str
-    coefficients: dict[int, Fraction]
-    constant: Fraction
-    bounds: int | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class All:
-    """A conjunction; true without parts."""
-
-    parts: tuple[Formula, ...]
-
-
-@dataclass(frozen=True, slots=True)
-class AnyOf:
-    """A disjunction; false without parts."""
-
-    parts: tuple[Formula, ...]
-
-
-Formula: TypeAlias = Atom | All | AnyOf
-Choice: TypeAlias = tuple[Atom, ...]  # the atoms of one alternative, in the file's order
-
-
-def count(formula: Formula) -> int:
-    """How many alternatives a formula has."""
-    if isinstance(formula, Atom):
-        return 1
-    counts = [count(part) for part in formula.parts]
-    return sum(counts) if isinstance(formula, AnyOf) else math.prod(counts)
-
-
-def alternatives(formula: Formula) -> list[Choice]:
-    """The alternatives of a formula, by distribution."""
-    if isinstance(formula, Atom):
-        return [(formula,)]
-    if not count(formula):
-        return []
-    lists = [alternatives(part) for part in formula.parts]
-    if isinstance(formula, AnyOf):
-        return [choice for part in lists for choice in part]
-    return [tuple(atom for choice in choices for atom in choice) for choices in product(*lists)]
-
-
-def split(formula: Formula) -> tuple[list[Atom], list[AnyOf]]:
-    """The atoms outside all disjunctions, and the disjunctions."""
-    if isinstance(formula, Atom):
-        return [formula], []
-    if isinstance(formula, AnyOf):
-        return split(formula.parts[0]) if len(formula.parts) == 1 else ([], [formula])
-    pieces = [split(part) for part in formula.parts]
-    return [atom for atoms, _ in pieces for atom in atoms], [part for _, parts in pieces for part in parts]
-
-
-def holds(formula: Formula, lower: dict[int, Fraction], upper: dict[int, Fraction]) -> bool:
-    """Whether a formula is shown to be true for all values between the bounds, part by part."""
-    if isinstance(formula, Atom):
-        ends = [(lower[code] * factor, upper[code] * factor) for code, factor in formula.coefficients.items()]
-        extremes = sum(map(min, ends), Fraction(0)), sum(map(max, ends), Fraction(0))
-        return all(COMPARE[formula.comparison](total, formula.constant) for total in extremes)
-    truths = (holds(part, lower, upper) for part in formula.parts)
-    return any(truths) if isinstance(formula, AnyOf) else all(truths)
-
-
-# -- the result
-
-
-@dataclass(frozen=True)
-class Row:
-    """Coefficients of outputs and inputs, of which the sum is <= threshold (< if strict)."""
-
-    outputs: dict[int, Fraction]
-    inputs: dict[int, Fraction]
-    threshold: Fraction
-    strict: bool
-
-
-@dataclass(frozen=True)
-class Clause:
-    """Unsafe where lower <= x <= upper ([inputs] each) and all rows hold."""
-
-    lower: list[Fraction]
-    upper: list[Fraction]
-    rows: list[Row]
-
-
-def rows_of(atom: Atom) -> list[Row]:
-    """The rows of an atom that bounds no input."""
-    rows = []
-    if atom.comparison in ("<=", "<", "="):
-        rows.append(row_of(atom, 1))
-    if atom.comparison in (">=", ">", "="):
-        rows.append(row_of(atom, -1))
-    return rows
-
-
-def row_of(atom: Atom, sign: int) -> Row:
-    """An atom times 1 or -1 as a row."""
-    outputs = {code // 2: sign * factor for code, factor in atom.coefficients.items() if code % 2}
-    inputs = {code // 2: sign * factor for code, factor in atom.coefficients.items() if not code % 2}
-    return Row(outputs, inputs, sign * atom.constant, atom.comparison in ("<", ">"))
-
-
-End: TypeAlias = tuple[Fraction, bool]  # a bound, and whether it is strict
-
-
-class Box:
-    """Bounds of inputs, those of `base` tightened; the base itself is never changed."""
-
-    def __init__(self, atoms: Sequence[Atom], base: Box | None = None) -> None:
-        self._base = base
-        self.lower: dict[int, End] = {}
-        self.upper: dict[int, End] = {}
-        for atom in atoms:
-            variable = atom.bounds
-            if variable is not None:
-                self._tighten(variable, atom)
-
-    def ends(self, variable: int) -> tuple[End | None, End | None]:
-        """The lower and the upper bound of an input."""
-        lower, upper = self.lower.get(variable), self.upper.get(variable)
-        if self._base is not None:
-            lower = lower or self._base.lower.get(variable)
-            upper = upper or self._base.upper.get(variable)
-        return lower, upper
-
-    def _tighten(self, variable: int, atom: Atom) -> None:
-        lower, upper = self.ends(variable)
-        value, strict = atom.constant, atom.comparison in ("<", ">")
-        if atom.comparison in (">=", ">", "=") and (lower is None or (value, strict) > lower):
-            self.lower[variable] = (value, strict)
-        if atom.comparison in ("<=", "<", "=") and (
-            upper is None or (-value, strict) > (-upper[0], upper[1])
-        ):
-            self.upper[variable] = (value, strict)
-
-    @property
-    def empty(self) -> bool:
-        """Whether bounds that this box has itself contradict its others."""
-        for variable in {**self.lower, **self.upper}:
-            lower, upper = self.ends(variable)
-            if lower and upper and (lower[0] > upper[0] or (lower[0] == upper[0] and (lower[1] or upper[1]))):
-                return True
-        return False
-
-
-class Clauses(Sequence[Clause]):
-    """The clauses of a formula, made on access."""
-
-    def __init__(self, formula: Formula, inputs: int) -> None:
-        if count(formula) > MOST_CLAUSES:
-            raise Refused(f"the property has more than {MOST_CLAUSES} clauses")
-        self._inputs = inputs
-        self._base, disjunctions = split(formula)
-        self._box = Box(self._base)
-        self._factors = [alternatives(part) for part in disjunctions]
-        self._choices = array("q")
-        if count(formula) and not self._box.empty:
-            self._choices.extend(self._possible())
-
-    @cached_property
-    def _ends(self) -> list[list[Fraction | None]]:
-        """The base's lower and upper bounds, None where it has none."""
-        every = range(self._inputs)
-        return [
-            [own[k][0] if k in own else None for k in every] for own in (self._box.lower, self._box.upper)
-        ]
-
-    def _possible(self) -> Iterator[int]:
-        """The numbers of the choices whose boxes are not empty; refuses unbounded ones."""
-        missing = [k for k in range(self._inputs) if None in self._box.ends(k)]
-        for number in range(math.prod(map(len, self._factors))):
-            box = Box(self._chosen(number), self._box)
-            if box.empty:
-                continue
-            for variable in missing:
-                if None in box.ends(variable):
-                    raise Refused(f"the input X_{variable} lacks a bound in some clause")
-            yield number
-
-    def _chosen(self, number: int) -> list[Atom]:
-        """The atoms of a choice beyond the base."""
-        picked: list[Choice] = []
-        for factor in reversed(self._factors):
-            number, digit = divmod(number, len(factor))
-            picked.append(factor[digit])
-        return [atom for choice in reversed(picked) for atom in choice]
-
-    def __len__(self) -> int:
-        return len(self._choices)
-
-    @overload
-    def __getitem__(self, index: int) -> Clause: ...
-    @overload
-    def __getitem__(self, index: slice) -> list[Clause]: ...
-    def __getitem__(self, index: int | slice) -> Clause | list[Clause]:
-        if isinstance(index, slice):
-            return [self[k] for k in range(len(self))[index]]
-        atoms = self._chosen(self._choices[index])
-        box = Box(atoms, self._box)
-        both = []
-        for base, own in zip(self._ends, (box.lower, box.upper), strict=True):
-            ends = list(base)
-            for variable, (value, _) in own.items():
-                ends[variable] = value
-            both.append([value for value in ends if value is not None])
-        lower, upper = both
-        if not len(lower) == len(upper) == self._inputs:
-            raise Refused("an input lacks a bound in some clause")
-        rows = [row for atom in (*self._base, *atoms) if atom.bounds is None for row in rows_of(atom)]
-        return Clause(lower, upper, rows)
-
-
 @dataclass(frozen=True, eq=False)
 class Query:
     """A property of a network: it is unsafe where any clause holds."""
@@ -276,12 +45,15 @@ class Query:
     inputs: int
     outputs: int
     clauses: Clauses
-    _formula: Formula = field(repr=False)
+
+    def of_type(self, kind: str) -> Query:
+        """The property of a network whose inputs have an element type: see input_set. Raises Refused."""
+        return replace(self, clauses=self.clauses.of_type(kind))
 
     def violated(
         self, x: Sequence[Fraction], y: Sequence[Fraction], up_to: Sequence[Fraction] | None = None
     ) -> bool:
-        """Whether the formula, strictness included, holds at inputs x and outputs y; at all outputs from y `up_to` those."""
+        """Whether the property, strictness included, holds at inputs x and outputs y; at all outputs from y `up_to` those."""
         ends = []
         for outputs in (y, y if up_to is None else up_to):
             if (len(x), len(outputs)) != (self.inputs, self.outputs):
@@ -291,7 +63,7 @@ class Query:
             values = {2 * place: Fraction(value) for place, value in enumerate(x)}
             values.update({2 * place + 1: Fraction(value) for place, value in enumerate(outputs)})
             ends.append(values)
-        return holds(self._formula, *ends)
+        return self.clauses.violated(*ends)
 
 
 # -- terms
@@ -530,5 +302,4 @@ def read_query(text: str, until: float = math.inf) -> Query:
     reader = Reader(text, until)
     reader.statements()
     inputs, outputs = reader.declared(0), reader.declared(1)
-    formula = All(tuple(reader.asserted))
-    return Query(inputs, outputs, Clauses(formula, inputs), formula)
+    return Query(inputs, outputs, Clauses(All(tuple(reader.asserted)), inputs, until))

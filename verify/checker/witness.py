@@ -1,8 +1,8 @@
 """Evidence of `sat`: an input as hexadecimal floats, checked again over the reals and in ONNX Runtime.
 
 Over the reals the network's values are enclosed in float64 intervals, and evaluated exactly where these leave the property open (or
-where that is asked for, and the operators allow it). The property is judged with the decimals of its file. An input whose interval in the property holds no number of the model's type (a point such as
-0.1) is judged at the nearest end of that interval.
+where that is asked for, and the operators allow it). The property is judged with the decimals of its file, at the stored input itself, which is of
+the model's element type and in the input set of some clause (see input_set.py).
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from verify.checker.activations import EXACT
 from verify.checker.container import Container
 from verify.checker.dual import Arithmetic, Dual
 from verify.checker.errors import NotProved, Refused
+from verify.checker.input_set import is_number
 from verify.checker.network import Network
 from verify.checker.query import Query
 from verify.checker.runtime import NotInstalled, Session, Trouble
@@ -30,7 +31,8 @@ def check_witness(
 ) -> str:
     """What the witness shows, in one sentence. NotProved where it shows nothing of the semantics asked for."""
     inputs = _floats(container, "inputs", query.inputs)
-    point, moved = _in_box(query, inputs)
+    point = [Fraction(value) for value in inputs]
+    moved = _in_box(query, point)
     real = _violates(network, query, point, exact)
     outputs = _run(onnx, container.text("element_type"), inputs)
     if outputs is not None and not np.isfinite(outputs).all():
@@ -44,9 +46,7 @@ def check_witness(
         f"ONNX Runtime: {'confirmed' if in_runtime else 'not confirmed'}{'' if same else ' (other outputs than recorded)'}",
     ]  # fmt: skip
     if moved:
-        told.append(
-            f"{moved} inputs judged at the nearest end of an interval that holds no number of their type"
-        )
+        told.append(f"{moved} inputs are the nearest numbers to intervals that hold none of their type")
     if not (in_runtime if deployed else real):
         raise NotProved(f"the input is in the box, but {'; '.join(told)}")
     return f"proved: an input violates the property; {'; '.join(told)}"
@@ -63,16 +63,16 @@ def _floats(container: Container, key: str, count: int) -> list[float]:
     return values
 
 
-def _in_box(query: Query, inputs: list[float]) -> tuple[list[Fraction], int]:
-    """The point that the input stands for, in the box of some clause, and how many coordinates had to be moved there."""
-    exact = [Fraction(value) for value in inputs]
-    for clause in query.clauses:
-        pairs = list(zip(exact, clause.lower, clause.upper, strict=True))
-        if all(low <= value <= high or low == high for value, low, high in pairs):
-            moved = [min(max(value, low), high) for value, low, high in pairs]
-            near = [abs(new - old) <= abs(new) / 2**20 for new, old in zip(moved, exact, strict=True)]
-            if all(near):
-                return moved, sum(new != old for new, old in zip(moved, exact, strict=True))
+def _in_box(query: Query, point: list[Fraction]) -> int:
+    """How many coordinates of an input are the nearest number to an interval that holds none; NotProved where it is in no clause's box."""
+    kind = query.clauses.kind
+    if not all(is_number(value, kind) for value in point):
+        raise NotProved(f"the inputs are no numbers of type {kind}")
+    written = query.clauses.of_type("")
+    for place, clause in enumerate(query.clauses):
+        if clause.contains(point):
+            ends = zip(written[place].lower, point, written[place].upper, strict=True)
+            return sum(not low <= value <= high for low, value, high in ends)
     raise NotProved("the input is in the box of no clause")
 
 

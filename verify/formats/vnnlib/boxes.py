@@ -3,20 +3,23 @@
 A bound is one integer, its *code*: a lower bound 2 rank + strict (-1: none), an upper 2 rank + 1 - strict.
 So intersection is a maximum or a minimum, and two bounds of an input contradict one another exactly when
 lower >= upper. Every box is looked at once, on reading, to leave out the empty ones and to find inputs that
-lack a bound; as many as `KEPT_BOUNDS` allows stay in memory, and the others are made again from the atoms.
+lack a bound; as many as `KEPT_BOUNDS` allows stay in memory, and the others are made again from the atoms. What is to be done with
+intervals that hold no number of an input's element type is told in `gaps`.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from copy import copy
 from fractions import Fraction
 from typing import Any, TypeAlias
 
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
-from verify.formats.vnnlib.formula import EQ, GE, GT, LE, LT, Alternative, Formula
+from verify.formats.vnnlib.formula import EQ, GE, GT, LE, LT, Alternative, Formula, Point
+from verify.formats.vnnlib.gaps import Gaps, Grid, Kinds, cast
 from verify.formats.vnnlib.literals import Booleans, Floats, Integers
 
 Codes: TypeAlias = NDArray[np.int32]
@@ -45,6 +48,8 @@ class Boxes:
         self.base_empty = bool((self._base[0] >= self._base[1]).any())
         self.unbounded: int | None = None
         self._shared: dict[int, tuple[Floats, Floats]] = {}
+        self._gaps: Gaps | None = None  # where the inputs' element types are known
+        self._grids: dict[np.dtype[Any], Grid] = {}
         self._scan(math.prod(map(len, factors)))
 
     def _scan(self, candidates: int) -> None:
@@ -108,13 +113,23 @@ class Boxes:
         return lower[0], upper[0]
 
     def _outer(self, codes: tuple[Codes, Codes]) -> tuple[Floats, Floats]:
-        return self._formula.literals.floor[codes[0] >> 1], self._formula.literals.ceiling[codes[1] >> 1]
+        low, high = codes[0] >> 1, codes[1] >> 1
+        lower, upper = self._formula.literals.floor[low], self._formula.literals.ceiling[high]
+        if self._gaps is not None:
+            places, nearest = self._gaps.of(low, high)
+            lower[places] = np.minimum(lower[places], nearest)
+            upper[places] = np.maximum(upper[places], nearest)
+        return lower, upper
 
     def outer(self, numbers: Integers) -> tuple[Floats, Floats]:
         """Outward rounded float64 boxes [numbers, inputs]."""
+        return self._outer(self._codes(numbers))
+
+    def _codes(self, numbers: Integers) -> tuple[Codes, Codes]:
+        """Codes [numbers, inputs] of some boxes."""
         if (numbers < len(self._lower)).all():
-            return self._outer((self._lower[numbers], self._upper[numbers]))
-        return self._outer(self._tighten([self._alternative(k) for k in self._candidate[numbers].tolist()]))
+            return self._lower[numbers], self._upper[numbers]
+        return self._tighten([self._alternative(k) for k in self._candidate[numbers].tolist()])
 
     def shared(self, number: int) -> tuple[Floats, Floats]:
         """One outward rounded box: read-only arrays, the same ones for the same box asked for again soon."""
@@ -128,9 +143,13 @@ class Boxes:
 
     def exact(self, number: int) -> tuple[list[Fraction], list[Fraction]]:
         """The closed decimal box."""
-        lower, upper = ((codes >> 1).tolist() for codes in self._code(number))
-        value = {rank: self._formula.literals.exact(rank) for rank in {*lower, *upper}}
-        return [value[rank] for rank in lower], [value[rank] for rank in upper]
+        low, high = (codes >> 1 for codes in self._code(number))
+        value = {rank: self._formula.literals.exact(rank) for rank in {*low.tolist(), *high.tolist()}}
+        lower, upper = [value[rank] for rank in low.tolist()], [value[rank] for rank in high.tolist()]
+        places, nearest = self._in_gaps(low, high)
+        for k, number in zip(np.flatnonzero(places).tolist(), nearest.tolist(), strict=True):
+            lower[k], upper[k] = min(lower[k], Fraction(number)), max(upper[k], Fraction(number))
+        return lower, upper
 
     def inner(self, number: int, dtype: DTypeLike) -> tuple[NDArray[Any], NDArray[Any]]:
         """Largest box of `dtype` values inside the decimal box (strict bounds respected); see Property."""
@@ -140,27 +159,61 @@ class Boxes:
         start, stop = literals.ceiling[low], literals.floor[high]
         open_low = (lower % 2 == 1) & (start == literals.floor[low])
         open_high = (upper % 2 == 0) & (stop == literals.ceiling[high])
-        inner_low = _cast(np.where(open_low, np.nextafter(start, np.inf), start), dtype, np.inf)
-        inner_high = _cast(np.where(open_high, np.nextafter(stop, -np.inf), stop), dtype, -np.inf)
-        for k in np.flatnonzero(inner_low > inner_high).tolist():
-            middle = (literals.exact(low[k]) + literals.exact(high[k])) / 2
-            inner_low[k] = inner_high[k] = _nearest(middle, inner_high[k], inner_low[k])
+        inner_low = cast(np.where(open_low, np.nextafter(start, np.inf), start), dtype, np.inf)
+        inner_high = cast(np.where(open_high, np.nextafter(stop, -np.inf), stop), dtype, -np.inf)
+        nothing = np.flatnonzero(inner_low > inner_high)
+        if len(nothing):
+            kind = np.dtype(dtype)
+            grid = self._grids.setdefault(kind, self._grids.get(kind) or Grid(literals, kind))
+            inner_low[nothing] = inner_high[nothing] = grid.nearest(low[nothing], high[nothing])
         return inner_low, inner_high
 
+    def contains(self, number: int, x: Point) -> bool:
+        """Whether a point is in a box, strict bounds respected: floats, and apart those that are fractions."""
+        literals = self._formula.literals
+        lower, upper = self._code(number)
+        low, high = lower >> 1, upper >> 1
+        floats, exact = x
+        inside: Booleans = np.where(
+            lower % 2 == 1, floats > literals.floor[low], floats >= literals.ceiling[low]
+        )
+        inside &= np.where(upper % 2 == 1, floats <= literals.floor[high], floats < literals.ceiling[high])
+        places, nearest = self._in_gaps(low, high)
+        some = floats[places]
+        inside[places] = (some >= np.minimum(literals.ceiling[low[places]], nearest)) & (
+            some <= np.maximum(literals.floor[high[places]], nearest)
+        )
+        ends = self.exact(number) if exact else ([], [])
+        for k, value in exact.items():
+            start, stop = ends[0][k], ends[1][k]
+            closed = bool(places[k])
+            inside[k] = start <= value <= stop and (
+                closed or not ((lower[k] % 2 and value == start) or (upper[k] % 2 == 0 and value == stop))
+            )
+        return bool(inside.all())
 
-def _cast(values: Floats, dtype: DTypeLike, toward: float) -> NDArray[Any]:
-    """The nearest `dtype` values >= (toward +inf) or <= (toward -inf) float64 values."""
-    kind = np.dtype(dtype)
-    with np.errstate(over="ignore"):
-        cast: NDArray[Any] = values.astype(kind)
-    wide = cast.astype(np.float64)
-    wrong = wide < values if toward > 0 else wide > values
-    cast[wrong] = np.nextafter(cast[wrong], np.array(toward, dtype=kind))
-    return cast
+    def _in_gaps(self, low: Codes, high: Codes) -> tuple[Booleans, Floats]:
+        """The inputs of a box that hold no number of their type, where types are known, and the nearest numbers."""
+        return (
+            self._gaps.of(low, high)
+            if self._gaps is not None
+            else (np.zeros(len(low), dtype=np.bool_), np.zeros(0))
+        )
 
+    def extended(self, numbers: Integers) -> Booleans:
+        """bool [numbers, inputs]: which intervals hold no number of their input's type."""
+        if self._gaps is None:
+            return np.zeros((len(numbers), self._inputs), dtype=np.bool_)
+        lower, upper = self._codes(numbers)
+        return self._gaps.of(lower >> 1, upper >> 1)[0]
 
-def _nearest(value: Fraction, below: Any, above: Any) -> Any:
-    """Whichever of two neighbouring values is nearer (the finite one if only one is)."""
-    if not np.isfinite(below) or not np.isfinite(above):
-        return above if np.isfinite(above) else below
-    return below if value - Fraction(float(below)) <= Fraction(float(above)) - value else above
+    @property
+    def typed(self) -> bool:
+        """Whether the inputs' element types are known."""
+        return self._gaps is not None
+
+    def of_types(self, kinds: Kinds) -> Boxes:
+        """The same boxes of inputs of these element types."""
+        typed = copy(self)
+        typed._shared, typed._gaps = {}, Gaps(self._formula.literals, kinds)
+        return typed

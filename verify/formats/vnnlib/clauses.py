@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from copy import copy
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fractions import Fraction
 from functools import cached_property
 from typing import Any, overload
@@ -18,6 +18,7 @@ from verify.formats.vnnlib.formula import (
     AnyOf,
     Formula,
     Number,
+    Point,
     Range,
     alternatives,
     count,
@@ -25,6 +26,7 @@ from verify.formats.vnnlib.formula import (
     point,
     split,
 )
+from verify.formats.vnnlib.gaps import Kinds
 from verify.formats.vnnlib.literals import Booleans, Floats, Integers
 from verify.formats.vnnlib.rows import Rows
 
@@ -112,6 +114,26 @@ class Clauses(Sequence[Clause]):
         kept._choices, kept.box_ids = self._choices[~dropped], self.box_ids[~dropped]
         return kept
 
+    def of_types(self, kinds: Kinds) -> Clauses:
+        """The clauses of a network with inputs of these element types."""
+        typed = copy(self)
+        typed.boxes = self.boxes.of_types(kinds)
+        return typed
+
+    def violated(self, x: Point, y: Point, clause: int | None) -> bool:
+        """Whether the formula holds as written, or a clause (or any) on its boxes of known element types."""
+        truth = self.formula.truth(x, y)
+        if truth is None or not self.boxes.typed or self.formula.holds(truth):
+            return truth is not None and self.formula.holds(truth)
+        wrong = np.concatenate([[0], np.cumsum(~truth & ~self.formula.bounding)])
+        some = range(len(self)) if clause is None else (clause,)
+        return any(self._rows_hold(k, wrong) and self.boxes.contains(int(self.box_ids[k]), x) for k in some)
+
+    def _rows_hold(self, clause: int, wrong: Integers) -> bool:
+        """Whether all rows of a clause hold; `wrong`: how many rows before each atom do not."""
+        ranges = (*self._base, *self._picked(int(self._choices[clause])))
+        return all(wrong[start] == wrong[stop] for start, stop in ranges)
+
     @cached_property
     def _base_rows(self) -> list[Range]:
         return self._rows_of(self._base)
@@ -153,13 +175,17 @@ class Clauses(Sequence[Clause]):
             np.concatenate([rows.strict[a:b] for a, b in ranges]),
         )
 
-    def _clause_rows(self, choice: int) -> list[Range]:
-        """Ranges of rows of a choice, in the order of the file's factors."""
-        picked: list[Range] = []
+    def _picked(self, choice: int) -> Alternative:
+        """Ranges of atoms of a choice beyond the base, in the order of the file's factors."""
+        picked: list[Alternative] = []
         for factor in reversed(self._factors):
             choice, digit = divmod(choice, len(factor.alternatives))
-            picked[:0] = self._rows_of(factor.alternatives[digit])
-        return self._base_rows + picked
+            picked.append(factor.alternatives[digit])
+        return tuple(part for alternative in reversed(picked) for part in alternative)
+
+    def _clause_rows(self, choice: int) -> list[Range]:
+        """Ranges of rows of a choice, in the order of the file's factors."""
+        return self._base_rows + self._rows_of(self._picked(choice))
 
 
 @dataclass(frozen=True, eq=False)
@@ -197,11 +223,25 @@ class Property:
         """int64 [clauses]: equal numbers mean equal boxes."""
         return self.clauses.box_ids
 
-    def violated(self, x: Sequence[Number] | NDArray[Any], y: Sequence[Number] | NDArray[Any]) -> bool:
+    def of_types(self, kinds: Kinds) -> Property:
+        """The property of a network with inputs of these element types (float16, float32 or float64).
+
+        Then an interval that holds no number of its input's type stands for its hull with the nearest one, in boxes and in
+        `violated`; see docs/vnnlib.md.
+        """
+        return replace(self, clauses=self.clauses.of_types(kinds))
+
+    def violated(
+        self,
+        x: Sequence[Number] | NDArray[Any],
+        y: Sequence[Number] | NDArray[Any],
+        clause: int | None = None,
+    ) -> bool:
         """Whether the file's formula, strictness included, holds at inputs x and outputs y, decided exactly.
 
         x: [inputs] and y: [outputs], flat, floats (taken at their exact binary value) or Fractions; arrays of
         any shape are read in row-major order.  A point with an infinite or undefined coordinate never counts.
+        clause: where element types are known, and the formula does not hold as written, look at this clause's box alone.
         Raises ValueError when a length is wrong.
         """
         inputs, outputs = point(x), point(y)
@@ -210,14 +250,18 @@ class Property:
             raise ValueError(
                 f"expected {self.inputs} inputs and {self.outputs} outputs, got {given[0]} and {given[1]}"
             )
-        return self.clauses.formula.holds(inputs, outputs)
+        return self.clauses.violated(inputs, outputs, clause)
+
+    def extended(self, clauses: Sequence[int]) -> Booleans:
+        """bool [len(clauses), inputs]: which intervals hold no number of their input's element type."""
+        return self.clauses.boxes.extended(self.box_ids[np.asarray(clauses, dtype=np.int64)])
 
     def bounds(self, clauses: Sequence[int]) -> tuple[Floats, Floats]:
         """The boxes of several clauses, rounded outward: two float64 arrays [len(clauses), inputs]."""
         return self.clauses.boxes.outer(self.box_ids[np.asarray(clauses, dtype=np.int64)])
 
     def exact_bounds(self, clause: int) -> tuple[list[Fraction], list[Fraction]]:
-        """The decimal box of a clause, exactly: (lower [inputs], upper [inputs]); IndexError past the end."""
+        """The closed box of a clause, exactly: (lower [inputs], upper [inputs]); IndexError past the end."""
         return self.clauses.boxes.exact(int(self.box_ids[clause]))
 
     def inner_bounds(self, clause: int, dtype: DTypeLike) -> tuple[NDArray[Any], NDArray[Any]]:
@@ -225,6 +269,6 @@ class Property:
 
         Returns (lower [inputs], upper [inputs]) of that dtype: clamping a witness to them puts it inside the
         decimal box exactly (strict bounds included).  Where no such value exists (a point such as 0.1), both
-        are the value nearest to the middle.  Raises IndexError past the end.
+        are the value nearest to the middle, ties to even.  Raises IndexError past the end.
         """
         return self.clauses.boxes.inner(int(self.box_ids[clause]), dtype)

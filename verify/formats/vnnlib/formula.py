@@ -20,6 +20,7 @@ from verify.formats.vnnlib.terms import Linear
 Number: TypeAlias = float | Fraction
 Range: TypeAlias = tuple[int, int]
 Alternative: TypeAlias = tuple[Range, ...]
+Point: TypeAlias = tuple[Floats, dict[int, Fraction]]  # coordinates, and apart those that are no floats
 
 LE, LT, GE, GT, EQ = range(5)
 
@@ -49,7 +50,7 @@ class AnyOf:
 Node: TypeAlias = Atoms | All | AnyOf
 
 
-def point(values: Sequence[Number] | NDArray[Any]) -> tuple[Floats, dict[int, Fraction]]:
+def point(values: Sequence[Number] | NDArray[Any]) -> Point:
     """Coordinates as float64 [n], and apart, by position, those given as fractions or integers (0 there)."""
     if isinstance(values, np.ndarray) and values.dtype.kind == "f" and values.dtype.itemsize <= 8:
         floats: Floats = values.ravel().astype(np.float64)
@@ -82,13 +83,17 @@ class Formula:
         bounding: Booleans = (self.left >= 0) & (self.left % 2 == 0) & (self.right >= 0)
         return bounding
 
-    def holds(self, x: tuple[Floats, dict[int, Fraction]], y: tuple[Floats, dict[int, Fraction]]) -> bool:
-        """Exact truth at a point; false at points with infinite or undefined coordinates."""
+    def holds(self, truth: Booleans) -> bool:
+        """The formula's truth by that of its atoms, bool [atoms]."""
+        return _evaluate(self.tree, truth)
+
+    def truth(self, x: Point, y: Point) -> Booleans | None:
+        """Exact truth of all atoms at a point, bool [atoms]; None where coordinates are infinite or undefined."""
         floats = np.zeros(2 * max(len(x[0]), len(y[0])))
         floats[0::2][: len(x[0])] = x[0]
         floats[1::2][: len(y[0])] = y[0]
         if not np.isfinite(floats).all():
-            return False
+            return None
         exact = {2 * k: v for k, v in x[1].items()} | {2 * k + 1: v for k, v in y[1].items()}
         truth = self._float_truth(floats)
         rational = np.zeros(len(floats), dtype=np.bool_)
@@ -97,7 +102,7 @@ class Formula:
         slow |= (self.right < 0) & rational[np.maximum(-1 - self.right, 0)]
         for k in np.flatnonzero(slow).tolist():
             truth[k] = self._exact_truth(k, floats, exact)
-        return _evaluate(self.tree, truth)
+        return truth
 
     def _float_truth(self, floats: Floats) -> Booleans:
         """Truth of the atoms, bool [atoms], where both sides are floats or a literal's exact decimal."""
