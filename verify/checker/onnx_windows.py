@@ -65,6 +65,8 @@ def window(call: Call, sizes: Shape, kernel: Shape) -> Window:
         return Window(kernel, strides, dilations, pads[:rank], pads[rank:], ceil)
     if auto not in ("VALID", "SAME_UPPER", "SAME_LOWER") or any(pads) or ceil:
         raise Refused(f"auto_pad = {auto!r} here")
+    if auto != "VALID" and set(dilations) != {1}:  # runtimes and ONNX's definition count them differently
+        raise Refused(f"auto_pad = {auto!r} with dilations")
     begins, ends = [0] * rank, [0] * rank
     for axis, size in enumerate(sizes if auto != "VALID" else ()):
         reach = (kernel[axis] - 1) * dilations[axis] + 1
