@@ -86,7 +86,8 @@ class Outputs:
 
     def _read(self, path: Path, owner: Path) -> None:
         with suppress(OSError):
-            self._taken.setdefault(_identity(path.stat()), f"is read with {owner}")
+            words = f"is {path}, which is read" + (f" with {owner}" if path != owner else "")
+            self._taken.setdefault(_identity(path.stat()), words)
 
     def admit(self, option: str, path: Path | None) -> None:
         """Refuses a file with InputError, or UnwrittenError where the system does; it may be admitted again as the same option."""
@@ -126,17 +127,23 @@ def _place(what: str, path: Path) -> Path:
     try:
         place = Path(os.path.realpath(path))
         with reported(what):
-            mode = place.stat().st_mode if os.path.lexists(place) else None
+            mode = _mode(path)
     except ValueError as error:  # of a zero byte
         raise InputError(f"{what}: is no path ({error})") from None
     if mode is None:
         return place
-    if not stat.S_ISREG(mode):
+    if not stat.S_ISREG(mode) or not place.exists():  # /dev/stdout may lead to a file without a name
         kind = "a folder" if stat.S_ISDIR(mode) else "no regular file"
         raise InputError(f"{what}: is {kind}; choose a file, which is made or overwritten")
     if not os.access(place, os.W_OK):
         raise _unwritten(what, PermissionError(errno.EACCES, os.strerror(errno.EACCES)))
     return place
+
+
+def _mode(path: Path) -> int | None:
+    with suppress(FileNotFoundError):
+        return path.stat().st_mode
+    return None
 
 
 def _partial_of(place: Path) -> Path:

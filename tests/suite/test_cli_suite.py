@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import csv
+import errno
 import os
 import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 
@@ -15,8 +18,9 @@ import pytest
 from click.testing import CliRunner, Result
 from fakes import WITNESS, Fakes, folder
 
+from verify import output
 from verify.cli_suite import suite, witness_path
-from verify.errors import InputError
+from verify.errors import InputError, UnwrittenError
 from verify.suite import runner
 from verify.suite.instances import read_instances
 
@@ -83,18 +87,37 @@ def test_rows_go_to_stdout_without_a_file(tmp_path: Path, fakes: Fakes) -> None:
     assert [row[4] for row in csv.reader(done.stdout.splitlines())] == ["unsat"]
 
 
-def test_a_killed_suite_goes_on(tmp_path: Path) -> None:
-    """With the instance that it was at; its worker is gone soon after it."""
-    table = folder(tmp_path / "family", ["sat", "unsat", "hang", "unknown"], timeout=600)
-    out, log = tmp_path / "r.csv", tmp_path / "log"
+ENDING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGKILL)
+
+
+@contextmanager
+def suite_at(table: Path, out: Path, log: Path, begun: int) -> Iterator[subprocess.Popen[str]]:
+    """A suite in a process of its own, that has begun so many instances."""
     script = Path(__file__).parent / "fakes.py"
     process = subprocess.Popen([sys.executable, script, table, out, log], env={**os.environ, "PYTHONPATH": str(ROOT)},
-                               stderr=subprocess.DEVNULL)  # fmt: skip
-    until(lambda: log.exists() and len(log.read_text().splitlines()) == 3)
-    process.send_signal(signal.SIGKILL)
-    process.wait()
+                               stderr=subprocess.PIPE, text=True)  # fmt: skip
+    try:
+        until(lambda: log.exists() and len(log.read_text().splitlines()) == begun)
+        yield process
+    finally:
+        process.kill()
+        process.communicate()
+
+
+@pytest.mark.parametrize("kind", ENDING)
+def test_a_suite_that_is_ended_goes_on(kind: signal.Signals, tmp_path: Path) -> None:
+    """With the instance that it was at, each row once; its worker is gone soon after it, and nothing else is left."""
+    table = folder(tmp_path / "family", ["sat", "unsat", "hang", "unknown"], timeout=600)
+    out, log = tmp_path / "r.csv", tmp_path / "log"
+    with suite_at(table, out, log, 3) as process:
+        process.send_signal(kind)
+        _, err = process.communicate(timeout=60)
+    assert process.returncode == (128 + kind if kind in ENDING[1:3] else -kind)
+    assert ("│ family │" in err) == (kind != signal.SIGKILL)
     worker = log.read_text().split()[-2]
     until(lambda: not running(worker))
+    assert [row[4] for row in table_of(out)] == ["sat", "unsat"]
+    assert set(os.listdir(tmp_path)) == {"family", "log", "r.csv"}
     with out.open("a") as file:
         file.write("family,torn")
     (table.parent / "vnnlib" / "p2.vnnlib").write_text("unsat")
@@ -107,17 +130,79 @@ def test_a_killed_suite_goes_on(tmp_path: Path) -> None:
     ]
 
 
-def test_a_terminated_suite_leaves_nothing(tmp_path: Path) -> None:
+def test_two_suites_do_not_write_to_one_file(tmp_path: Path, fakes: Fakes) -> None:
+    """The second is refused before it has begun; it may go on once the first was killed."""
     table = folder(tmp_path / "family", ["sat", "hang"], timeout=600)
-    out, log = tmp_path / "r.csv", tmp_path / "log"
-    script = Path(__file__).parent / "fakes.py"
-    process = subprocess.Popen([sys.executable, script, table, out, log], env={**os.environ, "PYTHONPATH": str(ROOT)},
-                               stderr=subprocess.PIPE, text=True)  # fmt: skip
-    until(lambda: log.exists() and len(log.read_text().splitlines()) == 2)
-    process.terminate()
-    _, err = process.communicate(timeout=30)
-    assert process.returncode == 128 + signal.SIGTERM and "│ family │" in err
-    assert not running(log.read_text().split()[-2])
+    out, log = tmp_path / "r.csv", tmp_path / "first"
+    (tmp_path / "link.csv").symlink_to(out)
+    with suite_at(table, out, log, 2):
+        for name in (out, tmp_path / "link.csv"):
+            done = call(table, "--out", name)
+            assert isinstance(done.exception, InputError) and "another process" in str(done.exception)
+        assert not Path(fakes.log).exists()
+    (table.parent / "vnnlib" / "p1.vnnlib").write_text("unsat")
+    assert call(table, "--out", out).return_value == 0
+    assert [row[4] for row in table_of(out)] == ["sat", "unsat"]
+
+
+def test_a_suite_says_where_it_cannot_lock(
+    tmp_path: Path, fakes: Fakes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def no_locks(*_: object) -> None:
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    monkeypatch.setattr(output.fcntl, "flock", no_locks)
+    done = call(folder(tmp_path / "family", ["sat"]), "--out", tmp_path / "r.csv")
+    assert done.return_value == 0 and "cannot be locked" in done.stderr
+
+
+@pytest.mark.parametrize("option", ["--out", "--report"])
+def test_inputs_and_devices_are_not_written(option: str, tmp_path: Path, fakes: Fakes) -> None:
+    table = folder(tmp_path / "family", ["sat"])
+    (tmp_path / "soft").symlink_to(table)
+    (tmp_path / "hard").hardlink_to(table.parent / "net.onnx")
+    os.mkfifo(tmp_path / "pipe")
+    property_ = table.parent / "vnnlib" / "p0.vnnlib"
+    names = ["soft", "hard", "pipe", table, property_, "/dev/null", "/dev/full"]
+    for target in names:
+        done = call(table, option, tmp_path / target)
+        assert isinstance(done.exception, InputError) and option in str(done.exception), target
+    done = call(table, "--out", tmp_path / "r", "--report", tmp_path / "r")
+    assert isinstance(done.exception, InputError) and "--out too" in str(done.exception)
+    assert not Path(fakes.log).exists() and not (tmp_path / "r").exists() and property_.read_text() == "sat"
+
+
+class Full:
+    """A disk that takes no more, from some file on."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+        self.name, self.sync = name, os.fsync
+        monkeypatch.setattr(output.os, "fsync", self)
+
+    def __call__(self, number: int) -> None:
+        if self.name in os.readlink(f"/proc/self/fd/{number}"):
+            raise OSError(errno.ENOSPC, "No space left on device")
+        self.sync(number)
+
+
+@pytest.mark.parametrize(
+    ("name", "rows", "said"),
+    [("r.csv", [], "the row was: family,"), ("counterexample", ["sat"], "the counterexample was:\n" + WITNESS),
+     ("r.html", ["sat", "unsat"], "--report")],
+)  # fmt: skip
+def test_a_full_disk_loses_nothing(
+    name: str, rows: list[str], said: str, tmp_path: Path, fakes: Fakes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Code 3; what is in no file is in the message."""
+    table = folder(tmp_path / "family", ["sat", "unsat"])
+    out, report, found = tmp_path / "r.csv", tmp_path / "r.html", tmp_path / "found"
+    Full(monkeypatch, name)
+    done = call(table, "--out", out, "--report", report, "--witnesses", found)
+    assert isinstance(done.exception, UnwrittenError) and done.exception.exit_code == 3
+    assert said in str(done.exception) and "No space left" in str(done.exception)
+    if rows:
+        assert [row[4] for row in table_of(out)] == rows
+    assert not list(tmp_path.rglob(".*"))
 
 
 def until(condition: object) -> None:
