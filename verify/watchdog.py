@@ -16,7 +16,7 @@ from types import TracebackType
 from typing import NoReturn
 
 from verify.deadline import Deadline
-from verify.errors import UNDECIDED
+from verify.errors import UNDECIDED, VerifyError
 from verify.output import clean_up
 
 GRACE = 0.7  # seconds past the deadline: what stops at its own next step has stopped by then
@@ -59,6 +59,9 @@ class Watchdog:
             code = UNDECIDED
             try:
                 code = self._late()
+            except VerifyError as error:  # stdout does not take it
+                code = error.exit_code
+                sys.stderr.write(f"verify: {error}\n")
             finally:
                 leave(code)
 
