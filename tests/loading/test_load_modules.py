@@ -344,6 +344,14 @@ class Optional(nn.Module):
         return x if y is None else x + y
 
 
+def asking(h: Tensor) -> Tensor:
+    return h.clamp(max=0.95) if isinstance(h, Tensor) else h
+
+
+def asking_torch(h: Tensor) -> Tensor:
+    return h.clamp(max=0.95) if torch.is_tensor(h) else h
+
+
 def failing(_: Tensor) -> Tensor:
     raise LookupError("nothing here")
 
@@ -357,6 +365,7 @@ REFUSED: dict[str, tuple[Callable[[], Any], str]] = {
     "a recurrent layer": (lambda: nn.LSTM(2, 2), "returns a tuple"), "booleans": (lambda: Twice(lambda h: h > 0), "torch.bool"),
     "random": (lambda: Twice(lambda h: h + 1e-6 * torch.rand(1, 2)), "two results"), "stateful": (Stateful, "two results"),
     "two inputs": (TwoInputs, "cannot be run"), "optional inputs": (Optional, "x, y"), "raising": (lambda: Twice(failing), "nothing here"),
+    "asking": (lambda: Twice(asking), "whether its values are tensors"), "asking torch": (lambda: Twice(asking_torch), "whether its values"),
     "half": (lambda: nn.Linear(2, 2).half(), "float16"), "mixed": (lambda: nn.Sequential(nn.Linear(2, 2), nn.Linear(2, 2).double()), "float32 and"),
     "complex weights": (with_complex_weights, "phase.*complex64"), "meta": (lambda: nn.Linear(2, 2, device="meta"), "copied to the CPU"),
     "lazy": (lambda: nn.LazyLinear(2), "no shape yet"), "a class": (lambda: nn.Linear, "the class Linear"), "a function": (lambda: F.relu, "function"),

@@ -1,7 +1,8 @@
 """torch modules before they are read: what is no function of one tensor, and what torch.fx does not see, is refused by name.
 
 torch.fx takes torch's own layers as they are, so it does not see what hangs on them: hooks, and a `forward` of one's own. Nor
-does it see that an operation in place changes values that have another name: `h.relu_()` as a statement, then `h`.
+does it see that an operation in place changes values that have another name: `h.relu_()` as a statement, then `h`. And what it
+traces with are no tensors, which Python code may ask for.
 """
 
 from __future__ import annotations
@@ -179,10 +180,19 @@ def check_arguments(traced: fx.GraphModule) -> None:
         raise ModelError(f"the module's forward takes {', '.join(taken) or 'nothing'}; {_MORE}")
 
 
-def check_in_place(module: nn.Module, example: Tensor) -> None:
-    """ModelError where a value is used after an operation in place has changed it: torch.fx's graph does not say so."""
-    tracer = _Tracer()
-    traced = fx.GraphModule(module, tracer.trace(module))
+def check_traceable(module: nn.Module, example: Tensor) -> None:
+    """ModelError where torch.fx's graph is silent on what happens.
+
+    A value may be used after an operation in place has changed it, or the path depend on whether values are tensors.
+    """
+    shared = {id(tensor): tensor for tensor in (*module.parameters(), *module.buffers())}
+    claiming = _Tracer(_Claiming).trace(copy.deepcopy(module, dict(shared)))
+    graph = _Tracer().trace(module)
+    if str(graph) != str(claiming):
+        raise ModelError(
+            "the module asks whether its values are tensors, which torch.fx's are not; export it to ONNX instead"
+        )
+    traced = fx.GraphModule(module, graph)
     with torch.inference_mode(False), torch.no_grad():
         _Versions(traced).run(example.clone())
 
@@ -190,31 +200,35 @@ def check_in_place(module: nn.Module, example: Tensor) -> None:
 class _Tracer(fx.Tracer):
     """Writes `h += x` down as what it is; torch.fx's own tracer makes `h = h + x` of it."""
 
+    def __init__(self, kind: type[_Proxy] | None = None) -> None:
+        super().__init__()
+        self._kind = kind or _Proxy
+
     def proxy(self, node: fx.Node) -> fx.Proxy:
-        return _Proxy(node, self)
+        return self._kind(node, self)
+
+    def create_arg(self, a: Any) -> Any:
+        return a.node if type(a) is self._kind else super().create_arg(a)
 
 
 class _Proxy(fx.Proxy):
     """A traced value with Python's operators in place."""
 
 
+class _Claiming(_Proxy):
+    """One that is a tensor as far as Python can tell."""
+
+    @property  # type: ignore[misc]
+    def __class__(self) -> type:
+        return Tensor
+
+
 def _in_place(function: Callable[..., Any]) -> Callable[[_Proxy, Any], Any]:
     return lambda self, other: self.tracer.create_proxy("call_function", function, (self, other), {})
 
 
-for _name in (
-    "iadd",
-    "isub",
-    "imul",
-    "itruediv",
-    "ifloordiv",
-    "imod",
-    "ipow",
-    "imatmul",
-    "iand",
-    "ior",
-    "ixor",
-):
+_OPERATORS = "iadd isub imul itruediv ifloordiv imod ipow imatmul iand ior ixor"
+for _name in _OPERATORS.split():
     setattr(_Proxy, f"__{_name}__", _in_place(getattr(operator, _name)))
 
 

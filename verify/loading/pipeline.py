@@ -18,7 +18,7 @@ from verify.loading.fold import fold as folded
 from verify.loading.integers import TRUNCATING
 from verify.loading.loaded import LoadedModel
 from verify.loading.lowering import Origin, as_value, lower, walk
-from verify.loading.modules import ELEMENT_TYPES, admitted, blaming, check_arguments, check_in_place
+from verify.loading.modules import ELEMENT_TYPES, admitted, blaming, check_arguments, check_traceable
 from verify.loading.onnx2torch_import import import_onnx2torch
 from verify.loading.runner import OnnxRunner, OnnxSession
 
@@ -96,7 +96,7 @@ def from_module(module: nn.Module, example_input: Tensor | None, fold: bool) -> 
     with blaming("torch.fx cannot trace the module", "export it to ONNX instead"):
         graph_module = fx.symbolic_trace(copy.deepcopy(original))
         check_arguments(graph_module)
-        check_in_place(copy.deepcopy(original), example)
+        check_traceable(copy.deepcopy(original), example)
     shape, kind = tuple(example.shape), ELEMENT_TYPES[example.dtype]
     try:
         origins = _ModuleOrigins(graph_module, example)
