@@ -436,3 +436,15 @@ def test_integers_of_torch_wrap_too() -> None:
     spec = text(np.zeros(SIZE), np.ones(SIZE), "(<= Y_0 -1.0)")
     found = verify(Module(), spec, timeout=10, device="cpu", example_input=torch.zeros(1, SIZE))
     assert found.verdict == "sat"
+
+
+def test_the_greatest_number_is_one_more_in_float32() -> None:
+    """Bug found: a sum of squares of int32 ends at 2^31 - 1, which a cast to float32 makes 2^31."""
+    nodes = [
+        helper.make_node("Cast", ["x"], ["i"], to=CODES["int32"]),
+        helper.make_node("ReduceSumSquare", ["i", "a"], ["s"]),
+        helper.make_node("Cast", ["s"], ["y"], to=CODES["float32"]),
+    ]
+    model = build(nodes, {"a": np.array([1])}, "y", "float32", "float32")
+    spec = text(np.zeros(SIZE), np.full(SIZE, 70000.0), "(>= Y_0 2147483648.0)", 1)
+    assert verify(model, spec, timeout=10, device="cpu").verdict != "unsat"

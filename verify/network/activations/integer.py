@@ -44,6 +44,11 @@ class Integer(Elementwise):
             low, high = self.minimum - 0.5, self.maximum + 0.5
         return max(low, -float(self.within)), min(high, float(self.within))
 
+    @property
+    def ends(self) -> tuple[float, float]:
+        """What lies around all that the type holds, and around float32's roundings of it."""
+        return float(self.minimum), float(self.maximum + (self.bits > _NARROW))
+
     def holds(self, lower: Tensor, upper: Tensor) -> Bool[Tensor, "*batch pre"]:
         """Whether all of an interval fits; in float64, for float32 takes the end of a type for the number behind it."""
         low, high = self.limits
@@ -65,7 +70,7 @@ class Integer(Elementwise):
 
     def interval(self, lower: Tensor, upper: Tensor) -> tuple[Tensor, Tensor]:
         fits = self.holds(lower, upper)
-        least, most = float(self.minimum), float(self.maximum)
+        least, most = self.ends
         return (
             torch.where(fits, lower, least).clamp(min=least),
             torch.where(fits, upper, most).clamp(max=most),
@@ -82,7 +87,8 @@ class Integer(Elementwise):
 
     def least_value(self, t: Tensor, z: Tensor, lower: Tensor, upper: Tensor) -> Tensor:
         """The value at z of an interval for which t times it is least."""
-        end = torch.where(t < 0, z.new_tensor(float(self.maximum)), z.new_tensor(float(self.minimum)))
+        least, most = self.ends
+        end = torch.where(t < 0, z.new_tensor(most), z.new_tensor(least))
         return torch.where(self.holds(lower, upper), z, end)
 
     def minimum_on(
