@@ -105,7 +105,7 @@ def _prepared(
         return prepare_query(spec, model)  # type: ignore[arg-type]  # it checks what the models are
     if isinstance(model, Mapping):
         raise InputError(f"{', '.join(map(str, model))}: several networks take a query of VNN-LIB 2.0")
-    loaded = model if isinstance(model, LoadedModel) else load(model, example_input, _first_box(spec))
+    loaded = model if isinstance(model, LoadedModel) else load(model, example_input, _boxes(spec))
     if isinstance(model, LoadedModel):
         check_example(loaded, example_input)
     if isinstance(spec, LinfBall | Specification):
@@ -128,14 +128,11 @@ def _asked(specification: object, deadline: Deadline) -> Property | Query | Linf
     return read(path("the specification", specification), deadline)
 
 
-def _first_box(spec: Property | LinfBall | Specification) -> tuple[NDArray[Any], NDArray[Any]] | None:
+def _boxes(spec: Property | LinfBall | Specification) -> tuple[NDArray[Any], NDArray[Any]] | None:
     """Where the network that is read is compared with the model."""
     if isinstance(spec, LinfBall | Specification):
         return spec.ends()
-    if spec.vacuous:
-        return None
-    first = spec.clauses[0]
-    return first.lower, first.upper
+    return None if spec.vacuous else spec.some_boxes()
 
 
 def verify(

@@ -14,7 +14,7 @@ from onnx import TensorProto, helper, numpy_helper
 from onnx_models import X, case, model_of, weights
 
 from verify.errors import ModelError
-from verify.loading import comparison, load
+from verify.loading import load
 
 GOOD = case("Gemm", [X, weights(4, 3), weights(3)], (1, 4)).model()
 
@@ -116,23 +116,6 @@ def test_external_data(tmp_path: Path) -> None:
     np.testing.assert_array_equal(load(path).evaluate(np.ones(4)), load(GOOD).evaluate(np.ones(4)))
     (tmp_path / "weights.bin").unlink()
     refused(path, "another file")
-
-
-def test_disagreement_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(comparison, "TOLERANCE", -1e-9)
-    refused(GOOD, "differs by")
-
-
-def test_slow_models_are_compared_on_fewer_inputs(monkeypatch: pytest.MonkeyPatch) -> None:
-    """But on two at least."""
-    counts = []
-    for seconds in (60.0, -1.0):
-        seen: list[object] = []
-        monkeypatch.setattr(comparison, "SECONDS", seconds)
-        monkeypatch.setattr(comparison, "_compare", lambda _, sample, seen=seen: not seen.append(sample))
-        load(GOOD)
-        counts.append(len(seen))
-    assert counts == [5, 2]
 
 
 def test_outputs_that_cannot_be_compared() -> None:

@@ -36,7 +36,7 @@ def load(
 
     model: a path or bytes of an ONNX file (gzipped or not), a parsed ONNX model, or a torch.nn.Module.
     example_input: needed for a torch.nn.Module: a tensor of the shape it takes, its batch axis of 1 included.
-    box: lower and upper bounds of the inputs; the comparison then samples there.
+    box: lower and upper bounds of the inputs, of one box or several ([boxes, inputs]); the comparison then samples there.
     fold: merge consecutive affine maps; off, every map keeps the file's own weights (see fold.py).
     Raises ModelError (UnsupportedOperatorError for an operator without a rule).
     """

@@ -144,7 +144,7 @@ def _side_by_side(query: Query, parts: Sequence[Part], fold: bool) -> JointModel
         tensor_types(query, parts, np.zeros(flat.size)),
     )  # fmt: skip
     clauses = query.property.clauses
-    check_agreement(loaded, _moderate(clauses[0].lower, clauses[0].upper) if len(clauses) else None)
+    check_agreement(loaded, _moderate(*query.property.some_boxes()) if len(clauses) else None)
     if query.products:
         core = with_products(builder, flat, core, query.products)
     network = builder.network(builder.output(core))

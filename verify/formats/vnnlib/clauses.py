@@ -260,6 +260,11 @@ class Property:
         """The boxes of several clauses, rounded outward: two float64 arrays [len(clauses), inputs]."""
         return self.clauses.boxes.outer(self.box_ids[np.asarray(clauses, dtype=np.int64)])
 
+    def some_boxes(self, most: int = 16) -> tuple[Floats, Floats]:
+        """Different boxes of clauses, spread over all, rounded outward: two float64 arrays [boxes, inputs]."""
+        _, first = np.unique(self.box_ids, return_index=True)
+        return self.bounds(first[:: -(-len(first) // most)].tolist())
+
     def exact_bounds(self, clause: int) -> tuple[list[Fraction], list[Fraction]]:
         """The closed box of a clause, exactly: (lower [inputs], upper [inputs]); IndexError past the end."""
         return self.clauses.boxes.exact(int(self.box_ids[clause]))
