@@ -87,7 +87,7 @@ class _Points:
         self._network, self._random = network, torch.Generator().manual_seed(0)
         size = network.inputs
         self.at_once = max(1, _ENTRIES // sum(node.size for node in network.nodes))
-        ends = None if box is None else [torch.from_numpy(np.asarray(end, dtype=np.float64)) for end in box]
+        ends = None if box is None else [torch.from_numpy(np.array(end, dtype=np.float64)) for end in box]
         # else the property belongs to another model; Problem says so
         fits = ends is not None and (ends[0].numel() == size or ends[0].shape[1:] == (size,))
         self._ends = [end.reshape(-1, size) for end in ends] if ends is not None and fits else None
