@@ -15,6 +15,7 @@ import onnx
 import pytest
 import torch
 from nets import property_text, random_layers, relu_model
+from patience import PATIENCE
 from torch import nn
 
 import verify
@@ -75,7 +76,9 @@ def test_every_form_of_model(kind: str, tmp_path: Path) -> None:
     }  # fmt: skip
     example = EXAMPLE if kind == "module" else None
     for specification, verdict in both_specifications().values():
-        result = verify.verify(forms[kind], specification, timeout=20, device="cpu", example_input=example)
+        result = verify.verify(
+            forms[kind], specification, timeout=PATIENCE, device="cpu", example_input=example
+        )
         assert result.verdict == verdict, result.reason
         assert (result.witness is not None) == (verdict == "sat")
 
@@ -100,7 +103,10 @@ def test_specifications_take_any_floats(seed: int) -> None:
     box = (CENTRE - 1e-5 * random.random(3), CENTRE + 1e-5 * random.random(3))
     for threshold, verdict in ((value - 0.1, "unsat"), (value + 0.1, "sat")):
         specification = verify.Specification(box, [[(row.tolist(), threshold)]])
-        assert verify.verify(relu_model(LAYERS), specification, timeout=20, device="cpu").verdict == verdict
+        assert (
+            verify.verify(relu_model(LAYERS), specification, timeout=PATIENCE, device="cpu").verdict
+            == verdict
+        )
 
 
 def test_bounds_enclose_and_are_ordered() -> None:
@@ -362,11 +368,14 @@ def instances() -> list[tuple[str, str, str, str]]:
 )
 def test_shipped_problems(family: str, model: str, property_: str, expected: str) -> None:
     """The recorded verdict, which comes from mixed-integer programs, within the time that there is; never the other one."""
-    result = verify.verify(ROOT / family / model, ROOT / family / property_, timeout=20, device="cpu")
+    result = verify.verify(ROOT / family / model, ROOT / family / property_, timeout=PATIENCE, device="cpu")
     assert result.verdict == expected, result.reason
 
 
 @pytest.mark.gpu
 def test_gpu_and_cpu_agree() -> None:
     for specification, verdict in both_specifications().values():
-        assert verify.verify(relu_model(LAYERS), specification, timeout=60, device="cuda").verdict == verdict
+        assert (
+            verify.verify(relu_model(LAYERS), specification, timeout=PATIENCE, device="cuda").verdict
+            == verdict
+        )

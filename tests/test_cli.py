@@ -22,6 +22,7 @@ import onnx
 import onnxruntime
 import pytest
 from nets import property_text, random_layers, relu_model
+from patience import PATIENCE
 
 from verify import __version__, api, cli
 from verify.formats.vnnlib import read
@@ -74,7 +75,7 @@ def process(*arguments: object) -> tuple[Ran, float]:
         capture_output=True,
         text=True,
         env=environment,
-        timeout=120,
+        timeout=PATIENCE,
     )
     return Ran(ran.returncode, ran.stdout, ran.stderr), time.monotonic() - began
 

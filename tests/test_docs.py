@@ -17,6 +17,7 @@ from typing import Any, NamedTuple
 import click
 import pytest
 import torch
+from patience import PATIENCE
 
 import verify
 from verify import errors
@@ -238,4 +239,4 @@ def test_the_operator_of_the_guide(monkeypatch: pytest.MonkeyPatch) -> None:
     highest = float(model(2 * torch.rand(2000, 3) - 1)[:, 0].detach().max())
     for threshold, verdict in ((highest + 1.0, "unsat"), (highest - 0.05, "sat")):
         asked = verify.Specification(([-1.0] * 3, [1.0] * 3), [[verify.Row([-1.0, 0.0], -threshold)]])
-        assert verify.verify(model, asked, example_input=x, timeout=60).verdict == verdict
+        assert verify.verify(model, asked, example_input=x, timeout=PATIENCE).verdict == verdict

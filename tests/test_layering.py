@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import pytest
+from patience import PATIENCE
 
 import verify
 
@@ -180,6 +181,6 @@ def test_start_is_light(code: str) -> None:
     """Nothing heavy is loaded before there is work."""
     check = f"\nimport sys\nprint('HEAVY:', *[name for name in {HEAVY!r} if name in sys.modules])"
     done = subprocess.run(
-        [sys.executable, "-c", code + check], capture_output=True, text=True, check=True, timeout=60
+        [sys.executable, "-c", code + check], capture_output=True, text=True, check=True, timeout=PATIENCE
     )
     assert done.stdout.splitlines()[-1].strip() == "HEAVY:"

@@ -13,6 +13,7 @@ import onnxruntime
 import pytest
 import torch
 from onnx import helper
+from patience import PATIENCE
 
 from tests.loading.test_joint import bounded, declare, dense, model, query_of
 from verify.api import Result, decide
@@ -28,7 +29,7 @@ PAIR = (
 )
 
 
-def decided(problem: Problem, seconds: float = 60) -> Result:
+def decided(problem: Problem, seconds: float = PATIENCE) -> Result:
     return decide(problem, Deadline.after(seconds), time.monotonic())
 
 

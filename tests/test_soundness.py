@@ -7,6 +7,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 from click.testing import CliRunner
+from patience import PATIENCE
 
 import verify
 from benchmarks import soundness
@@ -88,7 +89,7 @@ def answer(verdict: str, witness: Witness | None = None) -> verify.Result:
 
 def witness_of(one: Example) -> Witness:
     """A true witness of the violated question."""
-    witness = verify.verify(one.model, one.questions[0].text(), timeout=10).witness
+    witness = verify.verify(one.model, one.questions[0].text(), timeout=PATIENCE).witness
     assert witness is not None
     return witness
 

@@ -12,6 +12,7 @@ import numpy as np
 import onnx
 import pytest
 from nets import property_text, relu_model
+from patience import PATIENCE
 
 import verify
 
@@ -85,7 +86,9 @@ def test_small_biases_are_no_trap() -> None:
     """The caution has its limits: with 2^20 in float32 the property is decided, and rightly."""
     for unsafe, expected in (("(>= Y_0 -1.0)", "sat"), ("(>= Y_0 -0.4)", "unsat")):
         text = property_text([0.1], [1.0], 1, unsafe)
-        assert verify.verify(absorbing(np.float32, 20), text, timeout=20, device="cpu").verdict == expected
+        assert (
+            verify.verify(absorbing(np.float32, 20), text, timeout=PATIENCE, device="cpu").verdict == expected
+        )
 
 
 def test_bounds_hold_over_the_reals() -> None:

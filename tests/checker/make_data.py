@@ -19,6 +19,7 @@ import numpy as np
 import onnx
 import torch
 from nets import property_text, random_layers, relu_model
+from patience import PATIENCE
 
 from benchmarks.soundness import Graph
 from verify.api import prepare
@@ -188,7 +189,7 @@ def placed(folder: Path, model: onnx.ModelProto | bytes, text: str) -> Files:
 
 
 def searched(
-    files: Files, splits: str = "inputs", settings: Settings = QUICK, seconds: float = 20.0,
+    files: Files, splits: str = "inputs", settings: Settings = QUICK, seconds: float = PATIENCE,
     prepare_search: Callable[[BranchAndBound], None] | None = None,
 ) -> tuple[str, str | None]:  # fmt: skip
     """Runs a search that writes a certificate: its verdict, and what is wrong with the certificate."""

@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from patience import PATIENCE
 
 import verify.checker.checking
 
@@ -49,7 +50,7 @@ sys.exit(not found.proved)
 def run(code: str, *arguments: object) -> subprocess.CompletedProcess[str]:
     """Python in a process of its own, at the root."""
     return subprocess.run(
-        [sys.executable, "-c", code, *map(str, arguments)], capture_output=True, text=True, cwd=ROOT, timeout=120
+        [sys.executable, "-c", code, *map(str, arguments)], capture_output=True, text=True, cwd=ROOT, timeout=PATIENCE
     )  # fmt: skip
 
 

@@ -11,6 +11,7 @@ import pytest
 import torch
 from onnx import TensorProto, helper
 from onnx_models import CHOICE_SHAPE, CHOICES, X, floats, ints, model_of, scalar, weights
+from patience import PATIENCE
 
 from verify.api import verify
 from verify.errors import ModelError
@@ -51,7 +52,7 @@ def test_whole_numbers_count(tmp_path: Path) -> None:
             for i, (low, high) in enumerate(ends)
         )
         (tmp_path / "p.vnnlib").write_text(f"{text}(declare-const Y_0 Real)(assert (<= Y_0 3))")
-        found = verify(tmp_path / "count.onnx", tmp_path / "p.vnnlib", timeout=20, device="cpu")
+        found = verify(tmp_path / "count.onnx", tmp_path / "p.vnnlib", timeout=PATIENCE, device="cpu")
         assert found.verdict == verdict
         if found.witness is not None:
             assert found.witness.outputs.tolist() == 3

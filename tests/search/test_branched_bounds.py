@@ -21,6 +21,7 @@ from nets import (
     variables,
 )
 from oracles import exact_minimum
+from patience import PATIENCE
 from test_roots import many_clauses
 from test_search_verdicts import MARGIN, NO_ATTACK, planted, search_for, watched
 
@@ -292,6 +293,6 @@ def test_verdicts_on_both_sides_of_the_optimum_with_passes(every_time: list[bool
         optimum = exact_minimum(model, lower, upper, row, np.zeros(1))
         for shift, expected in ((-MARGIN, "unsat"), (MARGIN, "sat")):
             text = property_text(lower, upper, 3, row_text(row[0].tolist(), optimum + shift))
-            outcome = search_for(prepare(model, text), "activations", settings).run(Deadline.after(20))
+            outcome = search_for(prepare(model, text), "activations", settings).run(Deadline.after(PATIENCE))
             assert outcome.verdict == expected, (seed, shift, outcome.reason)
     assert any(every_time)

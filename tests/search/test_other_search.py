@@ -10,6 +10,7 @@ import pytest
 import torch
 from nets import property_text, random_layers, relu_model, row_text
 from oracles import exact_minimum
+from patience import PATIENCE
 
 from verify.api import prepare
 from verify.deadline import Deadline
@@ -87,7 +88,7 @@ def test_inputs_suit_formulas(seed: int, clauses: int) -> None:
     search = search_for(problem)
     assert isinstance(search.strategy, SplitActivations) and search.other is not None
     assert isinstance(search.other.strategy, SplitInputs)
-    outcome = search.other.run(Deadline.after(20))
+    outcome = search.other.run(Deadline.after(PATIENCE))
     assert outcome.verdict == ("sat" if satisfiable else "unsat"), outcome.reason
 
 
@@ -102,7 +103,7 @@ def test_what_the_other_leaves_open_is_decided(
         search.first_attack, restarts=1, steps=0, seconds=0.0
     )
     other = beside(search, verdict)
-    outcome = search.run(Deadline.after(30))
+    outcome = search.run(Deadline.after(PATIENCE))
     assert outcome.verdict == ("unsat" if shift > 0 else "sat"), outcome.reason
     assert len(other.limits) == 1 and search.other is None
     assert outcome.progress.opened > 1000 and "the other way of splitting" in outcome.progress.seconds
@@ -114,8 +115,8 @@ def test_the_other_may_decide(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(branch_and_bound, "_OTHER_SHARE", 0.01)
     search = search_for(problem)
     other = beside(search, "unsat")
-    outcome = search.run(Deadline.after(20))
-    assert outcome.verdict == "unsat" and other.limits and 0 < other.limits[0] <= 0.2
+    outcome = search.run(Deadline.after(PATIENCE))
+    assert outcome.verdict == "unsat" and other.limits and 0 < other.limits[0] <= 0.01 * PATIENCE
     assert not outcome.progress.waiting
 
 

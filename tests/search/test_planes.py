@@ -7,6 +7,7 @@ from dataclasses import replace
 import pytest
 import torch
 from nets import DOUBLE, Draft, above, loaded, property_text, row_text, samples
+from patience import PATIENCE
 from test_search_verdicts import NO_ATTACK, search_for
 
 from verify.deadline import Deadline
@@ -55,7 +56,7 @@ def test_fewer_subproblems_to_the_same_proof(monkeypatch: pytest.MonkeyPatch) ->
             search, _ = search_of(dense_problem(seed, 2.0))
             if not planes:
                 monkeypatch.setattr(SharedPlanes, "more", lambda self, *_: self.count)
-            outcome = search.run(Deadline.after(60))
+            outcome = search.run(Deadline.after(PATIENCE))
             assert outcome.verdict == "unsat"
             opened += outcome.progress.opened
         counts.append(opened)
@@ -66,7 +67,7 @@ def test_fewer_subproblems_to_the_same_proof(monkeypatch: pytest.MonkeyPatch) ->
 def test_no_region_with_a_violation_is_refuted() -> None:
     for seed in range(6):
         search, _ = search_of(dense_problem(seed, -0.02))
-        assert search.run(Deadline.after(60)).verdict == "sat"
+        assert search.run(Deadline.after(PATIENCE)).verdict == "sat"
 
 
 def test_planes_hold_on_all_open_boxes() -> None:
@@ -146,5 +147,5 @@ def test_no_roots_are_renewed_when_splitting_is_nearly_done(monkeypatch: pytest.
         return False
 
     monkeypatch.setattr(strategy, "due", due)
-    assert search.run(Deadline.after(60)).verdict == "unsat"
+    assert search.run(Deadline.after(PATIENCE)).verdict == "unsat"
     assert asked and min(asked) >= 0.5 and most > 100

@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 import torch
 from nets import Draft, loaded, property_text, random_network, row_text, samples
+from patience import PATIENCE
 from test_search_verdicts import both_strategies, search_for
 
 from verify.api import Silent
@@ -70,7 +71,7 @@ def test_roots_count_every_clause_and_refute_no_violated_one(splits: str) -> Non
 def test_many_clauses_on_a_box_are_all_refuted(splits: str) -> None:
     """Clearly unsat properties end at the roots."""
     problem = many_clauses(4, -2.0)
-    outcome = search_for(problem, splits).run(Deadline.after(20))
+    outcome = search_for(problem, splits).run(Deadline.after(PATIENCE))
     assert outcome.verdict == "unsat", outcome.reason
     assert outcome.progress.waiting == 0
 
@@ -116,7 +117,7 @@ def test_points_that_decimals_were_rounded_around_are_points() -> None:
     lower, upper = problem.boxes([0])
     assert bool((lower < upper).all())
     assert problem.free_inputs == 0
-    assert search_for(problem, "inputs").run(Deadline.after(10)).verdict == "unsat"
+    assert search_for(problem, "inputs").run(Deadline.after(PATIENCE)).verdict == "unsat"
 
 
 def test_batches_of_large_networks_fit_the_memory() -> None:

@@ -24,6 +24,7 @@ from nets import (
     variables,
 )
 from oracles import exact_minimum
+from patience import PATIENCE
 from torch import Tensor
 
 import verify.search.frontier as frontier_module
@@ -97,7 +98,7 @@ def test_verdicts_on_both_sides_of_the_optimum(case: Case, splits: str) -> None:
     for shift, expected in ((-MARGIN, "unsat"), (MARGIN, "sat")):
         text = property_text(lower, upper, 3, conjunction(coefficients, thresholds + optimum + shift))
         problem = prepare(model, text)  # type: ignore[arg-type]
-        outcome = search_for(problem, splits).run(Deadline.after(5 if slow else 20))
+        outcome = search_for(problem, splits).run(Deadline.after(5 if slow else PATIENCE))
         assert outcome.verdict in ({expected, "timeout"} if slow else {expected}), (
             outcome.reason,
             optimum,
@@ -126,7 +127,7 @@ def test_searches_without_attacks_agree(splits: str, on_disk: bool, monkeypatch:
             search = search_for(prepare(model, text), splits, settings)  # type: ignore[arg-type]
             if on_disk:
                 search.frontier, search.batch = Frontier(capacity_bytes=1, slopes=torch.float32), 1
-            outcome = search.run(Deadline.after(20))
+            outcome = search.run(Deadline.after(PATIENCE))
             assert outcome.verdict == expected, (seed, shift, outcome.reason)
     assert bool(sizes) == on_disk
 
@@ -145,7 +146,7 @@ def test_disjunctions_are_as_bad_as_their_worst_clause(seed: int, splits: str) -
         limits[worst] = optima[worst] + shift
         clauses = [f"(and {row_text(row, limit)})" for row, limit in zip(rows, limits, strict=True)]
         text = property_text(lower, upper, 3, f"(or {' '.join(clauses)})")
-        outcome = search_for(prepare(model, text), splits).run(Deadline.after(20))  # type: ignore[arg-type]
+        outcome = search_for(prepare(model, text), splits).run(Deadline.after(PATIENCE))  # type: ignore[arg-type]
         assert outcome.verdict == expected, (worst, outcome.reason)
 
 
@@ -253,7 +254,7 @@ def watched(problem: Problem, network: Network, x: Tensor, splits: str, steps: i
     search = search_for(problem, splits, settings)
     search.strategy = Watched(search.strategy, x, steps)
     search.batch, search.workers = 16, 1
-    return search.run(Deadline.after(20))
+    return search.run(Deadline.after(PATIENCE))
 
 
 @both_strategies
@@ -286,7 +287,7 @@ def test_clear_properties_of_every_activation(activation: Activation, splits: st
         for slack, expected in ((-0.5, "unsat"), (0.05, "sat")):
             blind, _ = planted(network, seed, slack)
             problem = Problem(blind.model, blind.specification)
-            outcome = search_for(problem, splits).run(Deadline.after(10))
+            outcome = search_for(problem, splits).run(Deadline.after(PATIENCE))
             assert outcome.verdict == expected, (seed, slack, outcome.reason)
 
 
@@ -381,7 +382,7 @@ def test_batches_are_halved_where_memory_ends(splits: str, monkeypatch: pytest.M
             return whole(regions, deadline)  # type: ignore[no-any-return]
 
         monkeypatch.setattr(search.strategy, "choose", choose)
-        outcome = search.run(Deadline.after(20))
+        outcome = search.run(Deadline.after(PATIENCE))
         assert outcome.verdict == expected, outcome.reason
         assert room or "memory" in outcome.reason
 
@@ -392,6 +393,6 @@ def test_leaves_are_solved_exactly() -> None:
     optimum = exact_minimum(model, lower, upper, coefficients, thresholds)  # type: ignore[arg-type]
     text = property_text(lower, upper, 3, conjunction(coefficients, thresholds + optimum - 1e-4))
     settings = replace(preset("default"), first_attack=NO_ATTACK, second_attack=NO_ATTACK, unsafe=())
-    outcome = search_for(prepare(model, text), "activations", settings).run(Deadline.after(20))  # type: ignore[arg-type]
+    outcome = search_for(prepare(model, text), "activations", settings).run(Deadline.after(PATIENCE))  # type: ignore[arg-type]
     assert outcome.verdict == "unsat", outcome.reason
     assert outcome.progress.opened < 2000

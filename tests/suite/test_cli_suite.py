@@ -8,7 +8,6 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import partial
@@ -17,6 +16,7 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner, Result
 from fakes import WITNESS, Fakes, folder
+from patience import PATIENCE, until
 
 from verify import output
 from verify.cli_suite import suite, witness_path
@@ -111,7 +111,7 @@ def test_a_suite_that_is_ended_goes_on(kind: signal.Signals, tmp_path: Path) -> 
     out, log = tmp_path / "r.csv", tmp_path / "log"
     with suite_at(table, out, log, 3) as process:
         process.send_signal(kind)
-        _, err = process.communicate(timeout=60)
+        _, err = process.communicate(timeout=PATIENCE)
     assert process.returncode == (128 + kind if kind in ENDING[1:3] else -kind)
     assert ("│ family │" in err) == (kind != signal.SIGKILL)
     worker = log.read_text().split()[-2]
@@ -203,16 +203,6 @@ def test_a_full_disk_loses_nothing(
     if rows:
         assert [row[4] for row in table_of(out)] == rows
     assert not list(tmp_path.rglob(".*"))
-
-
-def until(condition: object) -> None:
-    """Waits for it, at most half a minute."""
-    assert callable(condition)
-    for _ in range(600):
-        if condition():
-            return
-        time.sleep(0.05)
-    raise AssertionError("it never came")
 
 
 def running(process: str) -> bool:

@@ -11,7 +11,6 @@ import re
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,6 +20,7 @@ import onnx
 import onnxruntime
 import pytest
 from onnx import TensorProto, helper
+from patience import PATIENCE, until
 
 from properties.spec import violated
 
@@ -38,7 +38,7 @@ class Recorded:
     """What the organisers keep of an instance."""
 
     result: str
-    seconds: float
+    ended: bool  # by itself, before the organisers ended it
     witness: str
     messages: str
 
@@ -55,27 +55,27 @@ class Loop:
             **environment,
         }
 
-    def script(self, name: str, *arguments: object, limit: float = 600) -> subprocess.CompletedProcess[str]:
+    def script(
+        self, name: str, *arguments: object, limit: float = PATIENCE
+    ) -> subprocess.CompletedProcess[str]:
         """A script under a limit, after which it is sent SIGTERM (and the exit code is 124)."""
         return subprocess.run(
             ["timeout", str(limit), str(SCRIPTS / name), *map(str, arguments)], cwd=self.folder, env=self.environment,
-            stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=120,
+            stdin=subprocess.DEVNULL, capture_output=True, text=True,
         )  # fmt: skip
 
     def __call__(
-        self, onnx: object, vnnlib: object, timeout: object = 60, kill: float = 120, prepare: bool = True
+        self, onnx: object, vnnlib: object, timeout: object = PATIENCE, prepare: bool = True
     ) -> Recorded:
         """One instance."""
         if prepare:
             prepared = self.script("prepare_instance.sh", "v1", "category", onnx, vnnlib)
             assert prepared.returncode == 0, prepared.stderr
         self.out.write_text("no_result_in_file\n")
-        began = time.monotonic()
-        ran = self.script("run_instance.sh", "v1", "category", onnx, vnnlib, "out.txt", timeout, limit=kill)
-        seconds = time.monotonic() - began
+        ran = self.script("run_instance.sh", "v1", "category", onnx, vnnlib, "out.txt", timeout)
         assert ran.returncode in (0, 124), ran.stderr
         first, _, rest = self.out.read_text().partition("\n")
-        return Recorded(first, seconds, rest, ran.stderr)
+        return Recorded(first, ran.returncode == 0, rest, ran.stderr)
 
 
 @pytest.fixture
@@ -129,8 +129,7 @@ def check(loop: Loop, folder: Path, onnx: str, vnnlib: str, expected: str) -> No
     """An instance has the expected result, and its witness convinces."""
     paths = folder / "onnx" / onnx, folder / "vnnlib" / vnnlib
     found = loop(*paths)
-    assert found.result == expected, found.messages
-    assert found.seconds < 60
+    assert found.result == expected and found.ended, found.messages
     if expected == "sat":
         assert strict(*paths, found.witness)
     else:
@@ -239,33 +238,46 @@ def test_a_result_is_whole_or_on_stderr(
 HANGS = "echo $$ >>pids; sleep 1000 & echo $! >>pids; wait"
 
 
-def test_the_scripts_own_limit_is_inside_the_organisers(stub: Callable[[str], Loop], tmp_path: Path) -> None:
-    found = stub(HANGS)(ONNX, VNNLIB, timeout=2, kill=2, prepare=False)
-    assert found.result == "timeout" and found.seconds < 2
+@pytest.mark.parametrize("script", [HANGS, f"trap '' TERM; {HANGS}"], ids=["listens", "does-not"])
+def test_the_script_ends_what_hangs(script: str, stub: Callable[[str], Loop], tmp_path: Path) -> None:
+    """By its own limit, and whatever the process does with SIGTERM."""
+    found = stub(script)(ONNX, VNNLIB, timeout=2, prepare=False)
+    assert found.result == "timeout" and found.ended
     until(lambda: not any(map(running, pids(tmp_path))))
 
 
-def test_verify_gets_a_limit_inside_that(stub: Callable[[str], Loop]) -> None:
-    loop = stub('[ "$2" = --timeout ] && echo "$3" >limit; echo unsat')
+def test_limits_are_inside_one_another(stub: Callable[[str], Loop], tmp_path: Path) -> None:
+    """The organisers', the script's own and that of `verify`, read off the commands: a busy machine may be late with all."""
+    loop = stub('[ "$2" = --timeout ] && echo "$3" >soft; echo unsat')
+    (tmp_path / "programs").mkdir()
+    program = tmp_path / "programs" / "timeout"
+    program.write_text('#!/bin/sh\necho "$2" >hard\nshift 2\nexec "$@"\n')
+    program.chmod(0o755)
+    loop.environment["PATH"] = f"{program.parent}:{os.environ['PATH']}"
     limits = {}
     for timeout in (0.5, 1, 30, "116", "300.0"):
-        assert loop(ONNX, VNNLIB, timeout=timeout, prepare=False).result == "unsat"
-        limits[float(timeout)] = float((loop.folder / "limit").read_text())
-    assert limits == {0.5: 0.25, 1: 0.5, 30: 28.5, 116: 113, 300: 297}
+        arguments = ["run_instance.sh", "v1", "c", ONNX, VNNLIB, "out.txt", timeout]
+        done = subprocess.run(
+            [SCRIPTS / arguments[0], *map(str, arguments[1:])], cwd=tmp_path, env=loop.environment,
+            stdin=subprocess.DEVNULL,
+        )  # fmt: skip
+        assert done.returncode == 0 and loop.out.read_text() == "unsat\n"
+        limits[float(timeout)] = tuple(float((tmp_path / name).read_text()) for name in ("soft", "hard"))
+    assert limits == {
+        0.5: (0.25, 0.417), 1: (0.5, 0.833), 30: (28.5, 29.5), 116: (113, 115), 300: (297, 299),
+    }  # fmt: skip
 
 
-def test_killed_at_the_limit(stub: Callable[[str], Loop], tmp_path: Path) -> None:
+def test_killed_by_the_organisers(stub: Callable[[str], Loop], tmp_path: Path) -> None:
     """SIGTERM, as `timeout` sends it: the file says so, and nothing goes on."""
-    found = stub(HANGS)(ONNX, VNNLIB, timeout=600, kill=1, prepare=False)
-    assert found.result == "timeout" and found.seconds < 3
+    loop = stub(HANGS)
+    command = [SCRIPTS / "run_instance.sh", "v1", "c", ONNX, VNNLIB, "out.txt", "6000"]
+    script = subprocess.Popen(command, cwd=tmp_path, env=loop.environment)
+    until(lambda: len(pids(tmp_path)) == 2)
+    script.terminate()
+    assert script.wait(PATIENCE) == 0 and loop.out.read_text() == "timeout\n"
     until(lambda: not any(map(running, pids(tmp_path))))
     assert not list((tmp_path / "runs").iterdir())
-
-
-def test_what_does_not_listen_is_killed(stub: Callable[[str], Loop], tmp_path: Path) -> None:
-    found = stub(f"trap '' TERM; {HANGS}")(ONNX, VNNLIB, timeout=2, prepare=False)
-    assert found.result == "timeout" and found.seconds < 4
-    until(lambda: not any(map(running, pids(tmp_path))))
 
 
 def test_leftovers_are_ended_and_others_are_not(stub: Callable[[str], Loop], tmp_path: Path) -> None:
@@ -278,7 +290,7 @@ def test_leftovers_are_ended_and_others_are_not(stub: Callable[[str], Loop], tmp
         subprocess.Popen(command, cwd=tmp_path, env=loop.environment, stderr=subprocess.DEVNULL)
         for command in commands
     )
-    until(lambda: (tmp_path / "pids").exists() and len(pids(tmp_path)) == 4)
+    until(lambda: len(pids(tmp_path)) == 4)
     until(lambda: len(list((tmp_path / "runs").glob("*/processes"))) == 2)
     dead.send_signal(signal.SIGKILL)
     dead.wait()
@@ -288,7 +300,7 @@ def test_leftovers_are_ended_and_others_are_not(stub: Callable[[str], Loop], tmp
     until(lambda: sum(map(running, pids(tmp_path))) == 2)
     assert alive.poll() is None
     alive.terminate()
-    assert alive.wait(10) == 0 and (tmp_path / "alive").read_text() == "timeout\n"
+    assert alive.wait(PATIENCE) == 0 and (tmp_path / "alive").read_text() == "timeout\n"
     until(lambda: not any(map(running, pids(tmp_path))))
 
 
@@ -346,7 +358,8 @@ def test_not_installed(tmp_path: Path) -> None:
 
 
 def pids(folder: Path) -> list[int]:
-    return [int(word) for word in re.findall(r"\d+", (folder / "pids").read_text())]
+    notes = folder / "pids"
+    return [int(word) for word in re.findall(r"\d+", notes.read_text())] if notes.exists() else []
 
 
 def running(process: int) -> bool:
@@ -354,15 +367,6 @@ def running(process: int) -> bool:
         return Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
     except OSError:
         return False
-
-
-def until(condition: Callable[[], bool]) -> None:
-    """Waits for it, at most half a minute."""
-    for _ in range(600):
-        if condition():
-            return
-        time.sleep(0.05)
-    raise AssertionError("it never came")
 
 
 def test_several_networks(loop: Loop, tmp_path: Path) -> None:
