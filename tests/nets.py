@@ -325,13 +325,12 @@ class NetworkRunner:
     def __init__(self, network: Network) -> None:
         self.network = network
 
-    def __call__(self, sample: NDArray[np.floating]) -> NDArray[np.floating]:
-        """The outputs at one input."""
+    def __call__(self, samples: NDArray[np.floating]) -> NDArray[np.floating]:
+        """The outputs at inputs, [batch, ...] both, each sample as if alone."""
         with torch.no_grad():
-            found: NDArray[np.floating] = self.network.forward(torch.tensor(sample, dtype=DOUBLE)[None])[
-                0
-            ].numpy()
-        return found
+            found = [self.network.forward(torch.tensor(sample, dtype=DOUBLE)[None]) for sample in samples]
+        outputs: NDArray[np.floating] = torch.cat(found).numpy()
+        return outputs
 
 
 def loaded(network: Network) -> LoadedModel:

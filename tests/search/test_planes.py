@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import itertools
 from dataclasses import replace
 
 import pytest
 import torch
 from nets import DOUBLE, Draft, above, loaded, property_text, row_text, samples
 from patience import PATIENCE
-from test_search_verdicts import NO_ATTACK, search_for
+from test_search_verdicts import NO_ATTACK, Blind, search_for
 
 from verify.deadline import Deadline
 from verify.formats.vnnlib import parse
@@ -17,7 +18,9 @@ from verify.problem import Problem
 from verify.search.branch_and_bound import BranchAndBound
 from verify.search.planes import SharedPlanes
 from verify.search.split_activations import SplitActivations
+from verify.search.strategy import Bounded
 from verify.settings import preset
+from verify.state import Subproblems
 
 
 def dense_problem(seed: int, slack: float) -> Problem:
@@ -48,6 +51,22 @@ def search_of(problem: Problem) -> tuple[BranchAndBound, SplitActivations]:
     return search, search.strategy
 
 
+def searched(seed: int, batches: int = 8) -> SplitActivations:
+    """What a search knows that splits so many batches and finds no witness, in whatever time."""
+    problem = dense_problem(seed, 0.05)
+    search, strategy = search_of(Blind(problem.model, problem.specification))
+    bound, deadline, done = strategy.bound, Deadline(), itertools.count(1)
+
+    def counted(regions: Subproblems, deadline: Deadline) -> Bounded:
+        if next(done) == batches:
+            deadline.called_off.set()
+        return bound(regions, deadline)
+
+    search.strategy.bound = counted  # type: ignore[method-assign]
+    assert search.run(deadline).verdict == "timeout"
+    return strategy
+
+
 def test_fewer_subproblems_to_the_same_proof(monkeypatch: pytest.MonkeyPatch) -> None:
     counts = []
     for planes in (False, True):
@@ -74,9 +93,7 @@ def test_planes_hold_on_all_open_boxes() -> None:
     """Those of the roots, and those that are added for deeper regions."""
     deeper = 0
     for seed in range(6):
-        problem = dense_problem(seed, 0.05)
-        search, strategy = search_of(problem)
-        search.run(Deadline.after(1.5))
+        strategy = searched(seed)
         planes = strategy.planes.of(strategy.planes.count, strategy.network)
         if planes is None:
             continue
@@ -89,8 +106,7 @@ def test_planes_hold_on_all_open_boxes() -> None:
 
 
 def test_regions_that_know_of_fewer_go_by_the_first() -> None:
-    search, strategy = search_of(dense_problem(0, 0.05))
-    search.run(Deadline.after(1.5))
+    strategy = searched(0)
     counts = sorted(strategy.planes.versions)
     assert len(counts) > 1 and counts[-1] == strategy.planes.count
     fewer, all_of_them = (strategy.planes.of(count, strategy.network) for count in (counts[0], counts[-1]))
