@@ -84,7 +84,7 @@ class _Points:
     """The inputs that are tried."""
 
     def __init__(self, network: Network, box: Box | None) -> None:
-        self._network, self._random = network, torch.Generator().manual_seed(0)
+        self._network, self._random = network, np.random.default_rng(0)
         size = network.inputs
         self.at_once = max(1, _ENTRIES // sum(node.size for node in network.nodes))
         ends = None if box is None else [torch.from_numpy(np.array(end, dtype=np.float64)) for end in box]
@@ -104,10 +104,10 @@ class _Points:
             yield from self._driven(pace)
 
     def _uniform(self, count: int) -> Tensor:
-        return torch.rand(count, self._network.inputs, generator=self._random, dtype=torch.float64)
+        return torch.from_numpy(self._random.random((count, self._network.inputs)))
 
     def _chosen(self, most: int, count: int) -> Tensor:
-        return torch.randint(most, (count,), generator=self._random)
+        return torch.from_numpy(self._random.integers(most, size=count))
 
     def _boxes(self, count: int) -> tuple[Tensor, Tensor]:
         """A box for each of some inputs."""
@@ -199,7 +199,7 @@ def _compare(loaded: LoadedModel, samples: NDArray[Any]) -> tuple[int, int]:
 @torch.no_grad()
 def _jumps(network: Network, x: Tensor, output: int, allowed: float) -> bool:
     """Whether an output differs by more than what is allowed among inputs that are next to one."""
-    noise = torch.rand(_NEIGHBOURS, *x.shape, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    noise = torch.from_numpy(np.random.default_rng(0).random((_NEIGHBOURS, *x.shape)))
     near = x + _NEAR * (2 * noise - 1) * x.abs().clamp(min=1e-3)
     found = network.forward(torch.cat([x[None], near]))[:, output]
     return not float(found.max() - found.min()) <= allowed
