@@ -30,6 +30,7 @@ from verify.checker.network import (
     Shape,
 )
 
+MOST_NUMBERS = 2**28  # of one tensor
 ROOT_BITS = 200  # of a square root that is no rational number
 
 
@@ -89,9 +90,16 @@ Constant: TypeAlias = NDArray[Any]  # float64, int64 or bool
 Tensor: TypeAlias = Value | Constant
 
 
+def affordable(shape: Sequence[int]) -> Shape:
+    """The same shape, refused where a tensor of it would hold too many numbers."""
+    if math.prod(map(int, shape)) > MOST_NUMBERS:
+        raise Refused(f"a tensor of the shape {list(shape)} is too large")
+    return tuple(shape)
+
+
 def numbering(shape: Shape) -> Integers:
     """0, 1, 2, ... in the given shape."""
-    return np.arange(math.prod(shape)).reshape(shape)
+    return np.arange(math.prod(affordable(shape))).reshape(shape)
 
 
 class Builder:
@@ -105,7 +113,7 @@ class Builder:
 
     def affine(self, parts: Sequence[tuple[Map, Value]], shape: Shape, bias: Array | None = None) -> Value:
         """The sum of maps of values, and of a bias that is broadcast to `shape`."""
-        size = math.prod(shape)
+        size = math.prod(affordable(shape))
         full = np.zeros(size) if bias is None else np.broadcast_to(real(bias), shape).reshape(size)
         self.nodes.append(Affine(tuple((part, x.node) for part, x in parts), full, shape))
         return Value(len(self.nodes) - 1, shape)
@@ -139,7 +147,7 @@ class Builder:
 
     def expand(self, x: Value, shape: Shape) -> Value:
         """The value broadcast to a shape."""
-        return self.gather(x, np.broadcast_to(numbering(x.shape), shape))
+        return self.gather(x, np.broadcast_to(numbering(x.shape), affordable(shape)))
 
     def scale(self, x: Value, factor: Array, shift: Array | None = None) -> Value:
         """factor * x + shift, with broadcasting; both may hold Fractions."""

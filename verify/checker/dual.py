@@ -23,7 +23,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from verify.checker.activations import PIECEWISE, interval, minimum
-from verify.checker.errors import Refused
+from verify.checker.errors import NotProved, Refused
 from verify.checker.network import (
     Activation,
     Affine,
@@ -215,6 +215,10 @@ class Dual:
         if self.arithmetic.deployed and node.kind == "leaky":
             unit, tiny = self._number(_UNIT32), self._number(_TINY32)
             low, high = low - unit * np.abs(low) - tiny, high + unit * np.abs(high) + tiny
+            large = np.maximum(np.abs(low), np.abs(high)) >= _LARGEST32
+            if self.arithmetic.exact and large.any():
+                raise NotProved("values behind a steep slope may overflow float32")
+            low, high = np.where(large, -np.inf, low), np.where(large, np.inf, high)
         return low, high
 
     def affine_interval(self, index: int, values: list[tuple[Array, Array]]) -> tuple[Array, Array]:
@@ -369,9 +373,8 @@ def check_factors(network: Network) -> None:
     Factors that follow one another without an activation between may be joined (a convolution's weights and those of the
     normalisation behind it are), and what overflows or loses digits there no bound on values tells.
     """
-    ranges: dict[
-        int, tuple[float, float]
-    ] = {}  # of affine nodes: of all products that end with their own factors
+    # of affine nodes: the least and the largest of all products that end with their own factors
+    ranges: dict[int, tuple[float, float]] = {}
     for index, node in enumerate(network.nodes):
         for linear, operand in node.operands if isinstance(node, Affine) else ():
             least, most = _factors(linear)
@@ -379,9 +382,7 @@ def check_factors(network: Network) -> None:
             joined = least * min(1.0, before[0]), most * max(1.0, before[1])
             changes = (least, most) != (1.0, 1.0) and (before != (1.0, 1.0) or _computed(linear))
             if changes and not _TINY32 <= joined[0] <= joined[1] < _LARGEST32:
-                raise Refused(
-                    "a factor that is computed from the weights is too large or too small for float32"
-                )
+                raise Refused("a factor computed from the weights is too large or too small for float32")
             found = ranges.get(index, joined)
             ranges[index] = min(found[0], joined[0]), max(found[1], joined[1])
 

@@ -10,7 +10,7 @@ import numpy as np
 import onnx
 from onnx import TensorProto, external_data_helper, numpy_helper
 
-from verify.checker.builder import Constant, fractions, rounded
+from verify.checker.builder import Constant, affordable, fractions, rounded
 from verify.checker.errors import Refused
 from verify.checker.network import Array
 from verify.checker.onnx_call import Call, Result, Rule
@@ -61,7 +61,7 @@ def filled(call: Call) -> Result:
     """ConstantOfShape."""
     value = call.attribute("value")
     number = np.zeros(1) if value is None else constant_of(value)
-    return np.full(call.integers(0) or [], number.reshape(()))
+    return np.full(affordable(call.integers(0) or []), number.reshape(()))
 
 
 def own_type(call: Call) -> int | None:

@@ -9,7 +9,7 @@ from typing import TypeAlias
 
 import numpy as np
 
-from verify.checker.builder import Tensor, Value, numbering
+from verify.checker.builder import Tensor, Value, affordable, numbering
 from verify.checker.errors import Refused
 from verify.checker.network import Integers
 from verify.checker.onnx_call import Call, Result
@@ -80,13 +80,14 @@ def take(call: Call, numbers: Integers) -> Integers:
 
 def expand(call: Call, numbers: Integers) -> Integers:
     sizes = call.integers(1)
-    return np.broadcast_to(numbers, np.broadcast_shapes(numbers.shape, tuple(sizes or ())))
+    return np.broadcast_to(numbers, affordable(np.broadcast_shapes(numbers.shape, tuple(sizes or ()))))
 
 
 def tile(call: Call, numbers: Integers) -> Integers:
     repeats = call.integers(1) or []
     if len(repeats) != numbers.ndim or min(repeats, default=1) < 1:
         raise Refused("not one number of repetitions, 1 or more, for each axis")
+    affordable([size * times for size, times in zip(numbers.shape, repeats, strict=True)])
     return np.tile(numbers, repeats)
 
 

@@ -82,6 +82,8 @@ class Names:
 
     def take(self, name: str) -> None:
         """Refuse a name that there is already."""
+        if not isinstance(name, str):  # protobuf gives bytes where a name is no UTF-8
+            raise Refused(f"the name {name!r} is no text")
         if name in self._taken:
             raise Refused(f"two tensors are called {name!r}, or one has no name")
         self._taken.add(name)
@@ -163,7 +165,7 @@ def opset_of(model: onnx.ModelProto) -> int:
 
 def walk(builder: Builder, proto: onnx.NodeProto, names: Names, opset: int) -> None:
     """Compute one operation, and name its results."""
-    name = f"{proto.op_type} {proto.name or '/'.join(proto.output)!r}"
+    name = f"{proto.op_type} {proto.name or '/'.join(map(str, proto.output))!r}"
     try:
         compute(builder, proto, names, opset)
     except Refused as error:

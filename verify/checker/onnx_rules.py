@@ -12,6 +12,7 @@ from verify.checker.builder import (
     Constant,
     Tensor,
     Value,
+    affordable,
     fractions,
     numbering,
     real,
@@ -130,6 +131,7 @@ def pad(call: Call) -> Result:
     sides = [(0, 0)] * len(shape)
     for place, axis in enumerate(axes):
         sides[axis] = (widths[place], widths[place + len(axes)])
+    affordable([size + sum(side) for size, side in zip(shape, sides, strict=True)])
     index = np.pad(numbering(shape), sides, constant_values=-1)
     value = call.constant(2)
     number = float(call.attribute("value", 0.0)) if value is None else real(value).item()

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from verify.checker.builder import numbering, real, reciprocals
+from verify.checker.builder import affordable, numbering, real, reciprocals
 from verify.checker.errors import Refused
 from verify.checker.network import Convolution, Integers, Shape
 from verify.checker.onnx_call import Call, Result
@@ -40,6 +40,7 @@ class Window:
 
     def entries(self, sizes: Shape) -> list[Integers]:
         """For every axis [windows, kernel]: where the window's entries are, also beyond the operand's."""
+        affordable([*self.positions(sizes), *self.kernel])
         return [
             np.arange(count)[:, None] * self.strides[axis] - self.begins[axis]
             + np.arange(self.kernel[axis]) * self.dilations[axis]
