@@ -278,6 +278,8 @@ def test_samples_are_single_and_of_the_models_shape() -> None:
     for x, example in ((batch, batch), (batch, batch[:1])):
         with pytest.raises(verify.InputError, match="shape"):
             verify.verify(identity, verify.LinfBall(x, 0.05, 0), example_input=example)
+    with pytest.raises(verify.InputError, match="batch of 2"):
+        verify.verify(nn.Linear(2, 1), verify.LinfBall(batch, 0.05, 0), example_input=batch)
     pixels = nn.Sequential(nn.Flatten(), nn.Linear(12, 2))
     image = torch.rand(1, 3, 2, 2)
     for other in (image.permute(0, 2, 3, 1), image[0].permute(1, 2, 0), torch.rand(12, 1, 1, 2)):

@@ -244,4 +244,6 @@ class LinfBall:
         if len(axes) > 1:
             found = f"has shape {list(outputs)}, which is no list of scores"
             refuse("the model's output", found, "a LinfBall is of classifiers; write a Specification")
+        if len(outputs) > 1 and outputs[0] == inputs[0] > 1:
+            refuse("x of a LinfBall", f"is a batch of {inputs[0]}", "give one sample, with a batch axis of 1")
         return self.text(axes[0])

@@ -21,6 +21,8 @@ from torch.nn.modules import module as hooks_of_all
 from torch.nn.utils.prune import BasePruningMethod
 from torch.nn.utils.spectral_norm import SpectralNorm
 from torch.nn.utils.weight_norm import WeightNorm
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 
 from verify.deadline import OutOfTimeError
 from verify.errors import ModelError, VerifyError, is_out_of_memory
@@ -93,7 +95,7 @@ def _check_kind(module: nn.Module) -> None:
 
 
 def _example(given: object) -> Tensor:
-    """The example input as a tensor, of one sample."""
+    """The example input as a tensor."""
     if given is None:
         raise ModelError(
             "a torch.nn.Module needs an example_input: a tensor of the shape it takes, its batch axis of 1 included"
@@ -105,11 +107,9 @@ def _example(given: object) -> Tensor:
     tensor = given if isinstance(given, Tensor) and given.layout == torch.strided else _from_numbers(given)
     if tensor.is_complex() or tensor.dtype == torch.bool:
         raise ModelError(f"example_input is {tensor.dtype}; give real numbers")
-    shape = list(tensor.shape)
-    if not shape or shape[0] != 1 or not tensor.numel():
+    if not tensor.dim() or not tensor.numel():
         raise ModelError(
-            f"example_input has shape {shape}, but its first axis is the batch, which must be 1; give one sample "
-            "(example_input[:1]), or add the axis (example_input[None])"
+            f"example_input has shape {list(tensor.shape)}; give a tensor of the shape that the module takes, its batch axis included"
         )
     return tensor.detach()
 
@@ -183,44 +183,58 @@ def check_arguments(traced: fx.GraphModule) -> None:
 def check_traceable(module: nn.Module, example: Tensor) -> None:
     """ModelError where torch.fx's graph is silent on what happens.
 
-    A value may be used after an operation in place has changed it, or the path depend on whether values are tensors.
+    A value may be used after an operation in place has changed it, or what is computed depend on who asks: on whether values
+    are tensors, or on a tracer being at work.
     """
-    shared = {id(tensor): tensor for tensor in (*module.parameters(), *module.buffers())}
-    claiming = _Tracer(_Claiming).trace(copy.deepcopy(module, dict(shared)))
-    graph = _Tracer().trace(module)
-    if str(graph) != str(claiming):
-        raise ModelError(
-            "the module asks whether its values are tensors, which torch.fx's are not; export it to ONNX instead"
-        )
-    traced = fx.GraphModule(module, graph)
+    traced = fx.GraphModule(module, _Tracer().trace(module))
     with torch.inference_mode(False), torch.no_grad():
-        _Versions(traced).run(example.clone())
+        with _Operations() as in_graph:
+            _Versions(traced).run(in_graph.of(example))
+        with _Operations() as in_module:
+            module(in_module.of(example))
+    if in_graph.done != in_module.done:
+        raise ModelError(
+            "the module computes something else than what torch.fx sees of it (it may ask whether its values are tensors, which "
+            "torch.fx's are not); export it to ONNX instead"
+        )
+
+
+class _Operations(TorchDispatchMode):
+    """Writes down what is done with an input and all that comes of it."""
+
+    def __init__(self) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.done: list[str] = []
+        # kept, so that no identity is used again
+        self._derived: dict[int, Tensor] = {}
+
+    def of(self, example: Tensor) -> Tensor:
+        """An input of its own."""
+        given = example.clone()
+        self.done.clear()
+        self._derived = {id(given): given}
+        return given
+
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        result = func(*args, **(kwargs or {}))
+        if any(id(part) in self._derived for part in tree_leaves((args, kwargs))):
+            self.done.append(str(func))
+            tensors = [part for part in tree_leaves(result) if isinstance(part, Tensor)]
+            self._derived.update((id(part), part) for part in tensors)
+        return result
 
 
 class _Tracer(fx.Tracer):
     """Writes `h += x` down as what it is; torch.fx's own tracer makes `h = h + x` of it."""
 
-    def __init__(self, kind: type[_Proxy] | None = None) -> None:
-        super().__init__()
-        self._kind = kind or _Proxy
-
     def proxy(self, node: fx.Node) -> fx.Proxy:
-        return self._kind(node, self)
-
-    def create_arg(self, a: Any) -> Any:
-        return a.node if type(a) is self._kind else super().create_arg(a)
+        return _Proxy(node, self)
 
 
 class _Proxy(fx.Proxy):
     """A traced value with Python's operators in place."""
-
-
-class _Claiming(_Proxy):
-    """One that is a tensor as far as Python can tell."""
-
-    @property  # type: ignore[misc]
-    def __class__(self) -> type:
-        return Tensor
 
 
 def _in_place(function: Callable[..., Any]) -> Callable[[_Proxy, Any], Any]:
