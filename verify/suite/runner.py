@@ -69,7 +69,7 @@ class _Slot:
     def waited_for(self) -> list[object]:
         """What speaks up when something has happened to the worker."""
         assert self._process is not None
-        return [self._pipe, self._process.sentinel]
+        return [self._answers, self._process.sentinel]
 
     @property
     def remaining(self) -> float:
@@ -90,28 +90,30 @@ class _Slot:
 
     def _start(self) -> None:
         spawn = multiprocessing.get_context("spawn")
-        self._pipe, theirs = spawn.Pipe()
+        tasks, self._tasks = spawn.Pipe(duplex=False)  # both ways would be a socket
+        self._answers, answers = spawn.Pipe(duplex=False)
         self._ready, self._served = False, 0
-        self._process = spawn.Process(target=serve, args=(theirs, self._deciders), daemon=True)
+        self._process = spawn.Process(target=serve, args=(tasks, answers, self._deciders), daemon=True)
         before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})  # until it ignores Ctrl-C
         try:
             self._process.start()
         finally:
             signal.pthread_sigmask(signal.SIG_SETMASK, before)
-        theirs.close()
+        tasks.close()
+        answers.close()
 
     def _send(self) -> None:
         assert self._instance is not None
         self._since = time.monotonic()
         with suppress(OSError):  # a worker that has just died is found out by `poll`
-            self._pipe.send(self._settings.task(self._instance))
+            self._tasks.send(self._settings.task(self._instance))
 
     def poll(self) -> Ended | None:
         """The answer, if there is one by now; a worker that is dead or late has given one by that."""
         assert self._process is not None
         try:
-            if self._pipe.poll():
-                return self._heard(self._pipe.recv())
+            if self._answers.poll():
+                return self._heard(self._answers.recv())
         except (EOFError, OSError):
             self._process.join(1.0)  # a closed pipe comes a moment before the end
         if not self._process.is_alive():
@@ -143,7 +145,8 @@ class _Slot:
     def stop(self) -> None:
         """Ends the worker, at once."""
         if self._process is not None:
-            self._pipe.close()
+            self._tasks.close()
+            self._answers.close()
             self._process.kill()
             self._process.join()
             self._process.close()

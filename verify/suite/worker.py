@@ -1,4 +1,4 @@
-"""What runs in a process of its own: tasks in, answers out, over a pipe.
+"""What runs in a process of its own: tasks in, answers out, over two pipes.
 
 An error of verification is an answer too, so a process ends only for what it cannot catch: a crash, or the kernel that kills it
 for its memory.
@@ -118,23 +118,23 @@ def _end_with_parent() -> None:
         os._exit(1)
 
 
-def serve(pipe: Connection, deciders: Callable[[], Decide]) -> None:
-    """Sends None once ready, then an answer for each task, until the other end is closed."""
+def serve(tasks: Connection, answers: Connection, deciders: Callable[[], Decide]) -> None:
+    """Sends None once ready, then an answer for each task, until there are no more."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # ending a suite is the runner's business
     threading.Thread(target=_end_with_parent, daemon=True).start()
     os.dup2(2, 1)  # stdout is for results
     decide = deciders()
 
     def too_late() -> int:
-        pipe.send(Answer("timeout", REASON, healthy=False))
+        answers.send(Answer("timeout", REASON, healthy=False))
         return UNDECIDED
 
     try:
-        pipe.send(None)
+        answers.send(None)
         while True:
-            task = pipe.recv()
+            task = tasks.recv()
             with Watchdog(Deadline.after(task.timeout), too_late):
                 answer = decide(task)
-            pipe.send(answer)
+            answers.send(answer)
     except (EOFError, BrokenPipeError):
         return
