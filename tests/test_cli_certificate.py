@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 from pathlib import Path
@@ -12,8 +13,10 @@ import pytest
 from nets import property_text, random_layers, relu_model
 from test_cli import Command, Ran, assert_refused, hard, process
 
+from verify import api, output
 from verify.certificates import recording
 from verify.checker.checking import Checked
+from verify.errors import ResourceError, UnwrittenError
 
 UNSAT, SAT = "(<= Y_0 -100.0)", "(<= Y_0 100.0)"
 
@@ -249,3 +252,20 @@ def test_witnesses_are_those_printed(command: Command, model: Path, tmp_path: Pa
     printed = np.array(record["witness"]["X"]["values"], np.float32).ravel().tolist()
     stored = [float.fromhex(value) for value in json.loads(read(certificate).text("inputs"))]
     assert stored == printed
+
+
+@pytest.mark.parametrize(("unsafe", "verdict"), [(UNSAT, "unsat"), (SAT, "sat")])
+def test_a_full_disk_loses_no_result(
+    unsafe: str, verdict: str, model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In Python it is with the error, which is one of resources."""
+
+    def full(_: int) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(output.os, "fsync", full)
+    with pytest.raises(ResourceError, match="No space left") as stop:
+        api.verify(model, text(tmp_path, unsafe), device="cpu", certificate=tmp_path / "proof")
+    assert isinstance(stop.value, UnwrittenError) and stop.value.result.verdict == verdict
+    assert (stop.value.result.witness is not None) == (verdict == "sat")
+    assert listing(tmp_path) == {"model.onnx", "property.vnnlib"}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field
@@ -119,6 +120,7 @@ class _Suite:
         from verify.suite.runner import run
 
         self._reasons: dict[Row, str] = {}
+        self._places = witness_paths(self.witnesses or Path(), self.instances)
         known = judged(self.instances, self.results.rows)
         todo = [one.instance for one in known if one.row is None]
         self._done = len(known) - len(todo)
@@ -157,7 +159,7 @@ class _Suite:
     def _write_witness(self, instance: Instance, text: str) -> None:
         if self.witnesses is None:
             return
-        path = witness_path(self.witnesses, instance)
+        path = self._places[instance.key]
         try:
             self.outputs.admit("--witnesses", path)
             write_whole(f"--witnesses {path}", path, text.encode())
@@ -190,3 +192,15 @@ def witness_path(folder: Path, instance: Instance) -> Path:
     own = parents[len(parents) - parents[::-1].index("vnnlib") :] if "vnnlib" in parents else ()
     name = "_".join((*own, onnx.name.removesuffix(".onnx"), vnnlib.name.removesuffix(".vnnlib")))
     return folder / instance.benchmark / f"{name}.counterexample"
+
+
+def witness_paths(folder: Path, instances: Iterable[Instance]) -> dict[tuple[str, str, str], Path]:
+    """Where each instance's goes, by its key: of several with one name, those after the first get a number."""
+    found: dict[tuple[str, str, str], Path] = {}
+    taken: Counter[Path] = Counter()
+    for key, one in {one.key: one for one in instances}.items():
+        path = witness_path(folder, one)
+        taken[path] += 1
+        number = f"_{taken[path]}" if taken[path] > 1 else ""
+        found[key] = path.with_name(f"{path.stem}{number}{path.suffix}")
+    return found

@@ -242,6 +242,15 @@ def test_counterexamples_are_named_as_the_organisers_do(tmp_path: Path) -> None:
     assert witness_path(Path("d"), one) == Path("d/safenlp/medical_net_0_prop_1.counterexample")
 
 
+def test_counterexamples_of_one_name_are_all_kept(tmp_path: Path, fakes: Fakes) -> None:
+    """Of tables in folders of the same name."""
+    tables = [folder(tmp_path / place / "family", ["sat"]) for place in ("a", "b", "c")]
+    assert call(*tables, "--out", tmp_path / "r.csv", "--witnesses", tmp_path / "found").return_value == 0
+    assert {path.name for path in (tmp_path / "found").rglob("*.counterexample")} == {
+        "net_p0.counterexample", "net_p0_2.counterexample", "net_p0_3.counterexample",
+    }  # fmt: skip
+
+
 def test_shipped_problems(tmp_path: Path) -> None:
     """Really decided, by two workers, one of which is replaced."""
     out, found = tmp_path / "r.csv", tmp_path / "found"
