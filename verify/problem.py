@@ -118,32 +118,12 @@ class Problem:
         """The most rows that a clause has, at least 1."""
         return max(1, self.specification.rows)
 
-    @cached_property
-    def _mentions_inputs(self) -> bool:
-        """Whether any clause's rows speak of inputs: then all objectives have columns for them."""
-        return any(clause.input_coefficients is not None for clause in self.specification.clauses)
-
     def objective(self, clauses: Sequence[int]) -> Objective:
         """The clauses' rows, [len, 1, rows, ..], in float64; shorter conjunctions repeat their first row."""
-        chosen = [self.specification.clauses[clause] for clause in clauses]
-        rows = self.rows
-        mentions = self._mentions_inputs
-        spec = self.specification
-        coefficients = np.zeros((len(chosen), 1, rows, spec.outputs))
-        inputs = np.zeros((len(chosen), 1, rows, spec.inputs if mentions else 0))
-        thresholds = np.zeros((len(chosen), 1, rows))
-        for index, clause in enumerate(chosen):
-            tick()
-            if not len(clause.thresholds):
-                continue  # unsafe on its whole box: 0 <= 0
-            source = np.minimum(np.arange(rows), np.where(np.arange(rows) < len(clause.thresholds), rows, 0))
-            coefficients[index, 0] = clause.output_coefficients[source]
-            thresholds[index, 0] = clause.thresholds[source]
-            if clause.input_coefficients is not None:
-                inputs[index, 0] = clause.input_coefficients[source]
-        return Objective(
-            torch.from_numpy(coefficients), torch.from_numpy(thresholds), torch.from_numpy(inputs)
-        )
+        tick()
+        outputs, inputs, thresholds = self.specification.matrices(clauses)
+        inputs = np.zeros((*thresholds.shape, 0)) if inputs is None else inputs
+        return Objective(*(torch.from_numpy(part[:, None]) for part in (outputs, thresholds, inputs)))
 
     def replay(self, clause: int, x: Tensor) -> Witness | None:
         """The witness that `x` ([inputs]) rounds to, or None where ONNX Runtime's outputs do not violate the property.

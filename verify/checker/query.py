@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from fractions import Fraction
 from typing import NoReturn, TypeAlias
@@ -23,6 +23,7 @@ from verify.checker.query_text import statements_of
 
 MOST_NESTING = 200
 MOST_DIGITS = 4_000  # of a number, and the largest exponent
+MOST_BITS = 40_000  # of what is computed of numbers
 IGNORED = ("set-logic", "set-info", "set-option")
 ENDING = ("check-sat", "get-model", "exit")  # what comes after them is no part of the question
 DECLARING = ("declare-const", "declare-fun")
@@ -69,18 +70,28 @@ class Query:
 # -- terms
 
 
-def total(left: Term, right: Term, sign: int) -> Term:
-    """left + sign * right, without zero coefficients."""
-    coefficients = dict(left[0])
-    for code, factor in right[0].items():
-        coefficients[code] = coefficients.get(code, Fraction(0)) + sign * factor
-    kept = {code: factor for code, factor in coefficients.items() if factor}
-    return kept, left[1] + sign * right[1]
+def kept(value: Fraction) -> Fraction:
+    """A number that is not too long to compute with. Raises Refused."""
+    if max(value.numerator.bit_length(), value.denominator.bit_length()) > MOST_BITS:
+        raise Refused(f"a number of more than {MOST_BITS} bits")
+    return value
+
+
+def total(terms: Iterable[tuple[int, Term]]) -> Term:
+    """The sum of terms with their signs, without zero coefficients."""
+    coefficients: dict[int, Fraction] = {}
+    constant = Fraction(0)
+    for sign, (part, value) in terms:
+        constant = kept(constant + sign * value) if value else constant
+        for code, factor in part.items():
+            known = coefficients.get(code)
+            coefficients[code] = sign * factor if known is None else kept(known + sign * factor)
+    return {code: factor for code, factor in coefficients.items() if factor}, constant
 
 
 def scaled(term: Term, factor: Fraction) -> Term:
     """A term times a number."""
-    return {code: value * factor for code, value in term[0].items() if factor}, term[1] * factor
+    return {code: kept(value * factor) for code, value in term[0].items() if factor}, kept(term[1] * factor)
 
 
 def is_float(number: Fraction) -> bool:
@@ -99,7 +110,9 @@ def normal(comparison: str, term: Term) -> Formula:
         return Atom(comparison, {code: Fraction(1)}, -constant / factor, None if code % 2 else code // 2)
     if not all(map(is_float, coefficients.values())):
         values = coefficients.values()
-        multiple = math.lcm(*(value.denominator for value in values))
+        multiple = 1
+        for value in values:
+            multiple = int(kept(Fraction(math.lcm(multiple, value.denominator))))
         divisor = math.gcd(*(int(value * multiple) for value in values))
         coefficients, constant = scaled(term, Fraction(multiple, divisor))
         if not all(map(is_float, coefficients.values())):
@@ -205,6 +218,7 @@ class Reader:
 
     def formula(self, depth: int) -> Formula:
         """Read a formula."""
+        check_time(self.until)
         if depth > MOST_NESTING:
             self.fail("nested too deeply")
         short = next_comparison(self.text, self.place)
@@ -248,7 +262,7 @@ class Reader:
     def comparison(self, head: str, left: Term, right: Term) -> Formula:
         """The formula that compares two terms."""
         try:
-            return normal(head, total(left, right, -1))
+            return normal(head, total([(1, left), (-1, right)]))
         except Refused as error:
             self.fail(str(error))
 
@@ -275,26 +289,36 @@ class Reader:
 
     def operation(self, depth: int) -> Term:
         """Read the rest of a sum, a difference, a product or a quotient."""
+        check_time(self.until)
         head = self.next()
         if head not in ("+", "-", "*", "/"):
             self.fail(f"unknown operator {head[:60]!r} in a term")
-        result = self.term(self.next(), depth + 1)
-        single = True
+        terms = [self.term(self.next(), depth + 1)]
         while self.more():
-            result, single = self.joined(head, result, self.term(self.next(), depth + 1)), False
-        return scaled(result, Fraction(-1)) if head == "-" and single else result
+            terms.append(self.term(self.next(), depth + 1))
+        try:
+            return self.joined(head, terms)
+        except Refused as error:
+            self.fail(str(error))
 
-    def joined(self, head: str, left: Term, right: Term) -> Term:
-        """Two terms joined by an operator."""
+    def joined(self, head: str, terms: list[Term]) -> Term:
+        """Terms joined by an operator."""
+        result, *others = terms
+        if head == "-" and not others:
+            return scaled(result, Fraction(-1))
         if head in "+-":
-            return total(left, right, 1 if head == "+" else -1)
-        if head == "/":
-            if right[0] or not right[1]:
-                self.fail("division by something other than a constant that is not 0")
-            return scaled(left, 1 / right[1])
-        if left[0] and right[0]:
-            self.fail("a product of two variables")
-        return scaled(left, right[1]) if left[0] else scaled(right, left[1])
+            return total([(1, result), *((1 if head == "+" else -1, term) for term in others)])
+        for other in others:
+            check_time(self.until)
+            if head == "/" and (other[0] or not other[1]):
+                raise Refused("division by something other than a constant that is not 0")
+            if head == "*" and result[0] and other[0]:
+                raise Refused("a product of two variables")
+            if head == "/":
+                result = scaled(result, 1 / other[1])
+            else:
+                result = scaled(result, other[1]) if result[0] else scaled(other, result[1])
+        return result
 
 
 def read_query(text: str, until: float = math.inf) -> Query:

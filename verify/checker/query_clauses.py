@@ -231,6 +231,7 @@ class Clauses(Sequence[Clause]):
     def __getitem__(self, index: int | slice) -> Clause | list[Clause]:
         if isinstance(index, slice):
             return [self[k] for k in range(len(self))[index]]
+        check_time(self._until)
         number, box, rows = self._choices[index], Box((), self._box), []
         for factor in reversed(self._factors):
             number, digit = divmod(number, len(factor.choices))

@@ -18,6 +18,7 @@ from typing import Any, TypeAlias
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
+from verify.deadline import tick
 from verify.formats.vnnlib.formula import EQ, GE, GT, LE, LT, Alternative, Formula, Point
 from verify.formats.vnnlib.gaps import Gaps, Grid, Kinds, cast
 from verify.formats.vnnlib.literals import Booleans, Floats, Integers
@@ -54,10 +55,14 @@ class Boxes:
 
     def _scan(self, candidates: int) -> None:
         """Find the empty boxes and the unbounded inputs, and keep the codes of the first boxes."""
-        step, room = max(1, _CHUNK // self._inputs), KEPT_BOUNDS // self._inputs
+        widest = sum(
+            max(map(len, factor), default=1) for factor in self._factors
+        )  # ranges of a candidate, at most
+        step, room = max(1, _CHUNK // max(self._inputs, widest)), KEPT_BOUNDS // self._inputs
         kept = [self._tighten([])]
         full: list[Booleans] = [np.zeros(0, dtype=np.bool_)]
         for start in range(0, candidates, step):
+            tick()
             stop = min(candidates, start + step)
             lower, upper = self._tighten([self._alternative(k) for k in range(start, stop)])
             some: Booleans = np.all(lower < upper, axis=1)

@@ -12,23 +12,32 @@ from typing import Any, overload
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
+from verify.deadline import tick
 from verify.formats.vnnlib.boxes import Boxes
 from verify.formats.vnnlib.formula import (
     Alternative,
     AnyOf,
+    Extents,
     Formula,
     Number,
     Point,
     Range,
     alternatives,
-    count,
     joined,
     point,
     split,
+    together,
 )
 from verify.formats.vnnlib.gaps import Kinds
 from verify.formats.vnnlib.literals import Booleans, Floats, Integers
-from verify.formats.vnnlib.rows import Rows
+from verify.formats.vnnlib.rows import RangesOf, Rows, spread
+
+MAXIMUM_CLAUSES = 1_000_000
+MAXIMUM_RANGES = 10_000_000  # of atoms, in the alternatives of all disjunctions
+
+
+class TooManyClauses(ValueError):
+    """Disjunctions that multiply to too many clauses (internal; the reader turns it into an error with a file)."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -62,13 +71,14 @@ class _Factor:
     boxes: list[Alternative]
 
 
-def _factor(node: AnyOf, formula: Formula) -> _Factor:
-    choices = alternatives(node)
+def _factor(node: AnyOf, formula: Formula, extents: Extents) -> _Factor:
+    choices = alternatives(node, extents)
     packed = np.stack([formula.left, formula.right, formula.operator.astype(np.int32)], axis=1)
     known: dict[bytes, int] = {}
     boxes: list[Alternative] = []
     box_of = np.zeros(len(choices), dtype=np.int64)
     for k, choice in enumerate(choices):
+        tick()
         key = b"".join(packed[a:b][formula.bounding[a:b]].tobytes() for a, b in choice)
         box_of[k] = number = known.setdefault(key, len(boxes))
         if number == len(boxes):
@@ -87,10 +97,12 @@ class Clauses(Sequence[Clause]):
     def __init__(self, formula: Formula, inputs: int, outputs: int) -> None:
         self.formula, self._inputs, self._outputs = formula, inputs, outputs
         base, disjunctions = split(formula.tree)
-        if not count(formula.tree):
+        extents = Extents()
+        if not extents.of(formula.tree)[0]:
             disjunctions = [AnyOf(())]
+        self._admit([extents.of(node) for node in disjunctions])
         self._base = joined(base)
-        self._factors = [_factor(node, formula) for node in disjunctions]
+        self._factors = [_factor(node, formula, extents) for node in disjunctions]
         self.boxes = Boxes(formula, inputs, self._base, [factor.boxes for factor in self._factors])
         candidates = np.zeros(1, dtype=np.int64)
         for factor in self._factors:
@@ -98,6 +110,17 @@ class Clauses(Sequence[Clause]):
         box_ids = self.boxes.number[candidates]
         self._choices = np.flatnonzero(box_ids >= 0)
         self.box_ids: Integers = box_ids[self._choices]
+
+    @staticmethod
+    def _admit(extents: list[tuple[int, int]]) -> None:
+        """Raises TooManyClauses before any is made."""
+        if together(extents)[0] > MAXIMUM_CLAUSES:
+            raise TooManyClauses(f"the disjunctions multiply to more than {MAXIMUM_CLAUSES} clauses")
+        if sum(ranges for _, ranges in extents) > MAXIMUM_RANGES:
+            reason = (
+                f"the disjunctions' alternatives have more than {MAXIMUM_RANGES} comparisons, multiplied out"
+            )
+            raise TooManyClauses(reason)
 
     @cached_property
     def _rows(self) -> Rows:
@@ -144,13 +167,56 @@ class Clauses(Sequence[Clause]):
         return [(at(a), at(b)) for a, b in ranges if at(a) < at(b)]
 
     @cached_property
+    def _ranges(self) -> list[RangesOf]:
+        """The rows of the base, and of each factor's alternatives."""
+        parts = [[self._base], *(factor.alternatives for factor in self._factors)]
+        return [RangesOf(part, self._rows.first) for part in parts]
+
+    @cached_property
     def most_rows(self) -> int:
         """The most rows of any clause, 0 without clauses."""
-        counts = np.array([sum(b - a for a, b in self._base_rows)])
-        for factor in self._factors:
-            sizes = [sum(b - a for a, b in self._rows_of(choice)) for choice in factor.alternatives]
-            counts = (counts[:, None] + np.array(sizes, dtype=np.int64)).ravel()
+        counts = np.zeros(1, dtype=np.int64)
+        for part in self._ranges:
+            counts = (counts[:, None] + part.sizes).ravel()
         return int(counts[self._choices].max(initial=0))
+
+    def _row_numbers(self, clauses: Integers) -> tuple[Integers, Integers]:
+        """The rows of some clauses, int64 [clauses, rows], the first one repeated behind the last; how many they are, [clauses]."""
+        choice, digits = self._choices[clauses], []
+        for factor in reversed(self._factors):
+            choice, digit = np.divmod(choice, len(factor.alternatives))
+            digits.append(digit)
+        chosen = [np.zeros_like(choice), *reversed(digits)]
+        found = [part.of(places) for part, places in zip(self._ranges, chosen, strict=True)]
+        start, length, owner = (np.concatenate(parts) for parts in zip(*found, strict=True))
+        order = np.argsort(owner, kind="stable")
+        within, rows = spread(start[order], length[order])
+        owner = owner[order][within]
+        counts = np.bincount(owner, minlength=len(clauses))
+        numbers = np.zeros((len(clauses), max(1, self.most_rows)), dtype=np.int64)
+        place = np.arange(len(owner)) - (np.cumsum(counts) - counts)[owner]
+        numbers[owner, place] = rows
+        return np.where(np.arange(numbers.shape[1]) < counts[:, None], numbers, numbers[:, :1]), counts
+
+    def matrices(self, clauses: Sequence[int]) -> tuple[Floats, Floats | None, Floats]:
+        """Coefficients of outputs and of inputs, and thresholds: see `Property.matrices`."""
+        numbers, counts = self._row_numbers(np.asarray(clauses, dtype=np.int64))
+        rows = self._rows
+        if not len(rows.thresholds):
+            return np.zeros((*numbers.shape, self._outputs)), None, np.zeros(numbers.shape)
+        own, place = np.unique(numbers, return_inverse=True)
+        place = place.reshape(numbers.shape)
+        sides = (rows.outputs, self._outputs), (rows.inputs, self._inputs)
+        outputs, inputs = (
+            None if part is rows.inputs and part.empty else part.some(own, columns)[place]
+            for part, columns in sides
+        )
+        thresholds = rows.thresholds[numbers]
+        for part in (outputs, inputs, thresholds):
+            if part is not None:
+                part[counts == 0] = 0.0  # unsafe on its whole box: 0 <= 0
+        assert outputs is not None
+        return outputs, inputs, thresholds
 
     def __len__(self) -> int:
         return len(self._choices)
@@ -255,6 +321,12 @@ class Property:
     def extended(self, clauses: Sequence[int]) -> Booleans:
         """bool [len(clauses), inputs]: which intervals hold no number of their input's element type."""
         return self.clauses.boxes.extended(self.box_ids[np.asarray(clauses, dtype=np.int64)])
+
+    def matrices(self, clauses: Sequence[int]) -> tuple[Floats, Floats | None, Floats]:
+        """The rows of several clauses: C [clauses, rows, outputs], E [clauses, rows, inputs] (None where no row of the file
+        mentions an input) and d [clauses, rows] of `Clause`, float64. Shorter clauses repeat their first row; of one without
+        rows all are 0."""
+        return self.clauses.matrices(clauses)
 
     def bounds(self, clauses: Sequence[int]) -> tuple[Floats, Floats]:
         """The boxes of several clauses, rounded outward: two float64 arrays [len(clauses), inputs]."""

@@ -5,16 +5,16 @@ from __future__ import annotations
 import gzip
 import io
 import zlib
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import NoReturn
 
-from verify.deadline import Deadline
+from verify.deadline import Deadline, tick
 from verify.errors import SpecificationError, UnboundedInputError
-from verify.formats.vnnlib.clauses import Clauses, Property
-from verify.formats.vnnlib.formula import count
+from verify.formats.vnnlib.clauses import Clauses, Property, TooManyClauses
+from verify.formats.vnnlib.formula import Formula
 from verify.formats.vnnlib.reader import Reader
 
-MAXIMUM_CLAUSES = 1_000_000
 MAXIMUM_BYTES = 1 << 30  # of a file, unpacked
 _CHUNK = 1 << 24
 
@@ -26,17 +26,23 @@ def parse(text: str, source: str = "<text>", deadline: Deadline | None = None) -
     nonlinear, too extreme to be kept exact, or of version 2.0; UnboundedInputError for an input without both
     bounds; OutOfTimeError at the deadline.
     """
+    with within(deadline):
+        return _parsed(text, source)
+
+
+def within(deadline: Deadline | None) -> AbstractContextManager[None]:
+    """Where this thread's `tick` checks a deadline, if there is one."""
+    return nullcontext() if deadline is None else deadline.ticking()
+
+
+def _parsed(text: str, source: str) -> Property:
     if not text.strip():
         _fail(source, "the file is empty", "give a VNN-LIB 1.0 file")
     if "\0" in text:
         _binary(source)
-    reader = Reader(text, source, deadline)
+    reader = Reader(text, source)
     inputs, outputs, formula = reader.read()
-    number = count(formula.tree)
-    if number > MAXIMUM_CLAUSES:
-        reason = f"the disjunctions multiply to {number} clauses, more than {MAXIMUM_CLAUSES}"
-        _fail(source, reason, "split the property into several files")
-    clauses = Clauses(formula, inputs, outputs)
+    clauses = clauses_of(formula, inputs, outputs, source)
     if clauses.boxes.unbounded is not None:
         name = f"X_{clauses.boxes.unbounded}"
         reason = f"the input {name} lacks a lower or an upper bound in some clause"
@@ -44,6 +50,14 @@ def parse(text: str, source: str = "<text>", deadline: Deadline | None = None) -
         line, column = reader.position(reader.declaration(name))
         raise UnboundedInputError(source, line, column, name, reason, remedy)
     return Property(inputs, outputs, clauses, source)
+
+
+def clauses_of(formula: Formula, inputs: int, outputs: int, source: str) -> Clauses:
+    """The clauses of a formula. Raises SpecificationError where there are too many."""
+    try:
+        return Clauses(formula, inputs, outputs)
+    except TooManyClauses as error:
+        _fail(source, str(error), "split the property into several files")
 
 
 def read(path: str | Path, deadline: Deadline | None = None, most_bytes: int = MAXIMUM_BYTES) -> Property:
@@ -62,8 +76,8 @@ def text_of(path: str | Path, deadline: Deadline | None = None, most_bytes: int 
         with Path(path).open("rb") as file:
             packed = file.read(2) == b"\x1f\x8b"
             file.seek(0)
-            with gzip.GzipFile(fileobj=file) if packed else file as content:
-                data = _limited(content, source, deadline or Deadline(), most_bytes)
+            with gzip.GzipFile(fileobj=file) if packed else file as content, within(deadline):
+                data = _limited(content, source, most_bytes)
         return data.decode("utf-8-sig")
     except FileNotFoundError:
         _fail(source, "there is no such file", "check the path")
@@ -76,9 +90,7 @@ def text_of(path: str | Path, deadline: Deadline | None = None, most_bytes: int 
         _binary(source)
 
 
-def _limited(
-    content: gzip.GzipFile | io.BufferedReader, source: str, deadline: Deadline, most_bytes: int
-) -> bytes:
+def _limited(content: gzip.GzipFile | io.BufferedReader, source: str, most_bytes: int) -> bytes:
     """All bytes of a file, piece by piece; fails beyond `most_bytes`."""
     found = bytearray()
     while piece := content.read(min(_CHUNK, most_bytes + 1 - len(found))):
@@ -86,7 +98,7 @@ def _limited(
         if len(found) > most_bytes:
             reason = f"the file has more than {most_bytes} bytes, unpacked"
             _fail(source, reason, "split the property into several files")
-        deadline.check()
+        tick()
     return bytes(found)
 
 

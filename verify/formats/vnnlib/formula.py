@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
@@ -14,6 +13,7 @@ from typing import Any, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
+from verify.deadline import tick
 from verify.formats.vnnlib.literals import Booleans, Floats, Literals
 from verify.formats.vnnlib.terms import Linear
 
@@ -23,6 +23,7 @@ Alternative: TypeAlias = tuple[Range, ...]
 Point: TypeAlias = tuple[Floats, dict[int, Fraction]]  # coordinates, and apart those that are no floats
 
 LE, LT, GE, GT, EQ = range(5)
+TOO_MANY = 1 << 40  # alternatives are not counted beyond
 
 
 @dataclass(frozen=True, slots=True)
@@ -148,21 +149,46 @@ def _evaluate(node: Node, truth: Booleans) -> bool:
 # -- disjunctive normal form
 
 
-def count(node: Node) -> int:
-    """The number of alternatives of a node."""
-    if isinstance(node, Atoms):
-        return 1
-    counts = [count(part) for part in node.parts]
-    return math.prod(counts) if isinstance(node, All) else sum(counts)
+class Extents:
+    """How many alternatives nodes have, and how many ranges are in all of them, without making any."""
+
+    def __init__(self) -> None:
+        self._known: dict[int, tuple[int, int]] = {}
+
+    def of(self, node: Node) -> tuple[int, int]:
+        """A node's extent, each up to `TOO_MANY`; every part of it is looked at once."""
+        if isinstance(node, Atoms):
+            return 1, 1
+        found = self._known.get(id(node))
+        if found is None:
+            parts = [self.of(part) for part in node.parts]
+            found = together(parts) if isinstance(node, All) else _either(parts)
+            self._known[id(node)] = found
+        return found
 
 
-def alternatives(node: Node) -> list[Alternative]:
+def _either(parts: Sequence[tuple[int, int]]) -> tuple[int, int]:
+    return min(TOO_MANY, sum(count for count, _ in parts)), min(TOO_MANY, sum(ranges for _, ranges in parts))
+
+
+def together(parts: Sequence[tuple[int, int]]) -> tuple[int, int]:
+    """The extent of a conjunction, by those of its parts."""
+    if any(count == 0 for count, _ in parts):
+        return 0, 0
+    count, ranges = 1, 0
+    for more, own in parts:
+        count, ranges = min(TOO_MANY, count * more), min(TOO_MANY, ranges * more + own * count)
+    return count, ranges
+
+
+def alternatives(node: Node, extents: Extents) -> list[Alternative]:
     """The alternatives of a node, by distribution."""
+    tick()
     if isinstance(node, Atoms):
         return [((node.start, node.stop),)]
-    if not count(node):
+    if not extents.of(node)[0]:
         return []
-    lists = [alternatives(part) for part in node.parts]
+    lists = [alternatives(part, extents) for part in node.parts]
     if isinstance(node, AnyOf):
         return [choice for part in lists for choice in part]
     return [joined(r for choice in choices for r in choice) for choices in product(*lists)]

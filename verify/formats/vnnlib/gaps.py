@@ -15,6 +15,7 @@ from typing import Any, TypeAlias
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
+from verify.deadline import tick
 from verify.formats.vnnlib.literals import Booleans, Floats, Literals
 
 Kinds: TypeAlias = Sequence[tuple[DTypeLike, NDArray[np.bool_]]]  # element types, and which inputs are theirs
@@ -35,6 +36,7 @@ class Grid:
         """The nearest number to each of some intervals that hold none, given by ranks: float64 of their shape."""
         found = self._of_points[low]
         for k in np.flatnonzero(low != high).tolist():
+            tick()
             pair = int(low[k]), int(high[k])
             if pair not in self._nearest:
                 middle = (self._literals.exact(pair[0]) + self._literals.exact(pair[1])) / 2

@@ -22,6 +22,8 @@ from typing import Any, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
+from verify.deadline import tick
+
 Floats: TypeAlias = NDArray[np.float64]
 Integers: TypeAlias = NDArray[np.int64]
 Booleans: TypeAlias = NDArray[np.bool_]
@@ -29,6 +31,7 @@ Booleans: TypeAlias = NDArray[np.bool_]
 MAXIMUM_MAGNITUDE = 1e300
 MAXIMUM_EXPONENT = 4_000
 MAXIMUM_DIGITS = 4_000
+MAXIMUM_BITS = 40_000  # of numerator and denominator of computed numbers
 _CHUNK = 1 << 14
 
 is_number = re.compile(r"[-+]?(?:\d+\.?\d*|\.\d+)(?:[eE][-+]?\d+)?\Z", re.ASCII).match
@@ -46,6 +49,13 @@ def check_extent(text: str) -> None:
         raise TooExtreme(text)
     if abs(float(text)) > MAXIMUM_MAGNITUDE:
         raise TooExtreme(text)
+
+
+def kept(value: Fraction) -> Fraction:
+    """A computed number, unless it has grown too long to compute with."""
+    if value.numerator.bit_length() > MAXIMUM_BITS or value.denominator.bit_length() > MAXIMUM_BITS:
+        raise TooExtreme("a number of too many digits")
+    return value
 
 
 class RightSides(dict[str, int]):
@@ -71,7 +81,7 @@ class RightSides(dict[str, int]):
     def add(self, value: Fraction) -> int:
         """The number of a computed literal."""
         if abs(value) > MAXIMUM_MAGNITUDE:
-            raise TooExtreme(str(value))
+            raise TooExtreme("a number that is too large")
         self.literals.append(value)
         return len(self.literals) - 1
 
@@ -107,6 +117,7 @@ def _sides(values: list[str | Fraction], near: Floats) -> NDArray[np.int8]:
     """Signs of (exact value - near), int8 [values]; Decimal comparisons are exact, and loop in C."""
     sides = np.empty(len(values), dtype=np.int8)
     for start in range(0, len(values), _CHUNK):
+        tick()
         part = slice(start, start + _CHUNK)
         kinds: list[type[Any]] = [Decimal if isinstance(value, str) else Fraction for value in values[part]]
         exact = [kind(value) for kind, value in zip(kinds, values[part], strict=True)]

@@ -17,10 +17,11 @@ from typing import NoReturn
 
 import numpy as np
 
-from verify.deadline import Deadline
+from verify.deadline import tick
 from verify.errors import SpecificationError
 from verify.formats.vnnlib.formula import EQ, GE, GT, LE, LT, All, AnyOf, Atoms, Formula, Node, compare
 from verify.formats.vnnlib.literals import (
+    MAXIMUM_BITS,
     MAXIMUM_DIGITS,
     MAXIMUM_EXPONENT,
     MAXIMUM_MAGNITUDE,
@@ -65,8 +66,8 @@ class Reader:
     original text.
     """
 
-    def __init__(self, text: str, source: str, deadline: Deadline | None = None) -> None:
-        self.source, self.deadline = source, deadline or Deadline()
+    def __init__(self, text: str, source: str) -> None:
+        self.source = source
         self.text = text
         self.text = without_asides(text, self._fail)
         self.at = self.slow_until = 0
@@ -80,7 +81,7 @@ class Reader:
     def read(self) -> tuple[int, int, Formula]:
         """Read all statements: numbers of inputs and of outputs, and the formula."""
         while self._peek():
-            self.deadline.check()
+            tick()
             if self._declare_run():
                 continue
             node = self._assertions()
@@ -163,7 +164,7 @@ class Reader:
             return False
         names = _tokens(match.group())[1::3]
         fresh = set(names)
-        repeated = len(fresh) != len(names) or not fresh.isdisjoint(self.names)
+        repeated = len(fresh) != len(names) or not self.names.keys().isdisjoint(fresh)
         if repeated or not all(map(_is_variable, names)):
             return False
         for name in names:
@@ -253,6 +254,7 @@ class Reader:
         depth = 1
         while depth:
             self._inside(opened)
+            tick()
             if self.text[self.at] in "()":
                 depth += 1 if self.text[self.at] == "(" else -1
                 self.at += 1
@@ -292,6 +294,7 @@ class Reader:
     # -- formulas
 
     def _formula(self, depth: int) -> Node:
+        tick()
         first = self._peek()
         opened = self.at
         if depth > MAXIMUM_DEPTH:
@@ -344,7 +347,7 @@ class Reader:
         try:
             return self._relate(operator, left, right)
         except TooExtreme:
-            reason = "this comparison has a coefficient that no float64 can hold"
+            reason = "this comparison has a number that no float64 can hold, or of more digits than are computed with"
             self._fail(opened, reason, "scale it or round it")
 
     def _relate(self, operator: int, left: Linear, right: Linear) -> Node:
@@ -368,6 +371,7 @@ class Reader:
     # -- terms
 
     def _term(self, depth: int) -> Linear:
+        tick()
         first = self._peek()
         place = self.at
         if depth > MAXIMUM_DEPTH:
@@ -407,7 +411,11 @@ class Reader:
             arguments.append(self._term(depth + 1))
         if not arguments:
             self._fail(opened, f"{head!r} has no arguments", "give it at least one")
-        return self._apply(head, arguments, opened)
+        try:
+            return self._apply(head, arguments, opened)
+        except TooExtreme:
+            reason = f"what this {head!r} computes has more than {MAXIMUM_BITS} bits"
+            self._fail(opened, reason, "write the number itself, in fewer digits")
 
     def _apply(self, head: str, arguments: list[Linear], opened: int) -> Linear:
         first, rest = arguments[0], arguments[1:]

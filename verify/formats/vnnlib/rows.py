@@ -6,9 +6,11 @@ range of the table, and a clause's matrix is filled from a few slices.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 
-from verify.formats.vnnlib.formula import EQ, GE, GT, LT, Formula, Range
+from verify.formats.vnnlib.formula import EQ, GE, GT, LT, Alternative, Formula, Range
 from verify.formats.vnnlib.literals import Booleans, Floats, Integers, round_up
 
 
@@ -24,6 +26,18 @@ class Sparse:
         """Whether any of these rows has an entry."""
         return len(self._row) > 0 and any(self._first.item(a) < self._first.item(b) for a, b in ranges)
 
+    @property
+    def empty(self) -> bool:
+        """Whether there is no entry."""
+        return not len(self._row)
+
+    def some(self, rows: Integers, columns: int) -> Floats:
+        """Some rows by number, float64 [len(rows), columns]."""
+        matrix = np.zeros((len(rows), columns))
+        owner, places = spread(self._first[rows], self._first[rows + 1] - self._first[rows])
+        matrix[owner, self._column[places]] = self._value[places]
+        return matrix
+
     def dense(self, ranges: list[Range], columns: int) -> Floats:
         """The rows of some ranges, float64 [rows, columns]."""
         matrix = np.zeros((sum(b - a for a, b in ranges), columns))
@@ -33,6 +47,30 @@ class Sparse:
             matrix[self._row[part] + (at - a), self._column[part]] = self._value[part]
             at += b - a
         return matrix
+
+
+def spread(start: Integers, length: Integers) -> tuple[Integers, Integers]:
+    """The numbers of some ranges, one range after the other, and for each the place of its range."""
+    owner = np.repeat(np.arange(len(start)), length)
+    return owner, np.arange(len(owner)) - (np.cumsum(length) - length - start)[owner]
+
+
+class RangesOf:
+    """The ranges of rows of some alternatives. `sizes`: int64 [alternatives], how many rows each has."""
+
+    def __init__(self, alternatives: Sequence[Alternative], first: Integers) -> None:
+        count = np.fromiter(map(len, alternatives), dtype=np.int64, count=len(alternatives))
+        flat = (end for choice in alternatives for part in choice for end in part)
+        ends = first[np.fromiter(flat, dtype=np.int64).reshape(-1, 2)]
+        self._start, self._length = ends[:, 0], ends[:, 1] - ends[:, 0]
+        self._count, self._first = count, np.cumsum(count) - count
+        before = np.concatenate([[0], np.cumsum(self._length)])
+        self.sizes: Integers = before[self._first + count] - before[self._first]
+
+    def of(self, chosen: Integers) -> tuple[Integers, Integers, Integers]:
+        """Of some alternatives: starts and lengths of their ranges, and for each the place of its alternative."""
+        owner, places = spread(self._first[chosen], self._count[chosen])
+        return self._start[places], self._length[places], owner
 
 
 class Rows:

@@ -60,9 +60,12 @@ def disagreement(one: Declaration, other: Declaration) -> str | None:
         if len(ours) != len(others):
             return f"{one.name} has {len(ours)} {ours[0].kind}s, {other.name} {len(others)}"
         pairs += zip(ours, others, strict=True)
-    pairs += [
-        (mine, theirs) for mine in one.hidden for theirs in other.hidden if mine.tensor == theirs.tensor
-    ]
+    tensors: dict[
+        str, dict[tuple[object, ...], Variable]
+    ] = {}  # one of each kind that a tensor is declared as
+    for theirs in other.hidden:
+        tensors.setdefault(theirs.tensor, {})[theirs.shape, theirs.element_type] = theirs
+    pairs += [(mine, theirs) for mine in one.hidden for theirs in tensors.get(mine.tensor, {}).values()]
     for mine, theirs in pairs:
         if mine.shape != theirs.shape:
             return f"{mine.name} has shape {list(mine.shape)}, {theirs.name} {list(theirs.shape)}"

@@ -6,12 +6,10 @@ import re
 from pathlib import Path
 
 from verify.deadline import Deadline
-from verify.errors import SpecificationError, UnboundedInputError
+from verify.errors import UnboundedInputError
 from verify.formats.vnnlib import Property
 from verify.formats.vnnlib import parse as parse_property
-from verify.formats.vnnlib.clauses import Clauses
-from verify.formats.vnnlib.files import MAXIMUM_BYTES, MAXIMUM_CLAUSES, text_of
-from verify.formats.vnnlib.formula import count
+from verify.formats.vnnlib.files import MAXIMUM_BYTES, clauses_of, text_of, within
 from verify.formats.vnnlib.literals import Integers
 from verify.formats.vnnlib2.query import Query
 from verify.formats.vnnlib2.reader import QueryReader
@@ -49,20 +47,20 @@ def parse_query(text: str, source: str = "<text>", deadline: Deadline | None = N
     Raises SpecificationError, with the place, the finding and the remedy, for text that is malformed, not well-typed or
     too extreme to be kept exact; UnboundedInputError for an input without both bounds; OutOfTimeError at the deadline.
     """
-    reader = QueryReader(text, source, deadline)
+    with within(deadline):
+        return _parsed(text, source)
+
+
+def _parsed(text: str, source: str) -> Query:
+    reader = QueryReader(text, source)
     reader.read_query()
     drop_unused_products(reader)
     input_of = merge_equal_inputs(reader)
     inputs = int(input_of.max()) + 1
     derive_bounds(reader, input_of)
-    formula = reader.formula()
-    number = count(formula.tree)
-    if number > MAXIMUM_CLAUSES:
-        reason = f"the disjunctions multiply to {number} clauses, more than {MAXIMUM_CLAUSES}"
-        raise SpecificationError(source, None, None, reason, "split the query into several files")
     products = tuple(reader.factors.values())
     outputs = reader.elements.outputs + len(products)
-    clauses = Clauses(formula, inputs, outputs)
+    clauses = clauses_of(reader.formula(), inputs, outputs, source)
     if clauses.boxes.unbounded is not None:
         _unbounded(reader, input_of, clauses.boxes.unbounded)
     return Query(tuple(reader.networks), Property(inputs, outputs, clauses, source), input_of, products)

@@ -13,7 +13,7 @@ from collections.abc import Callable
 from fractions import Fraction
 from typing import NoReturn
 
-from verify.deadline import Deadline
+from verify.deadline import tick
 from verify.formats.vnnlib.formula import GT, LT, AnyOf, Node
 from verify.formats.vnnlib.literals import is_number
 from verify.formats.vnnlib.reader import MAXIMUM_DEPTH, Reader
@@ -86,8 +86,8 @@ def _compact(match: re.Match[str]) -> str:
 class QueryReader(Reader):
     """One pass over the text of a query."""
 
-    def __init__(self, text: str, source: str, deadline: Deadline | None = None) -> None:
-        super().__init__("", source, deadline)
+    def __init__(self, text: str, source: str) -> None:
+        super().__init__("", source)
         self.text = text
         self.text = _STRING_OR_INDICES.sub(_compact, _without_comments(text, self._fail))
         self.networks: list[Declaration] = []
@@ -96,6 +96,8 @@ class QueryReader(Reader):
         self.right_sides = Operands(self.elements)
         self.products: dict[tuple[int, ...], int] = {}  # codes by the codes of the factors, in order
         self.factors: dict[int, tuple[int, ...]] = {}  # the same the other way round
+        self._known: dict[str, Declaration] = {}  # the networks by name
+        self._taken: dict[str, Variable] = {}  # all variables by name
         self._typed: Variable | None = None  # the first variable of the comparison at hand
         self._decimal = ""  # a number there that is no integer
 
@@ -103,7 +105,7 @@ class QueryReader(Reader):
         """Read everything; the assertions' formulas, whose conjunction the query is."""
         self._version()
         while self._peek():
-            self.deadline.check()
+            tick()
             node = self._assertions() if self.elements.first else None
             if node:
                 self.parts.append(node)
@@ -166,7 +168,7 @@ class QueryReader(Reader):
     def _network(self, opened: int) -> None:
         place = self._skip()
         name = self._token(_NETWORK_NAME, "the network's name")
-        if any(name == other.name for other in self.networks):
+        if name in self._known:
             self._fail(place, f"the network {name} is declared twice", "give every network its own name")
         relation, target, where = "", "", place
         variables: dict[str, list[Variable]] = {kind: [] for kind in (INPUT, HIDDEN, OUTPUT)}
@@ -175,7 +177,7 @@ class QueryReader(Reader):
             at, head = self._head(inner, "a declaration")
             if head in _KINDS:
                 self._ordered(at, _KINDS[head], variables)
-                variables[_KINDS[head]].append(self._variable(inner, _KINDS[head], variables))
+                variables[_KINDS[head]].append(self._variable(inner, _KINDS[head]))
             elif head in (EQUAL, ISOMORPHIC):
                 if relation or any(variables.values()):
                     reason = f"{head} stands where no relation may"
@@ -211,13 +213,13 @@ class QueryReader(Reader):
     def _add_network(self, network: Declaration, place: int) -> None:
         """Add a network whose relation to another one holds by their declarations."""
         if network.relation:
-            found = [other for other in self.networks if other.name == network.target]
-            if not found:
+            other = self._known.get(network.target)
+            if other is None:
                 self._fail(place, f"the network {network.target} is not declared before", "declare it first")
-            if found[0].relation:
-                reason = f"{network.target} is itself {found[0].relation} {found[0].target}"
-                self._fail(place, reason, f"name {found[0].target} here")
-            reason = disagreement(network, found[0]) or ""
+            if other.relation:
+                reason = f"{network.target} is itself {other.relation} {other.target}"
+                self._fail(place, reason, f"name {other.target} here")
+            reason = disagreement(network, other) or ""
             if reason:
                 self._fail(
                     place,
@@ -225,27 +227,28 @@ class QueryReader(Reader):
                     "declare them alike",
                 )
         self.networks.append(network)
+        self._known[network.name] = network
 
-    def _variable(self, opened: int, kind: str, others: dict[str, list[Variable]]) -> Variable:
+    def _variable(self, opened: int, kind: str) -> Variable:
         """Read the rest of a declaration: name, element type, shape, and the tensor of a hidden one."""
         place = self._skip()
         name = self._token(_NAME, "a variable's name")
-        known = [variable for network in self.networks for variable in network.variables]
-        known += [variable for variables in others.values() for variable in variables]
-        if any(name == variable.name for variable in known):
+        if name in self._taken:
             self._fail(place, f"{name} is declared twice", "give every variable of the query its own name")
         where = self._skip()
         given = self._token(_NAME, "an element type")
         element_type = _TYPES.get(given, given)
         if element_type not in ELEMENT_TYPES:
             self._fail(where, f"unknown element type {given[:60]!r} of {name}", "use one of ONNX's, or real")
-        if known and (element_type == REAL) != (known[0].element_type == REAL):
-            reason = f"{name} is {element_type} and {known[0].name} {known[0].element_type}"
+        first = next(iter(self._taken.values()), None)
+        if first is not None and (element_type == REAL) != (first.element_type == REAL):
+            reason = f"{name} is {element_type} and {first.name} {first.element_type}"
             self._fail(where, reason, "declare all variables as real, or none")
         shape = self._shape(name)
         tensor = self._tensor() if kind == HIDDEN else ""
         self._close(opened, f"the declaration of {name}")
-        return Variable(name, kind, element_type, shape, tensor, place)
+        self._taken[name] = Variable(name, kind, element_type, shape, tensor, place)
+        return self._taken[name]
 
     def _shape(self, name: str) -> tuple[int, ...]:
         place = self._skip()
@@ -292,6 +295,7 @@ class QueryReader(Reader):
     # -- formulas
 
     def _formula(self, depth: int) -> Node:
+        tick()
         self._peek()
         empty = _EMPTY.match(self.text, self.at)
         if empty is not None:
@@ -324,6 +328,7 @@ class QueryReader(Reader):
     # -- terms
 
     def _term(self, depth: int) -> Linear:
+        tick()
         first = self._peek()
         if first == "(":
             return super()._term(depth)
@@ -391,6 +396,7 @@ class QueryReader(Reader):
         parts += [({code: factor * right[1]}, Fraction(0)) for code, factor in left[0].items()]
         parts += [({code: factor * left[1]}, Fraction(0)) for code, factor in right[0].items()]
         for one, first in left[0].items():
+            tick()
             parts += [
                 ({self._product(one, two, opened): first * second}, Fraction(0))
                 for two, second in right[0].items()

@@ -15,8 +15,9 @@ from typing import TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
+from verify.deadline import tick
 from verify.formats.vnnlib.formula import EQ, GE, GT, LE, LT, All, AnyOf, Atoms, Node, split
-from verify.formats.vnnlib.literals import Integers
+from verify.formats.vnnlib.literals import MAXIMUM_BITS, Integers
 from verify.formats.vnnlib.terms import Linear
 from verify.formats.vnnlib2.reader import QueryReader
 
@@ -44,6 +45,7 @@ def merge_equal_inputs(reader: QueryReader) -> Integers:
 
 def _root(number: Integers, place: int) -> int:
     while number[place] != place:
+        number[place] = number[number[place]]  # so that the next way is half as long
         place = int(number[place])
     return place
 
@@ -209,19 +211,27 @@ def _tighten(ends: Ends, operator: int, code: int, value: Fraction) -> None:
 
 def _follow(ends: Ends, operator: int, row: Linear) -> bool:
     """Add the missing bounds that follow from one row; whether there were any."""
+    tick()
     found = False
     for sign in (1, -1):
         if (sign > 0 and operator in (GE, GT)) or (sign < 0 and operator in (LE, LT)):
             continue
         coefficients = {code: sign * factor for code, factor in row[0].items()}
-        for code, factor in coefficients.items():
+        known = {code: ends[0 if factor > 0 else 1].get(code) for code, factor in coefficients.items()}
+        least = {code: coefficients[code] * end for code, end in known.items() if end is not None}
+        missing = [code for code in coefficients if code not in least]
+        if len(missing) > 1:
+            continue
+        rest = sign * row[1] - sum(least.values(), Fraction(0))
+        for code in missing or coefficients:
+            factor = coefficients[code]
             side = 1 if factor > 0 else 0
-            others = [
-                (ends[0 if c > 0 else 1].get(other), c) for other, c in coefficients.items() if other != code
-            ]
-            if code in ends[side] or any(end is None for end, _ in others):
-                continue
-            least = sum((c * end for end, c in others if end is not None), Fraction(0))
-            ends[side][code] = (sign * row[1] - least) / factor
-            found = True
+            if code not in ends[side] and _short(rest):
+                ends[side][code] = (rest + least.get(code, 0)) / factor
+                found = True
     return found
+
+
+def _short(value: Fraction) -> bool:
+    """Whether a number is not too long to compute with."""
+    return max(value.numerator.bit_length(), value.denominator.bit_length()) <= MAXIMUM_BITS // 2
