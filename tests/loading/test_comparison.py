@@ -116,6 +116,13 @@ def test_rounding_beside_a_jump_is_no_mistake() -> None:
     assert load(loaded, box=(point, np.array([0.1, 0.2, 0.3, 2.0]))).network.outputs == 1
 
 
+def test_saturation_in_float32_is_no_mistake() -> None:
+    """Erf(5) is less than 1, but not in float32: Floor makes 0 and 1 of them. Smaller inputs show what the model is."""
+    nodes = [node("Erf", X, output="t"), node("Floor", "t")]
+    box = (np.full(4, -1.0), np.array([0.5, 0.5, 0.5, 5.0]))
+    assert load(model_of(nodes, (1, 4), {}, "y"), box=box).network.outputs == 4
+
+
 def test_a_model_that_is_nothing_but_jumps_is_refused() -> None:
     """Where rounding alone decides everywhere, there is nothing to compare."""
     nodes = [node("Mul", X, "big", output="t"), node("Sin", "t", output="u"), node("Sign", "u", output="v")]

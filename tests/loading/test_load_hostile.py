@@ -63,6 +63,29 @@ def test_cycles_and_names_with_two_meanings() -> None:
     refused(twice, "one name")
 
 
+def test_versions_that_differ_and_names_that_are_no_text() -> None:
+    """ONNX Runtime takes another one of several versions than others do."""
+    nodes = [node("Softmax", [X], "y", axis=1)]
+    for domain in ("", "ai.onnx"):
+        model = model_of(nodes, (2, 3, 4), {}, "y")
+        model.opset_import.append(helper.make_opsetid(domain, 1))
+        refused(model, "several versions", "[1, 13]")
+    data = GOOD.SerializeToString()
+    assert b"the_node" in data
+    refused(data.replace(b"the_node", b"the_\xffode"), "node 0", "no text")
+
+
+@pytest.mark.parametrize("operator", ["RandomNormalLike", "RandomUniformLike", "Bernoulli"])
+def test_random_constants(operator: str) -> None:
+    nodes = [node(operator, ["c"], "r"), node("Add", [X, "r"], "y")]
+    refused(model_of(nodes, (1, 3), {"c": floats(0.5, 0.5, 0.5)}, "y", opset=15), operator, "random")
+
+
+def test_constants_that_are_computed_and_no_numbers() -> None:
+    nodes = [node("Sqrt", ["c"], "r"), node("Max", [X, "r"], "y")]
+    refused(model_of(nodes, (1, 2), {"c": floats(-1, 1)}, "y"), "'the r'", "no number")
+
+
 # tensors without entries, and with more than anyone has
 
 
@@ -72,6 +95,11 @@ def test_layers_without_neurons() -> None:
     loaded = load(model_of(nodes, (1, 2), constants, "y"))
     assert not loaded.network.layers
     np.testing.assert_array_equal(loaded.evaluate(np.ones(2)), [1, -2, 3])
+
+
+def test_no_inputs_and_no_outputs() -> None:
+    nodes = [node("Slice", [X, "to", "to", "axis"], "y")]
+    refused(model_of(nodes, (1, 2), {"to": ints(2), "axis": ints(1)}, "y"), "no entries")
 
 
 def test_empty_parts_of_a_concatenation() -> None:

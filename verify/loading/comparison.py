@@ -7,7 +7,7 @@ gradients have driven to where single values inside the network, or outputs, are
 The runner computes in the model's own type (float32 mostly), the network in float64, so they differ by rounding. Errors of
 float32 evaluation grow with the magnitudes inside the network, not only with the output's, hence the tolerance is
 `TOLERANCE * (1 + largest magnitude of any value of the network at that input)`. Beside a jump (of Floor, say) they may differ by
-all of it, so an input does not count where its neighbours' outputs differ as much by themselves.
+all of it, so an input does not count where its neighbours' outputs, or its own in float32, differ as much by themselves.
 """
 
 from __future__ import annotations
@@ -44,6 +44,8 @@ def check_agreement(loaded: LoadedModel, box: Box | None = None) -> None:
 
     box: lower and upper ends of the inputs, of one box or of several, [boxes, inputs].
     """
+    if not (loaded.network.inputs and loaded.network.outputs):
+        raise ModelError("its input or its output has no entries")
     points, pace = _Points(loaded.network, box), _Pace()
     compared = doubtful = 0
     for batch in points.all(pace):
@@ -188,7 +190,7 @@ def _compare(loaded: LoadedModel, samples: NDArray[Any]) -> tuple[int, int]:
     differs = usable & ~same & integers_known(loaded.network, values)
     for place in differs.nonzero()[:, 0].tolist():
         output = int(difference[place].argmax())
-        if not _jumps(loaded.network, x[place], output, float(allowed[place])):
+        if not _hangs_on_rounding(loaded.network, x[place], output, float(allowed[place])):
             raise ModelError(
                 f"the model was read wrongly: its output {output} differs by {float(difference[place, output]):.3g} "
                 f"from the model's own runtime (allowed: {float(allowed[place]):.3g}); please report this model"
@@ -197,11 +199,12 @@ def _compare(loaded: LoadedModel, samples: NDArray[Any]) -> tuple[int, int]:
 
 
 @torch.no_grad()
-def _jumps(network: Network, x: Tensor, output: int, allowed: float) -> bool:
-    """Whether an output differs by more than what is allowed among inputs that are next to one."""
+def _hangs_on_rounding(network: Network, x: Tensor, output: int, allowed: float) -> bool:
+    """Whether an output differs by more than what is allowed among inputs that are next to one, or in float32."""
     noise = torch.from_numpy(np.random.default_rng(0).random((_NEIGHBOURS, *x.shape)))
     near = x + _NEAR * (2 * noise - 1) * x.abs().clamp(min=1e-3)
-    found = network.forward(torch.cat([x[None], near]))[:, output]
+    single = network.to("cpu", torch.float32).forward(x[None].float())
+    found = torch.cat([network.forward(torch.cat([x[None], near])), single.double()])[:, output]
     return not float(found.max() - found.min()) <= allowed
 
 

@@ -18,7 +18,7 @@ def reading(name: str) -> Iterator[None]:
     try:
         yield
     except VerifyError as error:
-        if name not in str(error):
+        if not str(error).startswith(f"{name}: "):
             error.args = (f"{name}: {error}",)
         raise
     except OutOfTimeError:

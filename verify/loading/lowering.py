@@ -126,15 +126,15 @@ def _lower_node(
         raise UnsupportedOperatorError(origin.node, origin.operator, origin.opset, reason) from error
     if isinstance(result, Value):
         builder.rename(result, origin.name, since)
-    return _without_empty(result)
+    return _without_empty(result, origin.element if is_integer(origin.element) else torch.float64)
 
 
-def _without_empty(result: Any) -> Any:
+def _without_empty(result: Any, element: torch.dtype) -> Any:
     """A tensor without entries depends on nothing."""
     if isinstance(result, tuple | list):
-        return type(result)([_without_empty(part) for part in result])
+        return type(result)([_without_empty(part, element) for part in result])
     if isinstance(result, Value) and not result.size:
-        return torch.zeros(result.shape, dtype=torch.float64)
+        return torch.zeros(result.shape, dtype=element)
     return result
 
 
@@ -142,7 +142,10 @@ def _of_constants(call: Call, origin: Origin) -> Any:
     """The result of an operation on constants alone: floats in float64, integers in their own types."""
     if origin.element is None or is_integer(origin.element):
         check_constants(origin.operator, origin.truncates, list(_leaves((call.args, call.kwargs))))
-    return of_its_type(_in_float64(call.function(*call.args, **call.kwargs)), origin.element)
+    result = of_its_type(_in_float64(call.function(*call.args, **call.kwargs)), origin.element)
+    if any(isinstance(part, Tensor) and bool(part.isnan().any()) for part in _leaves(result)):
+        raise Unsupported("what it computes of constants is no number, which libraries treat differently")
+    return result
 
 
 def _leaves(tree: Any) -> Iterator[Any]:

@@ -134,6 +134,7 @@ def _complete(
 
 def _checked(proto: onnx.ModelProto, original: bytes, name: str) -> OnnxModel:
     opset = _opset(proto, name)
+    _check_names(proto.graph, name)
     sort(proto.graph, name)
     operators = Counter(node.op_type for node in proto.graph.node)
     for node in proto.graph.node:
@@ -162,13 +163,24 @@ def _opset(proto: onnx.ModelProto, name: str) -> int:
         if proto.graph.node and proto.ir_version >= 3:
             raise ModelError(f"{name}: it imports no version of ONNX's operators")
         versions = [1]
-    version = int(max(versions))
+    if len(set(versions)) > 1:
+        raise ModelError(f"{name}: it imports several versions of ONNX's operators: {sorted(set(versions))}")
+    version = int(versions[0])
     newest = onnx.defs.onnx_opset_version()
     if version > newest:
         raise ModelError(f"{name}: opset {version} is newer than the installed onnx package knows ({newest})")
     del proto.opset_import[:]
     proto.opset_import.append(onnx.helper.make_opsetid("", version))
     return version
+
+
+def _check_names(graph: onnx.GraphProto, name: str) -> None:
+    """Rejects names that are no text: protobuf gives bytes for them."""
+    for place, node in enumerate(graph.node):
+        if not all(
+            isinstance(one, str) for one in (node.name, node.op_type, node.domain, *node.input, *node.output)
+        ):
+            raise ModelError(f"{name}: node {place} has a name that is no text")
 
 
 def _constants_to_initializers(graph: onnx.GraphProto) -> None:
@@ -209,7 +221,8 @@ def _tensor(value: onnx.ValueInfoProto, name: str) -> Tensor:
     if not value.type.HasField("tensor_type"):
         raise ModelError(f"{name}: {value.name!r} is no tensor; only float32 and float64 are supported")
     tensor = value.type.tensor_type
-    label = onnx.TensorProto.DataType.Name(tensor.elem_type)
+    known = tensor.elem_type in onnx.TensorProto.DataType.values()
+    label = onnx.TensorProto.DataType.Name(tensor.elem_type) if known else f"of type {tensor.elem_type}"
     shape = None
     if tensor.HasField("shape"):
         shape = tuple(size.dim_value if size.dim_value > 0 else None for size in tensor.shape.dim)

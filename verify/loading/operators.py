@@ -51,6 +51,11 @@ ALIKE = {
 }  # fmt: skip
 
 
+RANDOM = frozenset(
+    "Bernoulli Multinomial RandomNormal RandomNormalLike RandomUniform RandomUniformLike".split()
+)
+
+
 class OnnxOperator(nn.Module):
     """An ONNX operator as it stands in the file."""
 
@@ -79,6 +84,8 @@ class OnnxOperator(nn.Module):
         return self._by_reference(operands)
 
     def _by_reference(self, operands: list[Any]) -> Any:
+        if self.operator in RANDOM:
+            raise Unsupported("its results are random")
         from onnx.reference import ReferenceEvaluator  # imported late: slow, and constants rarely need it
 
         node = onnx.NodeProto()
