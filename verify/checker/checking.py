@@ -35,6 +35,7 @@ from verify.checker.tree import Tree
 from verify.checker.witness import check_witness
 
 _WORTH_A_PROCESS = 4_000_000_000  # bytes of blocks times variables: about a second
+MOST_BYTES = 1 << 31  # of a model or property, unpacked: ONNX's own limit
 T = TypeVar("T")
 REAL, DEPLOYED = "real", "ieee32-any-order"
 HANDLERS: dict[str, Callable[[Proof, Cursor, bool], None]] = {
@@ -65,10 +66,16 @@ class Checked:
 def content(path: Path) -> bytes:
     """A file's bytes, decompressed if it is gzipped. Raises Refused."""
     try:
-        data = path.read_bytes()
-        return gzip.decompress(data) if data.startswith(b"\x1f\x8b") else data
+        with path.open("rb") as file:
+            packed = file.read(2) == b"\x1f\x8b"
+            file.seek(0)
+            with gzip.GzipFile(fileobj=file) if packed else file as unpacked:
+                data = unpacked.read(MOST_BYTES + 1)
     except (OSError, EOFError, zlib.error) as error:
         raise Refused(f"{path}: cannot be read ({error})") from error
+    if len(data) > MOST_BYTES:
+        raise Refused(f"{path}: holds more than {MOST_BYTES} bytes")
+    return data
 
 
 def digest(data: bytes) -> str:
