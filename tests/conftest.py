@@ -10,6 +10,7 @@ import pytest
 import torch
 from hypothesis import HealthCheck, settings
 
+from verify import settings as settings_module
 from verify import watchdog
 
 os.environ["ORT_DISABLE_TELEMETRY"] = "1"  # the tests import it themselves
@@ -28,9 +29,10 @@ settings.load_profile("verify")
 
 @pytest.fixture(autouse=True)
 def no_command_ends_the_tests(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Commands that tests run in their own process wait for themselves, however slow the machine."""
+    """Commands that tests run in their own process wait for themselves, however slow the machine, and limit no memory."""
     monkeypatch.setattr(watchdog, "GRACE", math.inf)
     monkeypatch.setattr(watchdog, "leave", sys.exit)
+    monkeypatch.setattr(settings_module, "enforce", lambda: None)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

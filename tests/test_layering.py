@@ -32,7 +32,7 @@ LAYERS: tuple[dict[str, set[str]], ...] = (
         "deadline": set(),
         "checker": {"numpy", "onnx", "onnxruntime", "flint"},
     },
-    {"output": set(), "validation": {"numpy"}, "neutral": {"torch"}},
+    {"output": set(), "memory": set(), "validation": {"numpy"}, "neutral": {"torch"}},
     {
         "startup": {"torch"},
         "process": set(),

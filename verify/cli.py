@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 import click
 
-from verify.cli_options import DEVICE, SECONDS, SEED, TIMEOUT, warn_of_vacuity
+from verify.cli_options import DEVICE, MEMORY, SECONDS, SEED, TIMEOUT, warn_of_vacuity
 from verify.cli_standard import global_options, supports_command, verify_command
 from verify.cli_suite import data_files, suite
 from verify.deadline import Deadline, OutOfTimeError
@@ -74,6 +74,7 @@ def cli() -> None:
 @_MODEL
 @_PROPERTY
 @TIMEOUT
+@MEMORY
 @DEVICE
 @click.option(
     "--preset", type=click.Choice(["fast", "default", "thorough"]), default="default", show_default=True
@@ -98,6 +99,7 @@ def run(
     model: Path,
     property_: Path,
     timeout: float | None,
+    memory: int | None,
     device: str,
     preset: str,
     seed: int,
@@ -126,12 +128,14 @@ def run(
         return _end(result, form, quiet)
 
     with Watchdog(deadline, too_late) as watchdog, ExitStack() as stack:
-        import_torch()
+        import_torch(memory)
         from verify.api import certified, check_certificate_options, decide, prepare
         from verify.reports.log import json_log
         from verify.reports.terminal import terminal
+        from verify.settings import keep_memory
         from verify.settings import preset as choose_preset
 
+        keep_memory(memory, device)
         reporter: Reporter = stack.enter_context(terminal(quiet))
         settings = replace(choose_preset(preset), semantics=semantics, rigorous=not no_rigorous)
         problem: Problem | None = None
@@ -236,6 +240,7 @@ def check(
       0   proved
       1   not proved
       2   a file cannot be read
+      3   resources (memory)
     """
     from verify.checker.checking import check as check_certificate
     from verify.checker.errors import Refused
@@ -272,6 +277,7 @@ def check(
 )
 @click.option("--trace", is_flag=True, help="A JSON line on stdout after every iteration.")
 @click.option("--layers", is_flag=True, help="Also the intermediate bounds of the first clause.")
+@MEMORY
 @DEVICE
 @_FORMAT
 def bounds(
@@ -283,13 +289,16 @@ def bounds(
     intermediate: str,
     trace: bool,
     layers: bool,
+    memory: int | None,
     device: str,
     form: str,
 ) -> int:
     """Bound every clause of PROPERTY at the root: above 0 the clause is refuted."""
-    import_torch()
+    import_torch(memory)
     from verify import api
+    from verify.settings import keep_memory
 
+    keep_memory(memory, device)
     problem = api.prepare(model, property_)
     found = api.bound(
         problem, method=method, iterations=iterations, time_limit=time_limit, intermediate=intermediate,

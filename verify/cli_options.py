@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -24,7 +25,22 @@ class _Seconds(click.FloatRange):
         return found
 
 
+def _size(_: click.Context, parameter: click.Parameter, text: str | None) -> int | None:
+    """A number of bytes: plain, or with a unit such as 500M, 3G, 2.5GiB, of powers of 1024."""
+    if text is None:
+        return None
+    found = re.fullmatch(r"(\d{1,15}(?:\.\d{1,9})?)([kmgt]?)(?:i?b)?", text.strip(), re.I | re.A)
+    size = int(float(found[1]) * 1024 ** " kmgt".index(found[2].lower() or " ")) if found else 0
+    if size <= 0:
+        raise click.BadParameter(f"{text!r} is no size; write bytes, or 500M or 3G, say.", param=parameter)
+    return size
+
+
 SECONDS = _Seconds()
+MEMORY = click.option(
+    "--memory", callback=_size, metavar="SIZE",
+    help="What all processes together may take, such as 3G. [default: four fifths of the machine's, or of its control group's]",
+)  # fmt: skip
 TIMEOUT = click.option("--timeout", type=SECONDS, help="Seconds, loading included.")
 DEVICE = click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda or cuda:N.")
 SEED = click.option(

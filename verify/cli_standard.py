@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from verify import __version__
-from verify.cli_options import DEVICE, SEED, TIMEOUT, warn_of_vacuity
+from verify.cli_options import DEVICE, MEMORY, SEED, TIMEOUT, warn_of_vacuity
 from verify.deadline import Deadline, OutOfTimeError
 from verify.errors import DECIDED, InputError, UnwrittenError
 from verify.output import Outputs, admit_folder, write_whole
@@ -53,6 +53,7 @@ def _networks(_: click.Context, parameter: click.Parameter, given: tuple[str, ..
     help="The model of a declared network; one for each that is not equal-to another.",
 )  # fmt: skip
 @TIMEOUT
+@MEMORY
 @click.option(
     "--serialise-assignments", "folder", type=click.Path(path_type=Path), metavar="DIR",
     help="A folder for the assignment of sat, one TensorProto file for each variable, in place of stdout.",
@@ -60,7 +61,13 @@ def _networks(_: click.Context, parameter: click.Parameter, given: tuple[str, ..
 @DEVICE
 @SEED
 def verify_command(
-    query: Path, networks: dict[str, Path], timeout: float | None, folder: Path | None, device: str, seed: int
+    query: Path,
+    networks: dict[str, Path],
+    timeout: float | None,
+    memory: int | None,
+    folder: Path | None,
+    device: str,
+    seed: int,
 ) -> int:
     """Decide QUERY (VNN-LIB 2.0 or 1.0), as the VNN-LIB standard prescribes.
 
@@ -71,9 +78,11 @@ def verify_command(
     deadline = Deadline() if timeout is None else Deadline(started + timeout)
 
     with Watchdog(deadline, lambda: _answer(late(started, REASON))) as watchdog:
-        import_torch()
+        import_torch(memory)
         from verify.api import decide
+        from verify.settings import keep_memory
 
+        keep_memory(memory, device)
         admit_folder("--serialise-assignments", folder)
         problem: Problem | None = None
         try:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from verify.cli_options import DEVICE, SECONDS
+from verify.cli_options import DEVICE, MEMORY, SECONDS
 from verify.errors import DECIDED, UNDECIDED, InputError, UnwrittenError
 from verify.output import Outputs, admit_folder, write_whole
 from verify.process import answer
@@ -47,6 +47,7 @@ Exit codes:
 @click.option(
     "--witnesses", type=click.Path(file_okay=False, path_type=Path), help="A folder for counterexamples."
 )
+@MEMORY
 @DEVICE
 @click.option(
     "--preset", type=click.Choice(["fast", "default", "thorough"]), default="default", show_default=True
@@ -67,7 +68,7 @@ Exit codes:
 )
 def suite(
     instances: tuple[Path, ...], timeout: float | None, jobs: int, out: Path | None, report: Path | None,
-    witnesses: Path | None, device: str, preset: str, grace: float, restart: int,
+    witnesses: Path | None, memory: int | None, device: str, preset: str, grace: float, restart: int,
 ) -> int:  # fmt: skip
     """Decide all instances of INSTANCES: csv files of onnx,vnnlib,timeout lines, or folders with an instances.csv.
 
@@ -85,7 +86,7 @@ def suite(
         if results.unlocked:
             _say(f"{out}: cannot be locked on its file system; let no other suite write to it meanwhile")
         return _Suite(todo, results, out is None, witnesses, report, outputs).run(
-            Settings(jobs, restart, grace, device, preset)
+            Settings(jobs, restart, grace, device, preset, memory)
         )
 
 

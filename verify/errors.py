@@ -14,6 +14,9 @@ does not accept.
 
 from __future__ import annotations
 
+import errno
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any, ClassVar, Final
 
 DECIDED: Final = 0
@@ -119,7 +122,35 @@ class InternalError(VerifyError):
     exit_code: ClassVar[int] = INTERNAL
 
 
+# What Python, torch on any device, numpy, ONNX Runtime, HiGHS, CUDA's libraries, oneDNN and the system say, in small letters
+_OUT_OF_MEMORY = (
+    "out of memory", "can't allocate memory", "cannot allocate memory", "unable to allocate", "failed to allocate",
+    "allocation failed", "bad_alloc", "bad allocation", "alloc_failed", "not enough memory",
+    "can't start new thread", "could not create a primitive", "could not execute a primitive",
+)  # fmt: skip
+
+
 def is_out_of_memory(error: BaseException) -> bool:
-    """Whether an exception, of Python or of torch on any device, says that memory ran out."""
+    """Whether an exception, of Python or of any library, says that memory ran out (or that a thread or process had none)."""
+    if isinstance(error, MemoryError) or getattr(error, "errno", None) == errno.ENOMEM:
+        return True
     text = str(error).lower()
-    return isinstance(error, MemoryError) or "out of memory" in text or "can't allocate memory" in text
+    return not isinstance(error, VerifyError) and any(words in text for words in _OUT_OF_MEMORY)
+
+
+def first_line(error: BaseException) -> str:
+    """What an error says, in a line; its kind where it says nothing."""
+    return (str(error).strip() or type(error).__name__).splitlines()[0]
+
+
+@contextmanager
+def memory_kept(doing: str) -> Iterator[None]:
+    """Within it, memory that runs out is a ResourceError that says while doing what."""
+    try:
+        yield
+    except Exception as error:
+        if not is_out_of_memory(error):
+            raise
+        raise ResourceError(
+            f"memory ran out while {doing} ({first_line(error)}); give it more by --memory or on a larger machine, or try --preset fast"
+        ) from error

@@ -15,6 +15,7 @@ from verify.bounders.output_constrained import OutputConstrained
 from verify.bounders.restricted import Restricted
 from verify.branchers.fsb import FilteredSmartBranching
 from verify.errors import InputError
+from verify.memory import budget, enforce
 from verify.network.activations.relu import Relu
 from verify.network.graph import Network
 from verify.problem import Problem
@@ -87,6 +88,12 @@ def choose_device(name: str | torch.device) -> torch.device:
     return torch.device(text)
 
 
+def keep_memory(size: int | None, device: str) -> None:
+    """Has the system keep a command to its budget; with a GPU only if one is given: its driver reserves memory that it does not use."""
+    if size is not None or choose_device(device).type == "cpu":
+        enforce()
+
+
 def preset(name: str) -> Settings:
     """The settings of that name; InputError if there are none."""
     return PRESETS[choice("preset", name, PRESETS)]
@@ -121,8 +128,10 @@ def build_search(
         settings = replace(settings, unsafe=(), optimised=settings.intermediate)
     few = problem.free_inputs <= settings.splittable_inputs
     either = not few and evidence is None and problem.free_inputs <= settings.triable_inputs
-    several = max(1, min(16, _MOST_ELEMENTS // network.variables))
-    batch = max(several, min(2048, settings.batch_elements // network.variables))
+    workers = torch.get_num_threads() if device.type == "cpu" else 1
+    room = budget().at_once
+    several = max(1, min(16, room(_MOST_ELEMENTS, workers) // network.variables))
+    batch = max(several, min(2048, room(settings.batch_elements, workers) // network.variables))
     unit = all(layer.activation.unit_parameters for layer in network.layers)
     own_type = torch.float64 if problem.model.element_type == "float64" else torch.float32
     own_network = network.to(device, own_type)
@@ -130,8 +139,8 @@ def build_search(
     def search(strategy: Strategy, told: Reporter, other: BranchAndBound | None = None) -> BranchAndBound:
         return BranchAndBound(
             problem, own_network, strategy, settings.first_attack, settings.second_attack, told,
-            np.random.default_rng(seed), batch, torch.get_num_threads() if device.type == "cpu" else 1, evidence,
-            Frontier(slopes=torch.float16 if unit else torch.float32), other,
+            np.random.default_rng(seed), batch, workers, evidence,
+            Frontier(budget().store, torch.float16 if unit else torch.float32), other,
         )  # fmt: skip
 
     other = None

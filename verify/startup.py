@@ -11,14 +11,20 @@ import sys
 from importlib.metadata import version
 from types import ModuleType
 
-from verify.checker.runtime import start
+from verify.checker.runtime import limit_memory, start
+from verify.memory import budget, choose
 
 _REGISTRATIONS = "torch._meta_registrations"
 _TRIED = ("2.14.",)  # versions of torch that this is known to work with; others are imported whole
 
 
-def import_torch() -> None:
-    """Imports torch, unless that has been done; a later import of the registrations finds the real ones."""
+def import_torch(memory: int | None = None) -> None:
+    """Imports torch, unless that has been done; a later import of the registrations finds the real ones.
+
+    memory: the budget of the process and of ONNX Runtime's, in bytes.
+    """
+    choose(memory)
+    limit_memory(budget().of_runtime)
     start()
     if "torch" in sys.modules or not version("torch").startswith(_TRIED):
         return

@@ -10,6 +10,7 @@ from nets import Draft, loaded, property_text, random_network, row_text, samples
 from patience import PATIENCE
 from test_search_verdicts import both_strategies, search_for
 
+from verify import memory
 from verify.api import Silent
 from verify.bounders.backward import IntermediateBounds
 from verify.deadline import Deadline
@@ -120,8 +121,9 @@ def test_points_that_decimals_were_rounded_around_are_points() -> None:
     assert search_for(problem, "inputs").run(Deadline.after(PATIENCE)).verdict == "unsat"
 
 
-def test_batches_of_large_networks_fit_the_memory() -> None:
+def test_batches_of_large_networks_fit_the_memory(monkeypatch: pytest.MonkeyPatch) -> None:
     """Many subproblems of small networks at a time, one of the largest."""
+    monkeypatch.setattr(memory, "_chosen", memory.Memory(2**40))
     sizes = []
     for width in (4, 3_000, 3_000_000):
         draft = Draft(torch.Generator().manual_seed(0), (1,))

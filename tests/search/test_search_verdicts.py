@@ -26,12 +26,14 @@ from nets import (
 from oracles import exact_minimum
 from patience import PATIENCE
 from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
 
 import verify.search.frontier as frontier_module
 from verify.api import prepare
 from verify.attack import Attack
 from verify.branchers.fsb import Split
 from verify.deadline import Deadline, OutOfTimeError
+from verify.errors import ResourceError
 from verify.formats.vnnlib import parse
 from verify.network.activations import Activation, Relu
 from verify.network.graph import Network
@@ -372,7 +374,7 @@ def test_batches_are_halved_where_memory_ends(splits: str, monkeypatch: pytest.M
     optimum = exact_minimum(model, lower, upper, coefficients, thresholds)  # type: ignore[arg-type]
     text = property_text(lower, upper, 3, conjunction(coefficients, thresholds + optimum - 1e-4))
     settings = replace(preset("default"), first_attack=NO_ATTACK, second_attack=NO_ATTACK, unsafe=())
-    for room, expected in ((3, "unsat"), (0, "unknown")):
+    for room in (3, 0):
         search = search_for(prepare(model, text), splits, settings)  # type: ignore[arg-type]
         whole = search.strategy.choose
 
@@ -382,9 +384,63 @@ def test_batches_are_halved_where_memory_ends(splits: str, monkeypatch: pytest.M
             return whole(regions, deadline)  # type: ignore[no-any-return]
 
         monkeypatch.setattr(search.strategy, "choose", choose)
+        if not room:
+            with pytest.raises(ResourceError, match="memory ran out while searching"):
+                search.run(Deadline.after(PATIENCE))
+            continue
         outcome = search.run(Deadline.after(PATIENCE))
-        assert outcome.verdict == expected, outcome.reason
-        assert room or "memory" in outcome.reason
+        assert outcome.verdict == "unsat", outcome.reason
+
+
+class Failing(TorchDispatchMode):
+    """Torch in this thread, one operation of which finds no memory: the one of this number."""
+
+    def __init__(self, number: int) -> None:
+        super().__init__()
+        self.left = number
+
+    def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        self.left -= 1
+        if self.left == 0:
+            raise RuntimeError("DefaultCPUAllocator: can't allocate memory")
+        return function(*args, **(kwargs or {}))
+
+
+@both_strategies
+@pytest.mark.parametrize(("shift", "right"), [(-0.1, "unsat"), (0.1, "sat")])
+def test_wherever_memory_ends_in_a_step_nothing_is_lost(
+    splits: str, shift: float, right: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whichever operation of a step fails, both halves of its regions are bounded in its place."""
+    model, lower, upper, coefficients, thresholds = Case(37, 1).parts()
+    optimum = exact_minimum(model, lower, upper, coefficients, thresholds)  # type: ignore[arg-type]
+    text = property_text(lower, upper, 3, conjunction(coefficients, thresholds + optimum + shift))
+    fast = preset("fast")
+    settings = replace(
+        fast,
+        first_attack=NO_ATTACK,
+        second_attack=NO_ATTACK,
+        unsafe=(),
+        branched=None,
+        optimised=fast.intermediate,
+    )
+    whole, halved = BranchAndBound._expand, 0
+    for number in (1, 10, 30, 200) if splits == "inputs" else (30,):
+        failures = [number]
+
+        def expand(
+            search: BranchAndBound, regions: Subproblems, end: Deadline, left: list[int] = failures
+        ) -> Any:
+            if len(regions) == 1 or not left:
+                return whole(search, regions, end)
+            with Failing(left.pop()):
+                return whole(search, regions, end)
+
+        monkeypatch.setattr(BranchAndBound, "_expand", expand)
+        outcome = search_for(prepare(model, text), splits, settings).run(Deadline.after(PATIENCE))  # type: ignore[arg-type]
+        assert outcome.verdict == right, (number, outcome.reason)
+        halved += not failures
+    assert halved or right == "sat"
 
 
 def test_leaves_are_solved_exactly() -> None:

@@ -115,7 +115,7 @@ def check(
             raise Refused(f"the certificate is of semantics {claimed!r}, not {semantics!r}")
         arithmetic = Arithmetic(exact, semantics == DEPLOYED)
         summary = _prove(certificate, container, network, query, arithmetic, jobs, until)
-    except (NotProved, Refused, ArithmeticError, ValueError, IndexError, MemoryError) as problem:
+    except (NotProved, Refused, ArithmeticError, ValueError, IndexError) as problem:
         return Checked(False, f"not proved: {problem}")
     sentence = _sentence(summary, container, semantics) + ("" if query.clauses else _VACUOUS)
     return Checked(True, sentence, "unsat", summary)

@@ -143,6 +143,12 @@ class Session:
         raise AssertionError  # the second time returns or raises
 
 
+def limit_memory(most: int) -> None:
+    """So many bytes for processes that are started from now on, at most."""
+    global _MOST_MEMORY
+    _MOST_MEMORY = most
+
+
 def start() -> None:
     """Starts the process, if there is none, for what will be wanted; later calls find out whether that failed."""
     with _LOCK, suppress(Trouble):
@@ -280,12 +286,12 @@ def _bytes(kind: str, shape: Sequence[int]) -> int:
 
 
 def _memory() -> int:
-    """Half of what the machine, or this process's control group, has."""
+    """Half of what the machine, or this process's control group, has, or a limit that is set."""
     found = [os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")]
     for path in ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes"):
         with suppress(OSError, ValueError):
             found.append(int(Path(path).read_text()))
-    return min(found) // 2
+    return int(min(*found, 2 * _MOST_MEMORY)) // 2
 
 
 def _dropped() -> list[int]:
@@ -325,5 +331,6 @@ _LOCK = threading.RLock()
 _NAMES = count()
 _DROPPED = deque[int]()
 _PROCESS: _Process | None = None
+_MOST_MEMORY: float = math.inf
 atexit.register(_at_exit)
 os.register_at_fork(after_in_child=_after_fork)

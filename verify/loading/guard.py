@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from verify.deadline import OutOfTimeError
-from verify.errors import ModelError, ResourceError, VerifyError, is_out_of_memory
+from verify.errors import ModelError, ResourceError, VerifyError, first_line, is_out_of_memory
 
 IN_MEMORY = "the model"  # the name of one that is given as such
 
@@ -25,6 +25,8 @@ def reading(name: str) -> Iterator[None]:
         raise
     except Exception as error:
         if is_out_of_memory(error):
-            raise ResourceError(f"{name}: memory ran out while the model was read ({error})") from error
+            raise ResourceError(
+                f"{name}: memory ran out while the model was read ({first_line(error)})"
+            ) from error
         reason = f"{type(error).__name__}: {error}"
         raise ModelError(f"{name}: it cannot be read ({reason}); please report this model") from error

@@ -10,22 +10,27 @@ at no start-up cost.
 from __future__ import annotations
 
 import gzip
+import io
 import zlib
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import IO, cast
 
 import numpy as np
 import onnx
 from google.protobuf.message import DecodeError
 from onnx import numpy_helper
 
-from verify.errors import ModelError
+from verify.deadline import tick
+from verify.errors import ModelError, ResourceError
 from verify.loading.external import outside, put_inside
 from verify.loading.guard import IN_MEMORY
 from verify.loading.order import sort
+from verify.memory import budget
 
+_CHUNK = 2**24  # bytes that are unpacked at a time
 GZIP_MAGIC = b"\x1f\x8b"
 _NAMES = {
     "FLOAT": "float32",
@@ -105,10 +110,24 @@ def read(source: str | Path | bytes | onnx.ModelProto) -> OnnxModel:
 def _unzipped(data: bytes, name: str) -> bytes:
     if not data.startswith(GZIP_MAGIC):
         return data
+    most = min(MOST_BYTES, budget().own)
     try:
-        return gzip.decompress(data)
+        with gzip.GzipFile(fileobj=io.BytesIO(data)) as file:
+            unzipped = b"".join(_chunks(cast(IO[bytes], file), most))
     except (OSError, EOFError, zlib.error) as error:
         raise ModelError(f"{name}: the gzip file is damaged or cut short ({error})") from error
+    if len(unzipped) > most:
+        raise ResourceError(f"{name}: it unpacks to more than {most} bytes; that is too large")
+    return unzipped
+
+
+def _chunks(file: IO[bytes], most: int) -> Iterator[bytes]:
+    """What a file holds, and no more than a chunk beyond so many bytes."""
+    read = 0
+    while read <= most and (chunk := file.read(_CHUNK)):
+        tick()
+        read += len(chunk)
+        yield chunk
 
 
 def _parsed(data: bytes, name: str, folder: Path | None) -> tuple[onnx.ModelProto, bytes]:

@@ -7,14 +7,15 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from verify.errors import ResourceError
-
-MOST_ENTRIES = 2**30  # of a tensor: 8 GiB in float64
+from verify.memory import budget
 
 
 def check_size(shape: Sequence[int]) -> None:
     """Raises ResourceError for a tensor of too many entries."""
-    if math.prod(shape) > MOST_ENTRIES:
-        raise ResourceError(f"a tensor of shape {list(shape)} has more than {MOST_ENTRIES} entries")
+    if math.prod(shape) > budget().entries:
+        raise ResourceError(
+            f"a tensor of shape {list(shape)} has more than {budget().entries} entries, which memory does not hold"
+        )
 
 
 def _numbers(tensor: Any) -> list[float]:

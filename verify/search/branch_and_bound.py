@@ -25,7 +25,7 @@ from torch import Tensor
 
 from verify.attack import Attack, free_points, replay_best, rows
 from verify.deadline import Deadline, OutOfTimeError
-from verify.errors import ResourceError, UnwrittenError, is_out_of_memory
+from verify.errors import ResourceError, UnwrittenError, is_out_of_memory, memory_kept
 from verify.network.graph import Network
 from verify.problem import Problem, Witness
 from verify.search.evidence import Evidence
@@ -145,14 +145,10 @@ class BranchAndBound:
         """Decides the problem, or says why not."""
         self._began, self._rounds = time.monotonic(), self.second_attack.rounds
         try:
-            with deadline.ticking():
+            with deadline.ticking(), memory_kept("searching"):
                 witness = self._search(deadline)
         except OutOfTimeError:
             return self._outcome("timeout", self._interrupted())
-        except UnwrittenError:  # nobody would get the certificate that is asked for
-            raise
-        except ResourceError as problem:
-            return self._outcome("unknown", f"memory: {problem}")
         if witness is not None:
             return self._outcome("sat", "a counterexample was found and replayed in ONNX Runtime", witness)
         if self.stuck:
@@ -249,7 +245,12 @@ class BranchAndBound:
         assert self.other is not None
         other, self.other = self.other, None
         self._report("the other way of splitting")
-        outcome, mine = other.run(deadline.share(_OTHER_SHARE)), self.progress
+        try:
+            outcome, mine = other.run(deadline.share(_OTHER_SHARE)), self.progress
+        except UnwrittenError:
+            raise
+        except ResourceError:  # it needs more than this one
+            return None
         mine.opened, mine.closed = (
             mine.opened + outcome.progress.opened,
             mine.closed + outcome.progress.closed,
@@ -286,7 +287,7 @@ class BranchAndBound:
             if not is_out_of_memory(problem):
                 raise
         if len(regions) == 1:
-            raise ResourceError("the bounds of a single region do not fit")
+            raise MemoryError("the bounds of a single region do not fit")
         half = len(regions) // 2
         self.batch = min(self.batch, half)
         order = torch.arange(len(regions), device=regions.clause.device)

@@ -20,6 +20,7 @@ from verify.bounders.interval import interval, magnitudes
 from verify.bounders.restricted import Restricted
 from verify.branchers.fsb import FilteredSmartBranching
 from verify.deadline import Deadline
+from verify.memory import budget
 from verify.network.graph import Layer, Network
 from verify.network.reduced import Reduced
 from verify.search.strategy import Mapper, begun, fresh, no_looser
@@ -117,7 +118,8 @@ class _Trees:
         """The boxes with what the trees tell of this layer. The first chunks decide whether there are more."""
         ends = self._open_ends()
         regions = self.method.regions(self.rounds)
-        most = max(2, _ELEMENTS[self.bounds.lower.device.type] // (self.network.variables * regions))
+        room = budget().at_once(_ELEMENTS[self.bounds.lower.device.type])
+        most = max(2, room // (self.network.variables * regions))
         numbers = torch.arange(len(ends))
         trial, rest = numbers[: 2 * _TRIAL].split(min(most, _TRIAL)), numbers[2 * _TRIAL :].split(most)
         bounds = self.bounds

@@ -24,6 +24,7 @@ from verify.bounders.interval import interval, magnitudes
 from verify.branchers.fsb import Split
 from verify.branchers.inputs import widest_effect
 from verify.deadline import Deadline
+from verify.memory import budget
 from verify.network.graph import Network
 from verify.problem import Problem
 from verify.search.evidence import Evidence
@@ -341,7 +342,7 @@ class SplitInputs:
     def _crown(self, bounds: Bounds, objective: Objective, deadline: Deadline) -> tuple[Tensor, Tensor]:
         """CROWN's bound of every objective and its slopes, as many objectives at a time as the memory holds."""
         sizes = magnitudes(self.network, bounds)
-        most = max(1, _MOST_ELEMENTS // (len(bounds) * self.network.variables))
+        most = max(1, budget().at_once(_MOST_ELEMENTS) // (len(bounds) * self.network.variables))
         parts = zip(*(part.split(most, 1) for part in vars(objective).values()), strict=True)
         asked = [Objective(*part) for part in parts]
         problem, found = DualProblem(self.network, bounds, asked[0]), []

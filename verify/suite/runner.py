@@ -31,6 +31,7 @@ class Settings:
     grace: float = 10.0  # seconds past an instance's limit after which its worker is killed
     device: str = "auto"
     preset: str = "default"
+    memory: int | None = None  # bytes of all workers together; None for a share of the machine's
     deciders: Callable[[], Decide] | None = None  # what decides, in the worker; `verify` where None
 
     def task(self, instance: Instance) -> Task:
@@ -54,7 +55,7 @@ class _Slot:
 
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
-        self._deciders = settings.deciders or Deciders(settings.jobs)
+        self._deciders = settings.deciders or Deciders(settings.jobs, settings.device, settings.memory)
         self._process: multiprocessing.process.BaseProcess | None = None
         self._instance: Instance | None = None
         self._ready = False

@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING
 
 from verify.deadline import Deadline, OutOfTimeError
 from verify.errors import UNDECIDED, InputError, VerifyError, is_out_of_memory
+from verify.memory import budget
 from verify.output import clean_up
 from verify.result import late
 from verify.startup import import_torch
@@ -56,17 +57,21 @@ Decide = Callable[[Task], Answer]
 
 @dataclass(frozen=True)
 class Deciders:
-    """Makes what decides in a worker, there; `jobs` workers share the machine's cores."""
+    """Makes what decides in a worker, there; `jobs` workers share the machine's cores and the memory."""
 
     jobs: int = 1
+    device: str = "auto"
+    memory: int | None = None  # bytes of all together; None for a share of the machine's
 
     def __call__(self) -> Decide:
         """Imports everything heavy."""
-        import_torch()
+        import_torch((self.memory or budget().bytes) // self.jobs)
         import torch
 
         import verify.api  # noqa: F401
+        from verify.settings import keep_memory
 
+        keep_memory(self.memory, self.device)
         torch.set_num_threads(max(1, torch.get_num_threads() // self.jobs))
         return decide
 
