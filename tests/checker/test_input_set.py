@@ -201,14 +201,20 @@ def test_never_both_verdicts(seed: int, tmp_path: Path) -> None:
     low, high = meant(ends[0], ends[1], "float32")
     numbers = [Fraction(number) + k * gap for k in range(-1, 3)]
     violating = [value for value in numbers if low <= value <= high and value <= limit]
+    # Where real inputs between the numbers violate, and no number does, nothing can be said.
+    open_to_all = not violating and low <= limit
     found = verify.verify(
-        files.model, files.property, certificate=files.certificate, timeout=60, device="cpu"
+        files.model,
+        files.property,
+        certificate=files.certificate,
+        timeout=1 if open_to_all else 60,
+        device="cpu",
     )
-    if violating:
-        assert found.verdict == "sat" and files.accepted() and files.accepted(semantics=DEPLOYED)
-    else:
-        assert found.verdict != "sat" and (found.verdict == "unsat") == files.certificate.exists()
-        assert found.verdict == "unsat" or low <= limit  # real inputs between numbers may violate
+    assert found.verdict == ("sat" if violating else "unsat") or (
+        open_to_all and found.verdict in ("unknown", "timeout")
+    )
+    assert files.certificate.exists() == (found.verdict in ("sat", "unsat"))
+    assert not files.certificate.exists() or files.accepted()
     for value in numbers:
         _write_witness(files, [float(value)], [float(value)])
         assert files.accepted() == files.accepted(semantics=DEPLOYED) == (value in violating)
