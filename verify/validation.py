@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 import os
 import reprlib
+import sys
 from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
@@ -123,7 +124,7 @@ def _every(name: str, good: NDArray[np.bool_], numbers: NDArray[Any], remedy: st
 
 def plain(name: str, value: Any) -> NDArray[Any]:
     """An array, a tensor (of any device, with or without gradients) or nested sequences, as an array of its own type."""
-    if isinstance(value, np.ma.MaskedArray):
+    if "numpy.ma" in sys.modules and isinstance(value, np.ma.MaskedArray):  # which is slow to import
         refuse(name, "is a masked array", "give an array without a mask")
     try:
         if hasattr(value, "detach"):

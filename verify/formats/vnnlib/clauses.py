@@ -334,7 +334,8 @@ class Property:
 
     def some_boxes(self, most: int = 16) -> tuple[Floats, Floats]:
         """Different boxes of clauses, spread over all, rounded outward: two float64 arrays [boxes, inputs]."""
-        _, first = np.unique(self.box_ids, return_index=True)
+        order = self.box_ids.argsort(kind="stable")  # not by np.unique, which imports numpy.ma
+        first = order[np.diff(self.box_ids[order], prepend=-1) != 0]
         return self.bounds(first[:: -(-len(first) // most)].tolist())
 
     def exact_bounds(self, clause: int) -> tuple[list[Fraction], list[Fraction]]:
