@@ -12,6 +12,7 @@ from hypothesis import HealthCheck, settings
 
 from verify import settings as settings_module
 from verify import watchdog
+from verify.checker import runtime
 
 os.environ["ORT_DISABLE_TELEMETRY"] = "1"  # the tests import it themselves
 torch.set_num_threads(1)
@@ -33,6 +34,7 @@ def no_command_ends_the_tests(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(watchdog, "GRACE", math.inf)
     monkeypatch.setattr(watchdog, "leave", sys.exit)
     monkeypatch.setattr(settings_module, "enforce", lambda: None)
+    monkeypatch.setattr(runtime, "_MOST_MEMORY", math.inf)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

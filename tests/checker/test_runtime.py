@@ -193,10 +193,30 @@ def test_a_hang_ends(fresh: None) -> None:
     doubles(good)
 
 
+def test_no_time_at_all(fresh: None) -> None:
+    """The process is not asked, nor harmed."""
+    session = Session(DOUBLE)
+    pid = process()
+    for seconds in (0.0, -1e9):
+        with pytest.raises(Late):
+            session.run(["y"], {"x": X}, seconds)
+    doubles(session)
+    assert process() == pid
+
+
 def test_memory_ends(fresh: None, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(runtime, "_memory", lambda: 2**30)
     with pytest.raises(NoMemory):
         Session(HUGE).run(["y"], {"x": X})
+    doubles(Session(DOUBLE))
+
+
+def test_too_little_memory_to_begin_with(fresh: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(runtime, "_memory", lambda: 2**27 - 1)
+    runtime.start()
+    with pytest.raises(NoMemory, match="128 MiB, 127 are left"):
+        Session(DOUBLE)
+    monkeypatch.setattr(runtime, "_memory", lambda: 2**27)
     doubles(Session(DOUBLE))
 
 

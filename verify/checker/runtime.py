@@ -38,6 +38,7 @@ if TYPE_CHECKING:
 
 LOAD_SECONDS, RUN_SECONDS = 120.0, 60.0  # after which a call is taken for hanging
 _KINDS = frozenset("bool float16 float32 float64 int8 int16 int32 int64 uint8 uint16 uint32 uint64".split())
+_LEAST_MEMORY = 2**27  # that it can begin with
 _SMALL = 2**16  # bytes
 _NONSENSE = "its process answers what makes no sense"
 _SCRIPT = Path(__file__).with_name("runtime_process.py")
@@ -122,6 +123,8 @@ class Session:
 
     def _asked(self, request: dict[str, Any] | None, data: Sequence[Any], seconds: float) -> Any:
         """The answer to a request (None: to loading), with the model loaded before where the process is a fresh one."""
+        if seconds <= 0:
+            raise Late("there is no time for it")
         for again in (False, True):
             try:
                 with _LOCK:
@@ -159,6 +162,8 @@ class _Process:
     """The other process, and what goes to and fro. One thread at a time."""
 
     def __init__(self) -> None:
+        if _memory() < _LEAST_MEMORY:
+            raise NoMemory(f"it takes {_LEAST_MEMORY >> 20} MiB, {_memory() >> 20} are left for it")
         given, self._to = _pipe()
         self._back, answers = _pipe()
         main = threading.current_thread() is threading.main_thread()
