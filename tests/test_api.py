@@ -268,7 +268,7 @@ def test_a_ball_outside_its_clip_is_no_question(at: float) -> None:
     for radius in (0.05, 0.5):
         ball = verify.LinfBall(x, radius, int(at > 2.1), clip=None)
         verdict = "sat" if abs(at - 2.1) < radius else "unsat"
-        assert verify.verify(step(2.1), ball, example_input=x, timeout=20).verdict == verdict
+        assert verify.verify(step(2.1), ball, example_input=x, timeout=PATIENCE).verdict == verdict
 
 
 def test_samples_are_single_and_of_the_models_shape() -> None:
@@ -337,7 +337,7 @@ def test_modes_of_torch_change_no_verdict(mode: str) -> None:
         model, example = make(), torch.zeros(1, 3)
         for verdict, ball in balls.items():
             with MODES[mode]():
-                result = verify.verify(model, ball, device="cpu", example_input=example, timeout=20)
+                result = verify.verify(model, ball, device="cpu", example_input=example, timeout=PATIENCE)
                 found = verify.bounds(model, ball, device="cpu", example_input=example, iterations=3)
             assert result.verdict == verdict, result.reason
             assert (

@@ -19,6 +19,7 @@ import pytest
 import torch
 from click.testing import CliRunner
 from nets import property_text, random_layers, relu_model
+from patience import PATIENCE
 
 from verify import api, cli, deadline, watchdog
 from verify.deadline import Deadline, OutOfTimeError, tick
@@ -119,7 +120,9 @@ def stuck(
     code = COMMAND.format(function=function, body=body)
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
     line = [sys.executable, "-c", code, command, *files, *options]
-    ran = subprocess.run(list(map(str, line)), capture_output=True, text=True, env=environment, timeout=300)
+    ran = subprocess.run(
+        list(map(str, line)), capture_output=True, text=True, env=environment, timeout=PATIENCE
+    )
     return ran.returncode, ran.stdout, ran.stderr
 
 
@@ -167,7 +170,7 @@ def test_who_claims_first_speaks_alone(monkeypatch: pytest.MonkeyPatch) -> None:
         dog.claim()
     dog = Watchdog(Deadline(0.0), late)
     dog.__enter__()
-    assert speaking.wait(60)
+    assert speaking.wait(PATIENCE)
     main = threading.Thread(target=lambda: (dog.claim(), said.append("main")))
     main.start()
     main.join(0.2)

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from patience import PATIENCE
 from test_cli import Command, Ran, hard
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -61,7 +62,7 @@ def started(*arguments: object, **options: Any) -> Iterator[subprocess.Popen[str
 
 
 def ended(process: subprocess.Popen[str]) -> Ran:
-    out, err = process.communicate(timeout=120)
+    out, err = process.communicate(timeout=PATIENCE)
     return Ran(process.returncode, out, err)
 
 
@@ -73,7 +74,7 @@ def shell(script: str, *arguments: object) -> Ran:
     verify = f'{sys.executable} -m verify "$@"'
     done = subprocess.run(
         ["bash", "-c", script.replace("VERIFY", verify), "bash", *map(str, arguments)], env=ENVIRONMENT, cwd=ROOT,
-        capture_output=True, text=True, timeout=120,
+        capture_output=True, text=True, timeout=PATIENCE,
     )  # fmt: skip
     return Ran(done.returncode, done.stdout, done.stderr)
 

@@ -42,11 +42,10 @@ def one() -> Example:
 
 
 def test_no_verdict_on_some_networks_is_wrong() -> None:
-    """Those decided in little time, most of them: on a busy machine some stay open."""
-    found = [finding for seed in SEEDS for finding in soundness.examine(seed, QUICK)]
+    """Those decided in little time."""
+    found = [finding for seed in SEEDS for finding in soundness.examine(seed, PATIENCE)]
     assert len(found) == 2 * len(SEEDS)
-    assert not [finding.line() for finding in found if finding.wrong]
-    assert sum(finding.judgement == RIGHT for finding in found) >= len(found) / 2
+    assert not [finding.line() for finding in found if finding.judgement != RIGHT]
 
 
 def test_all_kinds_are_drawn(monkeypatch: pytest.MonkeyPatch) -> None:

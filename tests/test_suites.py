@@ -11,6 +11,7 @@ from pathlib import Path
 import click
 import pytest
 from click.testing import CliRunner
+from patience import PATIENCE
 
 from benchmarks import suites
 from benchmarks.common import Row, read
@@ -174,18 +175,17 @@ def test_a_run_goes_on_where_it_stopped(folder: Path, tmp_path: Path) -> None:
 
 def test_processes_are_killed_at_the_limit_with_all_their_children(tmp_path: Path) -> None:
     """What the first process started ends with it, whether it was killed or not."""
-    started = time.monotonic()
-    found = execute(["sh", "-c", "sleep 60 & echo $!; wait"], 0.3, tmp_path)
-    assert found.killed and found.code == -9 and 0.3 <= found.wall < 5
-    left = execute(["sh", "-c", "sleep 60 & echo $!"], 30.0, tmp_path)
+    found = execute(["sh", "-c", "sleep 10000 & echo $!; wait"], 0.5, tmp_path)
+    assert found.killed and found.code == -9 and found.wall >= 0.5
+    left = execute(["sh", "-c", "sleep 10000 & echo $!"], PATIENCE, tmp_path)
     assert not left.killed and left.code == 0
-    assert time.monotonic() - started < 8
-    assert not any(running(int(one.stdout)) for one in (found, left))
+    started = [one.stdout for one in (found, left) if one.stdout]  # a busy machine may kill before it starts
+    assert not any(running(int(process)) for process in started) and left.stdout in started
 
 
 def running(process: int) -> bool:
     """Whether a process is still there after a moment (it may wait to be reaped by whoever inherited it)."""
-    for _ in range(50):
+    for _ in range(500):
         try:
             os.kill(process, 0)
             if Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[0] == "Z":
@@ -197,9 +197,10 @@ def running(process: int) -> bool:
 
 
 def test_cpu_seconds_are_the_commands_own(tmp_path: Path) -> None:
-    assert execute(["sleep", "0.2"], 5.0, tmp_path).cpu < 0.1
+    asleep = execute(["sleep", "1"], PATIENCE, tmp_path)
+    assert asleep.cpu < 0.5 <= 0.5 * asleep.wall
     busy = "i=0; while [ $i -lt 200000 ]; do i=$((i + 1)); done"
-    assert execute(["sh", "-c", f"sh -c '{busy}'; exit 3"], 30.0, tmp_path).cpu > 0.02
+    assert execute(["sh", "-c", f"sh -c '{busy}'; exit 3"], PATIENCE, tmp_path).cpu > 0.02
 
 
 def test_from_the_command_line(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -7,6 +7,7 @@ folder each with model.onnx, property.vnnlib and certificate.safetensors.
 from __future__ import annotations
 
 import json
+import math
 import shutil
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
@@ -30,8 +31,8 @@ from verify.checker.checking import Checked, check, digest
 from verify.checker.container import FORMAT, read
 from verify.checker.errors import Refused
 from verify.checker.stream import KINDS, Block, Cursor
-from verify.deadline import Deadline
-from verify.search.branch_and_bound import BranchAndBound, Silent
+from verify.deadline import Deadline, OutOfTimeError
+from verify.search.branch_and_bound import BranchAndBound, Progress
 from verify.settings import Settings, build_search, preset
 
 Array = np.ndarray[Any, Any]
@@ -188,15 +189,30 @@ def placed(folder: Path, model: onnx.ModelProto | bytes, text: str) -> Files:
     return files
 
 
+@dataclass(frozen=True)
+class _Limit:
+    """A reporter that ends the search."""
+
+    most: float
+
+    def update(self, progress: Progress) -> None:
+        """After some subproblems; not in the report of the end."""
+        if progress.opened > self.most and progress.phase != "end":
+            raise OutOfTimeError
+
+
 def searched(
     files: Files, splits: str = "inputs", settings: Settings = QUICK, seconds: float = PATIENCE,
-    prepare_search: Callable[[BranchAndBound], None] | None = None,
+    prepare_search: Callable[[BranchAndBound], None] | None = None, most: float = math.inf,
 ) -> tuple[str, str | None]:  # fmt: skip
-    """Runs a search that writes a certificate: its verdict, and what is wrong with the certificate."""
+    """Runs a search that writes a certificate: its verdict, and what is wrong with the certificate.
+
+    most: subproblems after which it ends as if time had run out.
+    """
     problem = prepare(files.model, files.property)
     settings = replace(settings, splittable_inputs=SPLITS[splits])
     with recording(files.certificate, files.model, files.property, problem) as record:
-        search = build_search(problem, settings, torch.device("cpu"), 0, Silent(), record.writer)
+        search = build_search(problem, settings, torch.device("cpu"), 0, _Limit(most), record.writer)
         if prepare_search is not None:
             prepare_search(search)
         outcome = search.run(Deadline.after(seconds))

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from patience import PATIENCE
 
 import verify
 from tests.checker.test_certificates import DEPLOYED, Files, _write_witness, placed, property_text, relu_model
@@ -207,7 +208,7 @@ def test_never_both_verdicts(seed: int, tmp_path: Path) -> None:
         files.model,
         files.property,
         certificate=files.certificate,
-        timeout=1 if open_to_all else 60,
+        timeout=1 if open_to_all else PATIENCE,
         device="cpu",
     )
     assert found.verdict == ("sat" if violating else "unsat") or (

@@ -309,22 +309,21 @@ def test_boxes_beyond_those_kept_are_made_again(monkeypatch: pytest.MonkeyPatch)
 
 
 def test_declined_runs_take_linear_time() -> None:
+    """Between the second that it takes and the two minutes of quadratic time, both of them CPU time."""
     start = time.process_time()
-    prop = simple("(assert (>= 5 X_0))" * 10_000 + "(assert (and " + "(>= 4 X_0)" * 10_000 + "))")
+    prop = simple("(assert (>= 5 X_0))" * 20_000 + "(assert (and " + "(>= 4 X_0)" * 20_000 + "))")
     assert prop.clauses[0].upper.tolist() == [4, 8]
-    assert time.process_time() - start < 5
+    assert time.process_time() - start < 15
 
 
 def test_clauses_are_made_fast_in_any_order() -> None:
     prop = simple(
         "(assert (or " + " ".join(f"(and (<= X_0 0.{k}) (<= Y_0 0.{k}))" for k in range(9000)) + "))"
     )
-    order = [k * 7919 % 9000 for k in range(500)]
-    prop.clauses[0]
     start = time.process_time()
-    for k in order:
-        prop.clauses[k]
-    assert time.process_time() - start < 500 * 200e-6
+    for k in range(9000):
+        prop.clauses[k * 7919 % 9000]
+    assert time.process_time() - start < 10  # a fifth of a second; were each to make its neighbours, minutes
 
 
 def test_empty_boxes_are_dropped() -> None:

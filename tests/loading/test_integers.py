@@ -19,6 +19,7 @@ import pytest
 import torch
 from numpy.typing import NDArray
 from onnx import helper, numpy_helper
+from patience import PATIENCE
 
 from verify import verify
 from verify.api import bounds
@@ -301,7 +302,7 @@ def test_what_wraps_is_not_proved(
         assert verify(model, spec, timeout=2, device="cpu").verdict != "unsat"
     beyond = 2.0 * max(abs(outputs.min()), outputs.max()) + 2 * float(np.iinfo(kind).max)
     spec.write_text(text(lower, upper, f"(>= Y_0 {beyond:.1f})"))  # but the type's range is known
-    assert verify(model, spec, timeout=10, device="cpu").verdict == "unsat"
+    assert verify(model, spec, timeout=PATIENCE, device="cpu").verdict == "unsat"
 
 
 @pytest.mark.parametrize("seed", range(3000, 3012))
@@ -434,7 +435,7 @@ class Module(torch.nn.Module):
 
 def test_integers_of_torch_wrap_too() -> None:
     spec = text(np.zeros(SIZE), np.ones(SIZE), "(<= Y_0 -1.0)")
-    found = verify(Module(), spec, timeout=10, device="cpu", example_input=torch.zeros(1, SIZE))
+    found = verify(Module(), spec, timeout=PATIENCE, device="cpu", example_input=torch.zeros(1, SIZE))
     assert found.verdict == "sat"
 
 
@@ -447,4 +448,4 @@ def test_the_greatest_number_is_one_more_in_float32() -> None:
     ]
     model = build(nodes, {"a": np.array([1])}, "y", "float32", "float32")
     spec = text(np.zeros(SIZE), np.full(SIZE, 70000.0), "(>= Y_0 2147483648.0)", 1)
-    assert verify(model, spec, timeout=10, device="cpu").verdict != "unsat"
+    assert verify(model, spec, timeout=PATIENCE, device="cpu").verdict != "unsat"

@@ -35,7 +35,7 @@ class Fakes:
         if word == "crash":
             os.kill(os.getpid(), signal.SIGKILL)
         if word == "hang":
-            time.sleep(1000)
+            time.sleep(1e6)
         if word == "exit":
             os._exit(7)
         if word == "vacuous":
@@ -54,7 +54,7 @@ class Unready:
         os._exit(5)
 
 
-def folder(home: Path, words: Sequence[str], expected: Sequence[str] = (), timeout: float = 30.0) -> Path:
+def folder(home: Path, words: Sequence[str], expected: Sequence[str] = (), timeout: float = 600.0) -> Path:
     """A table of instances that want these things to be done."""
     (home / "vnnlib").mkdir(parents=True)
     (home / "net.onnx").touch()
@@ -66,7 +66,7 @@ def folder(home: Path, words: Sequence[str], expected: Sequence[str] = (), timeo
     return home / "instances.csv"
 
 
-def instance(path: Path, word: str, timeout: float = 30.0) -> Instance:
+def instance(path: Path, word: str, timeout: float = 600.0) -> Instance:
     """An instance that wants this to be done."""
     path.write_text(word)
     return Instance("family", "net.onnx", str(path), timeout, "", Path("net.onnx"), path)
