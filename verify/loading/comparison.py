@@ -7,7 +7,7 @@ gradients have driven to where single values inside the network, or outputs, are
 The runner computes in the model's own type (float32 mostly), the network in float64, so they differ by rounding. Errors of
 float32 evaluation grow with the magnitudes inside the network, not only with the output's, hence the tolerance is
 `TOLERANCE * (1 + largest magnitude of any value of the network at that input)`. Beside a jump (of Floor, say) they may differ by
-all of it, so an input does not count where its neighbours' outputs, or its own in float32, differ as much by themselves.
+all of it, and beside a pole by more, so an input does not count where small errors of the values inside make outputs differ as much.
 """
 
 from __future__ import annotations
@@ -200,12 +200,25 @@ def _compare(loaded: LoadedModel, samples: NDArray[Any]) -> tuple[int, int]:
 
 @torch.no_grad()
 def _hangs_on_rounding(network: Network, x: Tensor, output: int, allowed: float) -> bool:
-    """Whether an output differs by more than what is allowed among inputs that are next to one, or in float32."""
-    noise = torch.from_numpy(np.random.default_rng(0).random((_NEIGHBOURS, *x.shape)))
-    near = x + _NEAR * (2 * noise - 1) * x.abs().clamp(min=1e-3)
+    """Whether an output moves by more than what is allowed where every value is rounded a little otherwise, or in float32."""
     single = network.to("cpu", torch.float32).forward(x[None].float())
-    found = torch.cat([network.forward(torch.cat([x[None], near])), single.double()])[:, output]
+    found = torch.cat([network.forward(x[None]), _rounded_otherwise(network, x), single.double()])[:, output]
     return not float(found.max() - found.min()) <= allowed
+
+
+def _rounded_otherwise(network: Network, x: Tensor) -> Tensor:
+    """Outputs, [neighbours, outputs], with an error at every value: libraries' functions have small ones, not small ones relative
+    to a small value (a sigmoid near 0, whose reciprocal is taken then)."""
+    random = np.random.default_rng(0)
+
+    def near(value: Tensor) -> Tensor:
+        noise = torch.from_numpy(2 * random.random(tuple(value.shape)) - 1)
+        return value + _NEAR * (1 + value.abs()) * noise
+
+    values = [near(x.reshape(1, *network.nodes[0].shape).expand(_NEIGHBOURS, *network.nodes[0].shape))]
+    for node in network.nodes[1:]:
+        values.append(near(network.apply(node, [values[operand] for operand in node.operands])))
+    return values[-1].flatten(1)
 
 
 def integers_known(network: Network, values: list[Tensor]) -> Tensor:
