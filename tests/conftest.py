@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import os
+import signal
 import sys
 
 import pytest
@@ -26,6 +27,11 @@ settings.register_profile(
     suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large, HealthCheck.filter_too_much],
 )
 settings.load_profile("verify")
+
+# Shells start what runs in the background with these ignored, and so would be the processes that tests start and end.
+for _kind in (signal.SIGINT, signal.SIGHUP):
+    if signal.getsignal(_kind) is signal.SIG_IGN:
+        signal.signal(_kind, signal.SIG_DFL)
 
 
 @pytest.fixture(autouse=True)
