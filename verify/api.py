@@ -233,9 +233,8 @@ def certified(
             return replace(result, verdict=verdict, reason=f"the certificate is {failure}", seconds=seconds)
         written = path if failure is None and result.verdict in ("sat", "unsat") else None
         if trim and written is not None and result.verdict == "unsat":
-            assert isinstance(model, str | Path) and isinstance(
-                specification, str | Path
-            )  # recording saw to it
+            # recording saw to it
+            assert isinstance(model, str | Path) and isinstance(specification, str | Path)
             with suppress(NotProved):  # then it stays as it is, which is proved
                 thin_out(written, Path(model), Path(specification), written, until)
             seconds = time.monotonic() - started

@@ -23,9 +23,8 @@ from verify.network.affine import Affine
 from verify.network.graph import Layer, Network
 from verify.state import Bounds, DualState, Objective, opened
 
-_ONE_STEP = (
-    2.0**-23
-)  # of their size, between float32 numbers: a decimal and the number nearest to it are one input's point
+# Of their size, between float32 numbers: a decimal and the number nearest to it are one input's point.
+_ONE_STEP = 2.0**-23
 _SAFETY = 8  # times the error constant: a sum, its bias, and the elementwise steps around it
 
 
