@@ -329,8 +329,7 @@ def faults(findings: Sequence[Finding], asked: int) -> list[str]:
     """All reasons why the check fails, in words."""
     wrong, done = sum(finding.wrong for finding in findings), len({finding.seed for finding in findings})
     found = [f"{wrong} of {len(findings)} answers about planted points are wrong"] if wrong else []
-    refused = len({finding.seed for finding in findings if finding.judgement == REFUSED})
-    if done and refused == done:
+    if findings and all(finding.judgement == REFUSED for finding in findings):
         found.append("every network was refused")
     return (
         [*found, f"time ran out: {done} of {asked} networks of all operators were done"]

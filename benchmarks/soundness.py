@@ -27,7 +27,7 @@ from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wai
 from dataclasses import dataclass, field, replace
 from fractions import Fraction
 from pathlib import Path
-from typing import Any, NamedTuple, TypeAlias
+from typing import Any, NamedTuple, TypeVar
 
 import click
 import numpy as np
@@ -349,20 +349,20 @@ def start_worker() -> None:
     os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
 
 
-Found: TypeAlias = "list[Finding] | list[planted.Finding]"
-Task: TypeAlias = "tuple[Callable[[int, float], Found], int]"  # what to do with a seed
+F = TypeVar("F", Finding, planted.Finding)
 
 
-def examine_all(tasks: Sequence[Task], jobs: int, timeout: float, stop: float = math.inf) -> Iterator[Found]:
+def examine_all(
+    task: Callable[[int, float], list[F]], seeds: Sequence[int], jobs: int, timeout: float, stop: float = math.inf
+) -> Iterator[list[F]]:  # fmt: skip
     """The findings of each network as they come; none is begun after `stop`, on the monotonic clock."""
     os.environ["OMP_NUM_THREADS"] = "1"
     spawn = multiprocessing.get_context("spawn")
-    waiting, running = list(reversed(tasks)), set[Future[Found]]()
+    waiting, running = list(reversed(seeds)), set[Future[list[F]]]()
     with ProcessPoolExecutor(jobs, mp_context=spawn, initializer=start_worker) as pool:
         while True:
             while waiting and len(running) < jobs and time.monotonic() < stop:
-                task, seed = waiting.pop()
-                running.add(pool.submit(task, seed, timeout))
+                running.add(pool.submit(task, waiting.pop(), timeout))
             if not running:
                 return
             done, running = wait(running, return_when=FIRST_COMPLETED)
@@ -449,21 +449,20 @@ def main(
         seeds, chosen = (tuple(range(first_seed, first_seed + count)) for count in (networks, points))
     failed: list[str] = []
     if seeds:
-        exact = list(_told(examine_all([(examine, seed) for seed in seeds], jobs, timeout, stop)))
-        click.echo(report(exact))  # type: ignore[arg-type]
-        failed += faults(exact, len(seeds))  # type: ignore[arg-type]
+        exact = list(_told(examine_all(examine, seeds, jobs, timeout, stop)))
+        click.echo(report(exact))
+        failed += faults(exact, len(seeds))
     if chosen:
-        tasks = [(planted.examine, seed) for seed in chosen]
-        others = list(_told(examine_all(tasks, jobs, planted.SECONDS, stop)))
-        click.echo(planted.report(others))  # type: ignore[arg-type]
-        failed += planted.faults(others, len(chosen))  # type: ignore[arg-type]
+        others = list(_told(examine_all(planted.examine, chosen, jobs, planted.SECONDS, stop)))
+        click.echo(planted.report(others))
+        failed += planted.faults(others, len(chosen))
     click.echo(f"{time.monotonic() - started:.0f} s")
     for fault in failed:
         click.echo(f"FAILED: {fault}")
     sys.exit(1 if failed else 0)
 
 
-def _told(found: Iterator[Found]) -> Iterator[Finding | planted.Finding]:
+def _told(found: Iterator[list[F]]) -> Iterator[F]:
     """All findings, each printed where it is worth a look."""
     for findings in found:
         for finding in findings:
