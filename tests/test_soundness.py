@@ -174,4 +174,4 @@ def test_exit_status(judgement: str, status: int, monkeypatch: pytest.MonkeyPatc
 
 def test_no_network_is_begun_late() -> None:
     """Without time there are no findings, and no worker is started."""
-    assert list(soundness.examine_all([0, 1], 1, QUICK, stop=0.0)) == []
+    assert list(soundness.examine_all(soundness.examine, [0, 1], 1, QUICK, stop=0.0)) == []

@@ -8,7 +8,7 @@ from types import SimpleNamespace
 import pytest
 from fakes import Fakes, Unready, instance
 from nets import property_text
-from patience import PATIENCE, until
+from patience import PATIENCE
 
 from verify.suite import runner, worker
 from verify.suite.runner import Ended, Settings, run
@@ -50,15 +50,18 @@ def test_crashes_are_errors_of_their_instance_alone(tmp_path: Path, fakes: Fakes
 def test_what_hangs_is_killed_after_its_limit_and_the_grace(
     tmp_path: Path, fakes: Fakes, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Others go on beside it, while a pretended clock stands still."""
-    now = 0.0
-    monkeypatch.setattr(runner, "time", SimpleNamespace(monotonic=lambda: now))
+    """Others go on beside it, while a pretended clock stands still until they are done and it hangs."""
+    others_done = False
+
+    def clock() -> float:
+        return 2.0 if others_done and "hang" in [name for _, name in fakes.lines()] else 0.0
+
+    monkeypatch.setattr(runner, "time", SimpleNamespace(monotonic=clock))
     words = ("hang", "unsat", "unknown", "sat")
     todo = [instance(tmp_path / word, word, 1.5) for word in words]
     found = run(todo, Settings(jobs=2, grace=0.5, deciders=fakes))
     assert [next(found).answer.result for _ in words[1:]] == list(words[1:])
-    until(lambda: "hang" in [name for _, name in fakes.lines()])
-    now = 2.0
+    others_done = True
     (late,) = found
     assert (late.answer.result, late.seconds) == ("timeout", 2.0) and "killed" in late.answer.reason
     assert not any(alive(process) for process, _ in fakes.lines())
