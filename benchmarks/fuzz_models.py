@@ -107,9 +107,14 @@ def onnx_structure(folder: Path, seed: int) -> Case:
     random = np.random.default_rng(seed)
     model = model_of(random)
     sizes = sizes_of(model)
+    change(random, model)
+    return _asked(folder, seed, random, model.SerializeToString(), sizes)
+
+
+def change(random: Generator, model: onnx.ModelProto) -> None:
+    """Damage the model by one to three changes of its parts."""
     for _ in range(int(random.integers(1, 4))):
         _CHANGES[random.integers(len(_CHANGES))](random, model)
-    return _asked(folder, seed, random, model.SerializeToString(), sizes)
 
 
 def _some(random: Generator, parts: Any) -> Any:

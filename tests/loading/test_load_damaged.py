@@ -7,7 +7,7 @@ import onnx
 import pytest
 from onnx_models import ACTIVATIONS, AFFINE
 
-from benchmarks import fuzz_targets
+from benchmarks import fuzz_models
 from verify.errors import BAD_INPUT, RESOURCES, VerifyError
 from verify.loading import comparison, load
 
@@ -20,9 +20,8 @@ def damaged(seed: int) -> bytes:
     model = onnx.ModelProto()
     model.CopyFrom(GOOD[random.integers(len(GOOD))])
     if random.integers(5) == 0:
-        return fuzz_targets._mutated(random, model.SerializeToString())
-    for _ in range(int(random.integers(1, 4))):
-        fuzz_targets._CHANGES[random.integers(len(fuzz_targets._CHANGES))](random, model)
+        return fuzz_models.mutated(random, model.SerializeToString())
+    fuzz_models.change(random, model)
     data: bytes = model.SerializeToString()
     return data
 
