@@ -24,7 +24,7 @@ import torch
 
 from verify.api import prepare
 from verify.bounders.dual import DualProblem
-from verify.bounders.interval import interval
+from verify.bounders.ibp import interval
 from verify.deadline import Deadline
 from verify.network.graph import Network
 from verify.output import write_whole

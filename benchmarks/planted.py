@@ -28,7 +28,7 @@ from benchmarks.common import table
 from benchmarks.random_operators import by_hand, exported, module
 from benchmarks.runtime import Session
 from verify.api import METHODS
-from verify.bounders.interval import interval
+from verify.bounders.ibp import interval
 from verify.deadline import Deadline
 from verify.errors import ModelError, UnsupportedOperatorError
 from verify.loading import LoadedModel

@@ -42,7 +42,7 @@ def _quiet() -> Iterator[None]:
 
 
 def open_variables(problem: DualProblem, count: int) -> tuple[Tensor, Tensor]:
-    """The first variables that a cut would help, and where to cut them, [batch, count] each."""
+    """The first variables that a split would help, and where to split them, [batch, count] each."""
     points = torch.full_like(problem.bounds.lower, torch.nan)
     for layer in problem.layers:
         columns = layer.variables
@@ -72,16 +72,16 @@ def test_supergradient(benchmark: BenchmarkFixture, problem: DualProblem, state:
 
 def test_restricted_step(benchmark: BenchmarkFixture, problem: DualProblem, state: DualState) -> None:
     """One iteration of the restricted ascent: both sweeps and Adam's step."""
-    climber = Restricted().start(problem, state)
+    optimiser = Restricted().start(problem, state)
 
     def step() -> None:
-        climber.look()
-        climber.advance(1)
+        optimiser.evaluate()
+        optimiser.step(1)
 
     benchmark(step)
 
 
 def test_probes(benchmark: BenchmarkFixture, problem: DualProblem, state: DualState) -> None:
-    """Both children of all candidate cuts by one sweep, as filtered smart branching does."""
+    """Both children of all candidate splits by one sweep, as filtered smart branching does."""
     upper, lower = benchmark(probed, problem, state, *open_variables(problem, CANDIDATES))
     assert upper.shape == lower.shape == (BATCH, CANDIDATES)

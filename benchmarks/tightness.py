@@ -20,7 +20,7 @@ from benchmarks.common import RESULTS, Case, Root, Row, cases, clock, machine, r
 from verify.bounders.ascent import Iterative
 from verify.bounders.decoupled import Dvijotham, SupergradientAscent
 from verify.bounders.dual import DualProblem
-from verify.bounders.interval import interval, interval_bound, magnitudes
+from verify.bounders.ibp import interval, interval_bound, magnitudes
 from verify.bounders.proximal import Proximal
 from verify.bounders.restricted import Restricted
 from verify.state import DualState

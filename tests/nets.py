@@ -1,4 +1,4 @@
-"""Random small networks, boxes, objectives and cuts, as the IR (float64) or as ONNX.
+"""Random small networks, boxes, objectives and splits, as the IR (float64) or as ONNX.
 
 Everything is made from a seed, so a failing example is one line. The families are the shapes that networks come in:
 chains, convolutions (few and many channels, since their adjoints take different forms), residual blocks, and tangles:
@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from onnx import helper, numpy_helper
 from torch import Tensor
 
-from verify.bounders.cutting_planes import CuttingPlanes
+from verify.bounders.cuts import Cuts
 from verify.loading import LoadedModel
 from verify.network.activations import (
     ACTIVATIONS,
@@ -36,7 +36,7 @@ from verify.network.activations import (
 )
 from verify.network.affine import Affine, Combine, Convolution, Dense, NonNegative, Reshape, Scale, Shape
 from verify.network.graph import Network, Node
-from verify.state import Bounds, Cuts, DualState, Objective
+from verify.state import Bounds, DualState, Objective, Splits
 
 DOUBLE = torch.float64
 WITH_ARGUMENTS: dict[str, tuple[Activation, ...]] = {
@@ -263,8 +263,8 @@ def random_objective(network: Network, batch: int, objectives: int, rows: int, s
     )  # fmt: skip
 
 
-def random_cuts(network: Network, bounds: Bounds, depth: int, seed: int) -> tuple[Cuts, Tensor]:
-    """Cuts, some of them padding, some of inputs, some of one variable twice; and a point of each box that keeps them."""
+def random_splits(network: Network, bounds: Bounds, depth: int, seed: int) -> tuple[Splits, Tensor]:
+    """Splits, some of them padding, some of inputs, some of one variable twice; and a point of each box that keeps them."""
     generator = torch.Generator().manual_seed(seed)
     batch, inputs = len(bounds), network.inputs
     share = torch.rand(batch, inputs, generator=generator, dtype=DOUBLE)
@@ -276,13 +276,13 @@ def random_cuts(network: Network, bounds: Bounds, depth: int, seed: int) -> tupl
     end = torch.where(side > 0, bounds.lower.gather(1, variable), bounds.upper.gather(1, variable))
     value = here + torch.rand(batch, depth, generator=generator, dtype=DOUBLE) * (end - here)
     padding = torch.rand(batch, depth, generator=generator) < 0.2
-    return Cuts(torch.where(padding, -1, variable), value, side), keeper
+    return Splits(torch.where(padding, -1, variable), value, side), keeper
 
 
-def kept(cuts: Cuts, row: int, values: Tensor) -> Tensor:
-    """Which of the values of all variables [count, variables] satisfy one row's cuts."""
+def kept(splits: Splits, row: int, values: Tensor) -> Tensor:
+    """Which of the values of all variables [count, variables] satisfy one row's splits."""
     inside = torch.ones(values.shape[0], dtype=torch.bool)
-    for variable, value, side in zip(cuts.variable[row], cuts.value[row], cuts.side[row], strict=True):
+    for variable, value, side in zip(splits.variable[row], splits.value[row], splits.side[row], strict=True):
         if variable >= 0:
             inside &= (values[:, variable] - value) * side >= 0
     return inside
@@ -292,15 +292,15 @@ def random_state(like: DualState, seed: int) -> DualState:
     """A dual point far from the initial one; not yet clamped."""
     generator = torch.Generator().manual_seed(seed)
     noise = [torch.randn(part.shape, generator=generator, dtype=DOUBLE) for part in vars(like).values()]
-    return DualState(like.parameters + noise[0], noise[1].exp(), *(2 * part for part in noise[2:]))
+    return DualState(like.alpha + noise[0], noise[1].exp(), *(2 * part for part in noise[2:]))
 
 
-def above(planes: CuttingPlanes, network: Network, x: Tensor) -> Tensor:
-    """How far each plane is above its output at inputs, [points, planes]."""
+def above(cuts: Cuts, network: Network, x: Tensor) -> Tensor:
+    """How far each cut is above its output at inputs, [points, cuts]."""
     values = {node: value.flatten(1) for node, value in enumerate(network.values(x))}
-    found = x.new_full((len(x), len(planes)), torch.nan)
+    found = x.new_full((len(x), len(cuts)), torch.nan)
     for layer in network.layers:
-        part = planes.on(layer)
+        part = cuts.on(layer)
         if part is not None:
             heights = part.heights(values[layer.pre_node][:, None], values)
             found[:, part.own] = heights - values[layer.node][:, part.place]

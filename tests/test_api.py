@@ -260,7 +260,7 @@ def step(at: float) -> nn.Module:
 
 @pytest.mark.parametrize("at", [2.0, 3.0, -1.85])
 def test_a_ball_outside_its_clip_is_no_question(at: float) -> None:
-    """Cut to [0, 1] it would be another point, which has a label of its own."""
+    """Split to [0, 1] it would be another point, which has a label of its own."""
     x = torch.tensor([[at]])
     for label in range(2):
         with pytest.raises(verify.InputError, match="outside clip"):

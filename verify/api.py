@@ -15,7 +15,7 @@ import torch
 from verify.bounders.ascent import Bounder
 from verify.bounders.decoupled import Dvijotham, SupergradientAscent
 from verify.bounders.dual import DualProblem
-from verify.bounders.interval import interval, interval_bound, magnitudes
+from verify.bounders.ibp import interval, interval_bound, magnitudes
 from verify.bounders.proximal import Proximal
 from verify.bounders.restricted import Restricted
 from verify.deadline import Deadline, OutOfTimeError
@@ -47,10 +47,10 @@ if TYPE_CHECKING:
 _CLAUSES_AT_ONCE = 64
 # of the time that is left, where a check is to come: mostly it takes less than a third of the search, with residual networks as long
 _SEARCH_SHARE = 0.75
-_CLIMBERS: dict[str, Dvijotham | SupergradientAscent | Proximal | Restricted] = {
+_OPTIMISERS: dict[str, Dvijotham | SupergradientAscent | Proximal | Restricted] = {
     "dsg": Dvijotham(), "supergradient": SupergradientAscent(), "proximal": Proximal(), "restricted": Restricted(100),
 }  # fmt: skip
-METHODS = ("interval", "crown", *_CLIMBERS, "lp")
+METHODS = ("interval", "crown", *_OPTIMISERS, "lp")
 INTERMEDIATE = ("crown", "optimised")
 
 
@@ -322,16 +322,16 @@ def _ascent(method: str, iterations: int | None, network: Network) -> Bounder | 
         program = LinearProgram()
         program.admit(network)
         return program
-    if method not in _CLIMBERS:
+    if method not in _OPTIMISERS:
         return None
-    climber = _CLIMBERS[method]
+    optimiser = _OPTIMISERS[method]
     if iterations is None:
-        return climber
-    if isinstance(climber, Restricted) and iterations > climber.iterations:
+        return optimiser
+    if isinstance(optimiser, Restricted) and iterations > optimiser.iterations:
         return replace(
-            climber, iterations=iterations, decay=climber.decay ** (climber.iterations / iterations)
+            optimiser, iterations=iterations, decay=optimiser.decay ** (optimiser.iterations / iterations)
         )
-    return replace(climber, iterations=iterations)
+    return replace(optimiser, iterations=iterations)
 
 
 class _Bounding:
@@ -381,11 +381,11 @@ class _Bounding:
         if self.ascent is None:
             self._tell(clauses.start, begun, 0, dual.evaluate(state).bound)
         else:
-            climbed = self.ascent.ascend(
-                dual, state, enough=self._share(clauses),
+            ascended = self.ascent.ascend(
+                dual, state, soft_deadline=self._share(clauses),
                 observe=lambda count, bound: self._tell(clauses.start, begun, count, bound),
             )  # fmt: skip
-            state, self.iterations = dual.clamp(climbed.state), max(self.iterations, climbed.iterations)
+            state, self.iterations = dual.clamp(ascended.state), max(self.iterations, ascended.iterations)
         return dual.evaluate(state, magnitudes(self.network, dual.bounds)).bound[:, 0]
 
     def _share(self, clauses: range) -> Deadline:
@@ -434,6 +434,6 @@ def _layer_report(problem: Problem, before: Bounds, after: Bounds) -> list[dict[
 
 
 def _unstable(layer: Layer, box: Bounds) -> int:
-    """How many neurons of a layer are not linear on the first box, so that a cut could help."""
+    """How many neurons of a layer are not linear on the first box, so that a split could help."""
     lower, upper = box.lower[0, layer.variables], box.upper[0, layer.variables]
     return int((~layer.activation.split_point(lower, upper).isnan()).sum())

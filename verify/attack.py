@@ -2,7 +2,7 @@
 
 PGD (Madry et al. 2018) with shrinking steps. A clause is violated where all its rows `C_j y + E_j x - d_j` are <= 0. Every
 other point descends the largest row by signed steps with momentum (MI-FGSM, Dong et al. 2018), which cross wide boxes
-fastest; the others descend the sum of the rows' positive parts by Adam's steps, which find thin regions that signed steps
+fastest; the others descend the sum of the rows' positive parts by Adam's steps, which find thin subproblems that signed steps
 zigzag past. Restarts and clauses share one batch. A candidate is only a proposal: `Problem.replay` decides.
 """
 

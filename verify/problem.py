@@ -23,7 +23,7 @@ from verify.errors import InputError
 from verify.formats.vnnlib import Property
 from verify.formats.vnnlib2 import Query, parse, read
 from verify.loading import LoadedModel, load_joint
-from verify.state import Objective, opened
+from verify.state import Objective, is_wide
 from verify.validation import refuse, shown
 
 if TYPE_CHECKING:
@@ -109,7 +109,7 @@ class Problem:
             tick()
             clauses = [int(clause) for clause in first[start : start + 1024]]
             extended = torch.from_numpy(self.specification.extended(clauses))
-            free = max(free, int((opened(*self.boxes(clauses)) & ~extended).sum(1).max()))
+            free = max(free, int((is_wide(*self.boxes(clauses)) & ~extended).sum(1).max()))
             snapped = max(snapped, int(extended.sum(1).max()))
         return free, snapped
 

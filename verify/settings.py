@@ -9,8 +9,8 @@ import numpy as np
 import torch
 
 from verify.attack import Attack
-from verify.bounders.backward import IntermediateBounds
-from verify.bounders.climbed_ends import ClimbedEnds
+from verify.bounders.intermediate import IntermediateBounds
+from verify.bounders.optimised_output_constrained import OptimisedOutputConstrained
 from verify.bounders.output_constrained import OutputConstrained
 from verify.bounders.restricted import Restricted
 from verify.branchers.fsb import FilteredSmartBranching
@@ -49,7 +49,7 @@ class Settings:
     root: Restricted = Restricted(iterations=40)
     child: Restricted = Restricted(iterations=5, step=0.1, decay=0.8)
     brancher: FilteredSmartBranching = FilteredSmartBranching(candidates=2)
-    unsafe: tuple[OutputConstrained, ...] = (OutputConstrained(), ClimbedEnds())
+    unsafe: tuple[OutputConstrained, ...] = (OutputConstrained(), OptimisedOutputConstrained())
     branched: BranchedBounds | None = BranchedBounds()
     splittable_inputs: int = 16  # at most so many free inputs: split inputs, else activations
     triable_inputs: int = 64  # at most so many: where activations lead nowhere soon, inputs are tried
@@ -132,7 +132,7 @@ def build_search(
     room = budget().at_once
     several = max(1, min(16, room(_MOST_ELEMENTS, workers) // network.variables))
     batch = max(several, min(2048, room(settings.batch_elements, workers) // network.variables))
-    unit = all(layer.activation.unit_parameters for layer in network.layers)
+    unit = all(layer.activation.unit_alpha for layer in network.layers)
     own_type = torch.float64 if problem.model.element_type == "float64" else torch.float32
     own_network = network.to(device, own_type)
 

@@ -1,6 +1,6 @@
 """The types that everything passes along: frozen structs of tensors, the batch first.
 
-One sign convention: a clause is refuted on a region when its `lower_bound` there is > 0.
+One sign convention: a clause is refuted on a subproblem when its `lower_bound` there is > 0.
 """
 
 from __future__ import annotations
@@ -14,9 +14,9 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 _POINT = 1e-12  # of their size: intervals no wider are points
-# Bounds that a region carries are due again when so much is left of its distance from 0, or after so many cuts if none of it has gone.
+# Bounds that a subproblem carries are due again when so much is left of its distance from 0, or after so many splits if none of it has gone.
 CLOSER, CUTS = 0.7, 4
-_FADING = CLOSER ** (-1 / CUTS)  # with every cut, of the distance that was
+_FADING = CLOSER ** (-1 / CUTS)  # with every split, of the distance that was
 T = TypeVar("T", bound="Struct")
 
 
@@ -50,7 +50,7 @@ class Struct:
         return cls(**{name: _joined(column) for name, column in columns.items()})
 
 
-def opened(lower: Tensor, upper: Tensor, point: float = _POINT) -> Bool[Tensor, "*shape"]:
+def is_wide(lower: Tensor, upper: Tensor, point: float = _POINT) -> Bool[Tensor, "*shape"]:
     """Which intervals are more than a number that had to be rounded outward, as decimals have to.
 
     point: of their size, how wide intervals may be that are points nevertheless.
@@ -132,15 +132,13 @@ class DualState(Struct):
     A field without columns is out of play: slopes 0, multipliers 0, post_multipliers equal to the cotangents.
     """
 
-    parameters: Float[Tensor, "batch objectives parameters"]  # slopes of the supporting lines
-    row_weights: Float[Tensor, "batch objectives rows"]
-    cut_multipliers: Float[Tensor, "batch objectives depth"]  # beta of each cut
-    multipliers: Float[
-        Tensor, "batch objectives pre"
-    ]  # of every pre-activation, beside slope times cotangent
+    alpha: Float[Tensor, "batch objectives alpha"]  # slopes of the supporting lines
+    constraint_weights: Float[Tensor, "batch objectives rows"]
+    beta: Float[Tensor, "batch objectives depth"]  # beta of each split
+    rho: Float[Tensor, "batch objectives pre"]  # of every pre-activation, beside slope times cotangent
     post_multipliers: Float[Tensor, "batch objectives post"]  # of every activation's own equality
-    plane_shares: Float[
-        Tensor, "batch objectives planes"
+    cut_shares: Float[
+        Tensor, "batch objectives cuts"
     ]  # of what the output below each cutting plane loses: its part
 
     def objectives(self, chosen: Tensor) -> DualState:
@@ -149,21 +147,21 @@ class DualState(Struct):
 
 
 @dataclass(frozen=True)
-class Cuts(Struct):
+class Splits(Struct):
     """The splits on the way to each subproblem: `variable >= value` where side is 1, `<= value` where side is -1."""
 
-    variable: Int[Tensor, "batch depth"]  # -1: no cut here
+    variable: Int[Tensor, "batch depth"]  # -1: no split here
     value: Float[Tensor, "batch depth"]
     side: Int[Tensor, "batch depth"]
 
     @classmethod
-    def none(cls, batch: int, device: torch.device | str = "cpu") -> Cuts:
-        """No cuts at all."""
+    def none(cls, batch: int, device: torch.device | str = "cpu") -> Splits:
+        """No splits at all."""
         empty = torch.zeros(batch, 0, dtype=torch.int64, device=device)
         return cls(empty, torch.zeros(batch, 0, dtype=torch.float64, device=device), empty)
 
     def apply(self, bounds: Bounds) -> Bounds:
-        """The box cut by all of them."""
+        """The box split by all of them."""
         if self.variable.shape[1] == 0:
             return bounds
         used, index = self.variable >= 0, self.variable.clamp(min=0)
@@ -175,21 +173,21 @@ class Cuts(Struct):
             bounds.upper.scatter_reduce(1, index, high, "amin"),
         )
 
-    def padded(self, depth: int) -> Cuts:
-        """The same cuts in `depth` columns."""
+    def padded(self, depth: int) -> Splits:
+        """The same splits in `depth` columns."""
         missing = depth - self.variable.shape[1]
         if missing <= 0:
             return self
         pad = torch.nn.functional.pad
-        return Cuts(
+        return Splits(
             pad(self.variable, (0, missing), value=-1),
             pad(self.value, (0, missing)),
             pad(self.side, (0, missing)),
         )
 
-    def extend(self, variable: Tensor, value: Tensor, side: Tensor) -> Cuts:
-        """One more cut on each row."""
-        return Cuts(
+    def extend(self, variable: Tensor, value: Tensor, side: Tensor) -> Splits:
+        """One more split on each row."""
+        return Splits(
             torch.cat([self.variable, variable[:, None]], 1),
             torch.cat([self.value, value[:, None].to(self.value.dtype)], 1),
             torch.cat([self.side, side[:, None]], 1),
@@ -198,67 +196,67 @@ class Cuts(Struct):
 
 @dataclass(frozen=True)
 class Subproblems(Struct):
-    """Regions still to be decided: a clause, the cuts that lead there, the best bound so far and its dual point."""
+    """Subproblems still to be decided: a clause, the splits that lead there, the best bound so far and its dual point."""
 
     clause: Int[Tensor, " batch"]
     lower_bound: Float[Tensor, " batch"]
-    cut_variable: Int[Tensor, "batch depth"]
-    cut_value: Float[Tensor, "batch depth"]
-    cut_side: Int[Tensor, "batch depth"]
-    cut_multipliers: Float[Tensor, "batch depth"]
-    plane_shares: Float[Tensor, "batch planes"]
-    row_weights: Float[Tensor, "batch rows"]
-    parameters: Float[Tensor, "batch parameters"]
-    carried_lower: Float[
+    split_variable: Int[Tensor, "batch depth"]
+    split_value: Float[Tensor, "batch depth"]
+    split_side: Int[Tensor, "batch depth"]
+    beta: Float[Tensor, "batch depth"]
+    cut_shares: Float[Tensor, "batch cuts"]
+    constraint_weights: Float[Tensor, "batch rows"]
+    alpha: Float[Tensor, "batch alpha"]
+    constrained_lower: Float[
         Tensor, "batch carried"
-    ]  # over the region's unsafe points: of the inputs, or of the last pre-activations
-    carried_upper: Float[Tensor, "batch carried"]
+    ]  # over the subproblem's unsafe points: of the inputs, or of the last pre-activations
+    constrained_upper: Float[Tensor, "batch carried"]
     tightened_at: Float[
         Tensor, "batch steps"
-    ]  # the bound just before each step of tightening what is carried, further off with every cut; -inf: never
-    node: Int[Tensor, " batch"]  # its number in a certificate's tree
+    ]  # the bound just before each step of tightening what is carried, further off with every split; -inf: never
+    subproblem_id: Int[Tensor, " batch"]  # its number in a certificate's tree
 
     @property
-    def cuts(self) -> Cuts:
-        return Cuts(self.cut_variable, self.cut_value, self.cut_side)
+    def splits(self) -> Splits:
+        return Splits(self.split_variable, self.split_value, self.split_side)
 
     @property
     def state(self) -> DualState:
-        """The dual point, as one objective for each region."""
-        none = self.parameters.new_zeros(len(self), 1, 0)
+        """The dual point, as one objective for each subproblem."""
+        none = self.alpha.new_zeros(len(self), 1, 0)
         return DualState(
-            self.parameters[:, None], self.row_weights[:, None], self.cut_multipliers[:, None],
-            none, none, self.plane_shares[:, None],
+            self.alpha[:, None], self.constraint_weights[:, None], self.beta[:, None],
+            none, none, self.cut_shares[:, None],
         )  # fmt: skip
 
-    def planed(self, planes: int) -> Subproblems:
-        """The same regions with shares for so many cutting planes, 0 for new ones."""
-        missing = planes - self.plane_shares.shape[1]
-        return replace(self, plane_shares=torch.nn.functional.pad(self.plane_shares, (0, missing)))
+    def with_cuts(self, cuts: int) -> Subproblems:
+        """The same subproblems with shares for so many cutting planes, 0 for new ones."""
+        missing = cuts - self.cut_shares.shape[1]
+        return replace(self, cut_shares=torch.nn.functional.pad(self.cut_shares, (0, missing)))
 
     def with_state(self, bound: Tensor, state: DualState) -> Subproblems:
-        """The same regions with another dual point (of one objective each) and its bound."""
+        """The same subproblems with another dual point (of one objective each) and its bound."""
         return replace(
-            self, lower_bound=bound, parameters=state.parameters[:, 0], row_weights=state.row_weights[:, 0],
-            cut_multipliers=state.cut_multipliers[:, 0], plane_shares=state.plane_shares[:, 0],
+            self, lower_bound=bound, alpha=state.alpha[:, 0], constraint_weights=state.constraint_weights[:, 0],
+            beta=state.beta[:, 0], cut_shares=state.cut_shares[:, 0],
         )  # fmt: skip
 
     def split(self, variable: Tensor, value: Tensor, multipliers: Float[Tensor, "batch 2"]) -> Subproblems:
-        """Both children of every region cut at `variable` = `value`: all upper sides first, then all lower sides.
+        """Both children of every subproblem split at `variable` = `value`: all upper sides first, then all lower sides.
 
-        multipliers: of the new cuts, the upper side's and the lower side's.
+        multipliers: of the new splits, the upper side's and the lower side's.
         """
         parts = []
         for column, side in enumerate((1, -1)):
-            cuts = self.cuts.extend(variable, value, torch.full_like(variable, side))
+            splits = self.splits.extend(variable, value, torch.full_like(variable, side))
             parts.append(
                 replace(
                     self,
-                    cut_variable=cuts.variable,
-                    cut_value=cuts.value,
-                    cut_side=cuts.side,
+                    split_variable=splits.variable,
+                    split_value=splits.value,
+                    split_side=splits.side,
                     tightened_at=_FADING * self.tightened_at,
-                    cut_multipliers=torch.cat([self.cut_multipliers, multipliers[:, column, None]], 1),
+                    beta=torch.cat([self.beta, multipliers[:, column, None]], 1),
                 )
             )
         return Subproblems.concatenate(parts)

@@ -18,9 +18,9 @@ from nets import (
     label,
     networks,
     random_box,
-    random_cuts,
     random_network,
     random_objective,
+    random_splits,
     random_state,
     samples,
     seeds,
@@ -33,17 +33,17 @@ from test_dual_soundness import assert_below, assert_keepers_above, dual_problem
 from torch import Tensor
 
 from verify.bounders.ascent import Iterative
-from verify.bounders.backward import IntermediateBounds
 from verify.bounders.decoupled import Dvijotham, SupergradientAscent
 from verify.bounders.dual import DualProblem
-from verify.bounders.interval import magnitudes
+from verify.bounders.ibp import magnitudes
+from verify.bounders.intermediate import IntermediateBounds
 from verify.bounders.proximal import Proximal
 from verify.bounders.restricted import Restricted
 from verify.deadline import Deadline, OutOfTimeError
 from verify.network.activations import Activation, Clip, LeakyRelu, Relu, Sigmoid, Square, Tanh
 from verify.network.affine import Affine, Combine, Convolution
 from verify.network.graph import Network
-from verify.state import Bounds, Cuts, DualState, Objective
+from verify.state import Bounds, DualState, Objective, Splits
 
 CPU = torch.device("cpu")
 METHODS: tuple[Iterative, ...] = (
@@ -63,8 +63,8 @@ def starts(problem: DualProblem, seed: int) -> list[DualState]:
     """A point of every domain: CROWN's, a random one, and that one decoupled (twice) and coupled."""
     state = problem.clamp(random_state(problem.initial(), seed))
     apart = problem.decoupled(state)
-    noise = random_state(replace(apart, multipliers=0 * apart.multipliers), seed).multipliers
-    shifted = replace(apart, multipliers=apart.multipliers + 0.2 * noise)
+    noise = random_state(replace(apart, rho=0 * apart.rho), seed).rho
+    shifted = replace(apart, rho=apart.rho + 0.2 * noise)
     return [
         problem.initial(), state, apart, problem.decoupled(state, posts=True), problem.coupled(state), shifted,
         problem.coupled(shifted),
@@ -86,7 +86,7 @@ def check(method: Iterative, problem: DualProblem, start: DualState, keeper: Ten
     assert bool((found.bound >= before - slack(before, problem.evaluate(start, sizes).bound)).all())
     assert bool(((again - found.bound).abs() <= slack(again, certified)).all())
     assert bool((certified <= again).all())
-    torch.testing.assert_close(problem.clamp(found.state).row_weights, found.state.row_weights)
+    torch.testing.assert_close(problem.clamp(found.state).constraint_weights, found.state.constraint_weights)
     assert_below(problem, found.state, certified, problem.network, 1e-12)
     assert_keepers_above(problem, found.state, certified, keeper, 1e-12)
 
@@ -118,7 +118,7 @@ def narrowed(problem: DualProblem, device: torch.device) -> DualProblem:
     single = torch.float32
     return DualProblem(
         problem.network.to(device, single), problem.bounds.to(device, single), problem.objective.to(device, single),
-        problem.cuts.to(device, single),
+        problem.splits.to(device, single),
     )  # fmt: skip
 
 
@@ -159,7 +159,7 @@ def test_on_a_gpu(method: Iterative, family: str) -> None:
         check_narrow(method, problem, keeper, device, 2e-2)  # convolutions may run in TF32
         there = DualProblem(
             network.to(device, DOUBLE), problem.bounds.to(device, DOUBLE), problem.objective.to(device, DOUBLE),
-            problem.cuts.to(device, DOUBLE),
+            problem.splits.to(device, DOUBLE),
         )  # fmt: skip
         found = method.ascend(there, there.initial())
         state = found.state.to(CPU, DOUBLE)
@@ -204,7 +204,7 @@ def test_conversions_lose_nothing(network: Network, seed: int, depth: int) -> No
         after, certified = problem.evaluate(apart).bound, problem.evaluate(apart, sizes).bound
         allowed = slack(after, certified) + slack(before, problem.evaluate(state, sizes).bound)
         assert bool((after >= before - allowed).all())
-        assert not apart.parameters.shape[2]
+        assert not apart.alpha.shape[2]
         assert apart.post_multipliers.shape[2] == 0
         for other in (
             problem.decoupled(state, posts=True), problem.coupled(state), problem.coupled(apart),
@@ -218,8 +218,8 @@ def test_conversions_lose_nothing(network: Network, seed: int, depth: int) -> No
 def test_children_are_no_looser_at_decoupled_points(network: Network, seed: int, depth: int) -> None:
     """Each neuron's minimum is over its box alone, so a smaller box, of any variable, can only raise q."""
     problem, _ = dual_problem(network, random_box(network, 2, seed), seed, depth)
-    more, _ = random_cuts(network, problem.bounds, 2, seed + 1)
-    child = DualProblem(network, more.apply(problem.bounds), problem.objective, problem.cuts)
+    more, _ = random_splits(network, problem.bounds, 2, seed + 1)
+    child = DualProblem(network, more.apply(problem.bounds), problem.objective, problem.splits)
     state = problem.decoupled(problem.clamp(random_state(problem.initial(), seed)))
     before = problem.evaluate(state)
     assert bool((child.evaluate(state).bound >= before.bound - slack(before.bound)).all())
@@ -259,11 +259,11 @@ def test_best_bounds_never_fall(method: Iterative, network: Network, seed: int) 
 
 
 def four_rows(seed: int, family: str = "chain") -> tuple[DualProblem, DualState]:
-    """A problem of four boxes with cuts and two objectives of two rows each, and a point of it."""
+    """A problem of four boxes with splits and two objectives of two rows each, and a point of it."""
     network = random_network(seed, family, [Relu(), EXAMPLES[seed % len(EXAMPLES)]])
     bounds = IntermediateBounds().tighten(network, random_box(network, 4, seed, 0.4), Deadline())
-    cuts, _ = random_cuts(network, bounds, 3, seed)
-    problem = DualProblem(network, cuts.apply(bounds), random_objective(network, 4, 2, 2, seed), cuts)
+    splits, _ = random_splits(network, bounds, 3, seed)
+    problem = DualProblem(network, splits.apply(bounds), random_objective(network, 4, 2, 2, seed), splits)
     return problem, problem.clamp(random_state(problem.initial(), seed))
 
 
@@ -271,7 +271,7 @@ def four_rows(seed: int, family: str = "chain") -> tuple[DualProblem, DualState]
 def test_soft_limits_and_deadlines(method: Iterative) -> None:
     problem, state = four_rows(3)
     start = problem.evaluate(state).bound
-    found = method.ascend(problem, state, enough=Deadline(0.0))
+    found = method.ascend(problem, state, soft_deadline=Deadline(0.0))
     assert found.iterations == 0
     assert bool((found.bound >= start - slack(start)).all())
     torch.testing.assert_close(found.bound, problem.evaluate(found.state).bound)
@@ -312,15 +312,15 @@ def test_rows_step_as_if_alone(method: Iterative, seed: int) -> None:
     the climbs are brought together again at each step.
     """
     problem, state = four_rows(seed, FAMILIES[seed])
-    climber = method.start(problem, state)
+    optimiser = method.start(problem, state)
     for count in range(1, method.iterations + 1):
-        bound = climber.look()
-        parts = [(rows, climber.select(rows)) for rows in (torch.tensor([1]), torch.tensor([3, 0, 2]))]
-        climber.advance(count)
+        bound = optimiser.evaluate()
+        parts = [(rows, optimiser.select(rows)) for rows in (torch.tensor([1]), torch.tensor([3, 0, 2]))]
+        optimiser.step(count)
         for rows, part in parts:
             assert_reproduced(part.problem, part.state, bound[rows])
             part.advance(count)
-            assert_same_states(part.state, climber.state.select(rows))
+            assert_same_states(part.state, optimiser.state.select(rows))
 
 
 @pytest.mark.parametrize("seed", [0, 3, 4])
@@ -370,21 +370,21 @@ def test_rows_that_reach_the_target_are_dropped(method: Iterative, seed: int) ->
 @pytest.mark.parametrize("activation", EXAMPLES, ids=label)
 @pytest.mark.parametrize("family", FAMILIES)
 def test_multipliers_against_differences(family: str, activation: Activation) -> None:
-    """dq along random directions in multipliers, those of activations, slopes and row weights; most must agree."""
+    """dq along random directions in multipliers, those of activations, slopes and constraint weights; most must agree."""
     seed, agreeing, total = EXAMPLES.index(activation), 0, 0
     network = random_network(seed, family, [activation, Relu()])
     bounds = IntermediateBounds().tighten(network, random_box(network, 4, seed, 0.4), Deadline())
-    cuts, _ = random_cuts(network, bounds, 2, seed)
-    problem = DualProblem(network, cuts.apply(bounds), random_objective(network, 4, 2, 3, seed), cuts)
+    splits, _ = random_splits(network, bounds, 2, seed)
+    problem = DualProblem(network, splits.apply(bounds), random_objective(network, 4, 2, 3, seed), splits)
     state = interior(problem, random_state(problem.initial(), seed), seed)
     for point in (problem.decoupled(state), problem.decoupled(state, posts=True), problem.coupled(state)):
         nothing = DualState(*(torch.zeros_like(part) for part in vars(point).values()))
         noise, direction = random_state(nothing, seed + 3), random_state(nothing, seed + 9)
-        weights = direction.row_weights - direction.row_weights.mean(2, keepdim=True)
-        direction = replace(direction, row_weights=0.1 * weights)
+        weights = direction.constraint_weights - direction.constraint_weights.mean(2, keepdim=True)
+        direction = replace(direction, constraint_weights=0.1 * weights)
         point = problem.clamp(
             replace(
-                point, multipliers=point.multipliers + 0.1 * noise.multipliers,
+                point, rho=point.rho + 0.1 * noise.rho,
                 post_multipliers=point.post_multipliers + 0.1 * noise.post_multipliers,
             )
         )  # fmt: skip
@@ -421,8 +421,8 @@ def residual(seed: int, size: int, blocks: int) -> Network:
     return draft.network()
 
 
-def splits(network: Network, bounds: Bounds, depth: int, seed: int) -> Cuts:
-    """Random unstable neurons cut at 0, on the sides that one point of each box keeps."""
+def sign_splits(network: Network, bounds: Bounds, depth: int, seed: int) -> Splits:
+    """Random unstable neurons split at 0, on the sides that one point of each box keeps."""
     generator = torch.Generator().manual_seed(seed)
     batch, inputs = len(bounds), network.inputs
     share = torch.rand(batch, inputs, generator=generator, dtype=DOUBLE)
@@ -432,7 +432,7 @@ def splits(network: Network, bounds: Bounds, depth: int, seed: int) -> Cuts:
     chosen = torch.where(unstable, torch.rand(unstable.shape, generator=generator, dtype=DOUBLE), -1.0)
     top = chosen.topk(depth, 1)
     side = torch.where(variables(network, point).gather(1, top.indices) >= 0, 1, -1)
-    return Cuts(torch.where(top.values > 0, top.indices, -1), torch.zeros(batch, depth, dtype=DOUBLE), side)
+    return Splits(torch.where(top.values > 0, top.indices, -1), torch.zeros(batch, depth, dtype=DOUBLE), side)
 
 
 @dataclass(frozen=True)
@@ -459,9 +459,9 @@ class Case:
         bounds = IntermediateBounds().tighten(
             network, random_box(network, 2, self.seed, self.radius), Deadline()
         )
-        cuts = splits(network, bounds, 6, self.seed)
+        splits = sign_splits(network, bounds, 6, self.seed)
         objective = random_objective(network, 2, 2, self.rows, self.seed)
-        return DualProblem(network, cuts.apply(bounds), objective, cuts)
+        return DualProblem(network, splits.apply(bounds), objective, splits)
 
 
 def assert_reaches(method: Iterative, problem: DualProblem, optima: Tensor, above: float = 1e-6) -> None:
@@ -582,8 +582,8 @@ def test_reaches_the_optimum_over_convex_hulls(
     draft.dense(draft.activation(draft.dense(value, 4), activation), 2)
     network = draft.network()
     bounds = IntermediateBounds().tighten(network, random_box(network, 1, 1, 1.0), Deadline())
-    cuts, _ = random_cuts(network, bounds, 2, 1)
-    problem = DualProblem(network, cuts.apply(bounds), random_objective(network, 1, 2, rows, 2), cuts)
+    splits, _ = random_splits(network, bounds, 2, 1)
+    problem = DualProblem(network, splits.apply(bounds), random_objective(network, 1, 2, rows, 2), splits)
     optima = [hull_optimum(network, problem.bounds, problem.objective, 0, which) for which in range(2)]
     for method in methods:
         assert_reaches(method, problem, torch.tensor([optima], dtype=DOUBLE), above=1e-4)

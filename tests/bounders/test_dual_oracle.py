@@ -17,9 +17,9 @@ from nets import (
     label,
     networks,
     random_box,
-    random_cuts,
     random_network,
     random_objective,
+    random_splits,
     random_state,
     samples,
     seeds,
@@ -27,9 +27,9 @@ from nets import (
 from oracles import Planet
 from torch import Tensor
 
-from verify.bounders.backward import IntermediateBounds
 from verify.bounders.dual import DualProblem
-from verify.bounders.interval import interval, magnitudes
+from verify.bounders.ibp import interval, magnitudes
+from verify.bounders.intermediate import IntermediateBounds
 from verify.bounders.restricted import Restricted
 from verify.bounders.sweep import Sweep
 from verify.deadline import Deadline
@@ -39,28 +39,28 @@ from verify.state import Bounds, DualState, Objective
 
 
 def relu_problem(seed: int, family: str, depth: int, rows: int) -> tuple[DualProblem, Bounds]:
-    """A ReLU network's problem on two boxes with cuts that some point keeps."""
+    """A ReLU network's problem on two boxes with splits that some point keeps."""
     network = random_network(seed, family, [Relu(), Relu()])
     bounds = IntermediateBounds().tighten(network, random_box(network, 2, seed), Deadline())
-    cuts, _ = random_cuts(network, bounds, depth, seed)
-    cut = cuts.apply(bounds)
-    return DualProblem(network, cut, random_objective(network, 2, 2, rows, seed), cuts), cut
+    splits, _ = random_splits(network, bounds, depth, seed)
+    split = splits.apply(bounds)
+    return DualProblem(network, split, random_objective(network, 2, 2, rows, seed), splits), split
 
 
 @pytest.mark.parametrize("family", [family for family in FAMILIES if family != "wide_convolution"])
 @given(seed=seeds, depth=st.integers(0, 3), rows=st.integers(1, 3))
 def test_never_above_the_linear_program(family: str, seed: int, depth: int, rows: int) -> None:
-    """q is at most the Planet optimum with the same bounds and cuts, at random points, initially, and after a long climb."""
-    problem, cut = relu_problem(seed, family, depth, rows)
+    """q is at most the Planet optimum with the same bounds and splits, at random points, initially, and after a long climb."""
+    problem, split = relu_problem(seed, family, depth, rows)
     if problem.network.variables > 60:
         return
     states = [problem.initial(), random_state(problem.initial(), seed)]
-    climbed = Restricted(iterations=60, decay=0.97).ascend(problem, problem.initial())
-    bounds = [problem.evaluate(problem.clamp(state)).bound for state in [*states, climbed.state]] + [
-        climbed.bound
+    ascended = Restricted(iterations=60, decay=0.97).ascend(problem, problem.initial())
+    bounds = [problem.evaluate(problem.clamp(state)).bound for state in [*states, ascended.state]] + [
+        ascended.bound
     ]
     for row in range(2):
-        planet = Planet(problem.network, cut, row)
+        planet = Planet(problem.network, split, row)
         for which in range(2):
             optimum = planet.minimise(problem.objective, row, which)
             assert all(float(bound[row, which]) <= optimum + 1e-7 * (1 + abs(optimum)) for bound in bounds)
@@ -106,25 +106,25 @@ def test_ascent_closes_the_gap_to_the_linear_program(rows: int) -> None:
     assert sum(shares) / len(shares) >= 0.8, shares
 
 
-def test_cut_multipliers_close_the_gap_that_cuts_open() -> None:
-    """With cuts of every unstable neuron at 0 the relaxation is a polytope; multipliers must find most of its optimum."""
+def test_split_multipliers_close_the_gap_that_splits_open() -> None:
+    """With splits of every unstable neuron at 0 the relaxation is a polytope; multipliers must find most of its optimum."""
     shares = []
     for seed in range(12):
         network = chain(seed, (3, 6, 1))
         bounds = IntermediateBounds().tighten(network, random_box(network, 1, seed, 1.0), Deadline())
-        cuts, _ = random_cuts(network, bounds, 0, seed)
+        splits, _ = random_splits(network, bounds, 0, seed)
         generator = torch.Generator().manual_seed(seed)
         for layer in network.layers:
             for variable in range(layer.variables.start, layer.variables.stop):
                 if bool(bounds.lower[0, variable] < 0 < bounds.upper[0, variable]):
                     side = int(torch.randint(2, (1,), generator=generator)) * 2 - 1
-                    cuts = cuts.extend(
+                    splits = splits.extend(
                         torch.tensor([variable]), torch.zeros(1, dtype=DOUBLE), torch.tensor([side])
                     )
-        cut = cuts.apply(bounds)
+        split = splits.apply(bounds)
         objective = single(network, 1, 1, seed)
-        free, problem = DualProblem(network, cut, objective), DualProblem(network, cut, objective, cuts)
-        optimum = Planet(network, cut).minimise(objective)
+        free, problem = DualProblem(network, split, objective), DualProblem(network, split, objective, splits)
+        optimum = Planet(network, split).minimise(objective)
         start = float(free.evaluate(free.initial()).bound)
         reached = float(Restricted(iterations=400, decay=0.985).ascend(problem, problem.initial()).bound)
         assert reached <= optimum + 1e-7 or optimum == float("inf")
@@ -144,15 +144,15 @@ def test_bounds_are_ordered(network: Network, seed: int) -> None:
     objective = random_objective(network, 2, 2, 1, 2 * seed)
     problem = DualProblem(network, bounds, objective)
     crown = problem.evaluate(problem.initial()).bound
-    climbed = Restricted(iterations=20).ascend(problem, problem.initial()).bound
+    ascended = Restricted(iterations=20).ascend(problem, problem.initial()).bound
     row = objective.coefficients[:, :, 0]
     least = row.clamp(min=0) @ low[:, :, None] + row.clamp(max=0) @ high[:, :, None]
-    assert bool((crown <= climbed + rounding(crown)).all())
+    assert bool((crown <= ascended + rounding(crown)).all())
     y = network.forward(samples(box.lower[:, inputs], box.upper[:, inputs], 100).flatten(0, 1)).unflatten(
         0, (2, 100)
     )
     exact = (row @ y.mT).amin(2) - objective.thresholds[:, :, 0]
-    assert bool((climbed <= exact + 1e-9 * (1 + exact.abs())).all())
+    assert bool((ascended <= exact + 1e-9 * (1 + exact.abs())).all())
     assert bool((least[..., 0] - objective.thresholds[:, :, 0] <= exact + 1e-9 * (1 + exact.abs())).all())
 
 
@@ -179,8 +179,8 @@ def test_duals_beat_intervals_on_relu_chains() -> None:
 @given(networks(), seeds, st.integers(0, 3))
 def test_best_bound_grows_with_iterations(network: Network, seed: int, depth: int) -> None:
     bounds = IntermediateBounds().tighten(network, random_box(network, 2, seed), Deadline())
-    cuts, _ = random_cuts(network, bounds, depth, seed)
-    problem = DualProblem(network, cuts.apply(bounds), random_objective(network, 2, 2, 2, seed), cuts)
+    splits, _ = random_splits(network, bounds, depth, seed)
+    problem = DualProblem(network, splits.apply(bounds), random_objective(network, 2, 2, 2, seed), splits)
     start = problem.evaluate(problem.clamp(problem.initial())).bound
     found = [Restricted(iterations=count).ascend(problem, problem.initial()).bound for count in (0, 1, 3, 9)]
     assert bool((found[0] >= start - rounding(start)).all())
@@ -202,11 +202,11 @@ def test_batch_equals_one_by_one(network: Network, seed: int, depth: int) -> Non
         alone = IntermediateBounds().tighten(network, box.select(torch.tensor([row])), Deadline())
         torch.testing.assert_close(alone.lower[0], bounds.lower[row], rtol=1e-7, atol=1e-7)
         torch.testing.assert_close(alone.upper[0], bounds.upper[row], rtol=1e-7, atol=1e-7)
-    cuts, _ = random_cuts(network, bounds, depth, seed)
-    problem = DualProblem(network, cuts.apply(bounds), random_objective(network, 4, 2, 2, seed), cuts)
+    splits, _ = random_splits(network, bounds, depth, seed)
+    problem = DualProblem(network, splits.apply(bounds), random_objective(network, 4, 2, 2, seed), splits)
     state = problem.clamp(random_state(problem.initial(), seed))
-    climbed = Restricted(iterations=3).ascend(problem, state)
-    for at, bound in ((state, problem.evaluate(state).bound), (climbed.state, climbed.bound)):
+    ascended = Restricted(iterations=3).ascend(problem, state)
+    for at, bound in ((state, problem.evaluate(state).bound), (ascended.state, ascended.bound)):
         torch.testing.assert_close(torch.cat(rows_of(problem, at)), bound, rtol=1e-9, atol=1e-9)
 
 
@@ -249,31 +249,31 @@ def difference(
 def interior(problem: DualProblem, state: DualState, seed: int) -> DualState:
     """The state with all slopes strictly between their limits, where piecewise-linear operators have their kinks."""
     low, high = (
-        problem.clamp(DualState(torch.full_like(state.parameters, end), *list(vars(state).values())[1:]))
+        problem.clamp(DualState(torch.full_like(state.alpha, end), *list(vars(state).values())[1:]))
         for end in (-1e9, 1e9)
     )
     share = 0.1 + 0.8 * torch.rand(
-        state.parameters.shape, generator=torch.Generator().manual_seed(seed), dtype=DOUBLE
+        state.alpha.shape, generator=torch.Generator().manual_seed(seed), dtype=DOUBLE
     )
-    return replace(low, parameters=low.parameters + share * (high.parameters - low.parameters))
+    return replace(low, alpha=low.alpha + share * (high.alpha - low.alpha))
 
 
 @pytest.mark.parametrize("activation", EXAMPLES, ids=label)
 @pytest.mark.parametrize("family", FAMILIES)
 def test_supergradient_against_differences(family: str, activation: Activation) -> None:
-    """dq along random directions in slopes, row weights and cut multipliers; q has kinks, so most, not all, must agree."""
+    """dq along random directions in slopes, constraint weights and split multipliers; q has kinks, so most, not all, must agree."""
     agreeing = total = 0
     for seed in range(3):
         network = random_network(seed, family, [activation, Relu()])
         bounds = IntermediateBounds().tighten(network, random_box(network, 2, seed, 0.4), Deadline())
-        cuts, _ = random_cuts(network, bounds, 2, seed)
-        problem = DualProblem(network, cuts.apply(bounds), random_objective(network, 2, 2, 3, seed), cuts)
+        splits, _ = random_splits(network, bounds, 2, seed)
+        problem = DualProblem(network, splits.apply(bounds), random_objective(network, 2, 2, 3, seed), splits)
         state = interior(problem, random_state(problem.initial(), seed), seed)
         direction = random_state(
             DualState(*(torch.zeros_like(part) for part in vars(state).values())), seed + 9
         )
-        weights = direction.row_weights - direction.row_weights.mean(2, keepdim=True)
-        direction = replace(direction, row_weights=0.1 * weights)
+        weights = direction.constraint_weights - direction.constraint_weights.mean(2, keepdim=True)
+        direction = replace(direction, constraint_weights=0.1 * weights)
         found, expected = difference(problem, state, direction, 1e-7)
         scale = 1e-7 * (1 + problem.evaluate(state).bound.abs())
         agreeing += int(((found - expected).abs() <= 1e-4 * (found.abs() + scale)).sum())
@@ -288,17 +288,19 @@ def cotangents(sweep: Sweep) -> dict[int, Tensor]:
 
 @given(networks(("chain", "residual", "convolution")), seeds)
 def test_supergradient_lies_above_on_weights(network: Network, seed: int) -> None:
-    """q is concave in row weights and cut multipliers at fixed slopes where no cotangent changes its sign; with one layer
-    after the last activation it is so in the row weights near any point: q(new) <= q(old) + g . (new - old)."""
+    """q is concave in constraint weights and split multipliers at fixed slopes where no cotangent changes its sign; with one layer
+    after the last activation it is so in the constraint weights near any point: q(new) <= q(old) + g . (new - old)."""
     bounds = IntermediateBounds().tighten(network, random_box(network, 2, seed), Deadline())
     problem = DualProblem(network, bounds, random_objective(network, 2, 2, 3, seed))
     state = problem.clamp(random_state(problem.initial(), seed))
     sweep = problem.evaluate(state)
-    gradient = problem.supergradient(state, sweep).state.row_weights
-    noise = torch.randn(state.row_weights.shape, generator=torch.Generator().manual_seed(seed), dtype=DOUBLE)
-    new = problem.clamp(replace(state, row_weights=state.row_weights + 0.05 * noise))
+    gradient = problem.supergradient(state, sweep).state.constraint_weights
+    noise = torch.randn(
+        state.constraint_weights.shape, generator=torch.Generator().manual_seed(seed), dtype=DOUBLE
+    )
+    new = problem.clamp(replace(state, constraint_weights=state.constraint_weights + 0.05 * noise))
     again = problem.evaluate(new)
-    predicted = sweep.bound + (gradient * (new.row_weights - state.row_weights)).sum(2)
+    predicted = sweep.bound + (gradient * (new.constraint_weights - state.constraint_weights)).sum(2)
     same = torch.stack([
         ((cotangents(again)[node] >= 0) == (t >= 0)).all(2) for node, t in cotangents(sweep).items()
     ]).all(0) if sweep.supports else torch.ones_like(sweep.bound, dtype=torch.bool)  # fmt: skip
@@ -308,7 +310,7 @@ def test_supergradient_lies_above_on_weights(network: Network, seed: int) -> Non
 
 @pytest.mark.parametrize("activation", [a for a in EXAMPLES if not isinstance(a, Product)], ids=label)
 def test_probes_bound_the_children_they_stand_for(activation: Activation) -> None:
-    """A probe's bound is the child's own bound at the parent's dual point, with the cut's multiplier at 0."""
+    """A probe's bound is the child's own bound at the parent's dual point, with the split's multiplier at 0."""
     from verify.bounders.sweep import Probes
 
     for seed in range(4):

@@ -1,4 +1,4 @@
-"""No sample lies below a bound: for any network, box, slopes, cut multipliers and row weights, in both precisions."""
+"""No sample lies below a bound: for any network, box, slopes, split multipliers and constraint weights, in both precisions."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ from nets import (
     label,
     networks,
     random_box,
-    random_cuts,
     random_network,
     random_objective,
+    random_splits,
     random_state,
     samples,
     seeds,
@@ -28,15 +28,15 @@ from nets import (
 )
 from torch import Tensor
 
-from verify.bounders.backward import IntermediateBounds
 from verify.bounders.dual import DualProblem
-from verify.bounders.interval import interval, magnitudes
+from verify.bounders.ibp import interval, magnitudes
+from verify.bounders.intermediate import IntermediateBounds
 from verify.bounders.restricted import Restricted
 from verify.deadline import Deadline
 from verify.network.activations import Relu
 from verify.network.affine import Dense
 from verify.network.graph import Network, Node
-from verify.state import Bounds, Cuts, DualState, Objective
+from verify.state import Bounds, DualState, Objective, Splits
 
 SAMPLES = 400
 Setting = tuple[Network, Bounds, int]
@@ -52,13 +52,13 @@ def weighted(objective: Objective, state: DualState, row: int, x: Tensor, y: Ten
     values = objective.coefficients[row] @ y.T - objective.thresholds[row][..., None]
     if objective.input_coefficients.shape[3]:
         values = values + objective.input_coefficients[row] @ x.T
-    return (state.row_weights[row][..., None] * values).sum(1)
+    return (state.constraint_weights[row][..., None] * values).sum(1)
 
 
 def assert_below(
     problem: DualProblem, state: DualState, bound: Tensor, network: Network, slack: float
 ) -> None:
-    """`bound` [batch, objectives] is at most every sample that keeps the problem's cuts."""
+    """`bound` [batch, objectives] is at most every sample that keeps the problem's splits."""
     inputs = network.inputs
     points = samples(
         problem.bounds.lower[:, :inputs].double(), problem.bounds.upper[:, :inputs].double(), SAMPLES
@@ -66,7 +66,7 @@ def assert_below(
     objective = problem.objective.to(torch.device("cpu"), DOUBLE)
     for row in range(problem.batch):
         x = points[row]
-        x = x[kept(problem.cuts, row, variables(network, x))]
+        x = x[kept(problem.splits, row, variables(network, x))]
         if len(x):
             value = weighted(objective, state.to(torch.device("cpu"), DOUBLE), row, x, network.forward(x))
             excess = value.amin(1) - bound[row].double()
@@ -75,17 +75,17 @@ def assert_below(
 
 
 def dual_problem(network: Network, box: Bounds, seed: int, depth: int) -> tuple[DualProblem, Tensor]:
-    """A problem with random cuts, and a point of each box that keeps them."""
+    """A problem with random splits, and a point of each box that keeps them."""
     bounds = tightened(network, box)
-    cuts, keeper = random_cuts(network, bounds, depth, seed)
+    splits, keeper = random_splits(network, bounds, depth, seed)
     objective = random_objective(network, len(box), 2, 1 + seed % 3, seed)
-    return DualProblem(network, cuts.apply(bounds), objective, cuts), keeper
+    return DualProblem(network, splits.apply(bounds), objective, splits), keeper
 
 
 def assert_keepers_above(
     problem: DualProblem, state: DualState, bound: Tensor, keeper: Tensor, slack: float
 ) -> None:
-    """The points that are known to keep the cuts lie above the bound."""
+    """The points that are known to keep the splits lie above the bound."""
     y = problem.network.forward(keeper)
     for row in range(problem.batch):
         value = weighted(problem.objective, state, row, keeper[row : row + 1], y[row : row + 1])[:, 0]
@@ -105,10 +105,7 @@ def test_any_dual_point_bounds_from_below(network: Network, seed: int, depth: in
         plain, certified = problem.evaluate(state).bound, problem.evaluate(state, sizes).bound
         assert bool((certified <= plain).all())
         assert bool(
-            (
-                certified
-                >= plain - 1e-6 * (1 + plain.abs()) - 1e-5 * (1 + state.cut_multipliers.abs().sum(2))
-            ).all()
+            (certified >= plain - 1e-6 * (1 + plain.abs()) - 1e-5 * (1 + state.beta.abs().sum(2))).all()
         )
         assert_below(problem, state, certified, network, 1e-12)
         assert_keepers_above(problem, state, certified, keeper, 1e-12)
@@ -128,7 +125,7 @@ def test_ascended_points_bound_from_below(network: Network, seed: int, depth: in
 @pytest.mark.parametrize("activation", EXAMPLES, ids=label)
 @pytest.mark.parametrize("family", FAMILIES)
 def test_every_activation_in_every_family(family: str, activation: object) -> None:
-    """What hypothesis may not reach: each activation twice in a row, with cuts, ascended and certified."""
+    """What hypothesis may not reach: each activation twice in a row, with splits, ascended and certified."""
     for seed in range(2):
         network = random_network(seed, family, [activation, activation])  # type: ignore[list-item]
         problem, keeper = dual_problem(network, random_box(network, 2, seed, 0.4), seed, 3)
@@ -146,12 +143,12 @@ def test_single_precision_bounds_up_to_rounding(network: Network, seed: int, dep
         network.to(cpu, single),
         problem.bounds.to(cpu, single),
         problem.objective.to(cpu, single),
-        problem.cuts,
+        problem.splits,
     )
     state = narrow.clamp(random_state(problem.initial(), seed).to(cpu, single))
     bound = narrow.evaluate(state).bound
     exact = problem.evaluate(problem.clamp(state.to(cpu, DOUBLE))).bound
-    size = 1 + exact.abs() + state.cut_multipliers.abs().sum(2)
+    size = 1 + exact.abs() + state.beta.abs().sum(2)
     assert bool(((bound.double() - exact) <= 2e-3 * size).all())
     assert_below(narrow, state, bound - 1e-3 * size.float(), network, 1e-4)
 
@@ -286,23 +283,26 @@ def test_certified_bounds_hold_over_the_reals(power: int) -> None:
 @pytest.mark.parametrize("variable", [-1, 0, 1])
 @pytest.mark.parametrize("far", [-7.0, 7.0])
 def test_multipliers_without_a_layer_gain_nothing(variable: int, far: float) -> None:
-    """Padding and cuts of inputs are in no layer's rho: their multipliers must not move the bound (they once did)."""
+    """Padding and splits of inputs are in no layer's rho: their multipliers must not move the bound (they once did)."""
     network = random_network(1, "chain", [Relu(), Relu()])
     box = random_box(network, 1, 1)
     box = Bounds(box.lower + far, box.upper + far)
     bounds = tightened(network, box)
-    cuts = Cuts(
+    splits = Splits(
         torch.tensor([[variable]]),
         torch.tensor([[far - 100.0]], dtype=DOUBLE),
         torch.ones(1, 1, dtype=torch.int64),
     )
     objective = random_objective(network, 1, 1, 1, 2)
-    with_cut, without = DualProblem(network, bounds, objective, cuts), DualProblem(network, bounds, objective)
+    with_split, without = (
+        DualProblem(network, bounds, objective, splits),
+        DualProblem(network, bounds, objective),
+    )
     expected = without.evaluate(without.initial()).bound
-    state = with_cut.initial()
+    state = with_split.initial()
     for multiplier in (-5.0, 0.0, 5.0):
-        shifted = replace(state, cut_multipliers=torch.full_like(state.cut_multipliers, multiplier))
-        assert bool((with_cut.evaluate(shifted).bound <= expected + 1e-9).all())
-    climbed = Restricted(40).ascend(with_cut, with_cut.initial()).bound
+        shifted = replace(state, beta=torch.full_like(state.beta, multiplier))
+        assert bool((with_split.evaluate(shifted).bound <= expected + 1e-9).all())
+    ascended = Restricted(40).ascend(with_split, with_split.initial()).bound
     alone = Restricted(40).ascend(without, without.initial()).bound
-    torch.testing.assert_close(climbed, alone, rtol=1e-6, atol=1e-6)
+    torch.testing.assert_close(ascended, alone, rtol=1e-6, atol=1e-6)

@@ -5,9 +5,9 @@ from __future__ import annotations
 import pytest
 import torch
 
-from verify.bounders.backward import IntermediateBounds
 from verify.bounders.dual import DualProblem
-from verify.bounders.interval import interval, magnitudes
+from verify.bounders.ibp import interval, magnitudes
+from verify.bounders.intermediate import IntermediateBounds
 from verify.deadline import Deadline
 from verify.network.activations.product import Product
 from verify.network.activations.reciprocal import Reciprocal

@@ -28,7 +28,7 @@ from torch import Tensor
 
 from verify.bounders.dual import DualProblem
 from verify.bounders.forward import forward
-from verify.bounders.interval import interval
+from verify.bounders.ibp import interval
 from verify.deadline import Deadline
 from verify.network.activations import Activation, Relu
 from verify.network.affine import Combine, Constant, Dense, NonNegative

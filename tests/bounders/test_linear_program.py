@@ -16,9 +16,9 @@ from nets import (
     kept,
     label,
     random_box,
-    random_cuts,
     random_network,
     random_objective,
+    random_splits,
     samples,
     seeds,
     variables,
@@ -26,26 +26,26 @@ from nets import (
 from oracles import Planet
 from torch import Tensor
 
-from verify.bounders.backward import IntermediateBounds
 from verify.bounders.dual import DualProblem
+from verify.bounders.intermediate import IntermediateBounds
 from verify.bounders.linear_program import LinearProgram
 from verify.bounders.restricted import Restricted
 from verify.deadline import Deadline, OutOfTimeError
 from verify.errors import ResourceError
 from verify.network.activations import Activation, Relu
 from verify.network.graph import Network
-from verify.state import Bounds, Cuts, Objective
+from verify.state import Bounds, Objective, Splits
 
 
 def problem_of(network: Network, seed: int, depth: int, rows: int, radius: float = 0.7) -> DualProblem:
-    """Two boxes with cuts that some point keeps, and two objectives on each."""
+    """Two boxes with splits that some point keeps, and two objectives on each."""
     bounds = IntermediateBounds().tighten(network, random_box(network, 2, seed, radius), Deadline())
-    cuts, _ = random_cuts(network, bounds, depth, seed)
-    return DualProblem(network, cuts.apply(bounds), random_objective(network, 2, 2, rows, seed), cuts)
+    splits, _ = random_splits(network, bounds, depth, seed)
+    return DualProblem(network, splits.apply(bounds), random_objective(network, 2, 2, rows, seed), splits)
 
 
 def assert_reaches_planet(problem: DualProblem) -> None:
-    """The optimum itself; where nothing depends on some layer, whose cuts that program knows all the same, at most that."""
+    """The optimum itself; where nothing depends on some layer, whose splits that program knows all the same, at most that."""
     found = LinearProgram().ascend(problem, problem.initial())
     assert torch.equal(problem.evaluate(problem.clamp(found.state)).bound, found.bound)
     for row in range(problem.batch):
@@ -74,13 +74,13 @@ def test_reaches_the_planet_optimum_of_convolutions(family: str) -> None:
 
 
 def sampled_minima(problem: DualProblem) -> Tensor:
-    """The least of `max_j C_j y + E_j x - d_j` over samples that keep the cuts, [batch, objectives]."""
+    """The least of `max_j C_j y + E_j x - d_j` over samples that keep the splits, [batch, objectives]."""
     network, bounds, objective = problem.network, problem.bounds, problem.objective
     minima = torch.full((problem.batch, problem.objectives), torch.inf, dtype=DOUBLE)
     inputs = slice(0, network.inputs)
     points = samples(bounds.lower[:, inputs], bounds.upper[:, inputs], 300)
     for row, x in enumerate(points):
-        inside = x[kept(problem.cuts, row, variables(network, x))]
+        inside = x[kept(problem.splits, row, variables(network, x))]
         if len(inside):
             values = objective.coefficients[row] @ network.forward(inside).T
             values = values - objective.thresholds[row][..., None]
@@ -97,10 +97,10 @@ def test_above_every_climb_and_below_every_sample(family: str, activation: Activ
     seed = len(family) % 2
     problem = problem_of(random_network(seed, family, [activation] * 2), seed, 2, 1 + seed, 0.4)
     found = LinearProgram().ascend(problem, problem.initial())
-    climbed = Restricted(iterations=100).ascend(problem, problem.initial()).bound
+    ascended = Restricted(iterations=100).ascend(problem, problem.initial()).bound
     slack = 1e-7 * (1 + found.bound.abs())
     assert torch.equal(problem.evaluate(problem.clamp(found.state)).bound, found.bound)
-    assert bool((found.bound >= climbed - slack).all())
+    assert bool((found.bound >= ascended - slack).all())
     assert bool((found.bound <= sampled_minima(problem) + slack).all())
 
 
@@ -112,9 +112,11 @@ def contradictory() -> DualProblem:
     draft.nodes[twice].operator.bias.zero_()  # type: ignore[union-attr]
     draft.dense(draft.activation(twice, Relu()), 1)
     bounds = Bounds(torch.full((1, 3), -1.0, dtype=DOUBLE), torch.full((1, 3), 1.0, dtype=DOUBLE))
-    cuts = Cuts(torch.tensor([[1, 2]]), torch.tensor([[0.5, -0.5]], dtype=DOUBLE), torch.tensor([[1, -1]]))
+    splits = Splits(
+        torch.tensor([[1, 2]]), torch.tensor([[0.5, -0.5]], dtype=DOUBLE), torch.tensor([[1, -1]])
+    )
     network = draft.network()
-    return DualProblem(network, cuts.apply(bounds), random_objective(network, 1, 1, 2, 2), cuts)
+    return DualProblem(network, splits.apply(bounds), random_objective(network, 1, 1, 2, 2), splits)
 
 
 def test_empty_relaxations_are_refuted() -> None:
@@ -166,7 +168,7 @@ def test_targets_and_time() -> None:
     method = LinearProgram()
     assert method.ascend(problem, problem.initial(), target=float(start.min()) - 1).iterations == 0
     late = Deadline.after(0)
-    stopped = method.ascend(problem, problem.initial(), enough=late)
+    stopped = method.ascend(problem, problem.initial(), soft_deadline=late)
     assert stopped.iterations == 0
     assert bool((stopped.bound >= start - 1e-12 * (1 + start.abs())).all())
     with pytest.raises(OutOfTimeError):
@@ -186,6 +188,6 @@ def test_objectives_are_those_of_their_own_box() -> None:
     for row in range(2):
         part = problem.select(torch.tensor([row]))
         own = Objective(*(value.flip(1) for value in vars(part.objective).values()))
-        alone = DualProblem(part.network, part.bounds, own, part.cuts)
+        alone = DualProblem(part.network, part.bounds, own, part.splits)
         found = LinearProgram().ascend(alone, alone.initial()).bound.flip(1)
         torch.testing.assert_close(found[0], together[row], rtol=1e-7, atol=1e-7)

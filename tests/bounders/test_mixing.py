@@ -12,9 +12,9 @@ from test_dual_soundness import assert_below, assert_keepers_above, dual_problem
 from torch import Tensor
 
 from verify.bounders.ascent import Iterative
-from verify.bounders.backward import IntermediateBounds
 from verify.bounders.dual import DualProblem
-from verify.bounders.interval import interval, magnitudes
+from verify.bounders.ibp import interval, magnitudes
+from verify.bounders.intermediate import IntermediateBounds
 from verify.bounders.linear_program import LinearProgram
 from verify.bounders.restricted import Restricted
 from verify.branchers.fsb import FilteredSmartBranching
@@ -70,7 +70,7 @@ def signs(activation: Mixing, size: int, seed: int, dtype: torch.dtype) -> Tenso
 def every_parameter(hull: Hull, t: Tensor, seed: int) -> list[Tensor]:
     """The first ones, the ends of their range, and others for each objective."""
     generator = torch.Generator().manual_seed(seed + 3)
-    low, high = hull.parameter_range
+    low, high = hull.alpha_range
     size = (t.shape[0], t.shape[1], low.shape[-1])
     shares = torch.rand(size, generator=generator, dtype=DOUBLE).to(low)
     return [hull.initial(), low, high, low + (high - low) * shares, low + (high - low) * shares.round()]
@@ -88,8 +88,8 @@ def test_lines_support_the_activation(activation: Mixing, size: int, seed: int) 
     )
     largest = hull.size(t)
     assert largest is not None
-    for parameters in every_parameter(hull, t, seed):
-        gap = t * (activation.forward(z) - hull.line(t, parameters).push(z))
+    for alpha in every_parameter(hull, t, seed):
+        gap = t * (activation.forward(z) - hull.line(t, alpha).push(z))
         assert bool((gap >= -1e-15 * 50 * largest.unsqueeze(-1)).all())
 
 
@@ -132,23 +132,23 @@ def test_softmax_of_wide_boxes(width: float) -> None:
         t = torch.full((60, 400, 12), sign, dtype=DOUBLE)
         line = hull.line(t, hull.initial())
         terms = (hull.below if sign > 0 else hull.above).terms(activation.table(z).abs()).flatten(-2)
-        gap = sign * (activation.forward(z) - line.push(z))
+        gap = sign * (activation.forward(z) - line.apply(z))
         assert bool((gap >= -1e-13 * terms).all())
-        assert bool((line.intercept.isfinite() & line.pull(t).isfinite()).all())
+        assert bool((line.intercept.isfinite() & line.vjp(t).isfinite()).all())
 
 
 @every_activation
 def test_pull_is_the_adjoint_of_along(activation: Mixing, size: int) -> None:
     lower, upper = boxes(size, 3, DOUBLE)
     hull, z, t = activation.hull(lower, upper), points(lower, upper, 3), signs(activation, size, 3, DOUBLE)
-    for parameters in every_parameter(hull, t, 3):
-        line = hull.line(t, parameters)
-        there, back = (t * line.along(z)).sum(-1), (line.pull(t) * z).sum(-1)
+    for alpha in every_parameter(hull, t, 3):
+        line = hull.line(t, alpha)
+        there, back = (t * line.along(z)).sum(-1), (line.vjp(t) * z).sum(-1)
         torch.testing.assert_close(there, back, rtol=1e-9, atol=1e-9 * float(there.abs().max()))
-        torch.testing.assert_close(line.push(z), line.intercept + line.along(z))
+        torch.testing.assert_close(line.apply(z), line.intercept + line.along(z))
         first = line.first()
-        torch.testing.assert_close(first.push(z[:, 0]), line.push(z)[:, 0])
-        torch.testing.assert_close(first.pull(t[:, 0]), line.pull(t)[:, 0])
+        torch.testing.assert_close(first.push(z[:, 0]), line.apply(z)[:, 0])
+        torch.testing.assert_close(first.pull(t[:, 0]), line.vjp(t)[:, 0])
 
 
 @every_activation
@@ -157,7 +157,7 @@ def test_parameters_have_their_supergradient(activation: Mixing, size: int) -> N
     lower, upper = boxes(size, 9, DOUBLE)
     hull, z, t = activation.hull(lower, upper), points(lower, upper, 9), signs(activation, size, 9, DOUBLE)
     before, after = every_parameter(hull, t, 9)[3], every_parameter(hull, t, 10)[3]
-    values = [(t * hull.line(t, parameters).push(z)).sum(-1) for parameters in (before, after)]
+    values = [(t * hull.line(t, alpha).push(z)).sum(-1) for alpha in (before, after)]
     found = torch.empty_like(before)
     hull.gradient(t, z, found)
     predicted = ((after - before) * found).sum(-1)
@@ -169,8 +169,8 @@ def test_boxes_that_are_alike_share_their_hull(activation: Mixing, size: int) ->
     lower, upper = (end[:1].expand(60, -1, -1) for end in boxes(size, 6, DOUBLE))
     z, t = points(lower, upper, 6), signs(activation, size, 6, DOUBLE)
     whole, shared = activation.hull(lower, upper), activation.hull(lower[:1], upper[:1])
-    for parameters in every_parameter(whole, t, 6):
-        one, other = whole.line(t, parameters), shared.line(t, parameters)
+    for alpha in every_parameter(whole, t, 6):
+        one, other = whole.line(t, alpha), shared.line(t, alpha)
         torch.testing.assert_close(other.push(z), one.push(z))
         torch.testing.assert_close(other.pull(t), one.pull(t))
         torch.testing.assert_close(other.first().push(z[:, 0]), one.first().push(z[:, 0]))
@@ -180,7 +180,7 @@ def test_boxes_that_are_alike_share_their_hull(activation: Mixing, size: int) ->
 
 @every_activation
 def test_lines_are_exact_at_points(activation: Mixing, size: int) -> None:
-    """Where nothing is open, both lines are the activation, and no cut helps."""
+    """Where nothing is open, both lines are the activation, and no split helps."""
     lower, _ = boxes(size, 5, DOUBLE)
     hull = activation.hull(lower, lower)
     assert bool(activation.split_point(lower, lower).isnan().all())
@@ -189,7 +189,7 @@ def test_lines_are_exact_at_points(activation: Mixing, size: int) -> None:
         line = hull.line(t, hull.initial())
         size_of = hull.size(t)
         assert size_of is not None
-        gap = (line.push(lower) - activation.forward(lower)).abs()
+        gap = (line.apply(lower) - activation.forward(lower)).abs()
         assert bool((gap <= 1e-12 * size_of.unsqueeze(-1)).all())
 
 
@@ -202,7 +202,7 @@ def test_relaxation_losses_add_up(activation: Mixing, size: int) -> None:
     z, t = points(lower, upper, 7)[:, 1:], signs(activation, size, 7, DOUBLE)[3::5, 1:]
     line = hull.line(t, hull.initial()).first()
     losses = activation.relaxation_loss(t[:, 0], line, z[:, 0], lower[:, 0], upper[:, 0])
-    total = (t[:, 0] * (activation.forward(z[:, 0]) - line.push(z[:, 0]))).sum(-1)
+    total = (t[:, 0] * (activation.forward(z[:, 0]) - line.apply(z[:, 0]))).sum(-1)
     parts = losses.clamp(min=0).sum(-1) / (2 if isinstance(activation, MatrixProduct) else 1)
     torch.testing.assert_close(parts, total, rtol=1e-6, atol=1e-9)
 
@@ -281,7 +281,7 @@ def alone(seed: int) -> Network:
 
 @pytest.mark.parametrize("seed", range(8))
 def test_networks_without_slopes(seed: int) -> None:
-    """Lines are used there as elsewhere: on a narrow box the bounds are close to the samples, by every method, cut or not."""
+    """Lines are used there as elsewhere: on a narrow box the bounds are close to the samples, by every method, split or not."""
     network = alone(seed)
     problem, keeper = dual_problem(network, random_box(network, 2, seed, 0.05), seed, seed % 3)
     for method, start in zip(METHODS, starts(problem, seed), strict=False):
@@ -299,7 +299,7 @@ def test_networks_without_slopes(seed: int) -> None:
 def _single(problem: DualProblem) -> tuple[DualProblem, DualState]:
     """The same with its first objective alone, as a search has it."""
     objective = Objective(*(part[:, :1] for part in vars(problem.objective).values()))
-    one = DualProblem(problem.network, problem.bounds, objective, problem.cuts)
+    one = DualProblem(problem.network, problem.bounds, objective, problem.splits)
     return one, one.initial()
 
 

@@ -1,4 +1,4 @@
-"""Bounds over unsafe points: no unsafe point of a region lies outside them, and they do close what intervals leave."""
+"""Bounds over unsafe points: no unsafe point of a subproblem lies outside them, and they do close what intervals leave."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ from nets import (
     kept,
     networks,
     random_box,
-    random_cuts,
     random_network,
     random_objective,
+    random_splits,
     random_state,
     samples,
     seeds,
@@ -24,20 +24,20 @@ from nets import (
 from torch import Tensor
 
 from verify.bounders import output_constrained
-from verify.bounders.backward import IntermediateBounds
-from verify.bounders.climbed_ends import ClimbedEnds
 from verify.bounders.dual import DualProblem
-from verify.bounders.interval import magnitudes
+from verify.bounders.ibp import magnitudes
+from verify.bounders.intermediate import IntermediateBounds
+from verify.bounders.optimised_output_constrained import OptimisedOutputConstrained
 from verify.bounders.output_constrained import OutputConstrained
 from verify.bounders.restricted import Restricted
-from verify.bounders.sweep import Aside
+from verify.bounders.sweep import OutputConstraint
 from verify.deadline import Deadline
 from verify.network.activations import Relu
 from verify.network.graph import Network
 from verify.state import Bounds, Objective
 
 
-def row_values(objective: Objective, row: int, x: Tensor, y: Tensor) -> Tensor:
+def constraint_values(objective: Objective, row: int, x: Tensor, y: Tensor) -> Tensor:
     """`C y + E x - d` of one box's clause at points: [points, rows]."""
     values = y @ objective.coefficients[row, 0].T - objective.thresholds[row, 0]
     if objective.input_coefficients.shape[3]:
@@ -49,7 +49,7 @@ def partly_unsafe(network: Network, objective: Objective, points: Tensor, share:
     """The objective with thresholds that leave about this share of the points unsafe by each row."""
     ends = []
     for row in range(len(points)):
-        values = row_values(objective, row, points[row], network.forward(points[row]))
+        values = constraint_values(objective, row, points[row], network.forward(points[row]))
         ends.append(objective.thresholds[row] + values.quantile(share, dim=0))
     return replace(objective, thresholds=torch.stack(ends))
 
@@ -60,29 +60,35 @@ def partly_unsafe(network: Network, objective: Objective, points: Tensor, share:
 def test_no_unsafe_point_is_outside(
     network: Network, seed: int, depth: int, rows: int, share: float, climbs: bool
 ) -> None:
-    method = ClimbedEnds(weight=0.3, share=1.0) if climbs else OutputConstrained(weight=0.3, share=1.0)
+    method = (
+        OptimisedOutputConstrained(weight=0.3, share=1.0)
+        if climbs
+        else OutputConstrained(weight=0.3, share=1.0)
+    )
     box = random_box(network, 2, seed)
     bounds = IntermediateBounds().tighten(network, box, Deadline())
-    cuts, _ = random_cuts(network, bounds, depth, seed)
+    splits, _ = random_splits(network, bounds, depth, seed)
     inputs = slice(0, network.inputs)
     points = samples(box.lower[:, inputs], box.upper[:, inputs], 200, seed)
     objective = partly_unsafe(network, random_objective(network, 2, 1, rows, seed), points, share)
-    problem = DualProblem(network, cuts.apply(bounds), objective, cuts)
+    problem = DualProblem(network, splits.apply(bounds), objective, splits)
     state = problem.clamp(random_state(problem.initial(), seed)) if seed % 2 else problem.initial()
     state = Restricted(3).ascend(problem, state).state
     single = torch.float32
-    fast = DualProblem(
+    working = DualProblem(
         network.to("cpu", single), problem.bounds.to(torch.device("cpu"), single),
-        objective.to(torch.device("cpu"), single), cuts,
+        objective.to(torch.device("cpu"), single), splits,
     )  # fmt: skip
     for layer in network.layers:
-        tight = method.tighten(problem, fast, state, layer, magnitudes(network, bounds), Deadline())
+        tight = method.tighten(problem, working, state, layer, magnitudes(network, bounds), Deadline())
         assert bool((tight.lower >= problem.bounds.lower[:, layer.variables]).all())
         assert bool((tight.upper <= problem.bounds.upper[:, layer.variables]).all())
         for row in range(2):
             values = variables(network, points[row])
-            unsafe = (row_values(objective, row, points[row], network.forward(points[row])) <= 0).all(1)
-            z = values[unsafe & kept(cuts, row, values)][:, layer.variables]
+            unsafe = (constraint_values(objective, row, points[row], network.forward(points[row])) <= 0).all(
+                1
+            )
+            z = values[unsafe & kept(splits, row, values)][:, layer.variables]
             slack = 1e-9 * (1 + z.abs())
             assert bool((z >= tight.lower[row] - slack).all())
             assert bool((z <= tight.upper[row] + slack).all())
@@ -92,8 +98,8 @@ def test_no_unsafe_point_is_outside(
 def test_sharing_the_row_changes_nothing(network: Network, seed: int, depth: int) -> None:
     """What is pulled down once and weighed gives the bounds that every objective's own sweep gives."""
     bounds = IntermediateBounds().tighten(network, random_box(network, 2, seed), Deadline())
-    cuts, _ = random_cuts(network, bounds, depth, seed)
-    problem = DualProblem(network, cuts.apply(bounds), random_objective(network, 2, 1, 1, seed), cuts)
+    splits, _ = random_splits(network, bounds, depth, seed)
+    problem = DualProblem(network, splits.apply(bounds), random_objective(network, 2, 1, 1, seed), splits)
     state = Restricted(3).ascend(problem, random_state(problem.initial(), seed)).state
     random = torch.Generator().manual_seed(seed)
     for layer in network.layers:
@@ -111,7 +117,7 @@ def test_sharing_the_row_changes_nothing(network: Network, seed: int, depth: int
 
 @given(networks(), seeds, st.integers(1, 2))
 def test_both_sweeps_agree_beside_another_objective(network: Network, seed: int, rows: int) -> None:
-    """With an objective on an earlier node and free row weights the forward sweep finds q too."""
+    """With an objective on an earlier node and free constraint weights the forward sweep finds q too."""
     bounds = IntermediateBounds().tighten(network, random_box(network, 2, seed), Deadline())
     layer = network.layers[seed % len(network.layers)]
     coefficients = torch.randn(2, 2, layer.size, generator=torch.Generator().manual_seed(seed), dtype=DOUBLE)
@@ -119,7 +125,7 @@ def test_both_sweeps_agree_beside_another_objective(network: Network, seed: int,
         network,
         bounds,
         random_objective(network, 2, 2, rows, seed),
-        aside=Aside(layer.pre_node, coefficients),
+        output_constraint=OutputConstraint(layer.pre_node, coefficients),
     )
     if layer not in problem.layers:
         return
@@ -149,7 +155,10 @@ def test_they_tighten_and_help() -> None:
         objective = replace(objective, thresholds=objective.thresholds + found.bound[..., None] + 0.05)
         problem = DualProblem(network, bounds, objective)
         layer, sizes = network.layers[-1], magnitudes(network, bounds)
-        for name, method in (("plain", OutputConstrained()), ("climbed", ClimbedEnds(share=1.0))):
+        for name, method in (
+            ("plain", OutputConstrained()),
+            ("climbed", OptimisedOutputConstrained(share=1.0)),
+        ):
             tight = method.tighten(problem, problem, found.state, layer, sizes, Deadline())
             lower, upper = bounds.lower.clone(), bounds.upper.clone()
             lower[:, layer.variables], upper[:, layer.variables] = tight.lower, tight.upper
@@ -174,9 +183,9 @@ def test_climbed_ends_hold_where_they_cut_deep() -> None:
         objective = partly_unsafe(network, random_objective(network, 1, 1, 1, seed), points, 0.1)
         problem = DualProblem(network, bounds, objective)
         state = Restricted(20).ascend(problem, problem.initial()).state
-        unsafe = (row_values(objective, 0, points[0], network.forward(points[0])) <= 0).all(1)
+        unsafe = (constraint_values(objective, 0, points[0], network.forward(points[0])) <= 0).all(1)
         for layer in network.layers:
-            tight = ClimbedEnds(share=1.0).tighten(
+            tight = OptimisedOutputConstrained(share=1.0).tighten(
                 problem, problem, state, layer, magnitudes(network, bounds), Deadline()
             )
             z = variables(network, points[0])[unsafe][:, layer.variables]
@@ -186,13 +195,13 @@ def test_climbed_ends_hold_where_they_cut_deep() -> None:
     assert moved >= 50
 
 
-def test_refuted_regions_keep_what_they_have() -> None:
+def test_refuted_subproblems_keep_what_they_have() -> None:
     network = random_network(3, "chain", [Relu(), Relu()])
     bounds = IntermediateBounds().tighten(network, random_box(network, 2, 3, 1.0), Deadline())
     objective = random_objective(network, 2, 1, 1, 2)
     problem = DualProblem(network, bounds, replace(objective, thresholds=objective.thresholds - 1e3))
     layer = network.layers[-1]
-    for method in (OutputConstrained(), ClimbedEnds()):
+    for method in (OutputConstrained(), OptimisedOutputConstrained()):
         tight = method.tighten(
             problem, problem, problem.initial(), layer, magnitudes(network, bounds), Deadline()
         )

@@ -1,4 +1,4 @@
-"""Branching: only cuts that make both sides smaller, only of what is open, and none where nothing is."""
+"""Branching: only splits that make both sides smaller, only of what is open, and none where nothing is."""
 
 from __future__ import annotations
 
@@ -12,15 +12,15 @@ from nets import (
     label,
     networks,
     random_box,
-    random_cuts,
     random_network,
     random_objective,
+    random_splits,
     random_state,
     seeds,
 )
 
-from verify.bounders.backward import IntermediateBounds
 from verify.bounders.dual import DualProblem
+from verify.bounders.intermediate import IntermediateBounds
 from verify.branchers.fsb import FilteredSmartBranching
 from verify.branchers.inputs import widest_effect
 from verify.deadline import Deadline
@@ -31,12 +31,12 @@ from verify.network.graph import Network
 def problem_of(network: Network, seed: int, depth: int, rows: int = 1) -> DualProblem:
     """Three boxes with one objective each."""
     bounds = IntermediateBounds().tighten(network, random_box(network, 3, seed), Deadline())
-    cuts, _ = random_cuts(network, bounds, depth, seed)
-    return DualProblem(network, cuts.apply(bounds), random_objective(network, 3, 1, rows, seed), cuts)
+    splits, _ = random_splits(network, bounds, depth, seed)
+    return DualProblem(network, splits.apply(bounds), random_objective(network, 3, 1, rows, seed), splits)
 
 
-def assert_real_cuts(problem: DualProblem, candidates: int, seed: int) -> None:
-    """Each cut lies strictly inside its variable's interval, at its split point; -1 only where all is linear."""
+def assert_real_splits(problem: DualProblem, candidates: int, seed: int) -> None:
+    """Each split lies strictly inside its variable's interval, at its split point; -1 only where all is linear."""
     network = problem.network
     state = problem.clamp(random_state(problem.initial(), seed))
     split = FilteredSmartBranching(candidates).choose(problem, state)
@@ -55,28 +55,28 @@ def assert_real_cuts(problem: DualProblem, candidates: int, seed: int) -> None:
 
 
 @given(networks(), seeds, st.integers(0, 3), st.sampled_from([0, 1, 3]))
-def test_filtered_smart_branching_cuts_what_is_open(
+def test_filtered_smart_branching_splits_what_is_open(
     network: Network, seed: int, depth: int, candidates: int
 ) -> None:
     if any(isinstance(layer.activation, Product) for layer in network.layers):
         candidates = 0  # probes are for elementwise activations
-    assert_real_cuts(problem_of(network, seed, depth, 1 + seed % 2), candidates, seed)
+    assert_real_splits(problem_of(network, seed, depth, 1 + seed % 2), candidates, seed)
 
 
 @pytest.mark.parametrize("activation", EXAMPLES, ids=label)
 def test_every_activation_with_the_default_brancher(activation: Activation) -> None:
     for seed in range(6):
         problem = problem_of(random_network(seed, "chain", [activation, activation]), seed, 1)
-        assert_real_cuts(problem, FilteredSmartBranching().candidates, seed)
+        assert_real_splits(problem, FilteredSmartBranching().candidates, seed)
 
 
 def test_children_cover_their_parent() -> None:
-    """Both sides share the cut's very value, so no point falls between them."""
+    """Both sides share the split's very value, so no point falls between them."""
     network = random_network(2, "residual", list(EXAMPLES[-3:]))
     problem = problem_of(network, 2, 0)
     split = FilteredSmartBranching().choose(problem, problem.clamp(problem.initial()))
     sides = [
-        problem.cuts.extend(
+        problem.splits.extend(
             split.variable, split.value.double(), torch.full_like(split.variable, side)
         ).apply(problem.bounds)
         for side in (1, -1)

@@ -333,7 +333,7 @@ def _negative(parts: Parts) -> None:
 
 
 def _wider(parts: Parts) -> None:
-    """The first split's value moves, so that its leaves speak of other regions."""
+    """The first split's value moves, so that its leaves speak of other subproblems."""
     parts.tensors["split.value"][0] += 1.0
 
 

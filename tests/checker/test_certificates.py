@@ -23,7 +23,7 @@ from verify.api import prepare
 from verify.bounders.ascent import Bounder
 from verify.bounders.decoupled import Dvijotham, SupergradientAscent
 from verify.bounders.dual import DualProblem
-from verify.bounders.interval import interval, magnitudes
+from verify.bounders.ibp import interval, magnitudes
 from verify.bounders.linear_program import LinearProgram
 from verify.bounders.proximal import Proximal
 from verify.bounders.restricted import Restricted
@@ -35,7 +35,7 @@ from verify.checker.errors import NotProved, Refused
 from verify.checker.onnx_reader import read_model
 from verify.checker.query import read_query
 from verify.search.evidence import Evidence
-from verify.search.strategy import fresh
+from verify.search.strategy import root_subproblems
 
 Array = np.ndarray[Any, Any]
 PIECEWISE = ("relu", "convolution", "residual", "maximum")
@@ -221,7 +221,7 @@ def test_shares_divide_the_claims_of_roots(kind: str, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("elements", [1, 1_000_000])
 def test_lemmas_are_used(elements: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Bounds over unsafe points alone, at several nodes, of a region's neurons one by one or together; proved in rationals too."""
+    """Bounds over unsafe points alone, at several nodes, of a subproblem's neurons one by one or together; proved in rationals too."""
     from test_mutations import lemma_files
 
     monkeypatch.setattr("verify.bounders.output_constrained.ELEMENTS", {"cpu": elements})
@@ -292,18 +292,18 @@ def test_dual_points_convert(name: str, family: str, tmp_path: Path) -> None:
     bounds, _ = interval(net, *problem.boxes([0]))
     dual = DualProblem(net, bounds, problem.objective([0]))
     state = dual.initial()
-    climber = BOUNDERS[name]
-    if climber is not None:
-        state = dual.clamp(climber.ascend(dual, state).state)
+    optimiser = BOUNDERS[name]
+    if optimiser is not None:
+        state = dual.clamp(optimiser.ascend(dual, state).state)
     wanted = float(dual.evaluate(state, magnitudes(net, bounds)).bound)
     with recording(files.certificate, files.model, files.property, problem) as record:
         evidence = Evidence(net, problem.rows, record.writer)
-        regions = replace(
-            fresh(problem.rows, [0], net.parameters, net.device),
-            node=evidence.roots([[0]]),
-            row_weights=state.row_weights[:, 0].float(),
+        subproblems = replace(
+            root_subproblems(problem.rows, [0], net.alphas, net.device),
+            subproblem_id=evidence.roots([[0]]),
+            constraint_weights=state.constraint_weights[:, 0].float(),
         )
-        evidence.leaves_by_multipliers(regions, dual, state)
+        evidence.leaves_by_multipliers(subproblems, dual, state)
         failure = record.close_unsat(problem)
     if wanted <= 0:
         assert failure is not None and "no bound above 0" in failure
@@ -331,17 +331,18 @@ def test_proved_points_are_written(family: str, tmp_path: Path) -> None:
         net = problem.model.network
         with recording(files.certificate, files.model, files.property, problem) as record:
             evidence = Evidence(net, problem.rows, record.writer)
-            regions = replace(
-                fresh(problem.rows, [0], net.parameters, net.device), node=evidence.roots([[0]])
+            subproblems = replace(
+                root_subproblems(problem.rows, [0], net.alphas, net.device),
+                subproblem_id=evidence.roots([[0]]),
             )
             from verify.search.evidence import BoxRecord
 
-            box = BoxRecord(evidence, [regions.node])
+            box = BoxRecord(evidence, [subproblems.subproblem_id])
             bounds = box.settled(interval(net, *problem.boxes([0]))[0])
             box.known(bounds)
             dual = DualProblem(net, bounds, problem.objective([0]))
             sizes = magnitudes(net, bounds)
-            refuted = evidence.prove(regions, dual, dual.initial(), sizes)
+            refuted = evidence.prove(subproblems, dual, dual.initial(), sizes)
             assert bool(refuted.all()) == expected
             failure = record.close_unsat(problem)
         assert (failure is None) == expected

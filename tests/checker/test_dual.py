@@ -279,7 +279,7 @@ def multipliers(random: np.random.Generator, powers: float) -> Callable[[int, Ar
 
 
 class Draw:
-    """A network, a region of it with cuts, an objective, and declared multipliers."""
+    """A network, a subproblem of it with splits, an objective, and declared multipliers."""
 
     def __init__(
         self, seed: int, chosen: Sequence[tuple[str, tuple[Any, ...]]], deployed: bool = False
@@ -334,7 +334,7 @@ class Draw:
             return linear, linear.bound(lower[:, None, inputs], upper[:, None, inputs])
 
     def inside(self, variables: Sequence[Any]) -> bool:
-        """Whether a point is on the region's side of the cut."""
+        """Whether a point is on the subproblem's side of the split."""
         value = variables[self.cut]
         return bool(self.lower[0, self.cut] <= value <= self.upper[0, self.cut])
 
@@ -682,19 +682,19 @@ def test_objectives_of_clauses(seed: int) -> None:
                 assert down <= total
 
 
-# -- several regions
+# -- several subproblems
 
 
 @settings(max_examples=60)
 @given(seeds)
-def test_neurons_that_are_linear_in_all_regions_are_left_out(seed: int) -> None:
-    """What is left out is 0: each region alone, with every neuron's minimum taken, has the same bounds as all together."""
+def test_neurons_that_are_linear_in_all_subproblems_are_left_out(seed: int) -> None:
+    """What is left out is 0: each subproblem alone, with every neuron's minimum taken, has the same bounds as all together."""
     random = np.random.default_rng(seed)
     network = random_network(seed, [("relu", ())])
     lower, upper = random_box(network, random)
     bounder, count = Bounder(network, Arithmetic()), 1 + seed % 3
     low, high = (end.repeat(count, 0) for end in bounder.dual.intervals(lower, upper))
-    for end in (low, high):  # some at the kink, some cut there, in one region or in all
+    for end in (low, high):  # some at the kink, some split there, in one subproblem or in all
         end[:, network.inputs :][random.random(end[:, network.inputs :].shape) < 0.2] = 0.0
         end[:, network.inputs :][:, random.random(network.variables - network.inputs) < 0.2] = 0.0
     high = np.maximum(low, high)
@@ -718,11 +718,11 @@ def test_neurons_that_are_linear_in_all_regions_are_left_out(seed: int) -> None:
         return linear, linear.bound(bounds[0][:, None, inputs], bounds[1][:, None, inputs])
 
     together, bound = found(slice(0, count), False)
-    for region in range(count):
-        alone, least = found(slice(region, region + 1), True)
-        assert np.allclose(alone.cotangent[0], together.cotangent[region], rtol=1e-12, atol=1e-300)
-        assert np.allclose(least[0], bound[region], rtol=1e-9, atol=1e-9)
-        assert np.allclose(alone.error[0], together.error[region], rtol=1e-6)
+    for subproblem in range(count):
+        alone, least = found(slice(subproblem, subproblem + 1), True)
+        assert np.allclose(alone.cotangent[0], together.cotangent[subproblem], rtol=1e-12, atol=1e-300)
+        assert np.allclose(least[0], bound[subproblem], rtol=1e-9, atol=1e-9)
+        assert np.allclose(alone.error[0], together.error[subproblem], rtol=1e-6)
 
 
 def test_a_bound_that_is_no_number_is_not_left_out() -> None:

@@ -24,15 +24,15 @@ seeds = st.integers(0, 10**6)
 def lemmas(
     network: Network, random: np.random.Generator, layer: int, rows: int, count: int, point: bool = False
 ) -> list[Lemma]:
-    """Of regions of different roots: other boxes, clauses, cuts, numbers of claims (whose values are still 0)."""
+    """Of subproblems of different roots: other boxes, clauses, splits, numbers of claims (whose values are still 0)."""
     bounder, found = Bounder(network, Arithmetic()), []
     columns = network.layers[layer].variables
     for node in range(count):
         lower, upper = random_box(network, random)
         low, high = bounder.dual.intervals(lower, lower if point else upper)
-        cuts = random.integers(network.inputs, network.variables, random.integers(3))
+        splits = random.integers(network.inputs, network.variables, random.integers(3))
         if not point:
-            low[:, cuts[:1]] = 0.0
+            low[:, splits[:1]] = 0.0
         high = np.maximum(low, high)
         alphas = {
             number: np.where((low[:, None, one.variables] < 0) & (high[:, None, one.variables] > 0), random.random((1, 1, one.variables.stop - one.variables.start)), 0.0)
@@ -45,21 +45,21 @@ def lemmas(
         )  # fmt: skip
         found.append(Lemma(
             node, layer, random.integers(0, columns.stop - columns.start, own), random.choice([1.0, -1.0], own), np.zeros(own),
-            np.abs(random.standard_normal((own, rows))) * 10.0 ** random.integers(-3, 8), clause, (low, high), alphas, cuts,
-            random.standard_normal(len(cuts)), bounder.dual.sizes(low, high),
+            np.abs(random.standard_normal((own, rows))) * 10.0 ** random.integers(-3, 8), clause, (low, high), alphas, splits,
+            random.standard_normal(len(splits)), bounder.dual.sizes(low, high),
         ))  # fmt: skip
     return found
 
 
 def exact_bounds(network: Network, lemma: Lemma) -> np.ndarray:
-    """What a lemma's claims may be, by the checker's own evaluation in rationals, on the region alone."""
+    """What a lemma's claims may be, by the checker's own evaluation in rationals, on the subproblem alone."""
     bounder = Bounder(network, Arithmetic(exact=True))
     node = network.layers[lemma.layer].operand
     coefficients = np.zeros((1, len(lemma), network.nodes[node].size))
     coefficients[0, np.arange(len(lemma)), lemma.neurons] = lemma.sides
     objective = Objective(lemma.weights[None], [lemma.rows], (node, coefficients))
     multipliers = lemma.multipliers * lemma.weights.sum(1)[:, None]
-    rho = bounder.sloped(lemma.bounds, lemma.alphas, (lemma.cuts[None], multipliers[None]))
+    rho = bounder.sloped(lemma.bounds, lemma.alphas, (lemma.splits[None], multipliers[None]))
     bound, _ = bounder.reach(lemma.bounds, objective, rho, lemma.sizes, np.zeros((1, len(lemma))), False)
     return bound[0]
 
@@ -96,10 +96,10 @@ def test_what_is_proved_is_what_rationals_say(seed: int, rows: int, together: in
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(module, "_TOGETHER", together)
         assert proved(network, claiming(least))
-        for region, bound in enumerate(bounds):
+        for subproblem, bound in enumerate(bounds):
             for claim in range(len(bound)):
                 wrong = [values.copy() for values in least]
-                wrong[region][claim] = np.nextafter(bound[claim] + 1e-12 * abs(bound[claim]), np.inf)
+                wrong[subproblem][claim] = np.nextafter(bound[claim] + 1e-12 * abs(bound[claim]), np.inf)
                 assert not proved(network, claiming(wrong))
 
 

@@ -29,7 +29,7 @@ from verify.bounders.restricted import Restricted
 from verify.checker.checking import digest
 from verify.checker.stream import KINDS
 from verify.search.branch_and_bound import BranchAndBound
-from verify.search.unsafe import Worth
+from verify.search.output_constraints import Worth
 from verify.state import DualState
 
 Array = np.ndarray[Any, Any]
@@ -91,7 +91,7 @@ def in_float32(search: BranchAndBound) -> None:
     assert search.evidence is not None
 
     def nothing(state: DualState) -> DualState:
-        return replace(state, row_weights=0 * state.row_weights.double(), cut_multipliers=state.cut_multipliers.double(), parameters=state.parameters.double())  # fmt: skip
+        return replace(state, constraint_weights=0 * state.constraint_weights.double(), beta=state.beta.double(), alpha=state.alpha.double())  # fmt: skip
 
     search.evidence.rounded = nothing  # type: ignore[method-assign]
 
@@ -236,7 +236,7 @@ def test_headers(name: str, kits: dict[str, Kit]) -> None:
 
 @every_kit
 def test_tensors(name: str, kits: dict[str, Kit]) -> None:
-    """Left out, cut, prolonged, of another type or rank."""
+    """Left out, split, prolonged, of another type or rank."""
     one = kits[name]
     for key, own in one.parts.tensors.items():
         changes = [
@@ -292,7 +292,7 @@ def test_splits(name: str, kits: dict[str, Kit]) -> None:
 
 @every_kit
 def test_blocks(name: str, kits: dict[str, Kit]) -> None:
-    """Dropped, doubled, swapped with the next, cut, prolonged, of another kind."""
+    """Dropped, doubled, swapped with the next, split, prolonged, of another kind."""
     one = kits[name]
     own = one.parts.blocks
     for place in few(len(own), 6):

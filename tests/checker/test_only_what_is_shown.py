@@ -1,4 +1,4 @@
-"""What is not shown does not count: NaN empties no region and bounds no neuron; strict bounds hold behind sigmoids too."""
+"""What is not shown does not count: NaN empties no subproblem and bounds no neuron; strict bounds hold behind sigmoids too."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from nets import property_text
 
 from verify.api import verify
 from verify.certificates import recording
-from verify.checker import regions
+from verify.checker import subproblems
 from verify.checker.checking import _one_thread_each
 from verify.checker.dual import Dual
 from verify.checker.errors import NotProved, Refused
@@ -26,7 +26,7 @@ from verify.checker.witness import check_witness
 
 @pytest.fixture
 def inputs(tmp_path: Path) -> Files:
-    """A proof by regions of the input."""
+    """A proof by subproblems of the input."""
     return _unsat(tmp_path, 3, "inputs")
 
 
@@ -44,7 +44,7 @@ def test_boxes_of_nan_prove_nothing(inputs: Files, monkeypatch: pytest.MonkeyPat
         ends = np.full((len(nodes), proof.network.inputs), np.nan)
         return np.full(len(nodes), np.nan), np.zeros(len(nodes), dtype=bool), ends, ends
 
-    monkeypatch.setattr(regions, "_afresh", afresh)
+    monkeypatch.setattr(subproblems, "_afresh", afresh)
     assert not inputs.check().proved
 
 

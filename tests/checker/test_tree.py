@@ -1,4 +1,4 @@
-"""Trees of certificates: every node is split or closed once, and regions are what the way to them says."""
+"""Trees of certificates: every node is split or closed once, and subproblems are what the way to them says."""
 
 from __future__ import annotations
 
@@ -112,10 +112,10 @@ class Naive:
     claims: dict[int, list[tuple[int, float, float]]] = field(default_factory=dict)
     base: dict[int, tuple[list[float], list[float]]] = field(default_factory=dict)
 
-    def region(self, node: int) -> tuple[list[float], list[float]]:
+    def subproblem(self, node: int) -> tuple[list[float], list[float]]:
         if node in self.parent:
             above, variable, value, side = self.parent[node]
-            lower, upper = self.region(above)
+            lower, upper = self.subproblem(above)
             if side > 0:
                 lower[variable] = max(lower[variable], value)
             else:
@@ -127,15 +127,15 @@ class Naive:
             lower[variable], upper[variable] = max(lower[variable], low), min(upper[variable], high)
         return lower, upper
 
-    def cuts(self, node: int) -> list[int]:
+    def splits(self, node: int) -> list[int]:
         if node not in self.parent:
             return []
         above, variable, _, _ = self.parent[node]
-        return [*self.cuts(above), variable]
+        return [*self.splits(above), variable]
 
 
 @given(st.integers(0, 10**6))
-def test_regions_and_cuts_of_random_trees(seed: int) -> None:
+def test_subproblems_and_splits_of_random_trees(seed: int) -> None:
     """Claims come between questions; several variables at once, one of them twice."""
     random = np.random.default_rng(seed)
     roots, count = int(random.integers(1, 4)), int(random.integers(0, 12))
@@ -171,13 +171,13 @@ def test_regions_and_cuts_of_random_trees(seed: int) -> None:
             one.set_base(root, lower, upper)
             naive.base[root] = (lower.tolist(), upper.tolist())
         asked = random.permutation(total)[: int(random.integers(1, total + 1))]
-        lower, upper = one.regions(asked)
-        chain, counts = one.cuts(asked)
+        lower, upper = one.subproblems(asked)
+        chain, counts = one.splits(asked)
         for i, node in enumerate(asked.tolist()):
-            assert (lower[i].tolist(), upper[i].tolist()) == naive.region(node)
-            cuts = naive.cuts(node)
-            assert counts[i] == len(cuts)
-            assert chain[i].tolist() == cuts + [-1] * (chain.shape[1] - len(cuts))
+            assert (lower[i].tolist(), upper[i].tolist()) == naive.subproblem(node)
+            splits = naive.splits(node)
+            assert counts[i] == len(splits)
+            assert chain[i].tolist() == splits + [-1] * (chain.shape[1] - len(splits))
             root = node
             while root in naive.parent:
                 root = naive.parent[root][0]
@@ -187,7 +187,7 @@ def test_regions_and_cuts_of_random_trees(seed: int) -> None:
 def test_both_halves_are_the_whole() -> None:
     """Whatever the value is, outside the interval too."""
     for value in (-7.0, -1.0, 0.0, 0.3, 1.0, 5.0):
-        lower, upper = tree(1, [0], [0], [value]).regions(np.array([1, 2]))
+        lower, upper = tree(1, [0], [0], [value]).subproblems(np.array([1, 2]))
         for x in (-1.0, -0.2, value, 0.3, 1.0):
             if -1 <= x <= 1:
                 assert any(lower[i, 0] <= x <= upper[i, 0] for i in range(2))

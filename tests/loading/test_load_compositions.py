@@ -18,9 +18,9 @@ from test_load_operators import agree
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from verify.bounders.backward import IntermediateBounds
 from verify.bounders.dual import DualProblem
-from verify.bounders.interval import interval, magnitudes
+from verify.bounders.ibp import interval, magnitudes
+from verify.bounders.intermediate import IntermediateBounds
 from verify.bounders.restricted import Restricted
 from verify.deadline import Deadline
 from verify.errors import UnsupportedOperatorError

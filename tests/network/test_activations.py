@@ -162,7 +162,7 @@ def test_initial_slopes_are_valid(activation: Activation) -> None:
     lower, upper = boxes(activation, 210, 7)
     hull = activation.hull(lower, upper)
     initial = hull.initial()
-    assert initial.shape[-1] == lower.shape[-1] * activation.parameters_per_neuron
+    assert initial.shape[-1] == lower.shape[-1] * activation.alphas_per_neuron
     torch.testing.assert_close(hull.clamp(initial), initial, rtol=1e-12, atol=1e-12)
     wild = hull.clamp(initial * 1e6 - 1e5)
     torch.testing.assert_close(hull.clamp(wild), wild)
@@ -170,7 +170,7 @@ def test_initial_slopes_are_valid(activation: Activation) -> None:
 
 @every_activation
 def test_split_point_is_inside_or_nan(activation: Activation) -> None:
-    """A cut must leave both sides smaller, else the search never ends."""
+    """A split must leave both sides smaller, else the search never ends."""
     lower, upper = boxes(activation, 700, 8)
     point = activation.split_point(lower, upper)
     inside = (point > lower) & (point < upper)
@@ -179,8 +179,8 @@ def test_split_point_is_inside_or_nan(activation: Activation) -> None:
 
 
 @every_activation
-def test_no_cut_means_an_exact_line(activation: Activation) -> None:
-    """Where no cut is offered, lower and upper line are one up to a sliver: a search may rely on that at a leaf."""
+def test_no_split_means_an_exact_line(activation: Activation) -> None:
+    """Where no split is offered, lower and upper line are one up to a sliver: a search may rely on that at a leaf."""
     lower, upper = boxes(activation, 700, 9)
     point = activation.split_point(lower, upper)
     hull = activation.hull(lower, upper)

@@ -12,7 +12,7 @@ from hypothesis import given
 from nets import DOUBLE, joined, networks
 from torch import Tensor
 
-from verify.bounders.interval import affine_interval
+from verify.bounders.ibp import affine_interval
 from verify.network import affine
 from verify.network.affine import (
     Affine,

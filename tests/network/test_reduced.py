@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from nets import Draft, networks, random_box, random_network, samples, variables
 
-from verify.bounders.interval import interval
+from verify.bounders.ibp import interval
 from verify.network.activations import Relu, Sigmoid
 from verify.network.affine import Combine, Dense
 from verify.network.graph import Network

@@ -26,16 +26,16 @@ from test_roots import many_clauses
 from test_search_verdicts import MARGIN, NO_ATTACK, planted, search_for, watched
 
 from verify.api import prepare
-from verify.bounders.backward import IntermediateBounds, still_open
+from verify.bounders.intermediate import IntermediateBounds, still_open
 from verify.bounders.restricted import Restricted
 from verify.deadline import Deadline, OutOfTimeError
 from verify.network.activations import ACTIVATIONS, Relu
 from verify.network.graph import Network
 from verify.search.branched_bounds import _TRIAL, BranchedBounds, Ends, _Trees, open_behind, places_behind
+from verify.search.output_constraints import Splitting
 from verify.search.refinement import Refinement
 from verify.search.split_activations import SplitActivations
 from verify.search.strategy import Bounded
-from verify.search.unsafe import Splitting
 from verify.settings import preset
 from verify.state import Bounds, Subproblems
 
@@ -67,7 +67,7 @@ def test_bounds_hold_and_are_no_looser(kind: str, family: str) -> None:
 
 
 def test_bounds_end_at_the_exact_ones() -> None:
-    """With rounds enough, both ends of every neuron are those of mixed-integer programs on the network cut there."""
+    """With rounds enough, both ends of every neuron are those of mixed-integer programs on the network split there."""
     layers = random_layers(3, [3, 6, 6, 5])
     lower, upper = [-0.4, -0.3, 0.1], [0.5, 0.6, 0.7]
     problem = prepare(relu_model(layers), property_text(lower, upper, 5, row_text([1.0, 0, 0, 0, 0], -9.0)))
@@ -83,14 +83,14 @@ def test_bounds_end_at_the_exact_ones() -> None:
     method = BranchedBounds(child=Restricted(iterations=30, step=0.3, decay=0.9))
     for _ in range(2):
         bounds = method.tighten(network, bounds, 18, Deadline(), Deadline(), torch.float32)
-    cut = relu_model(layers[: len(network.layers)])
+    front = relu_model(layers[: len(network.layers)])
     found = []
     for neuron in open_before.tolist():
         column = last.variables.start + neuron
         for side, end in ((1.0, bounds.lower[0, column]), (-1.0, -bounds.upper[0, column])):
             row = np.zeros((1, last.size))
             row[0, neuron] = side
-            exact = exact_minimum(cut, lower, upper, row, np.zeros(1))
+            exact = exact_minimum(front, lower, upper, row, np.zeros(1))
             assert float(end) <= exact + 1e-5
             if bool(still_open(last, bounds)[0, neuron]):  # others need not be any tighter
                 found.append((exact - float(end)) / float(looser[neuron]))
@@ -180,7 +180,7 @@ def test_passes_become_dearer_with_rounds_and_cheaper_with_closed_neurons() -> N
     rounds = refinement.rounds
     tight = refinement.tighten(network, bounds, torch.float32, Deadline(), map)
     assert bool((tight.lower > bounds.lower).any())
-    more = METHOD.regions(refinement.rounds) / METHOD.regions(rounds)
+    more = METHOD.subproblems(refinement.rounds) / METHOD.subproblems(rounds)
     assert refinement.rounds > rounds and refinement.seconds <= refinement.spent * more + 1e-9
     refinement.rounds = 1000
     assert not refinement.due(1e9, Deadline())
@@ -193,7 +193,7 @@ def open_roots(monkeypatch: pytest.MonkeyPatch) -> tuple[SplitActivations, Subpr
     with monkeypatch.context() as whole:
         whole.setattr(SplitActivations, "_reduced", lambda _: False)
         bounded = list(strategy.roots(100, Deadline()))
-    left = [one.regions.select(~one.refuted) for one in bounded if not bool(one.refuted.all())]
+    left = [one.subproblems.select(~one.refuted) for one in bounded if not bool(one.refuted.all())]
     return strategy, Subproblems.concatenate(left)
 
 
@@ -219,18 +219,18 @@ def test_a_pass_that_memory_ends_is_the_last(monkeypatch: pytest.MonkeyPatch) ->
 
 
 @pytest.mark.parametrize("some_are_better", [False, True])
-def test_the_network_stays_while_regions_of_it_wait(
+def test_the_network_stays_while_subproblems_of_it_wait(
     some_are_better: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Regions better than their root go on waiting, in the network that they were split in; roots take the others' place."""
+    """Subproblems better than their root go on waiting, in the network that they were split in; roots take the others' place."""
     strategy, waiting = open_roots(monkeypatch)
     assert len(waiting) > 2
     better = (torch.arange(len(waiting)) % 2 == 0) & some_are_better
     waiting = replace(waiting, lower_bound=torch.where(better, -1e-30, -1e9))
     network = strategy.network
-    kept, roots = strategy.again(waiting, 100, Deadline(), map)
+    kept, roots = strategy.refine_roots(waiting, 100, Deadline(), map)
     assert kept.clause.tolist() == waiting.clause[better].tolist()
-    found = {clause for one in roots for clause in one.regions.clause.tolist()}
+    found = {clause for one in roots for clause in one.subproblems.clause.tolist()}
     assert found == set(waiting.clause[~better].tolist())
     if some_are_better:
         assert strategy.network is network
@@ -245,18 +245,18 @@ def test_no_clause_is_lost(bounds: tuple[float, float], monkeypatch: pytest.Monk
     """Each goes on waiting or has its root in its place, whatever the roots' bounds are, also in the smaller network."""
     strategy, waiting = open_roots(monkeypatch)
     waiting = replace(waiting, lower_bound=torch.full((len(waiting),), -1.0))
-    climb, given = SplitActivations._climbed_all, list(bounds)
+    climb, given = SplitActivations._optimised_all, list(bounds)
 
-    def climbed(
+    def ascended(
         self: SplitActivations, clauses: torch.Tensor, batch: int, deadline: Deadline
     ) -> list[Bounded]:
         roots = climb(self, clauses, batch, deadline)
         self._root_bound[clauses] = given.pop(0)
         return roots
 
-    monkeypatch.setattr(SplitActivations, "_climbed_all", climbed)
-    kept, roots = strategy.again(waiting, 100, Deadline(), map)
-    left = set(kept.clause.tolist()) | {clause for one in roots for clause in one.regions.clause.tolist()}
+    monkeypatch.setattr(SplitActivations, "_climbed_all", ascended)
+    kept, roots = strategy.refine_roots(waiting, 100, Deadline(), map)
+    left = set(kept.clause.tolist()) | {clause for one in roots for clause in one.subproblems.clause.tolist()}
     assert left == set(waiting.clause.tolist())
 
 
@@ -276,7 +276,7 @@ def every_time(monkeypatch: pytest.MonkeyPatch) -> list[bool]:
 @pytest.mark.parametrize("family", ["chain", "tangle"])
 @pytest.mark.parametrize("kind", [kind for kind in ACTIVATIONS if not examples(kind)[0].mixes])
 def test_planted_counterexamples_survive_passes(kind: str, family: str, every_time: list[bool]) -> None:
-    """No region that holds it is refuted, and one such always waits: in the smaller network, with tighter bounds, anew."""
+    """No subproblem that holds it is refuted, and one such always waits: in the smaller network, with tighter bounds, anew."""
     network = random_network(3, family, [examples(kind)[0], Relu(), Relu()])
     problem, x = planted(network, 3, 1e-5)
     outcome = watched(problem, network, x, "activations", 6)

@@ -12,7 +12,7 @@ from test_search_verdicts import both_strategies, search_for
 
 from verify import memory
 from verify.api import Silent
-from verify.bounders.backward import IntermediateBounds
+from verify.bounders.intermediate import IntermediateBounds
 from verify.deadline import Deadline
 from verify.formats.vnnlib import parse
 from verify.network.activations import Relu
@@ -60,8 +60,10 @@ def test_roots_count_every_clause_and_refute_no_violated_one(splits: str) -> Non
         problem = many_clauses(seed, 1e-3)
         strategy = search_for(problem, splits).strategy
         bounded = list(strategy.roots(7, Deadline()))
-        refuted = {clause for one in bounded for clause in one.regions.clause[one.refuted].tolist()}
-        left = {clause for one in bounded for clause in strategy.stands_for(one.regions.clause[~one.refuted])}
+        refuted = {clause for one in bounded for clause in one.subproblems.clause[one.refuted].tolist()}
+        left = {
+            clause for one in bounded for clause in strategy.clauses_of(one.subproblems.clause[~one.refuted])
+        }
         closed = set(range(problem.clauses)) - left
         assert refuted <= closed
         assert closed and left
@@ -87,7 +89,7 @@ def test_forward_bounds_come_first_where_clauses_share_a_box(monkeypatch: pytest
         raise AssertionError("a sweep for clauses that forward bounds refute")
 
     monkeypatch.setattr(strategy, "bound", never)
-    assert sum(len(one.regions) for one in strategy.roots(8, Deadline())) == problem.clauses
+    assert sum(len(one.subproblems) for one in strategy.roots(8, Deadline())) == problem.clauses
 
 
 def test_a_box_is_tightened_once_for_all_of_its_clauses(monkeypatch: pytest.MonkeyPatch) -> None:

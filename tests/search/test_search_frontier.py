@@ -22,42 +22,42 @@ from verify.state import Subproblems
 CPU = torch.device("cpu")
 
 
-def regions(bounds: list[float], depth: int, first: int = 0) -> Subproblems:
-    """Regions whose every field tells which one it is; `clause` is its number."""
+def subproblems(bounds: list[float], depth: int, first: int = 0) -> Subproblems:
+    """Subproblems whose every field tells which one it is; `clause` is its number."""
     count = len(bounds)
     number = torch.arange(first, first + count)
     level = torch.arange(depth)[None]
     return Subproblems(
         clause=number, lower_bound=torch.tensor(bounds, dtype=torch.float32),
-        cut_variable=number[:, None] * 100 + level, cut_value=number[:, None].double() + level.double() / 7 + 1 / 3,
-        cut_side=(number[:, None] + level) % 2 * 2 - 1, cut_multipliers=(number[:, None] + level).float() / 3,
-        row_weights=torch.stack([number, number + 1], 1).float() / 3, parameters=number[:, None].float() % 8 / 8,
-        carried_lower=-number[:, None].double() / 3, carried_upper=number[:, None].double() / 7,
-        tightened_at=-number[:, None].float() / 3, node=number + 7, plane_shares=number[:, None].float() / 5,
+        split_variable=number[:, None] * 100 + level, split_value=number[:, None].double() + level.double() / 7 + 1 / 3,
+        split_side=(number[:, None] + level) % 2 * 2 - 1, beta=(number[:, None] + level).float() / 3,
+        constraint_weights=torch.stack([number, number + 1], 1).float() / 3, alpha=number[:, None].float() % 8 / 8,
+        constrained_lower=-number[:, None].double() / 3, constrained_upper=number[:, None].double() / 7,
+        tightened_at=-number[:, None].float() / 3, subproblem_id=number + 7, cut_shares=number[:, None].float() / 5,
     )  # fmt: skip
 
 
 def assert_whole(popped: Subproblems, depths: dict[int, int]) -> None:
-    """Every popped region is what was pushed; deeper columns are padding that cuts nothing."""
+    """Every popped subproblem is what was pushed; deeper columns are padding that splits nothing."""
     for row in range(len(popped)):
         one = popped.select(torch.tensor([row]))
         number = int(one.clause)
         depth = depths[number]
-        want = regions([float(one.lower_bound)], depth, number)
-        for name in ("cut_variable", "cut_value", "cut_side", "cut_multipliers"):
+        want = subproblems([float(one.lower_bound)], depth, number)
+        for name in ("split_variable", "split_value", "split_side", "beta"):
             assert torch.equal(getattr(one, name)[:, :depth], getattr(want, name)), name
-        assert bool((one.cut_variable[:, depth:] == -1).all())
-        assert bool((one.cut_multipliers[:, depth:] == 0).all())
+        assert bool((one.split_variable[:, depth:] == -1).all())
+        assert bool((one.beta[:, depth:] == 0).all())
         for name in (
-            "row_weights",
-            "carried_lower",
-            "carried_upper",
+            "constraint_weights",
+            "constrained_lower",
+            "constrained_upper",
             "tightened_at",
             "node",
-            "plane_shares",
+            "cut_shares",
         ):
             assert torch.equal(getattr(one, name), getattr(want, name)), name
-        assert torch.equal(one.parameters, want.parameters)
+        assert torch.equal(one.alpha, want.alpha)
 
 
 def popped(frontier: Frontier, count: int) -> Subproblems:
@@ -67,7 +67,7 @@ def popped(frontier: Frontier, count: int) -> Subproblems:
 
 def test_pops_worst_first() -> None:
     frontier = Frontier()
-    frontier.push(regions([0.5, -3.0, -1.0, -2.0, 0.0], 2))
+    frontier.push(subproblems([0.5, -3.0, -1.0, -2.0, 0.0], 2))
     assert frontier.worst == -3.0
     assert popped(frontier, 2).lower_bound.tolist() == [-3.0, -2.0]
     assert frontier.worst == -1.0
@@ -78,10 +78,10 @@ def test_pops_worst_first() -> None:
 
 
 def test_survives_growth() -> None:
-    """Thousands of regions of growing depth, in many pushes, all come back whole."""
+    """Thousands of subproblems of growing depth, in many pushes, all come back whole."""
     frontier, depths, first = Frontier(), {}, 0
     for depth in range(0, 40, 3):
-        frontier.push(regions([-float(first + i) for i in range(150)], depth, first))
+        frontier.push(subproblems([-float(first + i) for i in range(150)], depth, first))
         depths.update(dict.fromkeys(range(first, first + 150), depth))
         first += 150
     everything = popped(frontier, first)
@@ -99,12 +99,12 @@ def test_random_traces_against_a_sorted_list(
 ) -> None:
     """In memory, worst bound first, or all of it on disk, best bound first."""
     frontier, model, depths = Frontier(1 if crowded else 2**30), [(0.0, 0)], {0: 1}
-    frontier.push(regions([0.0], 1))
+    frontier.push(subproblems([0.0], 1))
     number = 1
     for action, argument, depth in trace:
         if action == "push":
             assert isinstance(argument, list)
-            frontier.push(regions([value / 4 for value in argument], depth, number))
+            frontier.push(subproblems([value / 4 for value in argument], depth, number))
             for value in argument:
                 model.append((value / 4, number))
                 depths[number] = depth
@@ -131,10 +131,10 @@ def test_random_traces_against_a_sorted_list(
 def test_order_turns_round_when_crowded() -> None:
     """Best bound first, which ends subtrees."""
     probe = Frontier()
-    probe.push(regions([-1.0], 2))
+    probe.push(subproblems([-1.0], 2))
     assert not probe.crowded
     frontier = Frontier(capacity_bytes=probe.bytes // 2)
-    frontier.push(regions([-3.0, -1.0, -2.0], 2))
+    frontier.push(subproblems([-3.0, -1.0, -2.0], 2))
     assert frontier.crowded
     assert popped(frontier, 2).lower_bound.tolist() == [-1.0, -2.0]
     assert popped(frontier, 9).lower_bound.tolist() == [-3.0]
@@ -150,7 +150,7 @@ def test_what_memory_does_not_hold_waits_on_disk(monkeypatch: pytest.MonkeyPatch
     frontier, depths = Frontier(capacity_bytes=100_000), {}
     for first in range(0, 3000, 150):
         depth = first // 300
-        frontier.push(regions([float(first + i) for i in range(150)], depth, first))
+        frontier.push(subproblems([float(first + i) for i in range(150)], depth, first))
         depths.update(dict.fromkeys(range(first, first + 150), depth))
     assert sum(sizes) > 100_000
     assert sorted(frontier.clauses.tolist()) == list(range(3000))
@@ -159,7 +159,7 @@ def test_what_memory_does_not_hold_waits_on_disk(monkeypatch: pytest.MonkeyPatch
     everything = popped(frontier, 3000)
     assert everything.clause.tolist() == list(range(3000))[::-1]
     assert_whole(everything.select(torch.arange(0, 3000, 37)), depths)
-    frontier.push(regions([1.0], 1))
+    frontier.push(subproblems([1.0], 1))
     assert not frontier.crowded
     assert _mapped(tmp_path) == 0
 
@@ -178,7 +178,7 @@ def test_a_full_disk_is_said(by_hand: bool, monkeypatch: pytest.MonkeyPatch) -> 
         monkeypatch.setattr(frontier_module.os, "posix_fallocate", _no_space)
     frontier = Frontier(capacity_bytes=1000)
     with pytest.raises(ResourceError, match=r"open subproblems.*no room for.*No space left.*TMPDIR"):
-        frontier.push(regions([-1.0] * 100, 2))
+        frontier.push(subproblems([-1.0] * 100, 2))
 
 
 def _no_space(*_: int) -> None:
@@ -188,26 +188,26 @@ def _no_space(*_: int) -> None:
 @pytest.mark.parametrize("bound", [float("nan"), float("-inf")])
 def test_undefined_bounds_are_worst(bound: float) -> None:
     frontier = Frontier()
-    frontier.push(regions([-5.0, bound, -7.0], 1))
+    frontier.push(subproblems([-5.0, bound, -7.0], 1))
     assert popped(frontier, 1).clause.tolist() == [1]
     assert popped(frontier, 2).clause.tolist() == [2, 0]
 
 
-def test_cuts_behind_padding_are_kept() -> None:
-    """A shallow region split beside deep ones has its new cut behind padding; popped alone it must still have it."""
+def test_splits_behind_padding_are_kept() -> None:
+    """A shallow subproblem split beside deep ones has its new split behind padding; popped alone it must still have it."""
     frontier = Frontier()
-    frontier.push(regions([-1.0], 6, 0))
-    frontier.push(regions([-2.0], 1, 1))
+    frontier.push(subproblems([-1.0], 6, 0))
+    frontier.push(subproblems([-2.0], 1, 1))
     both = popped(frontier, 2)
-    assert both.cut_variable.shape[1] == 6
-    cuts = torch.tensor([0.25, 0.5], dtype=torch.float64)
-    children = both.split(torch.tensor([7, 8]), cuts, torch.zeros(2, 2))
+    assert both.split_variable.shape[1] == 6
+    splits = torch.tensor([0.25, 0.5], dtype=torch.float64)
+    children = both.split(torch.tensor([7, 8]), splits, torch.zeros(2, 2))
     frontier.push(children)
     shallow = [one for one in (popped(frontier, 1) for _ in range(4)) if int(one.clause) == 1]
     assert len(shallow) == 2
     for one in shallow:
-        used = one.cut_variable[0] >= 0
-        assert one.cut_variable[0, used].tolist() == [100, 7]
-        assert one.cut_value[0, used].tolist() == [1 + 1 / 3, 0.25]
-        assert one.cut_variable.shape[1] == 2
-    assert sorted(int(one.cut_side[0, 1]) for one in shallow) == [-1, 1]
+        used = one.split_variable[0] >= 0
+        assert one.split_variable[0, used].tolist() == [100, 7]
+        assert one.split_value[0, used].tolist() == [1 + 1 / 3, 0.25]
+        assert one.split_variable.shape[1] == 2
+    assert sorted(int(one.split_side[0, 1]) for one in shallow) == [-1, 1]

@@ -116,7 +116,7 @@ def test_verdicts_on_both_sides_of_the_optimum(case: Case, splits: str) -> None:
 @both_strategies
 @pytest.mark.parametrize("on_disk", [False, True])
 def test_searches_without_attacks_agree(splits: str, on_disk: bool, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The search alone decides too: nothing is unsat because an attack failed, or because regions wait on disk, best bound first."""
+    """The search alone decides too: nothing is unsat because an attack failed, or because subproblems wait on disk, best bound first."""
     sizes: list[int] = []
     spill = frontier_module._on_disk
     monkeypatch.setattr(frontier_module, "_on_disk", lambda size: (sizes.append(size), spill(size))[1])
@@ -162,7 +162,7 @@ class Blind(Problem):
 
 @dataclass
 class Watched:
-    """A strategy under observation: no region that holds the planted input may be refuted, and one such always waits."""
+    """A strategy under observation: no subproblem that holds the planted input may be refuted, and one such always waits."""
 
     strategy: Strategy
     x: Tensor
@@ -180,55 +180,55 @@ class Watched:
         """As the strategy does; smaller, perhaps, than the problem's."""
         return self.strategy.network
 
-    def _holds(self, regions: Subproblems) -> Tensor:
-        """Which regions contain the planted input."""
+    def _holds(self, subproblems: Subproblems) -> Tensor:
+        """Which subproblems contain the planted input."""
         values = variables(self.network, self.x[None])[0]
-        index = regions.cut_variable.clamp(min=0)
-        keeps = (values[index] - regions.cut_value) * regions.cut_side >= 0
-        return (keeps | (regions.cut_variable < 0)).all(1)
+        index = subproblems.split_variable.clamp(min=0)
+        keeps = (values[index] - subproblems.split_value) * subproblems.split_side >= 0
+        return (keeps | (subproblems.split_variable < 0)).all(1)
 
     def _checked(self, bounded: Bounded) -> Bounded:
-        holds = self._holds(bounded.regions)
-        assert not bool((holds & bounded.refuted).any()), "a region with the counterexample was refuted"
-        assert not bool((holds & (bounded.regions.lower_bound > 0)).any()), "its bound is above 0"
+        holds = self._holds(bounded.subproblems)
+        assert not bool((holds & bounded.refuted).any()), "a subproblem with the counterexample was refuted"
+        assert not bool((holds & (bounded.subproblems.lower_bound > 0)).any()), "its bound is above 0"
         self.alive += int(holds.sum())
-        assert self.alive >= 1, "no region with the counterexample is left"
+        assert self.alive >= 1, "no subproblem with the counterexample is left"
         return bounded
 
-    def stands_for(self, clauses: Tensor) -> list[int]:
+    def clauses_of(self, clauses: Tensor) -> list[int]:
         """As the strategy does."""
-        return self.strategy.stands_for(clauses)
+        return self.strategy.clauses_of(clauses)
 
     def roots(self, batch: int, deadline: Deadline) -> Iterator[Bounded]:
         """As the strategy does."""
         return map(self._checked, self.strategy.roots(batch, deadline))
 
-    def bound(self, regions: Subproblems, deadline: Deadline) -> Bounded:
+    def bound(self, subproblems: Subproblems, deadline: Deadline) -> Bounded:
         """As the strategy does, a limited number of times."""
         self.seen += 1
         if self.seen > self.steps:
             raise OutOfTimeError
-        return self._checked(self.strategy.bound(regions, deadline))
+        return self._checked(self.strategy.bound(subproblems, deadline))
 
-    def choose(self, regions: Subproblems, deadline: Deadline) -> Split:
-        """As the strategy does; the chosen regions leave the frontier, their children come back."""
-        split = self.strategy.choose(regions, deadline)
-        self.alive -= int((self._holds(regions) & (split.variable >= 0)).sum())
+    def choose(self, subproblems: Subproblems, deadline: Deadline) -> Split:
+        """As the strategy does; the chosen subproblems leave the frontier, their children come back."""
+        split = self.strategy.choose(subproblems, deadline)
+        self.alive -= int((self._holds(subproblems) & (split.variable >= 0)).sum())
         return split
 
     def due(self, seconds: float, deadline: Deadline) -> bool:
         """As the strategy does."""
         return self.strategy.due(seconds, deadline)
 
-    def again(
+    def refine_roots(
         self, waiting: Subproblems, batch: int, deadline: Deadline, run: Mapper
     ) -> tuple[Subproblems, list[Bounded]]:
-        """As the strategy does; regions that do not go on waiting leave the frontier."""
+        """As the strategy does; subproblems that do not go on waiting leave the frontier."""
         before = int(self._holds(waiting).sum())
-        kept, roots = self.strategy.again(waiting, batch, deadline, run)
+        kept, roots = self.strategy.refine_roots(waiting, batch, deadline, run)
         self.alive -= before - int(self._holds(kept).sum())
         checked = [self._checked(bounded) for bounded in roots]
-        assert self.alive >= 1, "no region with the counterexample is left"
+        assert self.alive >= 1, "no subproblem with the counterexample is left"
         return kept, checked
 
 
@@ -295,21 +295,23 @@ def test_clear_properties_of_every_activation(activation: Activation, splits: st
 
 @both_strategies
 def test_children_are_no_looser_than_their_parents(splits: str) -> None:
-    """As far as a region that stays open tells: its bound is at least what it inherited, up to 0."""
+    """As far as a subproblem that stays open tells: its bound is at least what it inherited, up to 0."""
     network = random_network(4, "chain", [Relu(), Relu(), Relu()])
     problem, _ = planted(network, 4, 0.02)
     strategy = search_for(problem, splits).strategy
-    level = list(strategy.roots(1, Deadline()))[-1].regions
+    level = list(strategy.roots(1, Deadline()))[-1].subproblems
     for _ in range(5):
         split = strategy.choose(level, Deadline())
-        cut = split.variable >= 0
-        parents = level.select(cut).split(split.variable[cut], split.value[cut], split.multipliers[cut])
+        splittable = split.variable >= 0
+        parents = level.select(splittable).split(
+            split.variable[splittable], split.value[splittable], split.beta[splittable]
+        )
         bounded = strategy.bound(parents, Deadline())
         if splits == "activations":
-            assert bool((bounded.regions.lower_bound >= parents.lower_bound.clamp(max=0) - 1e-6).all())
+            assert bool((bounded.subproblems.lower_bound >= parents.lower_bound.clamp(max=0) - 1e-6).all())
         else:
-            assert float(bounded.regions.lower_bound.min()) >= float(parents.lower_bound.min()) - 1e-6
-        level = bounded.regions.select(~bounded.refuted)
+            assert float(bounded.subproblems.lower_bound.min()) >= float(parents.lower_bound.min()) - 1e-6
+        level = bounded.subproblems.select(~bounded.refuted)
         if not len(level):
             return
 
@@ -369,7 +371,7 @@ def test_absorption_fools_neither_strategy(power: int, splits: str) -> None:
 
 @both_strategies
 def test_batches_are_halved_where_memory_ends(splits: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A machine that holds three regions at a time decides all the same; one that holds none says so."""
+    """A machine that holds three subproblems at a time decides all the same; one that holds none says so."""
     model, lower, upper, coefficients, thresholds = Case(37, 1).parts()
     optimum = exact_minimum(model, lower, upper, coefficients, thresholds)  # type: ignore[arg-type]
     text = property_text(lower, upper, 3, conjunction(coefficients, thresholds + optimum - 1e-4))
@@ -378,10 +380,12 @@ def test_batches_are_halved_where_memory_ends(splits: str, monkeypatch: pytest.M
         search = search_for(prepare(model, text), splits, settings)  # type: ignore[arg-type]
         whole = search.strategy.choose
 
-        def choose(regions: Subproblems, deadline: Deadline, room: int = room, whole: Any = whole) -> Split:
-            if len(regions) > room:
+        def choose(
+            subproblems: Subproblems, deadline: Deadline, room: int = room, whole: Any = whole
+        ) -> Split:
+            if len(subproblems) > room:
                 raise RuntimeError("DefaultCPUAllocator: can't allocate memory")
-            return whole(regions, deadline)  # type: ignore[no-any-return]
+            return whole(subproblems, deadline)  # type: ignore[no-any-return]
 
         monkeypatch.setattr(search.strategy, "choose", choose)
         if not room:
@@ -411,30 +415,30 @@ class Failing(TorchDispatchMode):
 def test_wherever_memory_ends_in_a_step_nothing_is_lost(
     splits: str, shift: float, right: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Whichever operation of a step fails, both halves of its regions are bounded in its place."""
+    """Whichever operation of a step fails, both halves of its subproblems are bounded in its place."""
     model, lower, upper, coefficients, thresholds = Case(37, 1).parts()
     optimum = exact_minimum(model, lower, upper, coefficients, thresholds)  # type: ignore[arg-type]
     text = property_text(lower, upper, 3, conjunction(coefficients, thresholds + optimum + shift))
-    fast = preset("fast")
+    working = preset("fast")
     settings = replace(
-        fast,
+        working,
         first_attack=NO_ATTACK,
         second_attack=NO_ATTACK,
         unsafe=(),
         branched=None,
-        optimised=fast.intermediate,
+        optimised=working.intermediate,
     )
     whole, halved = BranchAndBound._expand, 0
     for number in (1, 10, 30, 200) if splits == "inputs" else (30,):
         failures = [number]
 
         def expand(
-            search: BranchAndBound, regions: Subproblems, end: Deadline, left: list[int] = failures
+            search: BranchAndBound, subproblems: Subproblems, end: Deadline, left: list[int] = failures
         ) -> Any:
-            if len(regions) == 1 or not left:
-                return whole(search, regions, end)
+            if len(subproblems) == 1 or not left:
+                return whole(search, subproblems, end)
             with Failing(left.pop()):
-                return whole(search, regions, end)
+                return whole(search, subproblems, end)
 
         monkeypatch.setattr(BranchAndBound, "_expand", expand)
         outcome = search_for(prepare(model, text), splits, settings).run(Deadline.after(PATIENCE))  # type: ignore[arg-type]
@@ -444,7 +448,7 @@ def test_wherever_memory_ends_in_a_step_nothing_is_lost(
 
 
 def test_leaves_are_solved_exactly() -> None:
-    """Close to the optimum the dual ascents stall on regions with nothing left to cut; linear programs finish them."""
+    """Close to the optimum the dual ascents stall on subproblems with nothing left to split; linear programs finish them."""
     model, lower, upper, coefficients, thresholds = Case(37, 1).parts()
     optimum = exact_minimum(model, lower, upper, coefficients, thresholds)  # type: ignore[arg-type]
     text = property_text(lower, upper, 3, conjunction(coefficients, thresholds + optimum - 1e-4))

@@ -37,22 +37,22 @@ class Ascended:
     iterations: int = 0
 
 
-class Climber(ABC):
+class Optimiser(ABC):
     """A climb in progress: the problem of the rows still climbing and their current point."""
 
     problem: DualProblem
     state: DualState
 
     @abstractmethod
-    def look(self) -> Float[Tensor, "batch objectives"]:
+    def evaluate(self) -> Float[Tensor, "batch objectives"]:
         """q at the current point."""
 
     @abstractmethod
-    def advance(self, count: int) -> None:
+    def step(self, count: int) -> None:
         """The `count`-th step, from the point last looked at."""
 
     @abstractmethod
-    def select(self, rows: Tensor) -> Climber:
+    def select(self, rows: Tensor) -> Optimiser:
         """The climb of the given subproblems alone, from the point last looked at."""
 
 
@@ -62,9 +62,9 @@ class Bounder(ABC):
     @abstractmethod
     def ascend(
         self, problem: DualProblem, state: DualState, target: float = torch.inf, deadline: Deadline | None = None,
-        enough: Deadline | None = None, observe: Observer | None = None,
+        soft_deadline: Deadline | None = None, observe: Observer | None = None,
     ) -> Ascended:  # fmt: skip
-        """The best point found before every objective's bound exceeds `target` or `enough` has passed.
+        """The best point found before every objective's bound exceeds `target` or `soft_deadline` has passed.
 
         Raises OutOfTimeError when the deadline passes.
         """
@@ -76,27 +76,37 @@ class Iterative(Bounder):
     iterations: int
 
     @abstractmethod
-    def start(self, problem: DualProblem, state: DualState) -> Climber:
+    def start(self, problem: DualProblem, state: DualState) -> Optimiser:
         """A climb from a valid state, whose own domain's point there is no looser."""
 
     def ascend(
         self, problem: DualProblem, state: DualState, target: float = torch.inf, deadline: Deadline | None = None,
-        enough: Deadline | None = None, observe: Observer | None = None,
+        soft_deadline: Deadline | None = None, observe: Observer | None = None,
     ) -> Ascended:  # fmt: skip
-        climber = self.start(problem, problem.clamp(state))
-        run = _Run(climber, target, deadline or Deadline(), enough or Deadline(), observe)
-        return run.climb(self.iterations)
+        optimiser = self.start(problem, problem.clamp(state))
+        run = _Run(optimiser, target, deadline or Deadline(), soft_deadline or Deadline(), observe)
+        return run.optimise(self.iterations)
 
 
 class _Run:
     """One climb of a batch: the best points, and the rows that still climb."""
 
     def __init__(
-        self, climber: Climber, target: float, deadline: Deadline, enough: Deadline, observe: Observer | None
+        self,
+        optimiser: Optimiser,
+        target: float,
+        deadline: Deadline,
+        soft_deadline: Deadline,
+        observe: Observer | None,
     ) -> None:
-        self.climber, self.target, self.deadline, self.enough = climber, target, deadline, enough
+        self.optimiser, self.target, self.deadline, self.soft_deadline = (
+            optimiser,
+            target,
+            deadline,
+            soft_deadline,
+        )
         self.observe = observe
-        problem, state = climber.problem, climber.state
+        problem, state = optimiser.problem, optimiser.state
         shape, like = (problem.batch, problem.objectives), problem.bounds.lower
         self.bound = like.new_full(shape, -torch.inf)
         self.best = DualState(*(part.clone() for part in vars(state).values()))
@@ -104,21 +114,21 @@ class _Run:
         self.rows = torch.arange(problem.batch, device=like.device)
         self.period = 1 if like.device.type == "cpu" else 8  # asking a GPU how far it is makes it wait
 
-    def climb(self, iterations: int) -> Ascended:
+    def optimise(self, iterations: int) -> Ascended:
         """Alternates looks and steps; after the last step only q is evaluated."""
         count = 0
-        while count < iterations and self.enough.remaining > 0:
+        while count < iterations and self.soft_deadline.remaining > 0:
             self.deadline.check()
-            self.keep(self.climber.look())
+            self.keep(self.optimiser.evaluate())
             self.tell(count)
             if count % self.period == 0 and self.drop_refuted():
                 break
             count += 1
-            self.climber.advance(count)
+            self.optimiser.step(count)
         if len(self.rows):
-            found = self.climber.problem.evaluate(self.climber.state)
+            found = self.optimiser.problem.evaluate(self.optimiser.state)
             self.keep(found.bound)
-            self.minimiser[self.rows] = self.climber.problem.input_minimiser(found.input_cotangent)
+            self.minimiser[self.rows] = self.optimiser.problem.input_minimiser(found.input_cotangent)
             self.tell(count)
         return Ascended(self.bound, self.best, self.minimiser, count)
 
@@ -129,7 +139,7 @@ class _Run:
 
     def keep(self, bound: Tensor) -> None:
         """Remembers the points that are better than anything before, row by row."""
-        state = self.climber.state
+        state = self.optimiser.state
         if len(self.rows) == self.bound.shape[0]:
             better = bound > self.bound
             self.best = _better(better, state, self.best)
@@ -152,7 +162,7 @@ class _Run:
         kept = (~done).nonzero()[:, 0]
         self.rows = self.rows[kept]
         if len(kept):
-            self.climber = self.climber.select(kept)
+            self.optimiser = self.optimiser.select(kept)
         return not len(kept)
 
 
@@ -200,12 +210,12 @@ class Moments:
 
 
 def weight_direction(weights: Tensor, direction: Tensor) -> Tensor:
-    """The supergradient of row weights that are divided by their sum: rows of the optimum's face agree there."""
+    """The supergradient of constraint weights that are divided by their sum: rows of the optimum's face agree there."""
     return direction - (weights * direction).sum(2, keepdim=True)
 
 
 @dataclass
-class GradientClimber(Climber):
+class GradientOptimiser(Optimiser):
     """Adam on every free variable of the state, each in its own unit.
 
     Slopes step in the units of their ranges; multipliers in units of the cotangents beside them.
@@ -214,21 +224,21 @@ class GradientClimber(Climber):
     problem: DualProblem
     state: DualState
     moments: dict[str, Moments]  # by the state's field
-    step: float
+    step_size: float
     decay: float
-    multiplier_step: float
+    rho_step: float
     units: DualState | None = None  # of the multipliers' steps, from the first sweep
     found: Supergradient | None = None
 
     @classmethod
     def begin(
-        cls, problem: DualProblem, state: DualState, step: float, decay: float, multiplier_step: float = 0.0
-    ) -> GradientClimber:
+        cls, problem: DualProblem, state: DualState, step: float, decay: float, rho_step: float = 0.0
+    ) -> GradientOptimiser:
         """A climb from `state`; multipliers start at `multiplier_step` units."""
         moments = {name: Moments.like(part) for name, part in vars(state).items()}
-        return cls(problem, state, moments, step, decay, multiplier_step)
+        return cls(problem, state, moments, step, decay, rho_step)
 
-    def look(self, values: dict[int, Tensor] | None = None) -> Tensor:
+    def evaluate(self, values: dict[int, Tensor] | None = None) -> Tensor:
         """As for any climber; `values` is filled with the primal point, by node."""
         sweep = self.problem.backward(self.state)
         if self.units is None:
@@ -236,15 +246,16 @@ class GradientClimber(Climber):
         self.found = self.problem.supergradient(self.state, sweep, values)
         return self.found.bound
 
-    def advance(self, count: int) -> None:
+    def step(self, count: int) -> None:
         assert self.found is not None and self.units is not None
         direction, state, units = self.found.state, self.state, self.units
-        size = self.step * self.decay ** (count - 1)
-        other = self.multiplier_step * self.decay ** (count - 1)
-        simplex = self.problem.aside is None
+        size = self.step_size * self.decay ** (count - 1)
+        other = self.rho_step * self.decay ** (count - 1)
+        simplex = self.problem.output_constraint is None
         if simplex and self.problem.rows > 1:
             direction = replace(
-                direction, row_weights=weight_direction(state.row_weights, direction.row_weights)
+                direction,
+                constraint_weights=weight_direction(state.constraint_weights, direction.constraint_weights),
             )
 
         def moved(name: str, size: float, unit: Tensor | None) -> Tensor:
@@ -252,26 +263,26 @@ class GradientClimber(Climber):
 
         self.state = self.problem.clamp(
             DualState(
-                moved("parameters", size, self.problem.spans),
-                moved("row_weights", size, None if simplex else units.row_weights)
+                moved("alpha", size, self.problem.spans),
+                moved("constraint_weights", size, None if simplex else units.constraint_weights)
                 if self.problem.rows > 1 or not simplex
-                else state.row_weights,
-                moved("cut_multipliers", size, self.found.cut_scales),
-                moved("multipliers", other, units.multipliers),
+                else state.constraint_weights,
+                moved("beta", size, self.found.beta_units),
+                moved("rho", other, units.rho),
                 moved("post_multipliers", other, units.post_multipliers),
-                moved("plane_shares", size, None),
+                moved("cut_shares", size, None),
             )
         )  # fmt: skip
 
-    def select(self, rows: Tensor) -> GradientClimber:
+    def select(self, rows: Tensor) -> GradientOptimiser:
         found = self.found
         if found is not None:
             found = replace(
-                found, state=found.state.select(rows), bound=found.bound[rows], cut_scales=found.cut_scales[rows],
+                found, state=found.state.select(rows), bound=found.bound[rows], beta_units=found.beta_units[rows],
                 pre_activations={},
             )  # fmt: skip
         moments = {name: part.select(rows) for name, part in self.moments.items()}
-        return GradientClimber(
-            self.problem.select(rows), self.state.select(rows), moments, self.step, self.decay, self.multiplier_step,
+        return GradientOptimiser(
+            self.problem.select(rows), self.state.select(rows), moments, self.step_size, self.decay, self.rho_step,
             None if self.units is None else self.units.select(rows), found,
         )  # fmt: skip

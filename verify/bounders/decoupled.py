@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from verify.bounders.ascent import Climber, GradientClimber, Iterative
+from verify.bounders.ascent import GradientOptimiser, Iterative, Optimiser
 from verify.bounders.dual import DualProblem
 from verify.state import DualState
 
@@ -29,13 +29,13 @@ class SupergradientAscent(Iterative):
     first: float = 0.1
     last: float | None = None
 
-    def start(self, problem: DualProblem, state: DualState) -> Climber:
-        return self._climber(problem, problem.decoupled(state))
+    def start(self, problem: DualProblem, state: DualState) -> Optimiser:
+        return self._optimiser(problem, problem.decoupled(state))
 
-    def _climber(self, problem: DualProblem, state: DualState) -> Climber:
+    def _optimiser(self, problem: DualProblem, state: DualState) -> Optimiser:
         last = min(self.first, 10 / max(1, self.iterations) ** 2) if self.last is None else self.last
         decay = (last / self.first) ** (1 / max(1, self.iterations - 1))
-        return GradientClimber.begin(problem, state, self.first, decay, self.first)
+        return GradientOptimiser.begin(problem, state, self.first, decay, self.first)
 
 
 @dataclass(frozen=True)
@@ -45,5 +45,5 @@ class Dvijotham(SupergradientAscent):
     Its optimum is the same, its bounds on the way are looser: a layer's outputs range over their whole box.
     """
 
-    def start(self, problem: DualProblem, state: DualState) -> Climber:
-        return self._climber(problem, problem.decoupled(state, posts=True))
+    def start(self, problem: DualProblem, state: DualState) -> Optimiser:
+        return self._optimiser(problem, problem.decoupled(state, posts=True))

@@ -27,13 +27,13 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from verify.bounders.cutting_planes import CuttingPlanes
+from verify.bounders.cuts import Cuts
 from verify.bounders.sweep import (
     Account,
-    Aside,
     Evaluation,
     Given,
-    Local,
+    OutputConstraint,
+    Patches,
     Probes,
     Supergradient,
     Support,
@@ -43,10 +43,10 @@ from verify.bounders.sweep import (
     pull,
 )
 from verify.deadline import tick
-from verify.network.activations import Activation, Hull, Line
+from verify.network.activations import Activation, Hull, LinearRelaxation
 from verify.network.affine import Affine
 from verify.network.graph import Layer, Network
-from verify.state import Bounds, Cuts, DualState, Objective
+from verify.state import Bounds, DualState, Objective, Splits
 
 _UNDERFLOW = 1e-200  # what products too small for float64 may lose, of values up to 1e100
 _FIXED = 1e-9  # relative width below which an interval counts as a single value
@@ -60,16 +60,16 @@ class DualProblem:
     """
 
     def __init__(
-        self, network: Network, bounds: Bounds, objective: Objective, cuts: Cuts | None = None,
-        node: int | None = None, aside: Aside | None = None, local: Local | None = None,
-        planes: CuttingPlanes | None = None,
+        self, network: Network, bounds: Bounds, objective: Objective, splits: Splits | None = None,
+        node: int | None = None, output_constraint: OutputConstraint | None = None, patches: Patches | None = None,
+        cuts: Cuts | None = None,
     ) -> None:  # fmt: skip
         self.network, self.bounds, self.objective = network, bounds, objective
-        self.aside, self.local, self.planes = aside, local, planes
-        self.offsets = network.offsets if local is None else local.offsets
+        self.output_constraint, self.patches, self.cuts = output_constraint, patches, cuts
+        self.offsets = network.offsets if patches is None else patches.offsets
         self.node = len(network.nodes) - 1 if node is None else node
         self.batch, self.objectives, self.rows, _ = objective.coefficients.shape
-        self.cuts = Cuts.none(self.batch, bounds.lower.device) if cuts is None else cuts
+        self.splits = Splits.none(self.batch, bounds.lower.device) if splits is None else splits
         ancestors = network.ancestors[self.node]
         self.layers = tuple(layer for layer in network.layers if layer.node in ancestors)
 
@@ -79,26 +79,28 @@ class DualProblem:
             self.network,
             self.bounds.select(rows),
             self.objective.select(rows),
-            self.cuts.select(rows),
+            self.splits.select(rows),
             self.node,
-            None if self.aside is None else replace(self.aside, coefficients=self.aside.coefficients[rows]),
-            None if self.local is None else self.local.select(rows),
-            self.planes,
+            None
+            if self.output_constraint is None
+            else replace(self.output_constraint, coefficients=self.output_constraint.coefficients[rows]),
+            None if self.patches is None else self.patches.select(rows),
+            self.cuts,
         )
 
     def asked(self, objective: Objective) -> DualProblem:
-        """The same regions, with what is known of them, and other objectives."""
+        """The same subproblems, with what is known of them, and other objectives."""
         found = copy(self)
         found.objective = objective
         _, found.objectives, found.rows, _ = objective.coefficients.shape
         return found
 
-    def widened(self, objectives: int, aside: Aside | None = None) -> DualProblem:
-        """A problem of one objective a region as one of so many alike, with what is known of the regions, and others beside them."""
-        assert self.aside is None
+    def widened(self, objectives: int, output_constraint: OutputConstraint | None = None) -> DualProblem:
+        """A problem of one objective a subproblem as one of so many alike, with what is known of the subproblems, and others beside them."""
+        assert self.output_constraint is None
         alike = (part.expand(-1, objectives, *part.shape[2:]) for part in vars(self.objective).values())
         found = self.asked(Objective(*alike))
-        found.aside = aside
+        found.output_constraint = output_constraint
         return found
 
     @cached_property
@@ -118,10 +120,10 @@ class DualProblem:
         """Layers whose pre-activations are all but fixed on every box: their outputs' intervals, [batch, 1, post].
 
         A sweep ends there with the interval's minimum: nothing below such a layer could make a difference. (Multipliers of
-        cuts could, so with cuts of activations nothing is frozen; nor in a deployed network, where something below may overflow.)
+        splits could, so with splits of activations nothing is frozen; nor in a deployed network, where something below may overflow.)
         """
         found: dict[int, tuple[Tensor, Tensor]] = {}
-        if self._cut_places or self.network.deployed or self.local is not None:
+        if self._split_places or self.network.deployed or self.patches is not None:
             return found
         for layer in self.layers:
             lower, upper = (
@@ -134,15 +136,15 @@ class DualProblem:
         return found
 
     @cached_property
-    def spans(self) -> Float[Tensor, "batch 1 parameters"] | None:
+    def spans(self) -> Float[Tensor, "batch 1 alpha"] | None:
         """The unit of each slope parameter's steps; None where it is 1 throughout."""
         known = [(layer, self.hulls[layer.node].span) for layer in self.layers]
         if all(span is None for _, span in known):
             return None
-        spans = self.bounds.lower.new_ones(self.batch, 1, self.network.parameters)
+        spans = self.bounds.lower.new_ones(self.batch, 1, self.network.alphas)
         for layer, span in known:
             if span is not None:
-                spans[..., layer.parameters] = span
+                spans[..., layer.alpha] = span
         return spans
 
     def units(self, state: DualState, sweep: Sweep) -> DualState:
@@ -151,41 +153,41 @@ class DualProblem:
         (Of rows' weights beside other objectives: what they are together.)
         """
         units = DualState(*(torch.ones_like(part) for part in vars(state).values()))
-        if self.aside is not None:
-            units.row_weights.mul_(state.row_weights.sum(2, keepdim=True))
-        if not state.multipliers.shape[2]:
+        if self.output_constraint is not None:
+            units.constraint_weights.mul_(state.constraint_weights.sum(2, keepdim=True))
+        if not state.rho.shape[2]:
             return units
         for layer in self.layers:
             size = sweep.supports[layer.node].cotangent.abs()
             size = torch.maximum(size, size.mean(2, keepdim=True))
-            units.multipliers[..., self.place(layer)] = layer.activation.beside(size, layer.size)
+            units.rho[..., self.place(layer)] = layer.activation.beside(size, layer.size)
             if units.post_multipliers.shape[2]:
                 units.post_multipliers[..., layer.posts] = size
         return units
 
-    def _planed(self, state: DualState) -> bool:
-        """Whether planes are in play."""
-        return self.planes is not None and state.plane_shares.shape[2] > 0
+    def _has_cuts(self, state: DualState) -> bool:
+        """Whether cuts are in play."""
+        return self.cuts is not None and state.cut_shares.shape[2] > 0
 
-    def without_planes(self, state: DualState, variable: Int[Tensor, "batch objectives"]) -> DualState:
-        """The state with the planes of one variable each out of play."""
-        if not self._planed(state):
+    def without_cuts(self, state: DualState, variable: Int[Tensor, "batch objectives"]) -> DualState:
+        """The state with the cuts of one variable each out of play."""
+        if not self._has_cuts(state):
             return state
-        assert self.planes is not None
-        own = self.planes.neurons == variable[..., None]
-        return replace(state, plane_shares=state.plane_shares.masked_fill(own, 0.0))
+        assert self.cuts is not None
+        own = self.cuts.neurons == variable[..., None]
+        return replace(state, cut_shares=state.cut_shares.masked_fill(own, 0.0))
 
     @cached_property
-    def _planes_closed(self) -> Bool[Tensor, "batch 1 planes"]:
-        """Planes of outputs that are linear on the box: there they say less than the line."""
-        assert self.planes is not None
-        lower, upper = (end[:, None, self.planes.neurons] for end in vars(self.bounds).values())
+    def _idle_cuts(self) -> Bool[Tensor, "batch 1 cuts"]:
+        """Cuts of outputs that are linear on the box: there they say less than the line."""
+        assert self.cuts is not None
+        lower, upper = (end[:, None, self.cuts.neurons] for end in vars(self.bounds).values())
         return torch.logical_or(lower >= 0, upper <= 0)
 
     @cached_property
-    def _cut_places(self) -> dict[int, tuple[Tensor, Tensor]]:
-        """For each layer with cuts: their local indices and which cuts are the layer's, both [batch, 1, depth]."""
-        variable = self.cuts.variable[:, None, :]
+    def _split_places(self) -> dict[int, tuple[Tensor, Tensor]]:
+        """For each layer with splits: their local indices and which splits are the layer's, both [batch, 1, depth]."""
+        variable = self.splits.variable[:, None, :]
         places = {}
         for layer in self.layers:
             own = (variable >= layer.variables.start) & (variable < layer.variables.stop)
@@ -194,39 +196,39 @@ class DualProblem:
         return places
 
     @cached_property
-    def _cut_bounds(self) -> tuple[Tensor, Tensor]:
-        index = self.cuts.variable.clamp(min=0)
+    def _split_bounds(self) -> tuple[Tensor, Tensor]:
+        index = self.splits.variable.clamp(min=0)
         return self.bounds.lower.gather(1, index)[:, None], self.bounds.upper.gather(1, index)[:, None]
 
     @cached_property
-    def parameter_range(self) -> tuple[Tensor, Tensor]:
+    def alpha_range(self) -> tuple[Tensor, Tensor]:
         """The least and the greatest valid slope parameters, [batch, 1, parameters]."""
-        ends = [like.new_zeros(self.batch, 1, self.network.parameters) for like in vars(self.bounds).values()]
+        ends = [like.new_zeros(self.batch, 1, self.network.alphas) for like in vars(self.bounds).values()]
         for layer in self.layers:
-            for end, value in zip(ends, self.hulls[layer.node].parameter_range, strict=True):
-                end[..., layer.parameters] = value
+            for end, value in zip(ends, self.hulls[layer.node].alpha_range, strict=True):
+                end[..., layer.alpha] = value
         return ends[0], ends[1]
 
     def initial(self) -> DualState:
-        """CROWN's slopes, equal row weights, nothing else."""
+        """CROWN's slopes, equal constraint weights, nothing else."""
         like = self.bounds.lower
-        parameters = like.new_zeros(self.batch, 1, self.network.parameters)
+        alpha = like.new_zeros(self.batch, 1, self.network.alphas)
         for layer in self.layers:
-            parameters[..., layer.parameters] = self.hulls[layer.node].initial()
+            alpha[..., layer.alpha] = self.hulls[layer.node].initial()
         shape = (self.batch, self.objectives)
         return DualState(
-            parameters.expand(-1, self.objectives, -1), like.new_full((*shape, self.rows), 1 / self.rows),
-            like.new_zeros(*shape, self.cuts.variable.shape[1]), like.new_zeros(*shape, 0), like.new_zeros(*shape, 0),
-            like.new_zeros(*shape, 0 if self.planes is None else len(self.planes)),
+            alpha.expand(-1, self.objectives, -1), like.new_full((*shape, self.rows), 1 / self.rows),
+            like.new_zeros(*shape, self.splits.variable.shape[1]), like.new_zeros(*shape, 0), like.new_zeros(*shape, 0),
+            like.new_zeros(*shape, 0 if self.cuts is None else len(self.cuts)),
         )  # fmt: skip
 
     def clamp(self, state: DualState) -> DualState:
         """The nearest valid point: slopes within their hulls, weights on the simplex."""
-        parameters = state.parameters
-        if parameters.shape[2]:
-            parameters = parameters.clamp(*self.parameter_range)
-        weights = state.row_weights
-        if self.aside is not None:
+        alpha = state.alpha
+        if alpha.shape[2]:
+            alpha = alpha.clamp(*self.alpha_range)
+        weights = state.constraint_weights
+        if self.output_constraint is not None:
             weights = weights.clamp(min=0)
         elif self.rows > 1:
             weights = weights.clamp(min=0)
@@ -234,11 +236,11 @@ class DualProblem:
             weights = torch.where(total > 0, weights / total, 1 / self.rows)
         else:
             weights = torch.ones_like(weights)
-        planes = state.plane_shares
-        if self._planed(state):
-            assert self.planes is not None
-            planes = self.planes.shared(planes.clamp(min=0).masked_fill(self._planes_closed, 0.0))
-        return replace(state, parameters=parameters, row_weights=weights, plane_shares=planes)
+        cuts = state.cut_shares
+        if self._has_cuts(state):
+            assert self.cuts is not None
+            cuts = self.cuts.shared(cuts.clamp(min=0).masked_fill(self._idle_cuts, 0.0))
+        return replace(state, alpha=alpha, constraint_weights=weights, cut_shares=cuts)
 
     def decoupled(self, state: DualState, posts: bool = False) -> DualState:
         """The same `rho` as multipliers alone, in which q is no less; with `posts` those of activations as well.
@@ -248,13 +250,13 @@ class DualProblem:
         supports = self.backward(state).supports
         like, shape = self.bounds.lower, (self.batch, self.objectives)
         found = DualState(
-            like.new_zeros(*shape, 0), state.row_weights, torch.zeros_like(state.cut_multipliers),
+            like.new_zeros(*shape, 0), state.constraint_weights, torch.zeros_like(state.beta),
             like.new_zeros(*shape, self.network.variables - self.network.inputs),
-            like.new_zeros(*shape, self.network.posts if posts else 0), state.plane_shares,
+            like.new_zeros(*shape, self.network.posts if posts else 0), state.cut_shares,
         )  # fmt: skip
         for layer in self.layers:
             if layer.node in supports:
-                found.multipliers[..., self.place(layer)] = supports[layer.node].rho
+                found.rho[..., self.place(layer)] = supports[layer.node].rho
                 if posts:
                     found.post_multipliers[..., layer.posts] = supports[layer.node].cotangent
         return found
@@ -262,73 +264,77 @@ class DualProblem:
     def coupled(self, state: DualState) -> DualState:
         """The same `rho` as slopes, CROWN's where the state has none, and multipliers for the rest."""
         whole = self.decoupled(state)
-        if not self.network.parameters:  # lines without slopes to choose have no place beside multipliers
+        if not self.network.alphas:  # lines without slopes to choose have no place beside multipliers
             return whole
-        slopes = state.parameters if state.parameters.shape[2] else self.initial().parameters
-        multipliers, supports = whole.multipliers.clone(), self.backward(whole).supports
+        slopes = state.alpha if state.alpha.shape[2] else self.initial().alpha
+        multipliers, supports = whole.rho.clone(), self.backward(whole).supports
         for layer in self.layers:
             t = supports[layer.node].cotangent
-            line = self.hulls[layer.node].line(t, slopes[..., layer.parameters])
-            multipliers[..., self.place(layer)] -= line.pull(t)
-        return replace(whole, parameters=slopes, multipliers=multipliers)
+            line = self.hulls[layer.node].line(t, slopes[..., layer.alpha])
+            multipliers[..., self.place(layer)] -= line.vjp(t)
+        return replace(whole, alpha=slopes, rho=multipliers)
 
     def place(self, layer: Layer) -> slice:
         """Where the layer's multipliers are in a state that has them."""
         inputs = self.network.inputs
         return slice(layer.variables.start - inputs, layer.variables.stop - inputs)
 
-    def _multiplied(self, layer: Layer, t: Tensor, state: DualState) -> tuple[Line | None, Tensor, Tensor]:
-        """The line and `rho` of a layer, and what the multipliers of the layer's own cuts cost: nothing else counts them."""
+    def _multiplied(
+        self, layer: Layer, t: Tensor, state: DualState
+    ) -> tuple[LinearRelaxation | None, Tensor, Tensor]:
+        """The line and `rho` of a layer, and what the multipliers of the layer's own splits cost: nothing else counts them."""
         line, rho = None, None
         if self.sloped(state):
-            line = self.hulls[layer.node].line(t, state.parameters[..., layer.parameters])
-            rho = line.pull(t)
-        if state.multipliers.shape[2]:
-            own = state.multipliers[..., self.place(layer)]
+            line = self.hulls[layer.node].line(t, state.alpha[..., layer.alpha])
+            rho = line.vjp(t)
+        if state.rho.shape[2]:
+            own = state.rho[..., self.place(layer)]
             rho = own if rho is None else rho + own
         if rho is None:
             rho = t.new_zeros(*t.shape[:2], layer.size)
-        if layer.node not in self._cut_places:
+        if layer.node not in self._split_places:
             return line, rho, rho.new_zeros(())
-        index, own = self._cut_places[layer.node]
-        multipliers = state.cut_multipliers
+        index, own = self._split_places[layer.node]
+        multipliers = state.beta
         used = own & (multipliers != 0)
         beta = torch.where(used, multipliers, 0.0)
         rho = rho.scatter_add(2, index.expand(-1, rho.shape[1], -1), beta)
         if self._exact(state):
             return line, rho, rho.new_zeros(())
-        lower, upper = self._cut_bounds
+        lower, upper = self._split_bounds
         cost = torch.where(used, torch.maximum(multipliers * lower, multipliers * upper), 0.0)
         return line, rho, cost.sum(2)
 
     def _exact(self, state: DualState) -> bool:
         """Whether each neuron's minimum is looked up at `rho`, not read off its line."""
-        return state.multipliers.shape[2] > 0 or not self.sloped(state)
+        return state.rho.shape[2] > 0 or not self.sloped(state)
 
     def sloped(self, state: DualState) -> bool:
         """Whether lines are in play. A network without parameters has lines all the same, where no multipliers replace them."""
-        return state.parameters.shape[2] > 0 or not (self.network.parameters or state.multipliers.shape[2])
+        return state.alpha.shape[2] > 0 or not (self.network.alphas or state.rho.shape[2])
 
     def minimum(
-        self, layer: Layer, t: Tensor, rho: Tensor, line: Line | None = None
+        self, layer: Layer, t: Tensor, rho: Tensor, line: LinearRelaxation | None = None
     ) -> tuple[Tensor, Tensor]:
         """Where `t x - rho z` has its minimum over a layer's box: z* [batch, objectives, pre] and x* [batch, objectives, post]."""
         return layer.activation.minimum_on(self.hulls[layer.node], t, rho, line)
 
-    def _support(self, layer: Layer, t: Tensor, line: Line | None, rho: Tensor, state: DualState) -> Support:
+    def _support(
+        self, layer: Layer, t: Tensor, line: LinearRelaxation | None, rho: Tensor, state: DualState
+    ) -> Support:
         """The minimisers of a layer."""
         if not self._exact(state):
             assert line is not None
-            return Support(t, rho, line, line.touch)
+            return Support(t, rho, line, line.minimiser)
         inner_t = t
         if state.post_multipliers.shape[2]:
             inner_t = state.post_multipliers[..., layer.posts]
-        touch, inner = self.minimum(layer, inner_t, rho, line)
+        minimiser, inner = self.minimum(layer, inner_t, rho, line)
         if inner_t is t:
-            return Support(t, rho, line, touch, inner)
+            return Support(t, rho, line, minimiser, inner)
         hull = self.hulls[layer.node]
         low, high = layer.activation.interval(hull.lower, hull.upper)
-        return Support(t, rho, line, touch, torch.where(t > inner_t, low, high), inner)
+        return Support(t, rho, line, minimiser, torch.where(t > inner_t, low, high), inner)
 
     def _settle(
         self, account: Account, layer: Layer, support: Support, cost: Tensor, state: DualState
@@ -340,8 +346,8 @@ class DualProblem:
             assert support.line is not None
             account.add(self.hulls[layer.node].value(t, support.line))
         else:
-            assert isinstance(support.touch, Tensor)
-            account.add((t * support.post).sum(2) - (rho * support.touch).sum(2))
+            assert isinstance(support.minimiser, Tensor)
+            account.add((t * support.post).sum(2) - (rho * support.minimiser).sum(2))
         if support.inner is not None:
             assert support.post is not None
             multipliers = state.post_multipliers[..., layer.posts]
@@ -367,8 +373,8 @@ class DualProblem:
         low, high = self.bounds.lower.gather(1, column), self.bounds.upper.gather(1, column)
         lower = torch.where(own & (probes.side > 0), torch.maximum(low, probes.value), low)
         upper = torch.where(own & (probes.side < 0), torch.minimum(high, probes.value), high)
-        copies = range(layer.activation.parameters_per_neuron)
-        slopes = state.parameters[:, 0, layer.parameters]
+        copies = range(layer.activation.alphas_per_neuron)
+        slopes = state.alpha[:, 0, layer.alpha]
         slopes = torch.cat([slopes.gather(1, place + copy * layer.size) for copy in copies], 1)
         t_here = t.gather(2, place[..., None])[..., 0]
         old, new = (
@@ -390,8 +396,8 @@ class DualProblem:
         return rho.scatter_add(2, place[..., None], changed[..., None]), gain
 
     def keeping(self, sweep: Sweep, state: DualState, probes: Probes) -> Float[Tensor, "batch objectives"]:
-        """The multipliers of the probes' cuts that leave `rho` as it is in `sweep`: children no looser than their parent."""
-        kept = torch.zeros_like(probes.value).to(state.parameters)
+        """The multipliers of the probes' splits that leave `rho` as it is in `sweep`: children no looser than their parent."""
+        kept = torch.zeros_like(probes.value).to(state.alpha)
         for layer in self.layers:
             if layer.node in sweep.supports:
                 t = sweep.supports[layer.node].cotangent.expand(-1, probes.variable.shape[1], -1)
@@ -404,12 +410,12 @@ class DualProblem:
     ) -> Evaluation:
         """q at `state` (which `clamp` has made valid); with `magnitudes`, less the rounding errors of this very sweep.
 
-        With `probes` (in the restricted domain) every objective is bounded as if its probe's cut had been made; probes of
+        With `probes` (in the restricted domain) every objective is bounded as if its probe's split had been made; probes of
         activations that join several variables are passed over.
         """
-        pending, account = self.opened(state, magnitudes)
+        pending, account = self.start_sweep(state, magnitudes)
         supports = self.descend(pending, 1, state, account, probes)
-        return self.closed(pending, supports, account)
+        return self.end_sweep(pending, supports, account)
 
     def backward(self, state: DualState) -> Sweep:
         """The sweep without its value, which `supergradient` finds as well."""
@@ -417,20 +423,23 @@ class DualProblem:
         supports = self.descend(pending, 1, state)
         return Sweep(self._arrived(pending), supports)
 
-    def opened(
+    def start_sweep(
         self, state: DualState, magnitudes: dict[int, Tensor] | None = None
     ) -> tuple[dict[int, Tensor], Account]:
         """A sweep's beginning: the objective's cotangents by node, [batch * objectives, *shape], and its account."""
         start, _ = self.weighted_objective(state)
         value = dot(start, self.offsets[self.node])
-        if self.aside is not None:
-            value = value + self.aside.coefficients @ self.network.offsets[self.aside.node]
-        account = Account(value - (state.row_weights * self.objective.thresholds).sum(2), magnitudes)
+        if self.output_constraint is not None:
+            value = (
+                value
+                + self.output_constraint.coefficients @ self.network.offsets[self.output_constraint.node]
+            )
+        account = Account(value - (state.constraint_weights * self.objective.thresholds).sum(2), magnitudes)
         if magnitudes is not None:
             self._charge_objective(account, state, magnitudes)
         return self._start(state), account
 
-    def closed(
+    def end_sweep(
         self, pending: dict[int, Tensor], supports: dict[int, Support], account: Account
     ) -> Evaluation:
         """A sweep's end: the input's minimum, and what rounding may have cost."""
@@ -439,7 +448,7 @@ class DualProblem:
         bound = account.bound
         if account.magnitudes is not None:
             account.charge(t0, 0)
-            gamma = self.network.gamma if self.local is None else self.local.gamma
+            gamma = self.network.gamma if self.patches is None else self.patches.gamma
             bound = bound - (8 * gamma * account.charged + account.deployed + _UNDERFLOW)
         return Evaluation(t0, supports, bound)
 
@@ -449,9 +458,11 @@ class DualProblem:
         pending = {self.node: start.reshape(flat, *self.network.nodes[self.node].shape)}
         if straight is not None:
             pending[0] = straight.reshape(flat, *self.network.nodes[0].shape)
-        if self.aside is not None:
-            beside = self.aside.coefficients.reshape(flat, *self.network.nodes[self.aside.node].shape)
-            join(pending, self.aside.node, beside)
+        if self.output_constraint is not None:
+            beside = self.output_constraint.coefficients.reshape(
+                flat, *self.network.nodes[self.output_constraint.node].shape
+            )
+            join(pending, self.output_constraint.node, beside)
         return pending
 
     def _arrived(self, pending: dict[int, Tensor]) -> Tensor:
@@ -462,9 +473,9 @@ class DualProblem:
 
     def _inside(self, index: int, value: Tensor) -> Tensor:
         """A node's value or cotangent without what is beyond the image."""
-        if self.local is None or index not in self.local.inside:
+        if self.patches is None or index not in self.patches.inside:
             return value
-        inside = self.local.inside[index][:, None]
+        inside = self.patches.inside[index][:, None]
         return (value.reshape(self.batch, self.objectives, -1) * inside).reshape(value.shape)
 
     def descend(
@@ -507,34 +518,34 @@ class DualProblem:
         return supports
 
     def _given(self, layer: Layer, t: Tensor, state: DualState) -> Given | None:
-        """What a layer's planes take over of its outputs' cotangents."""
-        planes = self.planes.on(layer) if self.planes is not None and self._planed(state) else None
-        if planes is None:
+        """What a layer's cuts take over of its outputs' cotangents."""
+        cuts = self.cuts.on(layer) if self.cuts is not None and self._has_cuts(state) else None
+        if cuts is None:
             return None
-        whole = t.clamp(max=0).neg_()[..., planes.place]
-        return Given(planes, whole, whole * state.plane_shares[..., planes.own])
+        whole = t.clamp(max=0).neg_()[..., cuts.place]
+        return Given(cuts, whole, whole * state.cut_shares[..., cuts.own])
 
     def _give(
         self, layer: Layer, given: Given, t: Tensor, pending: dict[int, Tensor], account: Account | None
     ) -> Tensor:
         """Carries that back, past the activation; what is left of the cotangents."""
-        planes, taken, flat = given.planes, given.taken, self.batch * self.objectives
-        slopes = t.new_zeros(*t.shape[:2], layer.size).index_add(2, planes.place, -taken * planes.slopes)
+        cuts, taken, flat = given.cuts, given.taken, self.batch * self.objectives
+        slopes = t.new_zeros(*t.shape[:2], layer.size).index_add(2, cuts.place, -taken * cuts.slopes)
         join(pending, layer.pre_node, slopes.reshape(flat, *self.network.nodes[layer.pre_node].shape))
-        for index, part in planes.pull(taken.flatten(0, 1)).items():
+        for index, part in cuts.pull(taken.flatten(0, 1)).items():
             join(pending, index, part.reshape(flat, *self.network.nodes[index].shape))
         if account is not None:
-            account.add(dot(slopes, self.offsets[layer.pre_node]) - taken @ planes.offsets)
+            account.add(dot(slopes, self.offsets[layer.pre_node]) - taken @ cuts.offsets)
             if account.magnitudes is not None:
-                account.charge_size(taken @ planes.sizes(account.magnitudes, layer))
-        return t.index_add(2, planes.place, taken)
+                account.charge_size(taken @ cuts.sizes(account.magnitudes, layer))
+        return t.index_add(2, cuts.place, taken)
 
     def weighted_objective(self, state: DualState) -> tuple[Tensor, Tensor | None]:
         """The weighted objective: its coefficients on the node's values, and on the input where there are any."""
         coefficients, inputs = self.objective.coefficients, self.objective.input_coefficients
-        if self.rows == 1 and self.aside is None:
+        if self.rows == 1 and self.output_constraint is None:
             return coefficients[:, :, 0], inputs[:, :, 0] if inputs.shape[3] else None
-        weights = state.row_weights[..., None]
+        weights = state.constraint_weights[..., None]
         return (weights * coefficients).sum(2), (weights * inputs).sum(2) if inputs.shape[3] else None
 
     def _input_box(self) -> tuple[Tensor, Tensor]:
@@ -553,9 +564,9 @@ class DualProblem:
 
     def _charge_objective(self, account: Account, state: DualState, magnitudes: dict[int, Tensor]) -> None:
         """The rounding of the weighted objective itself and of its thresholds."""
-        if self.aside is not None:
-            account.charge(self.aside.coefficients, self.aside.node)
-        if self.rows == 1 and self.aside is None:
+        if self.output_constraint is not None:
+            account.charge(self.output_constraint.coefficients, self.output_constraint.node)
+        if self.rows == 1 and self.output_constraint is None:
             account.charge(self.objective.coefficients[:, :, 0], self.node)
             sizes = self.objective.thresholds.abs()
         else:
@@ -564,7 +575,7 @@ class DualProblem:
             )
         if self.objective.input_coefficients.shape[3]:
             sizes = sizes + self.objective.input_coefficients.abs() @ magnitudes[0]
-        account.charge_size((1 + self.rows / 64) * (state.row_weights * sizes).sum(2))
+        account.charge_size((1 + self.rows / 64) * (state.constraint_weights * sizes).sum(2))
 
     def input_minimiser(self, t0: Float[Tensor, "batch objectives inputs"]) -> Tensor:
         """The corner of the input box where its part of the Lagrangian has its minimum."""
@@ -588,9 +599,9 @@ class DualProblem:
         gradient = DualState(
             *(torch.empty_like(part) if whole else torch.zeros_like(part) for part in vars(state).values())
         )
-        for written_in_part in (gradient.cut_multipliers, gradient.post_multipliers, gradient.plane_shares):
+        for written_in_part in (gradient.beta, gradient.post_multipliers, gradient.cut_shares):
             written_in_part.zero_()
-        cut_scales = torch.zeros_like(state.cut_multipliers)
+        beta_units = torch.zeros_like(state.beta)
         pre_activations: dict[int, Tensor] = {}
         for index in sorted(self.network.ancestors[self.node] - {0}):
             tick()
@@ -607,56 +618,54 @@ class DualProblem:
             z = values[layer.pre_node].reshape(self.batch, self.objectives, -1)
             pre_activations[index] = z
             self._differentiate(layer, support, z, gradient)
-            if index in self._cut_places:
-                place, own = self._cut_places[index]
+            if index in self._split_places:
+                place, own = self._split_places[index]
                 place = place.expand(-1, self.objectives, -1)
-                slack = self._cut_slack(place, z, support, state)
-                gradient.cut_multipliers.copy_(torch.where(own, slack, gradient.cut_multipliers))
+                slack = self._split_slack(place, z, support, state)
+                gradient.beta.copy_(torch.where(own, slack, gradient.beta))
                 sizes = t.abs()
                 beside = layer.activation.beside(sizes, layer.size).gather(2, place)
                 scale = torch.maximum(beside, sizes.mean(2, keepdim=True))
-                cut_scales = torch.where(own, scale, cut_scales)
+                beta_units = torch.where(own, scale, beta_units)
             post = support.forward(z)
             if support.given is not None:
                 post = self._mixed(support.given, z, post, values, state, gradient)
             values[index] = self._inside(index, post).reshape(flat, *node.shape)
-        gradient.row_weights.copy_(self.row_values(values[self.node], minimiser))
-        bound = (state.row_weights * gradient.row_weights).sum(2)
-        if self.aside is not None:
-            value = values[self.aside.node].reshape(self.batch, self.objectives, -1)
-            bound = bound + (self.aside.coefficients * value).sum(2)
-        for multiplier in ("cut_multipliers", "multipliers", "post_multipliers"):
+        gradient.constraint_weights.copy_(self.constraint_values(values[self.node], minimiser))
+        bound = (state.constraint_weights * gradient.constraint_weights).sum(2)
+        if self.output_constraint is not None:
+            value = values[self.output_constraint.node].reshape(self.batch, self.objectives, -1)
+            bound = bound + (self.output_constraint.coefficients * value).sum(2)
+        for multiplier in ("beta", "rho", "post_multipliers"):
             if getattr(state, multiplier).shape[2]:
                 bound = bound + (getattr(state, multiplier) * getattr(gradient, multiplier)).sum(2)
-        return Supergradient(gradient, bound, cut_scales, pre_activations)
+        return Supergradient(gradient, bound, beta_units, pre_activations)
 
     def _mixed(
         self, given: Given, z: Tensor, post: Tensor, values: dict[int, Tensor], state: DualState,
         gradient: DualState,
     ) -> Tensor:  # fmt: skip
-        """A layer's outputs, part on their lines and part on planes; writes the supergradient of the parts."""
-        planes = given.planes
-        lower = planes.heights(z, values).reshape(given.whole.shape) - post[..., planes.place]
-        gradient.plane_shares[..., planes.own] = -given.whole * lower
-        parts = torch.where(given.whole > 0, state.plane_shares[..., planes.own], 0.0)
-        return post.index_add(2, planes.place, parts * lower)
+        """A layer's outputs, part on their lines and part on cuts; writes the supergradient of the parts."""
+        cuts = given.cuts
+        lower = cuts.heights(z, values).reshape(given.whole.shape) - post[..., cuts.place]
+        gradient.cut_shares[..., cuts.own] = -given.whole * lower
+        parts = torch.where(given.whole > 0, state.cut_shares[..., cuts.own], 0.0)
+        return post.index_add(2, cuts.place, parts * lower)
 
     def _differentiate(self, layer: Layer, support: Support, z: Tensor, gradient: DualState) -> None:
         """The supergradients of a layer's slopes and multipliers."""
-        gap = z - support.touch if isinstance(support.touch, Tensor) or support.touch else z
+        gap = z - support.minimiser if isinstance(support.minimiser, Tensor) or support.minimiser else z
         if support.line is not None:
-            # What a mixing activation's planes are at z* counts as well.
+            # What a mixing activation's cuts are at z* counts as well.
             own = z if layer.activation.mixes else gap
-            self.hulls[layer.node].gradient(
-                support.cotangent, own, gradient.parameters[..., layer.parameters]
-            )
-        if gradient.multipliers.shape[2]:
-            gradient.multipliers[..., self.place(layer)] = gap
+            self.hulls[layer.node].gradient(support.cotangent, own, gradient.alpha[..., layer.alpha])
+        if gradient.rho.shape[2]:
+            gradient.rho[..., self.place(layer)] = gap
         if support.inner is not None:
             assert support.post is not None
             gradient.post_multipliers[..., layer.posts] = support.inner - support.post
 
-    def row_values(self, output: Tensor, minimiser: Tensor) -> Tensor:
+    def constraint_values(self, output: Tensor, minimiser: Tensor) -> Tensor:
         """`C y + E x - d` of every row."""
         output = output.reshape(self.batch, self.objectives, 1, -1)
         values = (self.objective.coefficients * output).sum(3) - self.objective.thresholds
@@ -664,17 +673,17 @@ class DualProblem:
             values = values + (self.objective.input_coefficients * minimiser[:, :, None, :]).sum(3)
         return values
 
-    def _cut_slack(self, place: Tensor, z: Tensor, support: Support, state: DualState) -> Tensor:
-        """How far the primal point is from where each cut's multiplier would have it: the multiplier's supergradient."""
-        at_cuts, multipliers = z.gather(2, place), state.cut_multipliers
+    def _split_slack(self, place: Tensor, z: Tensor, support: Support, state: DualState) -> Tensor:
+        """How far the primal point is from where each split's multiplier would have it: the multiplier's supergradient."""
+        at_splits, multipliers = z.gather(2, place), state.beta
         if self._exact(state):
-            assert isinstance(support.touch, Tensor)
-            return at_cuts - support.touch.gather(2, place)
-        lower, upper = self._cut_bounds
+            assert isinstance(support.minimiser, Tensor)
+            return at_splits - support.minimiser.gather(2, place)
+        lower, upper = self._split_bounds
         wanted = torch.where(
-            multipliers > 0, upper, torch.where(multipliers < 0, lower, at_cuts.clamp(lower, upper))
+            multipliers > 0, upper, torch.where(multipliers < 0, lower, at_splits.clamp(lower, upper))
         )
-        return at_cuts - wanted
+        return at_splits - wanted
 
     def _middle(self, layer: Layer) -> Tensor:
         """The middle of a layer's output intervals, for every objective."""

@@ -15,13 +15,13 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from verify.bounders.dual import DualProblem
-from verify.bounders.interval import magnitudes
+from verify.bounders.ibp import magnitudes
 from verify.bounders.sweep import dot
 from verify.deadline import Deadline
-from verify.network.activations import Line
+from verify.network.activations import LinearRelaxation
 from verify.network.affine import Affine
 from verify.network.graph import Layer, Network
-from verify.state import Bounds, DualState, Objective, opened
+from verify.state import Bounds, DualState, Objective, is_wide
 
 # Of their size, between float32 numbers: a decimal and the number nearest to it are one input's point.
 _ONE_STEP = 2.0**-23
@@ -67,7 +67,7 @@ class Forward:
         problem = DualProblem(network, self.bounds, objective)
         none = objective.thresholds.new_zeros(problem.batch, problem.objectives, 0)
         state = DualState(none, torch.ones_like(objective.thresholds), none, none, none, none)
-        pending, account = problem.opened(state, magnitudes(network, self.bounds))
+        pending, account = problem.start_sweep(state, magnitudes(network, self.bounds))
         problem.descend(pending, network.affine_from(problem.node), state, account)
         columns, slack = none.new_zeros(()), _SAFETY * network.gamma * account.charged + account.deployed
         for index, cotangent in pending.items():
@@ -123,7 +123,7 @@ def forward(network: Network, bounds: Bounds, deadline: Deadline) -> Forward:
 def _open_inputs(network: Network, bounds: Bounds) -> Int[Tensor, " free"]:
     """Inputs that are open on any of the boxes."""
     lower, upper = (end[:, : network.inputs] for end in (bounds.lower, bounds.upper))
-    return opened(lower, upper, _ONE_STEP).any(0).nonzero()[:, 0]
+    return is_wide(lower, upper, _ONE_STEP).any(0).nonzero()[:, 0]
 
 
 def _boxes(network: Network, bounds: Bounds) -> _Enclosure:
@@ -200,6 +200,6 @@ def _activation(layer: Layer, before: _Enclosure, low: Tensor, high: Tensor, uni
     )
 
 
-def _sized(line: Line, z: Tensor) -> Tensor:
+def _sized(line: LinearRelaxation, z: Tensor) -> Tensor:
     """`|slope| z`, added up over each output's operands."""
-    return Line(line.slope.abs(), line.intercept, 0.0, line.copies).along(z)
+    return LinearRelaxation(line.slope.abs(), line.intercept, 0.0, line.copies).along(z)

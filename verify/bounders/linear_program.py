@@ -6,7 +6,7 @@ over the inputs x_0, pre-activations z_k and outputs y_k
     min v    with   v >= C_j y + E_j x_0 - d_j ,    z_k - A_k(x_0, y_1, ..) = b_k ,    l <= z <= u ,
                     y >= s z + intercept_s  and  y <= s z + intercept_s   for supporting lines of slopes s .
 
-The dual values of `z_k - A_k = b_k` are the multipliers `rho_k` of the decomposition, those of the first rows are the row weights. So
+The dual values of `z_k - A_k = b_k` are the multipliers `rho_k` of the decomposition, those of the first rows are the constraint weights. So
 what comes back is a `DualState` whose bound is evaluated like any other's: HiGHS's tolerances cost tightness, never validity.
 
 A hull is known by its lines alone. Those of the parameters' ends and of CROWN's make up the hull of a ReLU or of a product;
@@ -79,33 +79,33 @@ class LinearProgram(Bounder):
 
     def ascend(
         self, problem: DualProblem, state: DualState, target: float = torch.inf, deadline: Deadline | None = None,
-        enough: Deadline | None = None, observe: Observer | None = None,
+        soft_deadline: Deadline | None = None, observe: Observer | None = None,
     ) -> Ascended:  # fmt: skip
-        """The optimum of every objective not above `target` already; what `enough` leaves no time for stays as it was.
+        """The optimum of every objective not above `target` already; what `soft_deadline` leaves no time for stays as it was.
 
         `iterations` counts the programs solved. Raises OutOfTimeError when the deadline passes, ResourceError.
         """
         self.admit(problem.network)
-        deadline, enough = deadline or Deadline(), enough or Deadline()
+        deadline, soft_deadline = deadline or Deadline(), soft_deadline or Deadline()
         best = _Best(problem, state, observe)
         maps = _Maps.of(problem)
         for row, which in product(range(problem.batch), range(problem.objectives)):
-            if enough.remaining <= 0:
+            if soft_deadline.remaining <= 0:
                 break
             if not float(best.bound[row, which]) > target:
-                self._improve(best, row, which, maps, deadline, enough)
+                self._improve(best, row, which, maps, deadline, soft_deadline)
         return best.ascended()
 
     def _improve(
-        self, best: _Best, row: int, which: int, maps: _Maps, deadline: Deadline, enough: Deadline
+        self, best: _Best, row: int, which: int, maps: _Maps, deadline: Deadline, soft_deadline: Deadline
     ) -> None:
         program = _Program(_only(best.problem, row, which), maps)
         for _ in range(self.rounds):
             deadline.check()
-            points = program.solve(min(deadline.remaining, enough.remaining))
+            points = program.solve(min(deadline.remaining, soft_deadline.remaining))
             deadline.check()
             best.offer(row, which, program.problem, points)
-            if enough.remaining <= 0 or not program.refine():
+            if soft_deadline.remaining <= 0 or not program.refine():
                 break
 
 
@@ -147,7 +147,7 @@ def _only(problem: DualProblem, row: int, which: int) -> DualProblem:
     """The problem of one objective on one box."""
     part = problem.select(torch.tensor([row], device=problem.bounds.lower.device))
     objective = Objective(*(value[:, which : which + 1] for value in vars(part.objective).values()))
-    return DualProblem(problem.network, part.bounds, objective, part.cuts, problem.node)
+    return DualProblem(problem.network, part.bounds, objective, part.splits, problem.node)
 
 
 @dataclass(frozen=True)
@@ -268,8 +268,8 @@ class _Program:
             hull = self.problem.hulls[layer.node]
             for sign in (1.0, -1.0):
                 known: list[Array] = []
-                for parameters in (*hull.parameter_range, hull.initial()):
-                    lines = self._lines(layer, sign, parameters)
+                for alpha in (*hull.alpha_range, hull.initial()):
+                    lines = self._lines(layer, sign, alpha)
                     new = np.isfinite(lines).all(1)
                     for old in known:
                         new &= (lines != old).any(1)
@@ -277,12 +277,12 @@ class _Program:
                     found.append(self._line_rows(layer, sign, lines, np.flatnonzero(new)))
         return found
 
-    def _lines(self, layer: Layer, sign: float, parameters: Tensor) -> Array:
+    def _lines(self, layer: Layer, sign: float, alpha: Tensor) -> Array:
         """The supporting lines of a sign at these parameters: slopes and intercept, [post, copies + 1]."""
         post = self.problem.network.nodes[layer.node].size
-        signs = parameters.new_full((1, 1, post), sign)
+        signs = alpha.new_full((1, 1, post), sign)
         hull = self.problem.hulls[layer.node]
-        line = hull.line(signs, parameters)
+        line = hull.line(signs, alpha)
         slopes, intercept = torch.broadcast_to(line.slope, (1, 1, layer.size)), line.intercept
         tiny = (slopes != 0) & (slopes.abs() < _TINY)
         worst = sign * torch.minimum(sign * slopes * hull.lower, sign * slopes * hull.upper)
@@ -372,14 +372,14 @@ class _Program:
         problem, like = self.problem, self.problem.bounds.lower
         none, start = like.new_zeros(1, 1, 0), 0
         point = DualState(
-            none, like.new_zeros(1, 1, problem.rows), like.new_zeros(1, 1, problem.cuts.variable.shape[1]),
+            none, like.new_zeros(1, 1, problem.rows), like.new_zeros(1, 1, problem.splits.variable.shape[1]),
             like.new_zeros(1, 1, problem.network.variables - problem.network.inputs), none, none,
         )  # fmt: skip
         for layer in problem.layers:
             values = like.new_tensor(dual[start : start + layer.size])
-            point.multipliers[..., problem.place(layer)] = values
+            point.rho[..., problem.place(layer)] = values
             start += layer.size
-        point.row_weights.copy_(like.new_tensor(dual[start : start + problem.rows]))
+        point.constraint_weights.copy_(like.new_tensor(dual[start : start + problem.rows]))
         return [point]
 
     def refine(self) -> bool:
@@ -398,21 +398,21 @@ class _Program:
         """Each output's lines of both signs that the optimum violates most, by a search over the lines' parameters."""
         hull, post = self.problem.hulls[layer.node], self.problem.network.nodes[layer.node].size
         z, y = self._optimum(layer)
-        low, high = hull.parameter_range
+        low, high = hull.alpha_range
         signs = torch.tensor([1.0, -1.0], dtype=y.dtype, device=y.device)[:, None, None]
 
-        def parameters(share: Tensor) -> Tensor:
+        def alpha(share: Tensor) -> Tensor:
             return low + spread(share, low.shape[-1] // post) * (high - low)
 
         def excess(share: Tensor) -> Tensor:
-            line = hull.line(signs.expand_as(share), parameters(share))
-            return signs * (line.push(z) - y)
+            line = hull.line(signs.expand_as(share), alpha(share))
+            return signs * (line.apply(z) - y)
 
         share = _highest(excess, torch.zeros_like(y).expand(2, 1, -1))
         wrong = (excess(share) > _TOLERANCE * (1 + y.abs()))[:, 0].cpu().numpy()
         found = []
         for sign, own, chosen in zip((1.0, -1.0), share, wrong, strict=True):
-            lines = self._lines(layer, sign, parameters(own[None]))
+            lines = self._lines(layer, sign, alpha(own[None]))
             chosen = np.flatnonzero(chosen & np.isfinite(lines).all(1))
             found.append(self._line_rows(layer, sign, lines, chosen))
         return found

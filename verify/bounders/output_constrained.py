@@ -1,9 +1,9 @@
 """Bounds of pre-activations over the unsafe points alone (Kotha et al. 2023, "Provably Bounding Neural Network Preimages").
 
-A region needs to be refuted only where the clause's rows `C y <= d` could all hold, so bounds of its pre-activations need to
+A subproblem needs to be refuted only where the clause's rows `C y <= d` could all hold, so bounds of its pre-activations need to
 hold only there. For a neuron's `+-z_i` the rows join the Lagrangian as constraints with multipliers `w >= 0`,
 
-    min over the region of  +-z_i + w . (C y - d)   <=   min over its unsafe points of  +-z_i ,
+    min over the subproblem of  +-z_i + w . (C y - d)   <=   min over its unsafe points of  +-z_i ,
 
 which is the dual function again, with the rows' weights free and the neuron's objective beside them. It pays where the clause's
 own bound is close to 0 and the layer is near the output: there the constraint leaves little. The slopes that bound
@@ -21,16 +21,16 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from verify.bounders.dual import DualProblem
-from verify.bounders.shared_row import Entries, bound_beside_row, weighed
-from verify.bounders.sweep import Aside
+from verify.bounders.shared_constraint import Entries, bound_output_constrained, weighed
+from verify.bounders.sweep import OutputConstraint
 from verify.deadline import Deadline
 from verify.network.graph import Layer
 from verify.state import Bounds, DualState
 
-# is told which regions' neurons were bounded, with which weights of the rows, and both ends found
+# is told which subproblems' neurons were bounded, with which weights of the rows, and both ends found
 Observer = Callable[[Tensor, Tensor, Tensor, Tensor, Tensor], None]
 LEAST = 0.01  # of an interval, that an end must cut off to count
-MOST = 8_000_000  # values for one region; of its neurons those that cost most, so many as fit
+MOST = 8_000_000  # values for one subproblem; of its neurons those that cost most, so many as fit
 ELEMENTS = {
     "cpu": 1_000_000,
     "cuda": 8_000_000,
@@ -39,7 +39,7 @@ ELEMENTS = {
 
 @dataclass(frozen=True)
 class OutputConstrained:
-    """Tightens one layer of each region, from the dual point that bounds its clause.
+    """Tightens one layer of each subproblem, from the dual point that bounds its clause.
 
     weight: of the clause, in units of the neuron's interval over the clause's distance from 0 (1 would give the bound away
     again). share: of what the layer's relaxation costs, the part whose neurons are bounded.
@@ -50,19 +50,19 @@ class OutputConstrained:
     recorded: ClassVar[bool] = True  # a certificate can hold what it finds
 
     def tighten(
-        self, problem: DualProblem, fast: DualProblem, state: DualState, layer: Layer, magnitudes: dict[int, Tensor],
+        self, problem: DualProblem, working: DualProblem, state: DualState, layer: Layer, magnitudes: dict[int, Tensor],
         deadline: Deadline, observe: Observer | None = None,
     ) -> Bounds:  # fmt: skip
-        """The layer's bounds, [batch, size] each, over the unsafe points of each region.
+        """The layer's bounds, [batch, size] each, over the unsafe points of each subproblem.
 
-        problem, fast: the regions' clauses in float64, in which the bounds are proved, and as they are climbed on; state: their
-        dual points of one objective each, in float64. Regions whose bound there is not below 0 keep what they have. Raises
+        problem, working: the subproblems' clauses in float64, in which the bounds are proved, and as they are climbed on; state: their
+        dual points of one objective each, in float64. Subproblems whose bound there is not below 0 keep what they have. Raises
         OutOfTimeError.
         """
         lower, upper = (end[:, layer.variables].clone() for end in vars(problem.bounds).values())
-        quick = fast.bounds.lower
-        intervals = (lower.to(quick), upper.to(quick))
-        bound, [loss] = losses(fast, state.to(quick.device, quick.dtype), layer, intervals)
+        working_like = working.bounds.lower
+        intervals = (lower.to(working_like), upper.to(working_like))
+        bound, [loss] = losses(working, state.to(working_like.device, working_like.dtype), layer, intervals)
         variables = problem.network.variables
         counts = self._counts(loss).clamp(max=max(1, MOST // (2 * variables)))
         counts[bound >= 0] = 0
@@ -86,7 +86,7 @@ class OutputConstrained:
         return Bounds(lower, upper)
 
     def _counts(self, losses: Tensor) -> Int[Tensor, " batch"]:
-        """How many neurons make up the share of each region's loss."""
+        """How many neurons make up the share of each subproblem's loss."""
         ranked = losses.sort(dim=1, descending=True).values.double()
         before = ranked.cumsum(1) - ranked
         return ((before < self.share * ranked.sum(1, keepdim=True)) & (ranked > 0)).sum(1)
@@ -102,11 +102,11 @@ class OutputConstrained:
         """The rows' weights beside an end of each neuron, as float32 holds them."""
         width = (bounds.upper - bounds.lower)[:, layer.variables].gather(1, neurons)
         weight = self.weight * width / (-bound.to(width)[:, None]).clamp(min=1e-9)
-        return (weight[..., None] * state.row_weights).float().to(width)
+        return (weight[..., None] * state.constraint_weights).float().to(width)
 
 
 def in_batches(losses: Tensor, counts: Int[Tensor, " batch"], most: int) -> list[tuple[Tensor, Tensor]]:
-    """Regions, and of each the same number of columns ([rows, count]), those that cost most first: about `most` in all."""
+    """Subproblems, and of each the same number of columns ([rows, count]), those that cost most first: about `most` in all."""
     order = counts.argsort(descending=True)
     order = order[counts[order] > 0]
     found, start = [], 0
@@ -139,14 +139,14 @@ def _bound(
     if entries is not None:
         sides = weights.new_ones(2 * count)
         sides[count:] = -1.0
-        found = bound_beside_row(
+        found = bound_output_constrained(
             problem, problem.clamp(state), entries, neurons.repeat(1, 2), sides, weights[..., 0], magnitudes
         )
     else:
         sides = weights.new_ones(len(neurons), 2 * count)
         sides[:, count:] = -1.0
-        point = replace(weighed(state, weights.sum(2)), row_weights=weights)
-        beside = beside_rows(problem, layer, neurons.repeat(1, 2), sides)
+        point = replace(weighed(state, weights.sum(2)), constraint_weights=weights)
+        beside = output_constrained_problem(problem, layer, neurons.repeat(1, 2), sides)
         found = beside.evaluate(beside.clamp(point), magnitudes).bound
     low, high = torch.where(found.isfinite(), found, -torch.inf).chunk(2, dim=1)
     return low, -high
@@ -168,7 +168,7 @@ def _worthwhile(
 def losses(
     problem: DualProblem, state: DualState, layer: Layer, *intervals: tuple[Tensor, Tensor]
 ) -> tuple[Float[Tensor, " batch"], list[Float[Tensor, "batch size"]]]:
-    """Each region's bound, and what each neuron's relaxation costs it at the dual's primal point if intervals were those given.
+    """Each subproblem's bound, and what each neuron's relaxation costs it at the dual's primal point if intervals were those given.
 
     (0 where the relaxation is exact.)
     """
@@ -181,17 +181,17 @@ def losses(
     costs = []
     for low, high in intervals:
         hull = layer.activation.hull(low[:, None], torch.maximum(low, high)[:, None])
-        line = hull.line(t, hull.clamp(state.parameters[..., layer.parameters])).first()
+        line = hull.line(t, hull.clamp(state.alpha[..., layer.alpha])).first()
         cost = layer.activation.relaxation_loss(t[:, 0], line, z, low, high)
         costs.append(cost.nan_to_num(nan=0.0).clamp(min=0))
     return found.bound[:, 0], costs
 
 
-def beside_rows(
+def output_constrained_problem(
     problem: DualProblem, layer: Layer, neurons: Int[Tensor, "batch ends"], sides: Float[Tensor, "batch ends"]
 ) -> DualProblem:
     """The clause's rows as constraints beside the objectives `side z_i` of the given neurons."""
     batch, count = neurons.shape
     rows = problem.bounds.lower.new_zeros(batch, count, layer.size)
     rows.scatter_(2, neurons[..., None], sides[..., None].to(rows))
-    return problem.widened(count, Aside(layer.pre_node, rows))
+    return problem.widened(count, OutputConstraint(layer.pre_node, rows))

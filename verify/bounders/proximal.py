@@ -17,7 +17,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from verify.bounders.ascent import Climber, Iterative, Moments, weight_direction
+from verify.bounders.ascent import Iterative, Moments, Optimiser, weight_direction
 from verify.bounders.dual import DualProblem
 from verify.bounders.sweep import Sweep, join, pull
 from verify.network.affine import Affine
@@ -26,7 +26,7 @@ from verify.state import DualState
 
 Values = dict[int, Tensor]  # by node, [batch, objectives, size]
 _INPUT = 0
-_FIRST_WEIGHT_STEP, _LAST_WEIGHT_STEP = 0.1, 1e-4  # Adam's, of row weights
+_FIRST_WEIGHT_STEP, _LAST_WEIGHT_STEP = 0.1, 1e-4  # Adam's, of constraint weights
 
 
 @dataclass(frozen=True)
@@ -42,8 +42,8 @@ class Proximal(Iterative):
     last: float = 0.005
     momentum: float = 0.3
 
-    def start(self, problem: DualProblem, state: DualState) -> Climber:
-        return ProximalClimber.begin(self, problem, problem.decoupled(state))
+    def start(self, problem: DualProblem, state: DualState) -> Optimiser:
+        return ProximalOptimiser.begin(self, problem, problem.decoupled(state))
 
 
 class _Maps:
@@ -68,7 +68,7 @@ class _Maps:
             self.reached[source] = found
 
 
-class ProximalClimber(Climber):
+class ProximalOptimiser(Optimiser):
     """Multipliers, and the primal point that goes with them: outputs by node, pre-activations and residuals by layer."""
 
     def __init__(
@@ -81,16 +81,16 @@ class ProximalClimber(Climber):
         self.weight = method.first
 
     @classmethod
-    def begin(cls, method: Proximal, problem: DualProblem, state: DualState) -> ProximalClimber:
+    def begin(cls, method: Proximal, problem: DualProblem, state: DualState) -> ProximalOptimiser:
         """From the Lagrangian's own minimisers at `state`, which has multipliers alone."""
         sweep = problem.backward(state)
         posts = {_INPUT: problem.input_minimiser(sweep.input_cotangent)}
         pres: Values = {}
         for node, support in sweep.supports.items():
-            assert support.post is not None and isinstance(support.touch, Tensor)
-            posts[node], pres[node] = support.post, support.touch
+            assert support.post is not None and isinstance(support.minimiser, Tensor)
+            posts[node], pres[node] = support.post, support.minimiser
         made = cls(
-            method, problem, state, _Maps(problem), torch.zeros_like(state.multipliers), Moments.like(state.row_weights),
+            method, problem, state, _Maps(problem), torch.zeros_like(state.rho), Moments.like(state.constraint_weights),
             _scales(problem, state, sweep), posts, pres, {},
         )  # fmt: skip
         reached = made._values(posts)
@@ -100,10 +100,10 @@ class ProximalClimber(Climber):
         }
         return made
 
-    def look(self) -> Tensor:
+    def evaluate(self) -> Tensor:
         return self.problem.evaluate(self.state).bound
 
-    def advance(self, count: int) -> None:
+    def step(self, count: int) -> None:
         method, state = self.method, self.state
         share = (count - 1) / max(1, method.iterations - 1)
         self.weight = method.first * (method.last / method.first) ** share
@@ -113,14 +113,14 @@ class ProximalClimber(Climber):
         for layer in self.problem.layers:
             scaled = self.weight * self.scales[layer.node] * self.residuals[layer.node]
             self.velocity[..., self.problem.place(layer)] += scaled
-        weights = state.row_weights
+        weights = state.constraint_weights
         if self.problem.rows > 1:
             output = self._values(self.posts)[self.problem.node]
-            along = weight_direction(weights, self.problem.row_values(output, self.posts[_INPUT]))
+            along = weight_direction(weights, self.problem.constraint_values(output, self.posts[_INPUT]))
             size = _FIRST_WEIGHT_STEP * (_LAST_WEIGHT_STEP / _FIRST_WEIGHT_STEP) ** share
             weights = self.weights.step(weights, along, count, size)
         self.state = self.problem.clamp(
-            replace(state, multipliers=state.multipliers + self.velocity, row_weights=weights)
+            replace(state, rho=state.rho + self.velocity, constraint_weights=weights)
         )
 
     def _round(self) -> None:
@@ -142,21 +142,21 @@ class ProximalClimber(Climber):
                 pull(problem.network, index, cotangent, pending)
             else:
                 layer = network.layer_of_node[index]
-                touch, post = problem.minimum(layer, t, self._augmented(layer))
-                self._step(index, post, touch)
+                minimiser, post = problem.minimum(layer, t, self._augmented(layer))
+                self._step(index, post, minimiser)
                 rho = self._augmented(layer)
                 join(pending, layer.pre_node, rho.reshape(flat, *network.nodes[layer.pre_node].shape))
 
     def _augmented(self, layer: Layer) -> Tensor:
         """The augmented Lagrangian's multipliers: `rho_k + w_k r_k`."""
-        rho = self.state.multipliers[..., self.problem.place(layer)]
+        rho = self.state.rho[..., self.problem.place(layer)]
         return rho + self.weight * self.scales[layer.node] * self.residuals[layer.node]
 
-    def _step(self, node: int, post: Tensor, touch: Tensor | None) -> None:
+    def _step(self, node: int, post: Tensor, minimiser: Tensor | None) -> None:
         """The best step of one block towards a vertex: the minimum of a parabola."""
         change = post - self.posts[node]
         shifts, slope = self._shifts(node, change)
-        move = None if touch is None else touch - self.pres[node]
+        move = None if minimiser is None else minimiser - self.pres[node]
         if move is not None:
             shifts[node] = -move
         curvature = torch.zeros_like(slope)
@@ -211,12 +211,12 @@ class ProximalClimber(Climber):
             moves[index] = node.operator.forward(*operands) - self.maps.zeros[index]
         return moves
 
-    def select(self, rows: Tensor) -> ProximalClimber:
+    def select(self, rows: Tensor) -> ProximalOptimiser:
         parts = (
             {node: value[rows] for node, value in part.items()}
             for part in (self.scales, self.posts, self.pres, self.residuals)
         )
-        return ProximalClimber(
+        return ProximalOptimiser(
             self.method, self.problem.select(rows), self.state.select(rows), self.maps, self.velocity[rows],
             self.weights.select(rows), *parts,
         )  # fmt: skip
@@ -224,7 +224,7 @@ class ProximalClimber(Climber):
 
 def _scales(problem: DualProblem, state: DualState, sweep: Sweep) -> Values:
     """Per layer [batch, objectives, 1]: a multiplier's size over a residual's, the unit of the proximal weight."""
-    scales, units = {}, problem.units(state, sweep).multipliers
+    scales, units = {}, problem.units(state, sweep).rho
     for layer in problem.layers:
         width = (problem.bounds.upper - problem.bounds.lower)[:, None, layer.variables]
         scale = _norm(units[..., problem.place(layer)]) / _norm(width)

@@ -1,8 +1,8 @@
 """Ascent in the restricted dual domain (De Palma et al. 2021), the default bounder.
 
-The free variables are the slopes of the supporting lines, one multiplier for each cut, and the row weights of
+The free variables are the slopes of the supporting lines, one multiplier for each split, and the constraint weights of
 conjunctions. Adam's normalised steps on slopes (whose natural scale is 1) reach 90 % of what there is to gain in five
-iterations; multipliers have the scale of the cotangents and step relative to it; row weights move multiplicatively on the
+iterations; multipliers have the scale of the cotangents and step relative to it; constraint weights move multiplicatively on the
 simplex.
 
 The optimum of the relaxation also needs multipliers on the other pre-activations, because its polytope holds
@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
-from verify.bounders.ascent import Climber, GradientClimber, Iterative
+from verify.bounders.ascent import GradientOptimiser, Iterative, Optimiser
 from verify.bounders.dual import DualProblem
 from verify.state import DualState
 
@@ -29,11 +29,11 @@ class Restricted(Iterative):
     decay: float = 0.95
     everywhere: bool = False
 
-    def start(self, problem: DualProblem, state: DualState) -> Climber:
+    def start(self, problem: DualProblem, state: DualState) -> Optimiser:
         if self.everywhere or not problem.sloped(state):
             state = problem.coupled(state)
-        own = 0.03 * self.step if state.multipliers.shape[2] else 0.0
-        return GradientClimber.begin(problem, state, self.step, self.decay, own)
+        own = 0.03 * self.step if state.rho.shape[2] else 0.0
+        return GradientOptimiser.begin(problem, state, self.step, self.decay, own)
 
     def longer(self, factor: int) -> Restricted:
         """As many times the iterations, with steps that start larger and end at the same fraction of that."""

@@ -11,9 +11,9 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from verify.bounders.cutting_planes import LayerPlanes
+from verify.bounders.cuts import LayerCuts
 from verify.deadline import tick
-from verify.network.activations import Line
+from verify.network.activations import LinearRelaxation
 from verify.network.affine import Affine
 from verify.network.graph import Network
 from verify.state import DualState, Struct
@@ -21,7 +21,7 @@ from verify.state import DualState, Struct
 
 @dataclass(frozen=True)
 class Probes(Struct):
-    """One hypothetical cut for each objective, to see what it would gain without making the child."""
+    """One hypothetical split for each objective, to see what it would gain without making the child."""
 
     variable: Int[Tensor, "batch objectives"]
     value: Float[Tensor, "batch objectives"]
@@ -29,7 +29,7 @@ class Probes(Struct):
 
 
 @dataclass(frozen=True)
-class Aside:
+class OutputConstraint:
     """A part of every objective on the values of an earlier node: `coefficients . z`.
 
     Beside it the objective's rows are constraints, `C y <= d` on all the points that matter, and their weights are free
@@ -42,8 +42,8 @@ class Aside:
 
 
 @dataclass(frozen=True)
-class Local:
-    """What a batch of windows of one network has beside them (see local.py), by node."""
+class Patches:
+    """What a batch of windows of one network has beside them (see patches.py), by node."""
 
     offsets: dict[
         int, Float[Tensor, "batch size"]
@@ -53,19 +53,19 @@ class Local:
     ]  # 0 beyond the image, where nothing is; only nodes that reach there
     gamma: float  # the whole network's
 
-    def select(self, rows: Tensor) -> Local:
+    def select(self, rows: Tensor) -> Patches:
         """Those of some windows."""
         offsets, inside = (
             {i: value[rows] for i, value in part.items()} for part in (self.offsets, self.inside)
         )
-        return Local(offsets, inside, self.gamma)
+        return Patches(offsets, inside, self.gamma)
 
 
 @dataclass(frozen=True)
 class Given:
-    """What planes take over of a layer's cotangents, of those < 0, as sizes."""
+    """What cuts take over of a layer's cotangents, of those < 0, as sizes."""
 
-    planes: LayerPlanes
+    cuts: LayerCuts
     whole: Float[Tensor, "batch objectives own"]  # there is
     taken: Float[Tensor, "batch objectives own"]
 
@@ -76,20 +76,20 @@ class Support:
 
     cotangent: Float[Tensor, "batch objectives post"]  # t
     rho: Float[Tensor, "batch objectives pre"]
-    line: Line | None  # None where no slopes are free
-    touch: Float[Tensor, "batch objectives pre"] | float  # z*
+    line: LinearRelaxation | None  # None where no slopes are free
+    minimiser: Float[Tensor, "batch objectives pre"] | float  # z*
     post: Float[Tensor, "batch objectives post"] | None = None  # x*; None: on the line at z*
     inner: Float[Tensor, "batch objectives post"] | None = None  # sigma(z*) where x* need not be it
-    given: Given | None = None  # what planes have taken over; t is the rest
+    given: Given | None = None  # what cuts have taken over; t is the rest
 
     def forward(self, z: Tensor) -> Tensor:
         """The outputs that the supergradient goes on with, `x* + slope (z - z*)`."""
         if self.post is None:
             assert self.line is not None
-            return self.line.push(z)
+            return self.line.apply(z)
         if self.line is None:
             return self.post
-        return self.post + self.line.along(z - self.touch)
+        return self.post + self.line.along(z - self.minimiser)
 
 
 @dataclass(frozen=True)
@@ -113,9 +113,9 @@ class Supergradient:
 
     state: DualState
     bound: Float[Tensor, "batch objectives"]
-    cut_scales: Float[
+    beta_units: Float[
         Tensor, "batch objectives depth"
-    ]  # the unit of each cut's multiplier: the cotangents' size there
+    ]  # the unit of each split's multiplier: the cotangents' size there
     pre_activations: dict[int, Float[Tensor, "batch objectives pre"]]  # by layer's node
 
 
@@ -127,7 +127,7 @@ def join(pending: dict[int, Tensor], node: int, cotangent: Tensor) -> None:
 def dot(
     cotangent: Float[Tensor, "batch objectives size"], values: Tensor
 ) -> Float[Tensor, "batch objectives"]:
-    """Products with [size] values, or with each region's own, [batch, size]."""
+    """Products with [size] values, or with each subproblem's own, [batch, size]."""
     return cotangent @ values if values.dim() == 1 else (cotangent @ values[:, :, None])[..., 0]
 
 

@@ -1,9 +1,9 @@
 """Filtered smart branching (De Palma et al. 2021, section 5): score all, bound a few, choose one.
 
-Every open variable gets two cheap scores in closed form: the activation's own estimate of what a cut gains (for ReLU the SR
+Every open variable gets two cheap scores in closed form: the activation's own estimate of what a split gains (for ReLU the SR
 score of Bunel et al. 2020b) and, complementary to it, what the relaxation loses at the dual's primal point. The best
 few by either are candidates; both children of each are bounded by one backward sweep with the parent's dual variables (as
-probes: hulls are shared, no child is built), and the cut whose worse child improves most is made.
+probes: hulls are shared, no child is built), and the split whose worse child improves most is made.
 """
 
 from __future__ import annotations
@@ -20,17 +20,17 @@ from verify.bounders.dual import DualProblem
 from verify.bounders.sweep import Probes, Supergradient, Sweep
 from verify.state import DualState
 
-# Bounds of the upper and the lower child of candidate cuts (variable, value), all [batch, candidates].
+# Bounds of the upper and the lower child of candidate splits (variable, value), all [batch, candidates].
 Children = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
 
 
 @dataclass(frozen=True)
 class Split:
-    """The chosen cut of each region; variable -1 where there is none to make."""
+    """The chosen split of each subproblem; variable -1 where there is none to make."""
 
     variable: Int[Tensor, " batch"]
     value: Float[Tensor, " batch"]
-    multipliers: Float[Tensor, "batch 2"]  # of the new cut that leave the upper and the lower child no looser
+    beta: Float[Tensor, "batch 2"]  # of the new split that leave the upper and the lower child no looser
 
 
 @dataclass(frozen=True)
@@ -40,9 +40,9 @@ class FilteredSmartBranching:
     candidates: int = 3
 
     def choose(self, problem: DualProblem, state: DualState, children: Children | None = None) -> Split:
-        """The cut for each region of `problem` (one objective each) at its dual point.
+        """The split for each subproblem of `problem` (one objective each) at its dual point.
 
-        `children` bounds both children of candidate cuts where probes would not tell what a cut gains.
+        `children` bounds both children of candidate splits where probes would not tell what a split gains.
         """
         sweep = problem.evaluate(state)
         gradient = problem.supergradient(state, sweep)
@@ -73,7 +73,7 @@ class FilteredSmartBranching:
 
 
 def _best_of_layers(problem: DualProblem, losses: Tensor) -> Int[Tensor, "batch layers"]:
-    """The variable of each curved layer that loses most: a cut there may help many layers behind it.
+    """The variable of each curved layer that loses most: a split there may help many layers behind it.
 
     (The sum under a quotient loses little itself, but every product with its reciprocal is relaxed over its range.)
     """
@@ -82,11 +82,11 @@ def _best_of_layers(problem: DualProblem, losses: Tensor) -> Int[Tensor, "batch 
 
 
 def probed(problem: DualProblem, state: DualState, variable: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
-    """Bounds of both children of each candidate cut, [batch, candidates] each, by one sweep over the parent's hulls."""
+    """Bounds of both children of each candidate split, [batch, candidates] each, by one sweep over the parent's hulls."""
     count = 2 * variable.shape[1]
     probes = _both_sides(variable, value)
     repeated = _repeated(problem, count)
-    shared = repeated.without_planes(_shared(state, count), probes.variable)
+    shared = repeated.without_cuts(_shared(state, count), probes.variable)
     bounds = repeated.evaluate(shared, probes=probes).bound
     upper, lower = bounds.chunk(2, dim=1)
     return upper, lower
@@ -99,7 +99,7 @@ def _both_sides(variable: Tensor, value: Tensor) -> Probes:
 
 
 def _scores(problem: DualProblem, sweep: Sweep, gradient: Supergradient) -> tuple[Tensor, Tensor, Tensor]:
-    """Both scores and the split point of every variable, [batch, variables]; -inf where no cut helps."""
+    """Both scores and the split point of every variable, [batch, variables]; -inf where no split helps."""
     lower, upper = problem.bounds.lower, problem.bounds.upper
     scores = torch.full_like(lower, -torch.inf)
     losses, points = scores.clone(), torch.full_like(lower, torch.nan)
@@ -114,8 +114,8 @@ def _scores(problem: DualProblem, sweep: Sweep, gradient: Supergradient) -> tupl
         z = gradient.pre_activations[layer.node][:, 0]
         bias = problem.network.offsets[layer.pre_node]
         given = sweep.supports[layer.node].given
-        if given is not None:  # what planes took over is theirs because it costs most
-            t = t.index_add(1, given.planes.place, -given.taken[:, 0])
+        if given is not None:  # what cuts took over is theirs because it costs most
+            t = t.index_add(1, given.cuts.place, -given.taken[:, 0])
         scores[:, columns] = layer.activation.split_scores(t, own, z, bias, low, high)
         losses[:, columns] = layer.activation.relaxation_loss(t, own, z, low, high)
         points[:, columns] = layer.activation.split_point(low, high)
@@ -123,20 +123,18 @@ def _scores(problem: DualProblem, sweep: Sweep, gradient: Supergradient) -> tupl
 
 
 def _repeated(problem: DualProblem, count: int) -> DualProblem:
-    """The same boxes with each region's one objective repeated."""
+    """The same boxes with each subproblem's one objective repeated."""
     objective = problem.objective
     wide = type(objective)(
         objective.coefficients.expand(-1, count, -1, -1), objective.thresholds.expand(-1, count, -1),
         objective.input_coefficients.expand(-1, count, -1, -1),
     )  # fmt: skip
     repeated = DualProblem(
-        problem.network, problem.bounds, wide, problem.cuts, problem.node, planes=problem.planes
+        problem.network, problem.bounds, wide, problem.splits, problem.node, cuts=problem.cuts
     )
     repeated.__dict__["hulls"] = problem.hulls
     return repeated
 
 
 def _shared(state: DualState, count: int) -> DualState:
-    return DualState(
-        state.parameters, *(part.expand(-1, count, -1) for part in list(vars(state).values())[1:])
-    )
+    return DualState(state.alpha, *(part.expand(-1, count, -1) for part in list(vars(state).values())[1:]))

@@ -1,4 +1,4 @@
-"""Input splitting, for networks with few inputs: cut the input that the bound depends on most.
+"""Input splitting, for networks with few inputs: split the input that the bound depends on most.
 
 The bound is linear in the input with coefficients `t_0`, so halving input j frees at most `|t_0j| (u_j - l_j) / 2` of it: the
 smart-branching score of an input (Bunel et al. 2020b, section on input domains). A small share of the

@@ -28,7 +28,7 @@ _SLOPED = {"leaves8": ("<u1", "<f2"), "leaves32": ("<f4", "<f4")}
 
 @dataclass(frozen=True)
 class Leaf:
-    """What closes one node: rows' weights, its cuts' multipliers, slopes of all pre-activations (0 where there is none)."""
+    """What closes one node: rows' weights, its splits' multipliers, slopes of all pre-activations (0 where there is none)."""
 
     weights: Array
     multipliers: Array
@@ -63,7 +63,7 @@ class Trimmer:
         cursor, (slopes, multipliers) = block.cursor(), _SLOPED[block.kind]
         nodes = np.array(cursor.counted("<i8"))
         weights = self.proof.weights(cursor, "<f4", len(nodes), self.proof.clauses.most_rows)
-        _, counts = self.proof.tree.cuts(nodes)
+        _, counts = self.proof.tree.splits(nodes)
         values = np.split(cursor.take(multipliers, int(counts.sum())), np.cumsum(counts)[:-1])
         mask = self._unstable(nodes)
         stored = np.zeros(mask.shape, dtype=slopes)
@@ -74,7 +74,7 @@ class Trimmer:
             )
 
     def _unstable(self, nodes: Array) -> Array:
-        lower, upper = self.proof.tree.regions(nodes)
+        lower, upper = self.proof.tree.subproblems(nodes)
         inputs = self.proof.network.inputs
         return np.asarray((lower[:, inputs:] < 0) & (upper[:, inputs:] > 0))
 
@@ -94,7 +94,7 @@ class Trimmer:
                 return
 
     def _offered(self, split: int, side: int, leaf: Leaf) -> Leaf:
-        """A child's proof as one of its parent: in bytes, and the neuron that was cut keeps its side's slope."""
+        """A child's proof as one of its parent: in bytes, and the neuron that was split keeps its side's slope."""
         slopes = np.rint(leaf.slopes * 255) / 255
         place = int(self.proof.tree.variable[split]) - self.proof.network.inputs
         if place >= 0:
@@ -103,14 +103,14 @@ class Trimmer:
         return Leaf(leaf.weights, multipliers, slopes)
 
     def _closes(self, node: int, leaf: Leaf) -> bool:
-        """Whether the slopes refute the node's region."""
+        """Whether the slopes refute the node's subproblem."""
         proof, nodes, inputs = self.proof, np.array([node]), self.proof.network.inputs
-        bounds = proof.tree.regions(nodes)
+        bounds = proof.tree.subproblems(nodes)
         alphas = {
             number: leaf.slopes[None, None, layer.variables.start - inputs : layer.variables.stop - inputs]
             for number, layer in enumerate(proof.network.layers)
         }
-        variables, _ = proof.tree.cuts(nodes)
+        variables, _ = proof.tree.splits(nodes)
         rho = proof.bounder.sloped(bounds, alphas, (variables, leaf.multipliers[None].astype(np.float64)))
         objective = Objective(leaf.weights[None, None], [proof.clause(node)])
         with np.errstate(all="ignore"):

@@ -1,6 +1,6 @@
 """What the checker knows of activations: where `t sigma(z) - rho z` can have its minimum on a box, and no more.
 
-Arrays are [regions, objectives, neurons]; bounds have one objective for all. Float64, or objects that hold exact rationals.
+Arrays are [subproblems, objectives, neurons]; bounds have one objective for all. Float64, or objects that hold exact rationals.
 In float64 the values are as accurate as the operations are; the caller charges for them (`dual.py`).
 """
 

@@ -27,19 +27,19 @@ Pair = tuple[Array, Array]
 class Objective:
     """`weights . (C y + E x - d)`, and `aside . z` on an earlier node's values beside it.
 
-    weights: [regions, objectives, rows], none negative. rows: one clause's for each region, one for all, or none. aside: the
-    node, and coefficients [regions, objectives, size].
+    weights: [subproblems, objectives, rows], none negative. rows: one clause's for each subproblem, one for all, or none. aside: the
+    node, and coefficients [subproblems, objectives, size].
     """
 
     weights: Array
     rows: list[Rows]
     aside: tuple[int, Array] | None = None
 
-    def select(self, regions: Array, objectives: Array) -> Objective:
-        """Some objectives of some regions."""
-        rows = self.rows if len(self.rows) < 2 else [self.rows[i] for i in regions.tolist()]
-        aside = None if self.aside is None else (self.aside[0], self.aside[1][regions][:, objectives])
-        return Objective(self.weights[regions][:, objectives], rows, aside)
+    def select(self, subproblems: Array, objectives: Array) -> Objective:
+        """Some objectives of some subproblems."""
+        rows = self.rows if len(self.rows) < 2 else [self.rows[i] for i in subproblems.tolist()]
+        aside = None if self.aside is None else (self.aside[0], self.aside[1][subproblems][:, objectives])
+        return Objective(self.weights[subproblems][:, objectives], rows, aside)
 
     def start(self, dual: Dual, sizes: dict[int, Array]) -> tuple[dict[int, Array], Array, Array]:
         """Coefficients by node, the constant, and how far they may be off; see `Dual.sweep`."""
@@ -76,7 +76,7 @@ class Objective:
 
 
 class Bounder:
-    """Bounds objectives on regions. With `arithmetic.exact` everything is decided in rationals, not only what float64 leaves."""
+    """Bounds objectives on subproblems. With `arithmetic.exact` everything is decided in rationals, not only what float64 leaves."""
 
     def __init__(self, network: Network, arithmetic: Arithmetic, until: float = math.inf) -> None:
         self.network, self._until = network, until
@@ -100,7 +100,7 @@ class Bounder:
         needed: Array,
         strictly: bool,
     ) -> Pair:
-        """Bounds [regions, objectives], and which of them are at least `needed` (-inf: not asked for), or more than that."""
+        """Bounds [subproblems, objectives], and which of them are at least `needed` (-inf: not asked for), or more than that."""
         self.check_time()
         lower, upper = bounds
         declared: dict[int, Array] = {}
@@ -118,22 +118,22 @@ class Bounder:
             # exact values are at most twice the errors charged above: below that there is no hope
             hopeful = self.all_exact | (~reached & ~(bound + 2.5 * linear.error < needed))
             undecided = hopeful & (needed > -math.inf)
-            for region in np.flatnonzero(undecided.any(1)).tolist():
+            for subproblem in np.flatnonzero(undecided.any(1)).tolist():
                 self.check_time()
-                at, left = np.array([region]), np.flatnonzero(undecided[region])
+                at, left = np.array([subproblem]), np.flatnonzero(undecided[subproblem])
                 multipliers = {
                     layer: np.broadcast_to(values, (*reached.shape, values.shape[2]))[at][:, left]
                     for layer, values in declared.items()
                 }
                 found = self._in_rationals((lower[at], upper[at]), objective.select(at, left), multipliers)
                 if found is not None:
-                    least = self._arithmetic.array(needed[region, left])
-                    reached[region, left] = found > least if strictly else found >= least
-                    bound[region, left] = [float(value) for value in found]
+                    least = self._arithmetic.array(needed[subproblem, left])
+                    reached[subproblem, left] = found > least if strictly else found >= least
+                    bound[subproblem, left] = [float(value) for value in found]
         return bound, reached
 
     def _in_rationals(self, bounds: Pair, objective: Objective, declared: dict[int, Array]) -> Array | None:
-        """The bounds of one region's objectives; None where a number that it takes is not finite."""
+        """The bounds of one subproblem's objectives; None where a number that it takes is not finite."""
         needed = np.zeros(self.network.variables, dtype=bool)
         needed[: self.network.inputs] = True
         for layer in declared:
@@ -155,7 +155,7 @@ class Bounder:
         return np.asarray(found)
 
     def propagated(self, bounds: Pair) -> Pair:
-        """The regions with what interval arithmetic makes of what is known of them."""
+        """The subproblems with what interval arithmetic makes of what is known of them."""
         inputs = slice(0, self.network.inputs)
         return self.dual.intervals(bounds[0][:, inputs], bounds[1][:, inputs], bounds)
 
@@ -170,9 +170,9 @@ class Bounder:
 
         return rho
 
-    def sloped(self, bounds: Pair, alphas: dict[int, Array], cuts: Pair | None = None) -> Rho:
-        """Given slopes of ReLUs times cotangents, plus the multipliers of cuts (variables [regions, depth], values the same for
-        all objectives or [regions, objectives, depth])."""
+    def sloped(self, bounds: Pair, alphas: dict[int, Array], splits: Pair | None = None) -> Rho:
+        """Given slopes of ReLUs times cotangents, plus the multipliers of splits (variables [subproblems, depth], values the same for
+        all objectives or [subproblems, objectives, depth])."""
         lower, upper = bounds
         default = self.default(bounds)
 
@@ -181,7 +181,7 @@ class Bounder:
             if number not in alphas:
                 return default(number, t)
             low, high = lower[:, None, layer.variables], upper[:, None, layer.variables]
-            own = () if cuts is None else (layer.variables, *cuts)
+            own = () if splits is None else (layer.variables, *splits)
             return _few_bent(t, low, high, alphas[number], *own)
 
         return rho
@@ -192,27 +192,27 @@ class Bounder:
         return [slice(start, start + step) for start in range(0, count, step)]
 
 
-def _few_bent(t: Array, lower: Array, upper: Array, alpha: Array, *cuts: Any) -> Multipliers:
-    """The multipliers of ReLUs; most are linear, and alike so in all regions: they take no more than a factor."""
+def _few_bent(t: Array, lower: Array, upper: Array, alpha: Array, *splits: Any) -> Multipliers:
+    """The multipliers of ReLUs; most are linear, and alike so in all subproblems: they take no more than a factor."""
     slope = np.where(lower >= 0, 1.0, 0.0)
     alike = ((lower >= 0) | (upper <= 0)).all((0, 1)) & (slope == slope[:1]).all((0, 1))
-    if cuts:
-        columns, variables = cuts[0], cuts[1]
+    if splits:
+        columns, variables = splits[0], splits[1]
         cut = variables[(variables >= columns.start) & (variables < columns.stop)] - columns.start
         alike[cut] = False  # whatever they are, they have a multiplier besides
     bent = np.flatnonzero(~alike)
     found = t * slope[:1]
     some = lower[..., bent], upper[..., bent], alpha[..., bent]
     found[..., bent] = t[..., bent] * relu_slopes(t[..., bent], *some)
-    if cuts:
-        add_cuts(found, *cuts)
+    if splits:
+        add_splits(found, *splits)
     slope = slope[0, 0]
     slope[bent] = 0.0
     return Multipliers(found, bent, slope)
 
 
-def add_cuts(rho: Array, columns: slice, variables: Array, multipliers: Array) -> None:
-    """Adds the multipliers of a layer's own cuts to its `rho` ([regions, objectives, size])."""
+def add_splits(rho: Array, columns: slice, variables: Array, multipliers: Array) -> None:
+    """Adds the multipliers of a layer's own splits to its `rho` ([subproblems, objectives, size])."""
     row, place = np.nonzero((variables >= columns.start) & (variables < columns.stop))
     neurons = variables[row, place] - columns.start
     own = multipliers if multipliers.ndim == 3 else multipliers[:, None]

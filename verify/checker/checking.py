@@ -20,7 +20,7 @@ from typing import TypeVar
 
 import numpy as np
 
-from verify.checker import claims, leaves, regions
+from verify.checker import claims, leaves, subproblems
 from verify.checker.clauses import Clauses
 from verify.checker.container import FORMAT, Container, read
 from verify.checker.dual import Arithmetic
@@ -41,7 +41,7 @@ REAL, DEPLOYED = "real", "ieee32-any-order"
 HANDLERS: dict[str, Callable[[Proof, Cursor, bool], None]] = {
     "box": claims.box, "slopes": claims.slopes, "lemma": claims.lemma, "leaves8": leaves.leaves8,
     "leaves32": leaves.leaves32, "leaves_rho": leaves.leaves_rho, "leaves_default": leaves.leaves_default,
-    "empty": leaves.empty, "input_leaves": regions.input_leaves, "clip": regions.clip,
+    "empty": leaves.empty, "input_leaves": subproblems.input_leaves, "clip": subproblems.clip,
 }  # fmt: skip
 SEMANTICS = (REAL, DEPLOYED)
 _SPEAKS_OF = {

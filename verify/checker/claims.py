@@ -1,4 +1,4 @@
-"""Blocks that claim bounds of pre-activations: on the boxes of roots, or over the unsafe points of a node's region."""
+"""Blocks that claim bounds of pre-activations: on the boxes of roots, or over the unsafe points of a node's subproblem."""
 
 from __future__ import annotations
 
@@ -86,7 +86,7 @@ def slopes(proof: Proof, cursor: Cursor, prove: bool) -> None:
 
 
 def lemma(proof: Proof, cursor: Cursor, prove: bool) -> None:
-    """Bounds of some neurons of a layer over the unsafe points of a node's region; the slopes are theirs in common."""
+    """Bounds of some neurons of a layer over the unsafe points of a node's subproblem; the slopes are theirs in common."""
     node, number = cursor.integer(), cursor.integer()
     places, sides, claims = cursor.claims("<f4")
     proof.tree.check_nodes(np.array([node]))
@@ -101,21 +101,21 @@ def lemma(proof: Proof, cursor: Cursor, prove: bool) -> None:
 def _stated(
     proof: Proof, cursor: Cursor, node: int, layer: int, neurons: Array, sides: Array, claims: Array
 ) -> Lemma:
-    """With the rest of the block: weights, the multipliers of the node's cuts, slopes."""
+    """With the rest of the block: weights, the multipliers of the node's splits, slopes."""
     nodes = np.array([node])
     weights = proof.weights(cursor, "<f4", len(neurons), proof.clauses.most_rows)
-    cuts, counts = proof.tree.cuts(nodes)
+    splits, counts = proof.tree.splits(nodes)
     multipliers = np.array(cursor.take("<f2", int(counts[0])), dtype=np.float64)
-    bounds = proof.tree.regions(nodes)
+    bounds = proof.tree.subproblems(nodes)
     alphas = read_alphas(proof, cursor, bounds, 1, "<u1", list(range(len(proof.network.layers))))
     return Lemma(
-        node, layer, neurons, sides, claims, weights, proof.clause(node), bounds, alphas, cuts[0], multipliers,
+        node, layer, neurons, sides, claims, weights, proof.clause(node), bounds, alphas, splits[0], multipliers,
         proof.sizes_of(nodes),
     )  # fmt: skip
 
 
 def _variables(proof: Proof, number: int, neurons: Array, sides: Array) -> Objective:
-    """The objectives `side z_neuron` of a layer on one region."""
+    """The objectives `side z_neuron` of a layer on one subproblem."""
     node = proof.network.layers[number].operand
     coefficients = np.zeros((1, len(neurons), proof.network.nodes[node].size))
     coefficients[0, np.arange(len(neurons)), neurons] = sides
@@ -150,7 +150,7 @@ def _check_roots(proof: Proof, roots: Array) -> None:
 def read_alphas(
     proof: Proof, cursor: Cursor, bounds: Pair, objectives: int, kind: str, layers: list[int]
 ) -> dict[int, Array]:
-    """The slopes of the given layers' unstable ReLUs: [regions, objectives, size] each, 0 elsewhere."""
+    """The slopes of the given layers' unstable ReLUs: [subproblems, objectives, size] each, 0 elsewhere."""
     lower, upper = bounds
     own = [number for number in layers if proof.network.layers[number].kind == "relu"]
     columns = [proof.network.layers[number].variables for number in own]

@@ -1,7 +1,7 @@
-"""The dual bound: for any multipliers `rho` at all, a lower bound of an objective on every region.
+"""The dual bound: for any multipliers `rho` at all, a lower bound of an objective on every subproblem.
 
 With `t` the objective's pull on an activation's outputs, `rho` any multipliers of its inputs, and `c = W^T (..)` what they pull
-on everything before, every input of a region satisfies
+on everything before, every input of a subproblem satisfies
 
     objective  >=  constant + sum_i c_i . b_i + sum_layers min_{l <= z <= u} [ t sigma(z) - rho z ] + min_x c_0 . x ,
 
@@ -44,9 +44,9 @@ Array = NDArray[Any]
 
 @dataclass(frozen=True)
 class Multipliers:
-    """A layer's `rho`, [regions, objectives, size].
+    """A layer's `rho`, [subproblems, objectives, size].
 
-    bent: where given, ReLUs of one region are linear elsewhere, and `values` there is `slope` ([size], 0 or 1) times t exactly, so
+    bent: where given, ReLUs of one subproblem are linear elsewhere, and `values` there is `slope` ([size], 0 or 1) times t exactly, so
     that `t sigma(z) - rho z` is 0.
     """
 
@@ -85,7 +85,7 @@ class Arithmetic:
 class Pulled:
     """A sweep on its way: `objective >= sum of pending . nodes' values + constant - error`.
 
-    pending: by node, [regions, objectives, size]. constant, error: [regions, objectives].
+    pending: by node, [subproblems, objectives, size]. constant, error: [subproblems, objectives].
     """
 
     pending: dict[int, Array]
@@ -95,14 +95,14 @@ class Pulled:
 
 @dataclass(frozen=True)
 class Linear:
-    """`objective >= cotangent . x + constant - error` on a region: [regions, objectives, ..]."""
+    """`objective >= cotangent . x + constant - error` on a subproblem: [subproblems, objectives, ..]."""
 
     cotangent: Array
     constant: Array
     error: Array
 
     def bound(self, lower: Array, upper: Array) -> Array:
-        """The least value on input boxes [regions, 1, inputs], rounded down."""
+        """The least value on input boxes [subproblems, 1, inputs], rounded down."""
         at_lower = np.maximum(self.cotangent, 0) @ lower.swapaxes(-1, -2)
         at_upper = np.minimum(self.cotangent, 0) @ upper.swapaxes(-1, -2)
         return np.asarray((at_lower + at_upper)[..., 0] + self.constant - self.error)
@@ -174,7 +174,7 @@ class Dual:
     def intervals(
         self, lower: Array, upper: Array, known: tuple[Array, Array] | None = None
     ) -> tuple[Array, Array]:
-        """Bounds of all variables by interval arithmetic on boxes [regions, inputs], intersected with `known` ones."""
+        """Bounds of all variables by interval arithmetic on boxes [subproblems, inputs], intersected with `known` ones."""
         return self.node_intervals(lower, upper, known)[0]
 
     def node_intervals(
@@ -253,7 +253,7 @@ class Dual:
     def sizes(self, lower: Array, upper: Array) -> dict[int, Array]:
         """For every node [size]: what its values, and the terms they are sums of, are at most in absolute value.
 
-        Over all regions given ([regions, variables] bounds), and so over every part of them.
+        Over all subproblems given ([subproblems, variables] bounds), and so over every part of them.
         """
         found: dict[int, Array] = {}
         for index, node in enumerate(self.network.nodes):
@@ -284,8 +284,8 @@ class Dual:
     ) -> Linear:  # fmt: skip
         """The objective as a linear function of the input.
 
-        lower, upper: [regions, variables], for all objectives of a region. start: the objective's coefficients on nodes' values,
-        [regions, objectives, size] each; constant, error: [regions, objectives], what it has besides and how far that is off.
+        lower, upper: [subproblems, variables], for all objectives of a subproblem. start: the objective's coefficients on nodes' values,
+        [subproblems, objectives, size] each; constant, error: [subproblems, objectives], what it has besides and how far that is off.
         """
         every = Pulled(dict(start), constant, error)
         return self.finished(self.descended(lower, upper, every, 1, rho, sizes), sizes)
@@ -412,7 +412,7 @@ def _gamma(count: int, unit: float) -> float:
 
 
 def _pulled(transpose: Callable[[Array], Array], c: Array) -> Array:
-    """A map's transpose on [regions, objectives, size]."""
+    """A map's transpose on [subproblems, objectives, size]."""
     flat = transpose(c.reshape(-1, c.shape[-1]))
     return flat.reshape(*c.shape[:-1], flat.shape[-1])
 

@@ -1,4 +1,4 @@
-"""Blocks that close nodes: their clause's dual bound is above 0 on the node's region, or the region is empty."""
+"""Blocks that close nodes: their clause's dual bound is above 0 on the node's subproblem, or the subproblem is empty."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ Array = NDArray[Any]
 
 
 def leaves8(proof: Proof, cursor: Cursor, prove: bool) -> None:
-    """By slopes in a byte and multipliers of cuts in half precision."""
+    """By slopes in a byte and multipliers of splits in half precision."""
     _sloped(proof, cursor, prove, "<u1", "<f2")
 
 
@@ -28,17 +28,17 @@ def leaves32(proof: Proof, cursor: Cursor, prove: bool) -> None:
 
 
 def _sloped(proof: Proof, cursor: Cursor, prove: bool, slopes: str, multipliers: str) -> None:
-    """By the slopes of unstable ReLUs and the multipliers of cuts."""
+    """By the slopes of unstable ReLUs and the multipliers of splits."""
     if any(layer.kind != "relu" for layer in proof.network.layers):
         raise Refused("slopes are stored of networks with no activation but ReLU")
     nodes = proof.nodes(cursor)
     if not prove:
         return cursor.skip()
     weights = proof.weights(cursor, "<f4", len(nodes), proof.clauses.most_rows)
-    variables, counts = proof.tree.cuts(nodes)
+    variables, counts = proof.tree.splits(nodes)
     values = np.zeros(variables.shape)
     values[variables >= 0] = cursor.take(multipliers, int(counts.sum()))
-    lower, upper = proof.tree.regions(nodes)
+    lower, upper = proof.tree.subproblems(nodes)
     layers = list(range(len(proof.network.layers)))
     for rows in proof.rows_at_once(len(nodes)):
         bounds = lower[rows], upper[rows]
@@ -59,7 +59,7 @@ def leaves_rho(proof: Proof, cursor: Cursor, prove: bool) -> None:
         slice(one.variables.start - inputs, one.variables.stop - inputs) for one in proof.network.layers
     ]
     for rows in proof.rows_at_once(len(nodes)):
-        bounds = proof.bounder.propagated(proof.tree.regions(nodes[rows]))
+        bounds = proof.bounder.propagated(proof.tree.subproblems(nodes[rows]))
 
         def rho(number: int, _: Array, own: Array = stored[rows]) -> Multipliers:
             return Multipliers(own[..., columns[number]])
@@ -73,7 +73,7 @@ def leaves_default(proof: Proof, cursor: Cursor, prove: bool) -> None:
     nodes = proof.nodes(cursor)
     weights = proof.weights(cursor, "<f4", len(nodes), proof.clauses.most_rows)
     for rows in proof.rows_at_once(len(nodes) if prove else 0):
-        bounds = proof.bounder.propagated(proof.tree.regions(nodes[rows]))
+        bounds = proof.bounder.propagated(proof.tree.subproblems(nodes[rows]))
         sizes = proof.dual.sizes(*bounds)
         _prove(proof, nodes[rows], bounds, weights[rows], proof.bounder.default(bounds), sizes)
 
@@ -83,7 +83,7 @@ def empty(proof: Proof, cursor: Cursor, prove: bool) -> None:
     nodes = proof.nodes(cursor)
     for rows in proof.rows_at_once(len(nodes) if prove else 0):
         nothing = np.full(len(nodes[rows]), -np.inf)
-        bounds = proof.tree.regions(nodes[rows])
+        bounds = proof.tree.subproblems(nodes[rows])
         if not np.any(bounds[0] > bounds[1], axis=1).all():
             bounds = proof.bounder.propagated(bounds)
         proof.closed(nodes[rows], nothing, nothing > 0, bounds)

@@ -1,4 +1,4 @@
-"""Claims over the unsafe points of regions, proved some regions at a time: what a claim says is settled where it stands in the file,
+"""Claims over the unsafe points of subproblems, proved some subproblems at a time: what a claim says is settled where it stands in the file,
 when it is worked out is not.
 """
 
@@ -25,10 +25,10 @@ _KEPT = 20_000_000  # entries of a node's matrices
 
 @dataclass(frozen=True, eq=False)
 class Lemma:
-    """Bounds of some neurons of a layer over the unsafe points of a node's region, and all that their proof takes.
+    """Bounds of some neurons of a layer over the unsafe points of a node's subproblem, and all that their proof takes.
 
     sides: 1 for lower bounds, -1 for upper ones. weights: [claims, rows]. bounds: [1, variables] each. alphas: by layer,
-    [1, 1, size]. cuts: the variables cut on the way, multipliers: theirs for weights that sum to 1.
+    [1, 1, size]. splits: the variables split on the way, multipliers: theirs for weights that sum to 1.
     """
 
     node: int
@@ -40,7 +40,7 @@ class Lemma:
     rows: Rows
     bounds: Pair
     alphas: dict[int, Array]
-    cuts: Array
+    splits: Array
     multipliers: Array
     sizes: dict[int, Array]
 
@@ -95,13 +95,13 @@ class Lemmas:
         if not self._reached_sharing_rows(group):
             objective = group.objective(bounder.dual)
             multipliers = group.multipliers[:, None] * group.weights.sum(2, keepdims=True)
-            rho = bounder.sloped(group.bounds, group.alphas, (group.cuts, multipliers))
+            rho = bounder.sloped(group.bounds, group.alphas, (group.splits, multipliers))
             _, reached = bounder.reach(group.bounds, objective, rho, group.sizes, group.needed, False)
             group.check(reached)
         self.proved += sum(map(len, group.lemmas))
 
     def _reached_sharing_rows(self, group: _Group) -> bool:
-        """Whether all claims follow where each region's one row is pulled down to their layer once, and claims weigh it.
+        """Whether all claims follow where each subproblem's one row is pulled down to their layer once, and claims weigh it.
 
         Slopes depend on signs alone, and weights are not negative, so this is the claims' own sweep but for rounding.
         """
@@ -112,20 +112,20 @@ class Lemmas:
         lower, upper = group.bounds
         inputs = slice(0, bounder.network.inputs)
         row = Objective(np.ones((len(lower), 1, 1)), group.rows).start(dual, group.sizes)
-        rho = bounder.sloped(group.bounds, group.alphas, (group.cuts, group.multipliers))
+        rho = bounder.sloped(group.bounds, group.alphas, (group.splits, group.multipliers))
         shared = dual.descended(lower, upper, Pulled(*row), node, rho, group.sizes)
         if node not in self._entries:
             self._entries[node] = _Entries(dual, node)
         pulled = self._entries[node].beside(shared, group.weights, group.neurons, group.sides, group.sizes)
         multipliers = group.multipliers[:, None] * group.weights
-        rho = bounder.sloped(group.bounds, group.alphas, (group.cuts, multipliers))
+        rho = bounder.sloped(group.bounds, group.alphas, (group.splits, multipliers))
         linear = dual.finished(dual.descended(lower, upper, pulled, 1, rho, group.sizes), group.sizes)
         bound = linear.bound(lower[:, None, inputs], upper[:, None, inputs])
         return bool(((bound >= group.needed) & np.isfinite(bound))[group.needed > -np.inf].all())
 
 
 class _Group:
-    """Lemmas of one layer as arrays: [regions, claims, ..], and behind the shorter ones' claims some that ask for nothing."""
+    """Lemmas of one layer as arrays: [subproblems, claims, ..], and behind the shorter ones' claims some that ask for nothing."""
 
     def __init__(self, lemmas: list[Lemma]) -> None:
         self.lemmas, self.layer = lemmas, lemmas[0].layer
@@ -133,7 +133,7 @@ class _Group:
         self.sides = _stacked([lemma.sides for lemma in lemmas], 0.0)
         self.needed = _stacked([lemma.claims * lemma.sides for lemma in lemmas], -np.inf)
         self.weights = _stacked([lemma.weights for lemma in lemmas], 0.0)
-        self.cuts = _stacked([lemma.cuts for lemma in lemmas], -1)
+        self.splits = _stacked([lemma.splits for lemma in lemmas], -1)
         self.multipliers = _stacked([lemma.multipliers for lemma in lemmas], 0.0)
         lower, upper = (np.concatenate([lemma.bounds[end] for lemma in lemmas]) for end in range(2))
         self.bounds = lower, upper
@@ -145,7 +145,7 @@ class _Group:
 
     @cached_property
     def sizes(self) -> dict[int, Array]:
-        """What values are at most in absolute value on all of the regions."""
+        """What values are at most in absolute value on all of the subproblems."""
         found = self.lemmas[0].sizes
         for lemma in self.lemmas[1:]:
             if lemma.sizes is not found:
@@ -153,7 +153,7 @@ class _Group:
         return found
 
     def objective(self, dual: Dual) -> Objective:
-        """Each claim's neuron, with its side, beside the weighted rows of its region's clause."""
+        """Each claim's neuron, with its side, beside the weighted rows of its subproblem's clause."""
         node = dual.network.layers[self.layer].operand
         coefficients = np.zeros((*self.neurons.shape, dual.network.nodes[node].size))
         np.put_along_axis(coefficients, self.neurons[..., None], self.sides[..., None], 2)
@@ -186,7 +186,7 @@ class _Entries:
     def beside(
         self, shared: Pulled, weights: Array, neurons: Array, sides: Array, sizes: dict[int, Array]
     ) -> Pulled:
-        """`sides` times the node's values at `neurons` ([regions, claims]), and `weights` times what a region's claims share."""
+        """`sides` times the node's values at `neurons` ([subproblems, claims]), and `weights` times what a subproblem's claims share."""
         self._know(neurons)
         own = weights[..., 0]
         constant = own * shared.constant + sides * self._dual.biases[self._node][neurons]

@@ -93,7 +93,7 @@ class Proof:
         return nodes
 
     def rows_at_once(self, count: int) -> list[slice]:
-        """Slices of so many regions that they fit."""
+        """Slices of so many subproblems that they fit."""
         step = max(1, CHUNK // (4 * self.network.variables))
         return [slice(start, min(start + step, count)) for start in range(0, count, step)]
 

@@ -1,4 +1,4 @@
-"""The tree of a certificate: its nodes, what was cut on the way to each, and the bounds claimed so far.
+"""The tree of a certificate: its nodes, what was split on the way to each, and the bounds claimed so far.
 
 Nodes 0 .. R-1 are roots; the k-th split turns one node into R + 2k (where the variable is >= the value) and R + 2k + 1
 (where it is <=): closed halves, so that both together are all of their parent whatever the value is. What is left to
@@ -22,7 +22,7 @@ Array = NDArray[Any]
 
 @dataclass
 class Tree:
-    """Nodes and claims. Claims become visible to `regions` when they are added, in the order of the file."""
+    """Nodes and claims. Claims become visible to `subproblems` when they are added, in the order of the file."""
 
     roots: int
     split_node: Array
@@ -87,7 +87,7 @@ class Tree:
             raise Refused("a node that is not in the tree")
 
     def claim(self, node: int, variables: Array, lower: Array, upper: Array) -> None:
-        """Bounds of some variables over the unsafe points of a node's region; infinite where there is none."""
+        """Bounds of some variables over the unsafe points of a node's subproblem; infinite where there is none."""
         self._claims.setdefault(node, []).append((variables, lower, upper))
         self._has_claims[node] = True
 
@@ -117,8 +117,8 @@ class Tree:
                 found.append(node)
         return np.array(rows, dtype=np.int64), np.array(found, dtype=np.int64)
 
-    def regions(self, nodes: Array) -> tuple[Array, Array]:
-        """Bounds of all variables, [nodes, variables] each: the root's, the claims and the cuts on the way."""
+    def subproblems(self, nodes: Array) -> tuple[Array, Array]:
+        """Bounds of all variables, [nodes, variables] each: the root's, the claims and the splits on the way."""
         bases = [self.base(root) for root in self.root_of[nodes].tolist()]
         lower, upper = (np.stack(ends) for ends in zip(*bases, strict=True))
         rows, path = self._path(nodes)
@@ -133,8 +133,8 @@ class Tree:
                 np.minimum.at(upper[row], variables, high)
         return lower, upper
 
-    def cuts(self, nodes: Array) -> tuple[Array, Array]:
-        """The variables cut on the way from the root to each node, in that order: [nodes, depth], -1 behind the last; counts."""
+    def splits(self, nodes: Array) -> tuple[Array, Array]:
+        """The variables split on the way from the root to each node, in that order: [nodes, depth], -1 behind the last; counts."""
         rows, path = self._path(nodes)
         counts = np.bincount(rows, minlength=len(nodes)) - 1
         ends = np.cumsum(counts + 1) - 1  # where each root stands

@@ -2,7 +2,7 @@
 
 Node 0 is the input, the last node the output; every other node is an affine map of earlier nodes or an activation of one.
 The *variables* of the verification problem are the inputs and every pre-activation, in network order, on one flat
-axis: a box over them is all that a subproblem is, and a split, of an input or of an activation, cuts one of them.
+axis: a box over them is all that a subproblem is, and a split, of an input or of an activation, splits one of them.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ class Layer:
     pre_node: int
     activation: Activation
     variables: slice  # on the axis of variables (inputs first)
-    parameters: slice  # on the axis of slope parameters
+    alpha: slice  # on the axis of slope parameters
     posts: slice  # on the axis of all activations' outputs
 
     @property
@@ -75,7 +75,7 @@ class Network:
         for index, node in enumerate(self.nodes):
             if isinstance(node.operator, Activation):
                 size = self.nodes[node.operands[0]].size
-                owned = size * node.operator.parameters_per_neuron
+                owned = size * node.operator.alphas_per_neuron
                 layers.append(
                     Layer(
                         index,
@@ -108,9 +108,9 @@ class Network:
         return self.inputs + sum(layer.size for layer in self.layers)
 
     @cached_property
-    def parameters(self) -> int:
+    def alphas(self) -> int:
         """Slope parameters."""
-        return self.layers[-1].parameters.stop if self.layers else 0
+        return self.layers[-1].alpha.stop if self.layers else 0
 
     @cached_property
     def posts(self) -> int:

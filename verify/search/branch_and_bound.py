@@ -1,8 +1,8 @@
 """Branch and bound: attack, bound the roots, then split and bound in batches until nothing is open.
 
-The loop knows neither networks nor duals: a `Strategy` bounds and splits regions, a `Frontier` stores them, an `Attack` and
+The loop knows neither networks nor duals: a `Strategy` bounds and splits subproblems, a `Frontier` stores them, an `Attack` and
 the bounds' own minimisers look for witnesses, a `Reporter` is told. It ends with a verdict and a reason in words: `unsat` when
-every region of every clause is refuted, `sat` with a replayed witness, else `unknown` or `timeout` saying why.
+every subproblem of every clause is refuted, `sat` with a replayed witness, else `unknown` or `timeout` saying why.
 
 Batches are worked on by several threads, one for each core (torch lets go of the interpreter's lock in every operation, and
 two cores get further with a batch each than with one between them). Only the main thread touches frontier and counters.
@@ -34,10 +34,12 @@ from verify.search.strategy import Bounded, Strategy
 from verify.state import Subproblems
 
 _FIRST_SHARE = 0.2  # of the time, for attacks, in the first half of the rounds of random starts
-_ATTACK_SHARE = 0.1  # later, and for descents from open regions' minimisers
+_ATTACK_SHARE = 0.1  # later, and for descents from open subproblems' minimisers
 _DESCENTS = 64  # at once, at least
-_FEW = 16  # regions that are not worth dividing among workers
-_ENDING = 0.5  # of the most regions that were open at once: when so few are left, splitting will soon be done
+_FEW = 16  # subproblems that are not worth dividing among workers
+_ENDING = (
+    0.5  # of the most subproblems that were open at once: when so few are left, splitting will soon be done
+)
 _OTHER_SHARE = 0.05  # of the time, after which another search gets as much
 _STEP_SECONDS = 2.0  # that a step may take: others have nothing to do meanwhile if what is left is in it
 
@@ -53,7 +55,7 @@ class Progress:
     worst: float = float("-inf")
     depth: int = 0
     batches: int = 0
-    largest_batch: int = 0  # regions bounded at once
+    largest_batch: int = 0  # subproblems bounded at once
     attack_seconds: float = 0.0  # of all threads, while branching
     seconds: dict[str, float] = field(default_factory=dict)  # by phase
 
@@ -93,11 +95,11 @@ class Outcome:
 
 @dataclass(frozen=True)
 class _Done:
-    """What a piece of work brought: regions to keep, or a witness, or nothing."""
+    """What a piece of work brought: subproblems to keep, or a witness, or nothing."""
 
     witness: Witness | None = None
     bounded: Bounded | None = None
-    stuck: int = 0  # regions that could be split no further
+    stuck: int = 0  # subproblems that could be split no further
     attacked: float = 0.0  # seconds
 
     def joined(self, other: _Done) -> _Done:
@@ -112,7 +114,7 @@ class _Done:
 
 @dataclass
 class BranchAndBound:
-    """One search. `batch` regions are split at a time by each of the `workers`, as many clauses bounded at a time.
+    """One search. `batch` subproblems are split at a time by each of the `workers`, as many clauses bounded at a time.
 
     other: a search of the same problem that splits otherwise; where this one is not done soon, it is tried for as long. Which
     way suits a problem with a middling number of inputs shows in that alone: the right one may be thousands of times faster.
@@ -134,11 +136,11 @@ class BranchAndBound:
     stuck: int = 0
     _began: float = 0.0
     _phase_began: float = 0.0
-    _working: int = 0  # regions that threads work on
-    _seconds: float = 0.0  # that a region took in the last step
+    _working: int = 0  # subproblems that threads work on
+    _seconds: float = 0.0  # that a subproblem took in the last step
     _rounds: int = 0  # of the second attack, left
     _suspects: tuple[Tensor, Tensor] | None = (
-        None  # clauses of regions lately left open, and their minimisers
+        None  # clauses of subproblems lately left open, and their minimisers
     )
 
     def run(self, deadline: Deadline) -> Outcome:
@@ -154,11 +156,11 @@ class BranchAndBound:
         if self.stuck:
             return self._outcome(
                 "unknown",
-                f"numerical floor: {self.stuck} regions can be split no further and are not refuted",
+                f"numerical floor: {self.stuck} subproblems can be split no further and are not refuted",
             )
         if not self.problem.clauses:
             return self._outcome("unsat", "no input can violate the property as it is written")
-        return self._outcome("unsat", f"every region of all {self.problem.clauses} clauses is refuted")
+        return self._outcome("unsat", f"every subproblem of all {self.problem.clauses} clauses is refuted")
 
     def _interrupted(self) -> str:
         """What the time ran out in."""
@@ -187,7 +189,7 @@ class BranchAndBound:
             return witness
         deadline = replace(deadline, called_off=Event())
         with _threads(self.workers, deadline, self.evidence is not None) as pool:
-            return self._branch(pool, self.strategy.stands_for(self.frontier.clauses), deadline, soon)
+            return self._branch(pool, self.strategy.clauses_of(self.frontier.clauses), deadline, soon)
 
     def _roots(self, deadline: Deadline) -> Witness | None:
         """Bounds every clause's whole box."""
@@ -201,10 +203,10 @@ class BranchAndBound:
     def _branch(
         self, pool: ThreadPoolExecutor, clauses: list[int], deadline: Deadline, soon: Deadline
     ) -> Witness | None:
-        """Hands out work until nothing waits and no region is worked on; the other search has its turn once `soon` has passed."""
-        steps: dict[Future[_Done], int] = {}  # each with the number of its regions
+        """Hands out work until nothing waits and no subproblem is worked on; the other search has its turn once `soon` has passed."""
+        steps: dict[Future[_Done], int] = {}  # each with the number of its subproblems
         attacks: set[Future[_Done]] = set()
-        began, most = time.monotonic(), 0  # regions open at once since then
+        began, most = time.monotonic(), 0  # subproblems open at once since then
         while len(self.frontier) or steps:
             deadline.check()
             still_open = len(self.frontier) + sum(steps.values())
@@ -225,8 +227,8 @@ class BranchAndBound:
                 attacks.add(pool.submit(job, deadline))
             for idle in () if due else range(self.workers - len(steps) - len(attacks), 0, -1):
                 if len(self.frontier):
-                    regions = self._pop(idle)
-                    steps[pool.submit(self._step, regions, deadline)] = len(regions)
+                    subproblems = self._pop(idle)
+                    steps[pool.submit(self._step, subproblems, deadline)] = len(subproblems)
             self._working = sum(steps.values())
             self._report("branch and bound", self._working)
             patience = None if deadline.at == float("inf") else max(0.0, deadline.remaining)
@@ -264,7 +266,7 @@ class BranchAndBound:
         self._working = len(self.frontier)
         self._report("roots again")
         waiting = self.frontier.pop(self._working, self.network.device, self.network.dtype)
-        kept, roots = self.strategy.again(waiting, self.batch, deadline, pool.map)
+        kept, roots = self.strategy.refine_roots(waiting, self.batch, deadline, pool.map)
         self._working = 0
         self.frontier.push(kept)
         for bounded in roots:
@@ -276,50 +278,52 @@ class BranchAndBound:
     def _pop(self, idle: int) -> Subproblems:
         """The next batch: this worker's share of what waits."""
         share = max(-(-len(self.frontier) // idle), _FEW)
-        quick = max(int(_STEP_SECONDS / max(self._seconds, 1e-9)), _FEW)
-        return self.frontier.pop(min(self.batch, share, quick), self.network.device, self.network.dtype)
+        soon_done = max(int(_STEP_SECONDS / max(self._seconds, 1e-9)), _FEW)
+        return self.frontier.pop(min(self.batch, share, soon_done), self.network.device, self.network.dtype)
 
-    def _step(self, regions: Subproblems, deadline: Deadline) -> _Done:
-        """Splits regions and bounds their children; half of them at a time, from then on, where memory does not hold them all."""
+    def _step(self, subproblems: Subproblems, deadline: Deadline) -> _Done:
+        """Splits subproblems and bounds their children; half of them at a time, from then on, where memory does not hold them all."""
         try:
-            return self._expand(regions, deadline)
+            return self._expand(subproblems, deadline)
         except (MemoryError, RuntimeError) as problem:
             if not is_out_of_memory(problem):
                 raise
-        if len(regions) == 1:
-            raise MemoryError("the bounds of a single region do not fit")
-        half = len(regions) // 2
+        if len(subproblems) == 1:
+            raise MemoryError("the bounds of a single subproblem do not fit")
+        half = len(subproblems) // 2
         self.batch = min(self.batch, half)
-        order = torch.arange(len(regions), device=regions.clause.device)
-        first, second = (self._step(regions.select(rows), deadline) for rows in (order[:half], order[half:]))
+        order = torch.arange(len(subproblems), device=subproblems.clause.device)
+        first, second = (
+            self._step(subproblems.select(rows), deadline) for rows in (order[:half], order[half:])
+        )
         return first.joined(second)
 
-    def _expand(self, regions: Subproblems, deadline: Deadline) -> _Done:
-        """Splits regions and bounds their children."""
+    def _expand(self, subproblems: Subproblems, deadline: Deadline) -> _Done:
+        """Splits subproblems and bounds their children."""
         deadline.check()
-        began, count = time.monotonic(), len(regions)
-        split = self.strategy.choose(regions, deadline)
-        cut = split.variable >= 0
-        stuck = int((~cut).sum())
-        regions = regions.select(cut)
-        if not len(regions):
+        began, count = time.monotonic(), len(subproblems)
+        split = self.strategy.choose(subproblems, deadline)
+        splittable = split.variable >= 0
+        stuck = int((~splittable).sum())
+        subproblems = subproblems.select(splittable)
+        if not len(subproblems):
             return _Done(stuck=stuck)
-        variable, value = split.variable[cut], split.value[cut]
-        children = regions.split(variable, value, split.multipliers[cut])
+        variable, value = split.variable[splittable], split.value[splittable]
+        children = subproblems.split(variable, value, split.beta[splittable])
         if self.evidence is not None:
-            children = replace(children, node=self.evidence.split(regions, variable, value))
+            children = replace(children, subproblem_id=self.evidence.split(subproblems, variable, value))
         bounded = self.strategy.bound(children, deadline)
         self._seconds = (time.monotonic() - began) / count
         return _Done(self._try(bounded), bounded, stuck)
 
     @torch.no_grad()
     def _try(self, bounded: Bounded) -> Witness | None:
-        """The minimisers of regions left open, as they are."""
+        """The minimisers of subproblems left open, as they are."""
         left = (~bounded.refuted).nonzero()[:, 0]
         if not len(left):
             return None
         clauses, x = (
-            bounded.regions.clause[left],
+            bounded.subproblems.clause[left],
             bounded.minimiser[left].to(self.network.device, self.network.dtype),
         )
         objective = self.strategy.objectives.of(clauses, self.network.dtype)
@@ -332,15 +336,15 @@ class BranchAndBound:
         if done.witness is None and done.bounded is not None:
             bounded = done.bounded
             left = ~bounded.refuted
-            regions = bounded.regions.select(left)
-            if len(regions):
-                self._suspects = regions.clause, bounded.minimiser[left]
-            self.frontier.push(regions)
+            subproblems = bounded.subproblems.select(left)
+            if len(subproblems):
+                self._suspects = subproblems.clause, bounded.minimiser[left]
+            self.frontier.push(subproblems)
             self.progress.opened += len(bounded.refuted)
             self.progress.closed += int(bounded.refuted.sum())
             self.progress.batches += 1
             self.progress.largest_batch = max(self.progress.largest_batch, len(bounded.refuted))
-            self.progress.depth = max(self.progress.depth, bounded.regions.cut_variable.shape[1])
+            self.progress.depth = max(self.progress.depth, bounded.subproblems.split_variable.shape[1])
         return done.witness
 
     def _next_attack(self, clauses: list[int]) -> Callable[[Deadline], _Done] | None:

@@ -1,7 +1,7 @@
 """Intermediate bounds by a small branch and bound of every neuron.
 
-A neuron's ends `+-z_i` are bounded like clauses: an ascent on the whole box, then the worst regions are cut at earlier
-pre-activations, and the least bound of all regions counts. Dense networks with few open neurons a layer gain orders of
+A neuron's ends `+-z_i` are bounded like clauses: an ascent on the whole box, then the worst subproblems are split at earlier
+pre-activations, and the least bound of all subproblems counts. Dense networks with few open neurons a layer gain orders of
 magnitude by it (what others leave to mixed-integer programs, as Tjeng et al. 2019), since each layer rests on the ones before;
 where neurons see little of the network there is next to nothing to gain, which the first neurons of a layer tell.
 """
@@ -14,19 +14,19 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from verify.bounders.backward import still_open
 from verify.bounders.dual import DualProblem
-from verify.bounders.interval import interval, magnitudes
+from verify.bounders.ibp import interval, magnitudes
+from verify.bounders.intermediate import still_open
 from verify.bounders.restricted import Restricted
 from verify.branchers.fsb import FilteredSmartBranching
 from verify.deadline import Deadline
 from verify.memory import budget
 from verify.network.graph import Layer, Network
 from verify.network.reduced import Reduced
-from verify.search.strategy import Mapper, begun, fresh, no_looser
+from verify.search.strategy import Mapper, no_looser, reset_new_beta, root_subproblems
 from verify.state import Bounds, Objective, Struct, Subproblems
 
-_ELEMENTS = {"cpu": 4_000_000, "cuda": 32_000_000}  # variables of the regions that are bounded at once
+_ELEMENTS = {"cpu": 4_000_000, "cuda": 32_000_000}  # variables of the subproblems that are bounded at once
 _TRIAL = 8  # neurons of each layer that are tried first
 _NARROWER = 0.02  # of their intervals, that these must lose for the others to be worth it
 
@@ -42,42 +42,44 @@ class Ends(Struct):
 
 @dataclass(frozen=True)
 class BranchedBounds:
-    """Tightens boxes layer by layer. `share` of an end's regions, the worst, are split a round."""
+    """Tightens boxes layer by layer. `share` of an end's subproblems, the worst, are split a round."""
 
     root: Restricted = Restricted(iterations=5)
     child: Restricted = Restricted(iterations=2, step=0.3, decay=0.6)
     brancher: FilteredSmartBranching = FilteredSmartBranching(candidates=0)
     share: float = 1 / 3
 
-    def regions(self, rounds: int) -> int:
-        """How many regions an end has in the end."""
+    def subproblems(self, rounds: int) -> int:
+        """How many subproblems an end has in the end."""
         count = 1
         for _ in range(rounds):
             count += self.worst(count)
         return count
 
     def worst(self, count: int) -> int:
-        """How many of so many regions are split."""
+        """How many of so many subproblems are split."""
         return -int(-self.share * count // 1)
 
     def tighten(
-        self, network: Network, bounds: Bounds, rounds: int, deadline: Deadline, enough: Deadline, fast: torch.dtype,
+        self, network: Network, bounds: Bounds, rounds: int, deadline: Deadline, soft_deadline: Deadline, working: torch.dtype,
         run: Mapper = map,
     ) -> Bounds:  # fmt: skip
         """Bounds no looser than those given, after some `rounds` of splitting for every open neuron.
 
-        fast: the precision in which is climbed; what counts is bounded in the network's own. Neurons whose turn has not come
-        when `enough` has passed keep what they have. Raises OutOfTimeError.
+        working: the precision in which is climbed; what counts is bounded in the network's own. Neurons whose turn has not come
+        when `soft_deadline` has passed keep what they have. Raises OutOfTimeError.
         """
         inputs = slice(0, network.inputs)
         for place in places_behind(network):
-            if enough.remaining <= 0:
+            if soft_deadline.remaining <= 0:
                 break
             reduced = Reduced.of(network, bounds.lower, bounds.upper)
             small, left = reduced.network, reduced.variables
             known = Bounds(bounds.lower[:, left], bounds.upper[:, left])
-            quick = small.to(small.device, fast)
-            trees = _Trees(self, small, quick, known, small.layers[place], rounds, deadline, enough)
+            working_network = small.to(small.device, working)
+            trees = _Trees(
+                self, small, working_network, known, small.layers[place], rounds, deadline, soft_deadline
+            )
             known = trees.tightened(run)
             lower, upper = bounds.lower.clone(), bounds.upper.clone()
             lower[:, left], upper[:, left] = known.lower, known.upper
@@ -106,20 +108,26 @@ class _Trees:
     """The trees of one layer's neurons."""
 
     def __init__(
-        self, method: BranchedBounds, network: Network, fast: Network, bounds: Bounds, layer: Layer, rounds: int,
-        deadline: Deadline, enough: Deadline,
+        self, method: BranchedBounds, network: Network, working_network: Network, bounds: Bounds, layer: Layer, rounds: int,
+        deadline: Deadline, soft_deadline: Deadline,
     ) -> None:  # fmt: skip
-        self.method, self.network, self.fast, self.layer, self.rounds = method, network, fast, layer, rounds
-        self.deadline, self.enough = deadline, enough
-        self.bounds, self.quick = bounds, bounds.to(fast.device, fast.dtype)
+        self.method, self.network, self.working_network, self.layer, self.rounds = (
+            method,
+            network,
+            working_network,
+            layer,
+            rounds,
+        )
+        self.deadline, self.soft_deadline = deadline, soft_deadline
+        self.bounds, self.working_bounds = bounds, bounds.to(working_network.device, working_network.dtype)
         self.sizes = magnitudes(network, bounds)
 
     def tightened(self, run: Mapper) -> Bounds:
         """The boxes with what the trees tell of this layer. The first chunks decide whether there are more."""
         ends = self._open_ends()
-        regions = self.method.regions(self.rounds)
+        subproblems = self.method.subproblems(self.rounds)
         room = budget().at_once(_ELEMENTS[self.bounds.lower.device.type])
-        most = max(2, room // (self.network.variables * regions))
+        most = max(2, room // (self.network.variables * subproblems))
         numbers = torch.arange(len(ends))
         trial, rest = numbers[: 2 * _TRIAL].split(min(most, _TRIAL)), numbers[2 * _TRIAL :].split(most)
         bounds = self.bounds
@@ -159,44 +167,44 @@ class _Trees:
 
     def _bounded(self, ends: Ends) -> Float[Tensor, " ends"]:
         """Lower bounds of the ends; -inf where nothing is known."""
-        if self.enough.remaining <= 0:
+        if self.soft_deadline.remaining <= 0:
             return ends.side.new_full((len(ends),), -torch.inf)
-        regions, finished = self._rooted(ends), list[Subproblems]()
+        subproblems, finished = self._rooted(ends), list[Subproblems]()
         for _ in range(self.rounds):
-            if self.enough.remaining <= 0:
+            if self.soft_deadline.remaining <= 0:
                 break
-            rows = self._worst(ends, regions)
+            rows = self._worst(ends, subproblems)
             if not len(rows):
                 break
-            rest = torch.ones(len(regions), dtype=torch.bool, device=rows.device)
+            rest = torch.ones(len(subproblems), dtype=torch.bool, device=rows.device)
             rest[rows] = False
-            children, stuck = self._split(ends, regions.select(rows))
+            children, stuck = self._split(ends, subproblems.select(rows))
             finished.append(stuck)
-            regions = _joined([regions.select(rest), children])
-        return self._proved(ends, _joined([*finished, regions]))
+            subproblems = _joined([subproblems.select(rest), children])
+        return self._proved(ends, _joined([*finished, subproblems]))
 
-    def _problem(self, ends: Ends, regions: Subproblems, network: Network, bounds: Bounds) -> DualProblem:
-        """Each region's end as its one objective."""
-        own = ends.select(regions.clause)
+    def _problem(self, ends: Ends, subproblems: Subproblems, network: Network, bounds: Bounds) -> DualProblem:
+        """Each subproblem's end as its one objective."""
+        own = ends.select(subproblems.clause)
         lower = bounds.lower
         rows = lower.new_zeros(len(own), self.layer.size)
         rows.scatter_(1, own.neuron[:, None], own.side[:, None].to(lower))
         objective = Objective(
             rows[:, None, None], lower.new_zeros(len(own), 1, 1), lower.new_zeros(len(own), 1, 1, 0)
         )
-        box = regions.cuts.apply(bounds.select(own.box))
-        return DualProblem(network, box, objective, regions.cuts, self.layer.pre_node)
+        box = subproblems.splits.apply(bounds.select(own.box))
+        return DualProblem(network, box, objective, subproblems.splits, self.layer.pre_node)
 
     def _rooted(self, ends: Ends) -> Subproblems:
         """The ends on their whole boxes; `clause` is an end's number."""
-        regions = fresh(1, range(len(ends)), self.network.parameters, self.network.device)
-        problem = self._problem(ends, regions, self.fast, self.quick)
-        climbed = self.method.root.ascend(problem, problem.initial(), deadline=self.deadline)
-        return regions.with_state(climbed.bound[:, 0], climbed.state)
+        subproblems = root_subproblems(1, range(len(ends)), self.network.alphas, self.network.device)
+        problem = self._problem(ends, subproblems, self.working_network, self.working_bounds)
+        ascended = self.method.root.ascend(problem, problem.initial(), deadline=self.deadline)
+        return subproblems.with_state(ascended.bound[:, 0], ascended.state)
 
-    def _worst(self, ends: Ends, regions: Subproblems) -> Int[Tensor, " rows"]:
-        """The regions to split: the worst of each end whose neuron is open as far as the regions tell."""
-        owner, bound = regions.clause, regions.lower_bound
+    def _worst(self, ends: Ends, subproblems: Subproblems) -> Int[Tensor, " rows"]:
+        """The subproblems to split: the worst of each end whose neuron is open as far as the subproblems tell."""
+        owner, bound = subproblems.clause, subproblems.lower_bound
         order = bound.argsort(stable=True)
         order = order[owner[order].argsort(stable=True)]
         counts = owner.bincount(minlength=len(ends))
@@ -205,7 +213,7 @@ class _Trees:
             torch.arange(len(owner), device=owner.device) - (counts.cumsum(0) - counts)[owner[order]]
         )
         chosen = rank < (self.method.share * counts).ceil()[owner]
-        return (chosen & self._open(ends, _least(regions, bound, len(ends)))[owner]).nonzero()[:, 0]
+        return (chosen & self._open(ends, _least(subproblems, bound, len(ends)))[owner]).nonzero()[:, 0]
 
     def _open(self, ends: Ends, found: Tensor) -> Bool[Tensor, " ends"]:
         """Whether each end's neuron is open if the end is where it was found."""
@@ -215,45 +223,47 @@ class _Trees:
         )
         return still_open(self.layer, boxes)[each, ends.neuron]
 
-    def _split(self, ends: Ends, regions: Subproblems) -> tuple[Subproblems, Subproblems]:
-        """The regions' children, and regions that cannot be cut."""
-        problem = self._problem(ends, regions, self.fast, self.quick)
-        split = self.method.brancher.choose(problem, problem.clamp(regions.state))
-        cut = split.variable >= 0
-        if not bool(cut.any()):
-            return regions.select(cut), regions
-        children = regions.select(cut).split(split.variable[cut], split.value[cut], split.multipliers[cut])
-        problem = self._problem(ends, children, self.fast, self.quick)
-        climbed = self.method.child.ascend(problem, begun(children).state, deadline=self.deadline)
-        children = no_looser(children, climbed, children.state)
+    def _split(self, ends: Ends, subproblems: Subproblems) -> tuple[Subproblems, Subproblems]:
+        """The subproblems' children, and subproblems that cannot be split."""
+        problem = self._problem(ends, subproblems, self.working_network, self.working_bounds)
+        split = self.method.brancher.choose(problem, problem.clamp(subproblems.state))
+        splittable = split.variable >= 0
+        if not bool(splittable.any()):
+            return subproblems.select(splittable), subproblems
+        children = subproblems.select(splittable).split(
+            split.variable[splittable], split.value[splittable], split.beta[splittable]
+        )
+        problem = self._problem(ends, children, self.working_network, self.working_bounds)
+        ascended = self.method.child.ascend(problem, reset_new_beta(children).state, deadline=self.deadline)
+        children = no_looser(children, ascended, children.state)
         bound = torch.where(problem.bounds.empty, torch.inf, children.lower_bound)
-        return replace(children, lower_bound=bound), regions.select(~cut)
+        return replace(children, lower_bound=bound), subproblems.select(~splittable)
 
-    def _proved(self, ends: Ends, regions: Subproblems) -> Float[Tensor, " ends"]:
-        """The least bound of each end's regions, in the network's own precision and less all rounding errors."""
-        problem = self._problem(ends, regions, self.network, self.bounds)
-        state = problem.clamp(regions.state.to(self.network.device, self.network.dtype))
+    def _proved(self, ends: Ends, subproblems: Subproblems) -> Float[Tensor, " ends"]:
+        """The least bound of each end's subproblems, in the network's own precision and less all rounding errors."""
+        problem = self._problem(ends, subproblems, self.network, self.bounds)
+        state = problem.clamp(subproblems.state.to(self.network.device, self.network.dtype))
         bound = problem.evaluate(state, self.sizes).bound[:, 0]
         bound = torch.where(bound.isfinite(), bound, -torch.inf)
-        least = _least(regions, torch.where(problem.bounds.empty, torch.inf, bound), len(ends))
+        least = _least(subproblems, torch.where(problem.bounds.empty, torch.inf, bound), len(ends))
         return torch.where(least.isfinite(), least, -torch.inf)
 
 
-def _least(regions: Subproblems, bound: Tensor, ends: int) -> Float[Tensor, " ends"]:
-    """The least bound of each end's regions."""
-    return bound.new_full((ends,), torch.inf).scatter_reduce(0, regions.clause, bound, "amin")
+def _least(subproblems: Subproblems, bound: Tensor, ends: int) -> Float[Tensor, " ends"]:
+    """The least bound of each end's subproblems."""
+    return bound.new_full((ends,), torch.inf).scatter_reduce(0, subproblems.clause, bound, "amin")
 
 
 def _joined(parts: list[Subproblems]) -> Subproblems:
-    """Regions of different depths together."""
-    depth = max(part.cut_variable.shape[1] for part in parts)
-    return Subproblems.concatenate([_deepened(part, depth - part.cut_variable.shape[1]) for part in parts])
+    """Subproblems of different depths together."""
+    depth = max(part.split_variable.shape[1] for part in parts)
+    return Subproblems.concatenate([_deepened(part, depth - part.split_variable.shape[1]) for part in parts])
 
 
-def _deepened(regions: Subproblems, more: int) -> Subproblems:
-    """The same regions with so many columns more for cuts."""
-    cuts = regions.cuts.padded(regions.cut_variable.shape[1] + more)
+def _deepened(subproblems: Subproblems, more: int) -> Subproblems:
+    """The same subproblems with so many columns more for splits."""
+    splits = subproblems.splits.padded(subproblems.split_variable.shape[1] + more)
     return replace(
-        regions, cut_variable=cuts.variable, cut_value=cuts.value, cut_side=cuts.side,
-        cut_multipliers=torch.nn.functional.pad(regions.cut_multipliers, (0, more)),
+        subproblems, split_variable=splits.variable, split_value=splits.value, split_side=splits.side,
+        beta=torch.nn.functional.pad(subproblems.beta, (0, more)),
     )  # fmt: skip

@@ -54,15 +54,15 @@ class Evidence:
             self._writer.append("root.count", np.array([len(group) for group in clauses]))
         return torch.arange(first, self._roots)
 
-    def split(self, regions: Subproblems, variable: Tensor, value: Tensor) -> Int[Tensor, " children"]:
-        """Regions that are cut: the numbers of their children, all upper sides first."""
+    def split(self, subproblems: Subproblems, variable: Tensor, value: Tensor) -> Int[Tensor, " children"]:
+        """Subproblems that are split: the numbers of their children, all upper sides first."""
         with self._lock:
             first = self._roots + 2 * self._splits
-            self._splits += len(regions)
-            self._writer.append("split.node", _numpy(regions.node))
+            self._splits += len(subproblems)
+            self._writer.append("split.node", _numpy(subproblems.subproblem_id))
             self._writer.append("split.variable", _numpy(variable))
             self._writer.append("split.value", _numpy(value.double()))
-        upper = first + 2 * torch.arange(len(regions))
+        upper = first + 2 * torch.arange(len(subproblems))
         return torch.cat([upper, upper + 1])
 
     # claims
@@ -79,126 +79,126 @@ class Evidence:
         """Bounds of some neurons ([count]) on one box, each by slopes of its own: `state` has both ends as objectives."""
         kept, (claims,) = _claims(layer, neurons[None], low[None], high[None], "<f8")
         mask = _unstable(problem.bounds, problem.layers)[0]
-        slopes = _levels(_of_layers(state.parameters[0], problem.layers)[:, mask])
+        slopes = _levels(_of_layers(state.alpha[0], problem.layers)[:, mask])
         self._block(
             "slopes", _counted(_numpy(roots)), _integer(self._number(layer)), *claims,
             _numpy(slopes)[kept[0]].astype("u1"),
         )  # fmt: skip
 
     def lemmas(
-        self, regions: Subproblems, layer: Layer, bounds: Bounds, state: DualState, rows: Tensor, neurons: Tensor,
+        self, subproblems: Subproblems, layer: Layer, bounds: Bounds, state: DualState, rows: Tensor, neurons: Tensor,
         weights: Tensor, low: Tensor, high: Tensor,
     ) -> None:  # fmt: skip
-        """Bounds of some neurons ([rows, count]) over the unsafe points of some regions, from their (rounded) states."""
+        """Bounds of some neurons ([rows, count]) over the unsafe points of some subproblems, from their (rounded) states."""
         kept, claims = _claims(layer, neurons, low, high, "<f4")
-        factors, cut = _numpy(weights).astype("<f4"), _numpy(regions.cut_variable[rows] >= 0)
-        multipliers = _numpy(state.cut_multipliers[rows, 0]).astype("<f2")
+        factors, split = _numpy(weights).astype("<f4"), _numpy(subproblems.split_variable[rows] >= 0)
+        multipliers = _numpy(state.beta[rows, 0]).astype("<f2")
         unstable = _numpy(_unstable(bounds.select(rows), self.network.layers))
-        slopes = _numpy(_levels(state.parameters[rows, 0])).astype("u1")
+        slopes = _numpy(_levels(state.alpha[rows, 0])).astype("u1")
         number = _integer(self._number(layer))
-        for i, node in enumerate(regions.node[rows].tolist()):
+        for i, node in enumerate(subproblems.subproblem_id[rows].tolist()):
             if kept[i].any():
                 self._block(
-                    "lemma", _integer(node), number, *claims[i], factors[i, kept[i]], multipliers[i, cut[i]],
+                    "lemma", _integer(node), number, *claims[i], factors[i, kept[i]], multipliers[i, split[i]],
                     slopes[i, unstable[i]],
                 )  # fmt: skip
 
     def clip(
-        self, regions: Subproblems, passes: Tensor, weights: Tensor, lower: Tensor, upper: Tensor
+        self, subproblems: Subproblems, passes: Tensor, weights: Tensor, lower: Tensor, upper: Tensor
     ) -> None:
-        """Input boxes that hold all unsafe points of the regions."""
-        if len(regions):
+        """Input boxes that hold all unsafe points of the subproblems."""
+        if len(subproblems):
             self._block(
-                "clip", _counted(_numpy(regions.node)), _numpy(passes).astype("u1"), self._joining(weights),
+                "clip", _counted(_numpy(subproblems.subproblem_id)), _numpy(passes).astype("u1"), self._joining(weights),
                 _numpy(lower.double()), _numpy(upper.double()),
             )  # fmt: skip
 
     # leaves
 
     def prove(
-        self, regions: Subproblems, problem: DualProblem, state: DualState, sizes: dict[int, Tensor]
+        self, subproblems: Subproblems, problem: DualProblem, state: DualState, sizes: dict[int, Tensor]
     ) -> Bool[Tensor, " batch"]:
-        """Which regions their states refute, as rounded for storing; those are written, in the least that it takes."""
+        """Which subproblems their states refute, as rounded for storing; those are written, in the least that it takes."""
         empty = problem.bounds.empty
-        self._leaves("empty", regions.select(empty))
+        self._leaves("empty", subproblems.select(empty))
         proved = empty.clone()
         if not self.piecewise:
-            self._prove_part(proved, regions, problem, state, sizes, self._write_rho, lambda point: point)
+            self._prove_part(proved, subproblems, problem, state, sizes, self._write_rho, lambda point: point)
             return proved
         for write, rounded in (
             (self._write_small, self.rounded),
             (self._write_large, self._rounded_large),
         ):
-            self._prove_part(proved, regions, problem, state, sizes, write, rounded)
+            self._prove_part(proved, subproblems, problem, state, sizes, write, rounded)
         return proved
 
     def _prove_part(
-        self, proved: Tensor, regions: Subproblems, problem: DualProblem, state: DualState, sizes: dict[int, Tensor],
+        self, proved: Tensor, subproblems: Subproblems, problem: DualProblem, state: DualState, sizes: dict[int, Tensor],
         write: Any, rounded: Any,
     ) -> None:  # fmt: skip
-        """Tries the regions that are not yet proved."""
+        """Tries the subproblems that are not yet proved."""
         left = (~proved).nonzero()[:, 0]
         if not len(left):
             return
         part = problem.select(left)
         point = rounded(state.select(left))
-        point = replace(point, parameters=point.parameters.clamp(*part.parameter_range))
+        point = replace(point, alpha=point.alpha.clamp(*part.alpha_range))
         bound = part.evaluate(point, sizes).bound[:, 0]
         closed = (bound > 0) & bound.isfinite()
         if bool(closed.any()):
-            write(regions.select(left[closed]), part.select(closed.nonzero()[:, 0]), point.select(closed))
+            write(subproblems.select(left[closed]), part.select(closed.nonzero()[:, 0]), point.select(closed))
             proved[left[closed]] = True
 
     @staticmethod
     def rounded(state: DualState) -> DualState:
         """A dual point in as few bytes as leaves and lemmas have for it."""
         return replace(
-            rounded_slopes(state), row_weights=state.row_weights.float().double(),
-            cut_multipliers=state.cut_multipliers.clamp(-6e4, 6e4).half().double(),
+            rounded_slopes(state), constraint_weights=state.constraint_weights.float().double(),
+            beta=state.beta.clamp(-6e4, 6e4).half().double(),
         )  # fmt: skip
 
     @staticmethod
     def _rounded_large(state: DualState) -> DualState:
         return DualState(*(part.float().double() for part in vars(state).values()))
 
-    def _write_small(self, regions: Subproblems, problem: DualProblem, state: DualState) -> None:
-        slopes = _levels(state.parameters[:, 0])[_unstable(problem.bounds, self.network.layers)]
-        self._sloped("leaves8", regions, state, "<f2", _numpy(slopes).astype("u1"))
+    def _write_small(self, subproblems: Subproblems, problem: DualProblem, state: DualState) -> None:
+        slopes = _levels(state.alpha[:, 0])[_unstable(problem.bounds, self.network.layers)]
+        self._sloped("leaves8", subproblems, state, "<f2", _numpy(slopes).astype("u1"))
 
-    def _write_large(self, regions: Subproblems, problem: DualProblem, state: DualState) -> None:
-        slopes = state.parameters[:, 0][_unstable(problem.bounds, self.network.layers)]
-        self._sloped("leaves32", regions, state, "<f4", _numpy(slopes).astype("<f4"))
+    def _write_large(self, subproblems: Subproblems, problem: DualProblem, state: DualState) -> None:
+        slopes = state.alpha[:, 0][_unstable(problem.bounds, self.network.layers)]
+        self._sloped("leaves32", subproblems, state, "<f4", _numpy(slopes).astype("<f4"))
 
     def _sloped(
-        self, kind: str, regions: Subproblems, state: DualState, number: str, slopes: NDArray[Any]
+        self, kind: str, subproblems: Subproblems, state: DualState, number: str, slopes: NDArray[Any]
     ) -> None:
-        multipliers = state.cut_multipliers[:, 0][regions.cut_variable >= 0]
+        multipliers = state.beta[:, 0][subproblems.split_variable >= 0]
         self._leaves(
-            kind, regions, _numpy(state.row_weights[:, 0]).astype("<f4"), _numpy(multipliers).astype(number),
+            kind, subproblems, _numpy(state.constraint_weights[:, 0]).astype("<f4"), _numpy(multipliers).astype(number),
             slopes,
         )  # fmt: skip
 
-    def _write_rho(self, regions: Subproblems, problem: DualProblem, state: DualState) -> None:
-        rho = problem.decoupled(state).multipliers[:, 0]
-        weights = state.row_weights[:, 0]
-        self._leaves("leaves_rho", regions, _numpy(weights), _numpy(rho))
+    def _write_rho(self, subproblems: Subproblems, problem: DualProblem, state: DualState) -> None:
+        rho = problem.decoupled(state).rho[:, 0]
+        weights = state.constraint_weights[:, 0]
+        self._leaves("leaves_rho", subproblems, _numpy(weights), _numpy(rho))
 
-    def leaves_by_multipliers(self, regions: Subproblems, problem: DualProblem, state: DualState) -> None:
+    def leaves_by_multipliers(self, subproblems: Subproblems, problem: DualProblem, state: DualState) -> None:
         """Leaves by any dual point, its multipliers stored in full."""
-        if len(regions):
-            self._write_rho(regions, problem, state)
+        if len(subproblems):
+            self._write_rho(subproblems, problem, state)
 
-    def leaves_by_default(self, regions: Subproblems) -> None:
-        """Leaves that CROWN on interval bounds refutes, with the weights the regions have."""
-        self._leaves("leaves_default", regions, _numpy(regions.row_weights).astype("<f4"))
+    def leaves_by_default(self, subproblems: Subproblems) -> None:
+        """Leaves that CROWN on interval bounds refutes, with the weights the subproblems have."""
+        self._leaves("leaves_default", subproblems, _numpy(subproblems.constraint_weights).astype("<f4"))
 
-    def input_leaves(self, regions: Subproblems, passes: Tensor, weights: Tensor) -> None:
+    def input_leaves(self, subproblems: Subproblems, passes: Tensor, weights: Tensor) -> None:
         """Leaves by bounds made afresh on their boxes."""
-        self._leaves("input_leaves", regions, _numpy(passes).astype("u1"), self._joining(weights))
+        self._leaves("input_leaves", subproblems, _numpy(passes).astype("u1"), self._joining(weights))
 
-    def _leaves(self, kind: str, regions: Subproblems, *parts: NDArray[Any]) -> None:
-        if len(regions):
-            self._block(kind, _counted(_numpy(regions.node)), *parts)
+    def _leaves(self, kind: str, subproblems: Subproblems, *parts: NDArray[Any]) -> None:
+        if len(subproblems):
+            self._block(kind, _counted(_numpy(subproblems.subproblem_id)), *parts)
 
     def _joining(self, weights: Tensor) -> NDArray[Any]:
         """Weights of joined rows; none where a clause is one row."""
@@ -235,7 +235,7 @@ class BoxRecord:
         for roots, lower, upper in zip(self._roots, bounds.lower, bounds.upper, strict=True):
             self._evidence.box(roots, lower, upper)
 
-    def climbed(
+    def ascended(
         self,
         box: int,
         layer: Layer,
@@ -257,7 +257,7 @@ def _on_grid(end: Tensor, slack: Tensor, towards: float) -> Tensor:
 
 def rounded_slopes(state: DualState) -> DualState:
     """Slopes as bytes hold them."""
-    return replace(state, parameters=_levels(state.parameters) / _LEVELS)
+    return replace(state, alpha=_levels(state.alpha) / _LEVELS)
 
 
 def _numpy(values: Tensor) -> NDArray[Any]:
@@ -292,8 +292,8 @@ def _levels(slopes: Tensor) -> Tensor:
     return (slopes.double() * _LEVELS).round().clamp(0, _LEVELS)
 
 
-def _of_layers(parameters: Tensor, layers: Sequence[Layer]) -> Tensor:
-    return torch.cat([parameters[..., :0], *(parameters[..., layer.parameters] for layer in layers)], -1)
+def _of_layers(alpha: Tensor, layers: Sequence[Layer]) -> Tensor:
+    return torch.cat([alpha[..., :0], *(alpha[..., layer.alpha] for layer in layers)], -1)
 
 
 def _unstable(bounds: Bounds, layers: Sequence[Layer]) -> Bool[Tensor, "batch size"]:

@@ -11,7 +11,7 @@ from dataclasses import replace
 import numpy as np
 from torch import Tensor
 
-from verify.bounders.interval import interval
+from verify.bounders.ibp import interval
 from verify.formats.vnnlib import Clause
 from verify.network.graph import Network
 from verify.problem import Problem

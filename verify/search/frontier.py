@@ -55,7 +55,7 @@ class Frontier:
 
     @property
     def clauses(self) -> Int[Tensor, " waiting"]:
-        """Whose regions wait, one entry for each."""
+        """Whose subproblems wait, one entry for each."""
         return (
             self._columns["clause"][~self._priority.isposinf()]
             if self._count
@@ -74,7 +74,7 @@ class Frontier:
             value = getattr(batch, field.name)
             column = self._columns[field.name]
             if value.dim() == 2 and value.shape[1] < column.shape[1]:
-                fill = -1 if field.name == "cut_variable" else 0
+                fill = -1 if field.name == "split_variable" else 0
                 value = torch.nn.functional.pad(value, (0, column.shape[1] - value.shape[1]), value=fill)
             column[slots] = value.to(column)
         self._priority[slots] = batch.lower_bound.to("cpu", torch.float32).nan_to_num(nan=-1e30, neginf=-1e30)
@@ -90,12 +90,12 @@ class Frontier:
         self._priority[slots] = torch.inf
         self._count -= count
         values = {name: column[slots] for name, column in self._columns.items()}
-        used = int((values["cut_variable"] >= 0).sum(1).max()) if count else 0
-        # a child's last cut stands behind the padding of its batch: bring each row's cuts to the front before trimming
-        order = (values["cut_variable"] < 0).to(torch.int8).argsort(dim=1, stable=True)[:, :used]
-        for name in ("cut_variable", "cut_value", "cut_side", "cut_multipliers"):
+        used = int((values["split_variable"] >= 0).sum(1).max()) if count else 0
+        # a child's last split stands behind the padding of its batch: bring each row's splits to the front before trimming
+        order = (values["split_variable"] < 0).to(torch.int8).argsort(dim=1, stable=True)[:, :used]
+        for name in ("split_variable", "split_value", "split_side", "beta"):
             values[name] = values[name].gather(1, order)
-        half = {"cut_multipliers", "plane_shares", "row_weights", "parameters"}
+        half = {"beta", "cut_shares", "constraint_weights", "alpha"}
         return Subproblems(**{k: v.to(device, dtype if k in half else v.dtype) for k, v in values.items()})
 
     def _make_room(self, batch: Subproblems) -> None:
@@ -115,11 +115,11 @@ class Frontier:
                 shape = (
                     rows,
                     max(width + 8, known)
-                    if field.name.startswith("cut") and width > known
+                    if field.name.startswith(("split_", "beta")) and width > known
                     else max(width, known),
                 )
-            dtype = self._slopes if field.name == "parameters" else value.dtype
-            fill = -1 if field.name == "cut_variable" else 0
+            dtype = self._slopes if field.name == "alpha" else value.dtype
+            fill = -1 if field.name == "split_variable" else 0
             held = 0 if old is None else old.nbytes
             new = self._column(shape, dtype, held).fill_(fill)
             if old is not None:

@@ -1,6 +1,6 @@
 """When the boxes of the roots are worth more effort than splitting: branched bounds, pass by pass.
 
-A pass (`BranchedBounds`) splits every neuron of a box for some rounds, which helps all regions of the box at once. It is due
+A pass (`BranchedBounds`) splits every neuron of a box for some rounds, which helps all subproblems of the box at once. It is due
 when splitting has gone on for a share of the time that it will take, so that it costs no more than a multiple of what there was to win:
 sooner where the last one paid, that is, closed more of the clauses' distance from 0 than splitting would have for the price, and at
 once where splitting leads nowhere.
@@ -19,12 +19,12 @@ from verify.deadline import Deadline
 from verify.errors import is_out_of_memory
 from verify.network.graph import Network
 from verify.search.branched_bounds import BranchedBounds, open_behind
+from verify.search.output_constraints import Splitting, closed_shares, least_share
 from verify.search.strategy import Mapper
-from verify.search.unsafe import Splitting, closed_shares, least_share
 from verify.state import Bounds
 
 _FIRST, _MORE = 4, 4  # rounds of the first pass, and of each one more than of the one before
-_MOST = 24  # rounds: an end has about 2000 regions then
+_MOST = 24  # rounds: an end has about 2000 subproblems then
 _DEARER = 8.0  # a first pass than an ascent for every neuron
 _SHARE = 0.5  # of the time left, that a pass may take
 # How long splitting goes on before the next pass, in units of its price: if the last one paid, or did not.
@@ -49,23 +49,23 @@ class Refinement:
     def due(self, seconds: float, deadline: Deadline) -> bool:
         """Whether the next pass is due, after so many seconds of splitting since the last, and can be afforded."""
         at_once = self.wait == _SOONER and self.splitting.hopeless
-        enough = at_once or seconds >= self.wait * self.seconds
-        return enough and self.rounds <= _MOST and self.seconds <= deadline.remaining
+        waited = at_once or seconds >= self.wait * self.seconds
+        return waited and self.rounds <= _MOST and self.seconds <= deadline.remaining
 
     def tighten(
-        self, network: Network, bounds: Bounds, fast: torch.dtype, deadline: Deadline, run: Mapper
+        self, network: Network, bounds: Bounds, working: torch.dtype, deadline: Deadline, run: Mapper
     ) -> Bounds:
         """Boxes after the next pass, or what there is time for; as they were, and no pass more, if memory ends. Raises OutOfTimeError."""
         began, rounds = time.monotonic(), self.rounds
-        enough = deadline.share(_SHARE)
+        soft_deadline = deadline.share(_SHARE)
         try:
-            tight = self.method.tighten(network, bounds, rounds, deadline, enough, fast, run)
+            tight = self.method.tighten(network, bounds, rounds, deadline, soft_deadline, working, run)
         except (MemoryError, RuntimeError) as problem:
             if not is_out_of_memory(problem):
                 raise
             tight, self.rounds = bounds, _MOST
         self.rounds += _MORE
-        more = self.method.regions(self.rounds) / self.method.regions(rounds)
+        more = self.method.subproblems(self.rounds) / self.method.subproblems(rounds)
         fewer = open_behind(network, tight) / max(1, open_behind(network, bounds))
         self.seconds, self.spent = (time.monotonic() - began) * more * fewer, time.monotonic() - began
         return tight

@@ -1,6 +1,6 @@
-"""Splitting activations: the root's intermediate bounds are kept, pre-activations cut, dual points inherited.
+"""Splitting activations: the root's intermediate bounds are kept, pre-activations split, dual points inherited.
 
-Children climb from their parent's dual point in float32; a region is *refuted* only by a float64 sweep that charges its own
+Children climb from their parent's dual point in float32; a subproblem is *refuted* only by a float64 sweep that charges its own
 rounding errors.
 """
 
@@ -16,9 +16,9 @@ import torch
 from jaxtyping import Bool
 from torch import Tensor
 
-from verify.bounders.backward import IntermediateBounds
 from verify.bounders.dual import DualProblem
-from verify.bounders.interval import interval, magnitudes
+from verify.bounders.ibp import interval, magnitudes
+from verify.bounders.intermediate import IntermediateBounds
 from verify.bounders.linear_program import LinearProgram
 from verify.bounders.output_constrained import OutputConstrained
 from verify.bounders.restricted import Restricted
@@ -30,17 +30,26 @@ from verify.network.graph import Network
 from verify.network.reduced import Reduced
 from verify.problem import Problem
 from verify.search.branched_bounds import BranchedBounds, places_behind
+from verify.search.cut_pool import AFFORDED, LEAST, ROUNDS, SAMPLE, CutPool
 from verify.search.evidence import BoxRecord, Evidence
-from verify.search.planes import AFFORDED, LEAST, ROUNDS, SAMPLE, SharedPlanes
+from verify.search.output_constraints import OutputConstrainedBounds, closed_shares
 from verify.search.refinement import Refinement
-from verify.search.strategy import Bounded, Mapper, Objectives, all_refuted, begun, fresh, grouped, no_looser
-from verify.search.unsafe import UnsafeBounds, closed_shares
+from verify.search.strategy import (
+    Bounded,
+    Mapper,
+    Objectives,
+    all_refuted,
+    grouped,
+    no_looser,
+    reset_new_beta,
+    root_subproblems,
+)
 from verify.state import Bounds, DualState, Objective, Subproblems
 
 _LARGEST_PROGRAM, _PROGRAM_SECONDS = 1000, 2.0  # variables of a linear program, and time for those of a batch
 _AT_ONCE = 2_000_000  # variables of roots that are bounded at once
-_CHILDREN = 2_000_000  # variables of children that candidate cuts are tried on at once
-_LONGER = 4  # times the iterations of a child, for climbs under new planes
+_CHILDREN = 2_000_000  # variables of children that candidate splits are tried on at once
+_LONGER = 4  # times the iterations of a child, for climbs under new cuts
 _PLAIN_SHARE, _ROOT_SHARE = 0.4, 0.15  # of the time left, for plain and for optimised intermediate bounds
 
 
@@ -94,12 +103,12 @@ class _Boxes:
 
 
 class SplitActivations:
-    """Root bounds for good, cuts of pre-activations, inherited dual points."""
+    """Root bounds for good, splits of pre-activations, inherited dual points."""
 
     def __init__(
         self, problem: Problem, network: Network, intermediate: IntermediateBounds, optimised: IntermediateBounds,
         root: Restricted, child: Restricted, brancher: FilteredSmartBranching,
-        unsafe: Sequence[OutputConstrained] = (), branched: BranchedBounds | None = None, fast: torch.dtype = torch.float32, evidence: Evidence | None = None,
+        unsafe: Sequence[OutputConstrained] = (), branched: BranchedBounds | None = None, working: torch.dtype = torch.float32, evidence: Evidence | None = None,
         rigorous: bool = True,
     ) -> None:  # fmt: skip
         self.rigorous, self.problem, self.evidence = rigorous, problem, evidence
@@ -108,9 +117,9 @@ class SplitActivations:
         self.objectives = Objectives(problem, network.device)
         self._boxes = _Boxes(problem, network)
         self._root_bound = torch.full((problem.clauses,), -torch.inf, device=network.device)
-        self.unsafe = UnsafeBounds(network, unsafe)
+        self.unsafe = OutputConstrainedBounds(network, unsafe)
         self._root_seconds = 0.0  # of the last climb of roots
-        self._use(network, fast)
+        self._use(network, working)
         mixes = any(layer.activation.mixes for layer in network.layers)
         stages = (self.intermediate, _PLAIN_SHARE), (self.optimised, _ROOT_SHARE)
         self._stages = (
@@ -120,16 +129,16 @@ class SplitActivations:
         if branched is not None and evidence is None and not mixes and places_behind(network):
             self._refinement = Refinement(branched, self.unsafe.splitting)
 
-    def _use(self, network: Network, fast: torch.dtype) -> None:
+    def _use(self, network: Network, working: torch.dtype) -> None:
         """Everything that depends on the network."""
-        self.network, self.fast_network = network, network.to(network.device, fast)
+        self.network, self.working_network = network, network.to(network.device, working)
         self._sizes: dict[int, Tensor] = {}
         self._spreading = _spreading(network)
-        self.planes = SharedPlanes(network, self.fast_network)
+        self.cuts = CutPool(network, self.working_network)
         mixes = any(layer.activation.mixes for layer in network.layers)
         self._small = network.variables <= _LARGEST_PROGRAM and not mixes
 
-    def stands_for(self, clauses: Tensor) -> list[int]:
+    def clauses_of(self, clauses: Tensor) -> list[int]:
         return sorted(set(clauses.tolist()))
 
     def roots(self, batch: int, deadline: Deadline) -> Iterator[Bounded]:
@@ -155,9 +164,11 @@ class SplitActivations:
     def _roots_of(self, clauses: Sequence[int], batch: int, deadline: Deadline) -> Iterator[Bounded]:
         part = len(clauses) / self.problem.clauses  # of the time
         self.objectives.prepare(clauses)
-        roots = fresh(self.problem.rows, clauses, 0, self.network.device)  # in full once they are climbed
+        roots = root_subproblems(
+            self.problem.rows, clauses, 0, self.network.device
+        )  # in full once they are climbed
         if self.evidence is not None:
-            roots = replace(roots, node=self.evidence.roots([[clause] for clause in clauses]))
+            roots = replace(roots, subproblem_id=self.evidence.roots([[clause] for clause in clauses]))
         boxes, bounds, owner = self._boxes.intervals(clauses)
         refuted = self._crown(roots, bounds, owner, magnitudes(self.network, bounds), deadline)
         if self.evidence is not None:
@@ -181,73 +192,78 @@ class SplitActivations:
             left = [roots.select(slice(0))]
             for first in range(0, len(roots), batch):
                 some = roots.select(slice(first, first + batch))
-                bounded = self._climbed(some, deadline)
+                bounded = self._optimised(some, deadline)
                 if stage == len(self._stages):
                     bounded = self._tighten(bounded, deadline)
                     together = part == 1 and len(roots) <= batch
-                    yield self._under_planes(bounded, deadline) if together else bounded
+                    yield self._under_cuts(bounded, deadline) if together else bounded
                     continue
-                yield from all_refuted(bounded.regions.select(bounded.refuted))
-                some = replace(some, lower_bound=bounded.regions.lower_bound)
+                yield from all_refuted(bounded.subproblems.select(bounded.refuted))
+                some = replace(some, lower_bound=bounded.subproblems.lower_bound)
                 left.append(some.select(~bounded.refuted))
             roots = Subproblems.concatenate(left)
 
-    def _under_planes(self, bounded: Bounded, deadline: Deadline) -> Bounded:
+    def _under_cuts(self, bounded: Bounded, deadline: Deadline) -> Bounded:
         """Roots left open climb on under cutting planes, as long as more of these pay; all open roots of the network at once."""
         dear = self._root_seconds > AFFORDED * deadline.remaining
-        if self.evidence is not None or dear:  # certificates have no planes
+        if self.evidence is not None or dear:  # certificates have no cuts
             return bounded
         for _ in range(ROUNDS):
             rows = (~bounded.refuted).nonzero()[:, 0]
-            tighter = self._cut_off(bounded, rows, deadline) if len(rows) else None
+            tighter = self._with_more_cuts(bounded, rows, deadline) if len(rows) else None
             if tighter is None:
                 break
             bounded = self._tighten(tighter, deadline)
-        if not self.planes.count:
+        if not self.cuts.count:
             return bounded
-        used = (bounded.regions.plane_shares.amax(0) > 0).nonzero()[:, 0]
-        self.planes.keep(used)
-        regions = replace(bounded.regions, plane_shares=bounded.regions.plane_shares[:, used])
-        return replace(bounded, regions=regions)
+        used = (bounded.subproblems.cut_shares.amax(0) > 0).nonzero()[:, 0]
+        self.cuts.keep(used)
+        subproblems = replace(bounded.subproblems, cut_shares=bounded.subproblems.cut_shares[:, used])
+        return replace(bounded, subproblems=subproblems)
 
-    def _cut_off(self, bounded: Bounded, rows: Tensor, deadline: Deadline) -> Bounded | None:
-        """The regions with some of them climbed on under more planes; None where these do not pay."""
+    def _with_more_cuts(self, bounded: Bounded, rows: Tensor, deadline: Deadline) -> Bounded | None:
+        """The subproblems with some of them climbed on under more cuts; None where these do not pay."""
         deadline.check()
-        regions, depth = bounded.regions.select(rows), bounded.regions.cut_variable.shape[1]
-        problem, fast = self._dual(regions, self.network), self._dual(regions, self.fast_network)
-        count, tighter = self.planes.more(problem, fast, regions.state, self._sizes, deadline), None
-        if count > self.planes.count:
-            climbed = self._climb(regions.planed(count), self.child.longer(_LONGER), deadline)
-            shares = closed_shares(regions.lower_bound, climbed.regions.lower_bound)
+        subproblems, depth = bounded.subproblems.select(rows), bounded.subproblems.split_variable.shape[1]
+        problem, working = (
+            self._dual(subproblems, self.network),
+            self._dual(subproblems, self.working_network),
+        )
+        count, tighter = self.cuts.more(problem, working, subproblems.state, self._sizes, deadline), None
+        if count > self.cuts.count:
+            ascended = self._optimise(subproblems.with_cuts(count), self.child.longer(_LONGER), deadline)
+            shares = closed_shares(subproblems.lower_bound, ascended.subproblems.lower_bound)
             if float(shares.mean()) >= LEAST:
-                tighter = replace(bounded, regions=bounded.regions.planed(count)).updated(rows, climbed)
-        self.planes.tried(depth, count, tighter is not None)
+                tighter = replace(bounded, subproblems=bounded.subproblems.with_cuts(count)).updated(
+                    rows, ascended
+                )
+        self.cuts.tried(depth, count, tighter is not None)
         return tighter
 
-    def _deeper_planes(self, bounded: Bounded, deadline: Deadline) -> Bounded:
-        """Open regions now and then get planes that cut off the optima of some of them."""
-        with self.planes.due(bounded.regions.cut_variable.shape[1]) as due:
+    def _deeper_cuts(self, bounded: Bounded, deadline: Deadline) -> Bounded:
+        """Open subproblems now and then get cuts that cut off the optima of some of them."""
+        with self.cuts.due(bounded.subproblems.split_variable.shape[1]) as due:
             rows = (~bounded.refuted).nonzero()[:, 0]
             if not due or not len(rows):
                 return bounded
             some = rows[torch.linspace(0, len(rows) - 1, min(SAMPLE, len(rows))).long().to(rows.device)]
-            return self._cut_off(bounded, some, deadline) or bounded
+            return self._with_more_cuts(bounded, some, deadline) or bounded
 
     def due(self, seconds: float, deadline: Deadline) -> bool:
         return self._refinement is not None and self._refinement.due(seconds, deadline)
 
-    def again(
+    def refine_roots(
         self, waiting: Subproblems, batch: int, deadline: Deadline, run: Mapper
     ) -> tuple[Subproblems, list[Bounded]]:
         assert self._refinement is not None
-        clauses = torch.tensor(self.stands_for(waiting.clause), device=self.network.device)
+        clauses = torch.tensor(self.clauses_of(waiting.clause), device=self.network.device)
         rows = self._boxes.rows(clauses.tolist()).unique()
         box = self._boxes.all().select(rows)
-        tight = self._refinement.tighten(self.network, box, self.fast_network.dtype, deadline, run)
+        tight = self._refinement.tighten(self.network, box, self.working_network.dtype, deadline, run)
         self._boxes.tighten(rows, tight)
         self._sizes = magnitudes(self.network, self._boxes.all())
         before = self._root_bound[clauses]
-        bounded = self._climbed_all(clauses, batch, deadline)
+        bounded = self._optimised_all(clauses, batch, deadline)
         self._refinement.learn(before, self._root_bound[clauses])
         split = torch.zeros_like(self._root_bound).scatter_reduce(
             0, waiting.clause, waiting.lower_bound, "mean", include_self=False
@@ -257,47 +273,49 @@ class SplitActivations:
         )  # decided once: what goes on waiting is exactly what no root stands for
         kept = waiting.select(~anew[waiting.clause])
         if len(kept):
-            chosen = (some.select(anew[some.regions.clause]) for some in bounded)
+            chosen = (some.select(anew[some.subproblems.clause]) for some in bounded)
             return kept, [self._tighten(some, deadline) for some in chosen if len(some)]
         if not self._reduced():
-            self.planes = SharedPlanes(self.network, self.fast_network)
-        bounded = [self._tighten(some, deadline) for some in self._climbed_all(clauses, batch, deadline)]
+            self.cuts = CutPool(self.network, self.working_network)
+        bounded = [self._tighten(some, deadline) for some in self._optimised_all(clauses, batch, deadline)]
         if len(bounded) == 1:
-            bounded = [self._under_planes(bounded[0], deadline)]
+            bounded = [self._under_cuts(bounded[0], deadline)]
         return kept, bounded
 
-    def _climbed_all(self, clauses: Tensor, batch: int, deadline: Deadline) -> list[Bounded]:
+    def _optimised_all(self, clauses: Tensor, batch: int, deadline: Deadline) -> list[Bounded]:
         """The roots of the clauses, as the boxes are known now."""
-        roots = fresh(self.problem.rows, clauses.tolist(), 0, self.network.device)
+        roots = root_subproblems(self.problem.rows, clauses.tolist(), 0, self.network.device)
         rows = torch.arange(len(roots), device=roots.clause.device).split(batch)
-        return [self._climbed(roots.select(some), deadline) for some in rows]
+        return [self._optimised(roots.select(some), deadline) for some in rows]
 
     def _reduced(self) -> bool:
-        """Leaves out neurons that are 0 on all boxes, if there are any; no region may have been split in the larger network."""
+        """Leaves out neurons that are 0 on all boxes, if there are any; no subproblem may have been split in the larger network."""
         bounds = self._boxes.all()
         reduced = Reduced.of(self.network, bounds.lower, bounds.upper)
         if self.evidence is not None or reduced.network is self.network:
             return False
         self._boxes.reduce(reduced)
-        self.unsafe = UnsafeBounds(reduced.network, self.unsafe.methods, self.unsafe.splitting)
-        self._use(reduced.network, self.fast_network.dtype)
+        self.unsafe = OutputConstrainedBounds(reduced.network, self.unsafe.methods, self.unsafe.splitting)
+        self._use(reduced.network, self.working_network.dtype)
         self._sizes = magnitudes(self.network, self._boxes.all())
         return True
 
-    def _climbed(self, roots: Subproblems, deadline: Deadline) -> Bounded:
+    def _optimised(self, roots: Subproblems, deadline: Deadline) -> Bounded:
         """Some roots after an ascent from CROWN's dual point."""
         network, unsafe = self.network, self.unsafe
-        regions = fresh(self.problem.rows, roots.clause.tolist(), network.parameters, network.device, unsafe.width,
-            steps=len(unsafe.steps), planes=self.planes.count,
+        subproblems = root_subproblems(self.problem.rows, roots.clause.tolist(), network.alphas, network.device, unsafe.width,
+            steps=len(unsafe.steps), cuts=self.cuts.count,
         )  # fmt: skip
-        regions = replace(regions, node=roots.node)
-        regions = regions.with_state(roots.lower_bound, self._dual(regions, self.fast_network).initial())
+        subproblems = replace(subproblems, subproblem_id=roots.subproblem_id)
+        subproblems = subproblems.with_state(
+            roots.lower_bound, self._dual(subproblems, self.working_network).initial()
+        )
         began = time.monotonic()
-        bounded = self._climb(regions, self.root, deadline)
+        bounded = self._optimise(subproblems, self.root, deadline)
         self._root_seconds = time.monotonic() - began
-        iterations = self.root.iterations * max(1, len(regions))
+        iterations = self.root.iterations * max(1, len(subproblems))
         unsafe.splitting.expect(self._root_seconds * self.child.iterations / iterations)
-        self._root_bound[roots.clause] = bounded.regions.lower_bound
+        self._root_bound[roots.clause] = bounded.subproblems.lower_bound
         return bounded
 
     def _crown(
@@ -319,63 +337,78 @@ class SplitActivations:
         return refuted
 
     def _bound_boxes(
-        self, regions: Subproblems, method: IntermediateBounds, deadline: Deadline, enough: Deadline
+        self,
+        subproblems: Subproblems,
+        method: IntermediateBounds,
+        deadline: Deadline,
+        soft_deadline: Deadline,
     ) -> None:
         """Tightens the table's rows of the roots' boxes."""
-        rows, owner = self._boxes.rows(regions.clause.tolist()).unique(return_inverse=True)
+        rows, owner = self._boxes.rows(subproblems.clause.tolist()).unique(return_inverse=True)
         box = self._boxes.all().select(rows)
         record = None
         if self.evidence is not None:
-            record = BoxRecord(self.evidence, [regions.node[owner == row] for row in range(len(rows))])
-        tight = method.tighten(self.network, box, deadline, self.fast_network, enough, record)
+            record = BoxRecord(
+                self.evidence, [subproblems.subproblem_id[owner == row] for row in range(len(rows))]
+            )
+        tight = method.tighten(self.network, box, deadline, self.working_network, soft_deadline, record)
         self._boxes.tighten(rows, tight)
         self._sizes = magnitudes(self.network, self._boxes.all())
 
-    def _dual(self, regions: Subproblems, network: Network) -> DualProblem:
-        rows = self._boxes.rows(regions.clause.tolist())
-        bounds = regions.cuts.apply(self._boxes.all(network.dtype).select(rows))
-        spread = self._spread(regions.cut_variable)
+    def _dual(self, subproblems: Subproblems, network: Network) -> DualProblem:
+        rows = self._boxes.rows(subproblems.clause.tolist())
+        bounds = subproblems.splits.apply(self._boxes.all(network.dtype).select(rows))
+        spread = self._spread(subproblems.split_variable)
         if len(spread):
-            exact = regions.cuts.select(spread).apply(self._boxes.all().select(rows[spread]))
+            exact = subproblems.splits.select(spread).apply(self._boxes.all().select(rows[spread]))
             inputs = slice(0, self.network.inputs)
             exact, _ = interval(self.network, exact.lower[:, inputs], exact.upper[:, inputs], exact)
             bounds = bounds.updated(spread, exact.to(network.device, network.dtype))
-        bounds = self.unsafe.apply(bounds, regions)
-        planes = self.planes.of(regions.plane_shares.shape[1], network)
+        bounds = self.unsafe.apply(bounds, subproblems)
+        cuts = self.cuts.of(subproblems.cut_shares.shape[1], network)
         return DualProblem(
-            network, bounds, self.objectives.of(regions.clause, network.dtype), regions.cuts, planes=planes
+            network,
+            bounds,
+            self.objectives.of(subproblems.clause, network.dtype),
+            subproblems.splits,
+            cuts=cuts,
         )
 
-    def _spread(self, cut_variable: Tensor) -> Tensor:
-        """The regions that have a cut which intervals are worth redoing for."""
+    def _spread(self, split_variable: Tensor) -> Tensor:
+        """The subproblems that have a split which intervals are worth redoing for."""
         if self._spreading is None:
-            return cut_variable.new_zeros(0)
-        spreads = self._spreading[cut_variable.clamp(min=0)] & (cut_variable >= 0)
+            return split_variable.new_zeros(0)
+        spreads = self._spreading[split_variable.clamp(min=0)] & (split_variable >= 0)
         return spreads.any(1).nonzero()[:, 0]
 
-    def bound(self, regions: Subproblems, deadline: Deadline) -> Bounded:
-        began, regions = time.monotonic(), regions.planed(self.planes.count)
-        bounded = self._climb(
-            begun(regions), self.child.longer(self.unsafe.splitting.factor), deadline, regions.state
+    def bound(self, subproblems: Subproblems, deadline: Deadline) -> Bounded:
+        began, subproblems = time.monotonic(), subproblems.with_cuts(self.cuts.count)
+        bounded = self._optimise(
+            reset_new_beta(subproblems),
+            self.child.longer(self.unsafe.splitting.factor),
+            deadline,
+            subproblems.state,
         )
         seconds = time.monotonic() - began
         self.unsafe.splitting.learn(
-            regions.lower_bound, bounded.regions.lower_bound, bounded.refuted, seconds
+            subproblems.lower_bound, bounded.subproblems.lower_bound, bounded.refuted, seconds
         )
-        bounded = self._deeper_planes(bounded, deadline)
+        bounded = self._deeper_cuts(bounded, deadline)
         return self._finish(self._tighten(bounded, deadline), deadline)
 
     def _finish(self, bounded: Bounded, deadline: Deadline) -> Bounded:
-        """Regions cut at an input have no activation left to cut: they are linear programs, solved as such if they are small."""
+        """Subproblems split at an input have no activation left to split: they are linear programs, solved as such if they are small."""
         if not self._small:
             return bounded
-        last = bounded.regions.cut_variable[:, -1]
+        last = bounded.subproblems.split_variable[:, -1]
         rows = (~bounded.refuted & (last < self.network.inputs)).nonzero()[:, 0]
         if not len(rows):
             return bounded
-        regions = bounded.regions.select(rows)
-        regions = replace(regions, plane_shares=regions.plane_shares[:, :0])  # programs know hulls alone
-        problem = self._dual(regions, self.network)
+        subproblems = bounded.subproblems.select(rows)
+        subproblems = replace(
+            subproblems, cut_shares=subproblems.cut_shares[:, :0]
+        )  # programs know hulls alone
+        problem = self._dual(subproblems, self.network)
         found = LinearProgram().ascend(
             problem, problem.initial(), 0.0, deadline, deadline.within(_PROGRAM_SECONDS)
         )
@@ -385,69 +418,83 @@ class SplitActivations:
         if self.evidence is not None:
             chosen = closed.nonzero()[:, 0]
             self.evidence.leaves_by_multipliers(
-                regions.select(chosen), problem.select(chosen), found.state.select(chosen)
+                subproblems.select(chosen), problem.select(chosen), found.state.select(chosen)
             )
         refuted[rows] = closed
         minimiser[rows] = found.minimiser[:, 0].to(minimiser)
-        return Bounded(bounded.regions, refuted, minimiser)
+        return Bounded(bounded.subproblems, refuted, minimiser)
 
     def _tighten(self, bounded: Bounded, deadline: Deadline) -> Bounded:
-        """Regions left open get bounds over their unsafe points, layer by layer as far as these pay, and climb on."""
-        refuted, minimiser, regions = bounded.refuted.clone(), bounded.minimiser.clone(), bounded.regions
-        again = self.unsafe.width > 0
-        while again:
-            again = False
+        """Subproblems left open get bounds over their unsafe points, layer by layer as far as these pay, and climb on."""
+        refuted, minimiser, subproblems = (
+            bounded.refuted.clone(),
+            bounded.minimiser.clone(),
+            bounded.subproblems,
+        )
+        more_due = self.unsafe.width > 0
+        while more_due:
+            more_due = False
             for step in range(len(self.unsafe.steps)):
-                rows = (~refuted & self.unsafe.due(regions, step)).nonzero()[:, 0]
-                rows = rows[self.unsafe.chosen(regions.select(rows), step)] if len(rows) else rows
+                rows = (~refuted & self.unsafe.due(subproblems, step)).nonzero()[:, 0]
+                rows = rows[self.unsafe.chosen(subproblems.select(rows), step)] if len(rows) else rows
                 if len(rows):
-                    tight = self._tightened(regions.select(rows), step, deadline)
-                    regions, again = regions.updated(rows, tight.regions), True
+                    tight = self._tightened(subproblems.select(rows), step, deadline)
+                    subproblems, more_due = subproblems.updated(rows, tight.subproblems), True
                     minimiser[rows], refuted[rows] = tight.minimiser, tight.refuted
-        return Bounded(regions, refuted, minimiser)
+        return Bounded(subproblems, refuted, minimiser)
 
-    def _tightened(self, regions: Subproblems, step: int, deadline: Deadline) -> Bounded:
-        """The regions with one layer bounded over their unsafe points."""
+    def _tightened(self, subproblems: Subproblems, step: int, deadline: Deadline) -> Bounded:
+        """The subproblems with one layer bounded over their unsafe points."""
         began = time.monotonic()
-        problem, fast = self._dual(regions, self.network), self._dual(regions, self.fast_network)
-        state = problem.clamp(regions.state.to(self.network.device, torch.float64))
+        problem, working = (
+            self._dual(subproblems, self.network),
+            self._dual(subproblems, self.working_network),
+        )
+        state = problem.clamp(subproblems.state.to(self.network.device, torch.float64))
         observe = None
         if self.evidence is not None:
             state = self.evidence.rounded(state)
             observe = partial(
-                self.evidence.lemmas, regions, self.unsafe.steps[step][0], problem.bounds, state
+                self.evidence.lemmas, subproblems, self.unsafe.steps[step][0], problem.bounds, state
             )
-        tight = self.unsafe.tighten(regions, problem, fast, state, step, self._sizes, deadline, observe)
-        climbed = self._climb(tight, self.child, deadline)
+        tight = self.unsafe.tighten(
+            subproblems, problem, working, state, step, self._sizes, deadline, observe
+        )
+        ascended = self._optimise(tight, self.child, deadline)
         return replace(
-            climbed,
-            regions=self.unsafe.learned(step, regions, climbed.regions, time.monotonic() - began),
+            ascended,
+            subproblems=self.unsafe.learned(
+                step, subproblems, ascended.subproblems, time.monotonic() - began
+            ),
         )
 
-    def _climb(
-        self, regions: Subproblems, method: Restricted, deadline: Deadline, kept: DualState | None = None
+    def _optimise(
+        self, subproblems: Subproblems, method: Restricted, deadline: Deadline, kept: DualState | None = None
     ) -> Bounded:
-        """Bounds the regions from their states; where that ends below what they inherited, they take the state `kept`."""
-        problem = self._dual(regions, self.fast_network)
+        """Bounds the subproblems from their states; where that ends below what they inherited, they take the state `kept`."""
+        problem = self._dual(subproblems, self.working_network)
         empty = problem.bounds.empty
-        climbed = method.ascend(
-            problem, regions.state.to(self.network.device, self.fast_network.dtype), 0.0, deadline
+        ascended = method.ascend(
+            problem, subproblems.state.to(self.network.device, self.working_network.dtype), 0.0, deadline
         )
-        regions = no_looser(regions, climbed, kept)
-        refuted = self._certified(regions, (climbed.bound[:, 0] > 0) | empty)
-        regions = replace(
-            regions, lower_bound=torch.where(refuted, regions.lower_bound, regions.lower_bound.clamp(max=0))
+        subproblems = no_looser(subproblems, ascended, kept)
+        refuted = self._certified(subproblems, (ascended.bound[:, 0] > 0) | empty)
+        subproblems = replace(
+            subproblems,
+            lower_bound=torch.where(refuted, subproblems.lower_bound, subproblems.lower_bound.clamp(max=0)),
         )
-        return Bounded(regions, refuted, climbed.minimiser[:, 0])
+        return Bounded(subproblems, refuted, ascended.minimiser[:, 0])
 
-    def _certified(self, regions: Subproblems, proposed: Bool[Tensor, " batch"]) -> Bool[Tensor, " batch"]:
+    def _certified(
+        self, subproblems: Subproblems, proposed: Bool[Tensor, " batch"]
+    ) -> Bool[Tensor, " batch"]:
         """Which of the proposed refutations hold over the reals (or all of them, where nobody asks)."""
         if not self.rigorous:
             return proposed
         refuted = torch.zeros_like(proposed)
         rows = proposed.nonzero()[:, 0]
         if len(rows):
-            chosen = regions.select(rows)
+            chosen = subproblems.select(rows)
             problem = self._dual(chosen, self.network)
             state = problem.clamp(chosen.state.to(self.network.device, torch.float64))
             if self.evidence is not None:
@@ -458,29 +505,31 @@ class SplitActivations:
         return refuted
 
     def _children(
-        self, regions: Subproblems, deadline: Deadline, variable: Tensor, value: Tensor
+        self, subproblems: Subproblems, deadline: Deadline, variable: Tensor, value: Tensor
     ) -> tuple[Tensor, Tensor]:
-        """Bounds of both children of candidate cuts, as the search itself would first see them. Raises OutOfTimeError."""
+        """Bounds of both children of candidate splits, as the search itself would first see them. Raises OutOfTimeError."""
         most = max(1, _CHILDREN // (2 * variable.shape[1] * self.network.variables))
         parts = []
-        for rows in torch.arange(len(regions), device=variable.device).split(most):
+        for rows in torch.arange(len(subproblems), device=variable.device).split(most):
             deadline.check()
-            parts.append(self._both_children(regions.select(rows), variable[rows], value[rows]))
+            parts.append(self._both_children(subproblems.select(rows), variable[rows], value[rows]))
         upper, lower = (torch.cat(part) for part in zip(*parts, strict=True))
         return upper, lower
 
-    def _both_children(self, regions: Subproblems, variable: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
-        owners = torch.arange(len(regions), device=variable.device).repeat_interleave(variable.shape[1])
-        none = regions.parameters.new_zeros(len(owners), 2)
-        children = regions.select(owners).split(variable.flatten(), value.flatten(), none)
-        problem = self._dual(children, self.fast_network)
-        state = problem.clamp(children.state.to(self.network.device, self.fast_network.dtype))
+    def _both_children(
+        self, subproblems: Subproblems, variable: Tensor, value: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        owners = torch.arange(len(subproblems), device=variable.device).repeat_interleave(variable.shape[1])
+        none = subproblems.alpha.new_zeros(len(owners), 2)
+        children = subproblems.select(owners).split(variable.flatten(), value.flatten(), none)
+        problem = self._dual(children, self.working_network)
+        state = problem.clamp(children.state.to(self.network.device, self.working_network.dtype))
         bounds = torch.where(problem.bounds.empty, torch.inf, problem.evaluate(state).bound[:, 0])
         upper, lower = bounds.reshape(2, *variable.shape)
         return upper, lower
 
     def _spreads(self, bounds: Bounds) -> bool:
-        """Whether any such cut is left to make."""
+        """Whether any such split is left to make."""
         if self._spreading is None:
             return False
         points = (
@@ -490,10 +539,10 @@ class SplitActivations:
         )
         return any(not bool(point.isnan().all()) for point in points)
 
-    def choose(self, regions: Subproblems, deadline: Deadline) -> Split:
-        problem = self._dual(regions, self.fast_network)
-        state = problem.clamp(regions.state.to(self.network.device, self.fast_network.dtype))
-        children = partial(self._children, regions, deadline) if self._spreads(problem.bounds) else None
+    def choose(self, subproblems: Subproblems, deadline: Deadline) -> Split:
+        problem = self._dual(subproblems, self.working_network)
+        state = problem.clamp(subproblems.state.to(self.network.device, self.working_network.dtype))
+        children = partial(self._children, subproblems, deadline) if self._spreads(problem.bounds) else None
         split = self.brancher.choose(problem, state, children)
         stuck = split.variable < 0
         if bool(stuck.any()):
@@ -505,13 +554,13 @@ class SplitActivations:
             split = Split(
                 torch.where(stuck, halves.variable, split.variable),
                 torch.where(stuck, halves.value, split.value),
-                torch.where(stuck[:, None], 0.0, split.multipliers),
+                torch.where(stuck[:, None], 0.0, split.beta),
             )
         return split
 
 
 def _spreading(network: Network) -> Bool[Tensor, " variables"] | None:
-    """Variables whose cut tells much of what is behind them by intervals alone: factors, quotients and what they are made of.
+    """Variables whose split tells much of what is behind them by intervals alone: factors, quotients and what they are made of.
 
     None where a network has no products or maxima; then all there is to gain is in the dual bound.
     """

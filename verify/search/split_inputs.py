@@ -1,7 +1,7 @@
 """Splitting inputs: halved boxes, bounded afresh in float64; nothing is inherited but the box.
 
-A region stands for all clauses on one box that share it as a group: intermediate bounds, the dear part, are theirs in common. A
-clause's rows bound linear functions of the input from below, so its unsafe points lie in a smaller box, which the region
+A subproblem stands for all clauses on one box that share it as a group: intermediate bounds, the dear part, are theirs in common. A
+clause's rows bound linear functions of the input from below, so its unsafe points lie in a smaller box, which the subproblem
 is clipped to (as in Clip-and-Verify, Zhou et al. 2025). Every bound charges its own rounding errors.
 """
 
@@ -17,10 +17,10 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from verify.bounders.backward import IntermediateBounds
 from verify.bounders.dual import DualProblem
 from verify.bounders.forward import forward
-from verify.bounders.interval import interval, magnitudes
+from verify.bounders.ibp import interval, magnitudes
+from verify.bounders.intermediate import IntermediateBounds
 from verify.branchers.fsb import Split
 from verify.branchers.inputs import widest_effect
 from verify.deadline import Deadline
@@ -28,10 +28,10 @@ from verify.memory import budget
 from verify.network.graph import Network
 from verify.problem import Problem
 from verify.search.evidence import Evidence
-from verify.search.strategy import Bounded, Mapper, Objectives, all_refuted, fresh, grouped
+from verify.search.strategy import Bounded, Mapper, Objectives, all_refuted, grouped, root_subproblems
 from verify.state import Bounds, Objective, Struct, Subproblems
 
-_GROUP = 32  # clauses that a region stands for, at most
+_GROUP = 32  # clauses that a subproblem stands for, at most
 _DEAR = 2.0  # rows on a box for each column of forward bounds, from which on these come first
 _TOGETHER = 256  # clauses
 _CLIP = 0.9  # of an interval: a clipped box that keeps more of all of them is not worth a proof
@@ -54,7 +54,7 @@ class Found(Struct):
 
     clause: Int[Tensor, " batch"]
     bound: Float[Tensor, " batch"]
-    refuted: Bool[Tensor, " batch"]  # all clauses of the region
+    refuted: Bool[Tensor, " batch"]  # all clauses of the subproblem
     cotangent: Float[Tensor, "batch inputs"]
     minimiser: Float[Tensor, "batch inputs"]
     lower: Float[Tensor, "batch inputs"]  # all unsafe points of all clauses lie between these
@@ -201,8 +201,8 @@ class SplitInputs:
         network, dimensions = self.network, max(1, self.problem.free_inputs)
         tighten = self.intermediate.tighten
 
-        def everything(bounds: Bounds, end: Deadline, enough: Deadline) -> Bounds:
-            return tighten(network, bounds, end, enough=enough)
+        def everything(bounds: Bounds, end: Deadline, soft_deadline: Deadline) -> Bounds:
+            return tighten(network, bounds, end, soft_deadline=soft_deadline)
 
         if self.evidence is not None:
             return [_Tier(everything, Effort(dimensions, _INTERVALS))]
@@ -214,7 +214,7 @@ class SplitInputs:
         first = Effort(dimensions, _INTERVALS)
         return [_Tier(lambda bounds, end, _: forward(network, bounds, end).bounds, first), *tiers]
 
-    def stands_for(self, clauses: Tensor) -> list[int]:
+    def clauses_of(self, clauses: Tensor) -> list[int]:
         groups = self._group_of[clauses.to(self._group_of.device)].unique()
         return sorted(self._members[groups].unique().tolist())
 
@@ -222,7 +222,9 @@ class SplitInputs:
         """Groups of clauses on their whole boxes; before that, where so many share a box that forward bounds are cheaper, those."""
         if self.evidence is None:
             refuted = self._refuted_together(deadline)
-            closed = fresh(self.problem.rows, refuted.nonzero()[:, 0].tolist(), 0, self.network.device)
+            closed = root_subproblems(
+                self.problem.rows, refuted.nonzero()[:, 0].tolist(), 0, self.network.device
+            )
             yield from all_refuted(closed)
             self._group((~refuted).nonzero()[:, 0])
         for groups in self._members.split(batch) if len(self._members) else ():
@@ -250,67 +252,74 @@ class SplitInputs:
     def _roots_of(self, groups: Int[Tensor, "batch group"]) -> Subproblems:
         self.objectives.prepare(groups.unique().tolist())
         inputs, device = self.network.inputs, self.network.device
-        regions = fresh(self.problem.rows, groups[:, 0].tolist(), inputs, device, inputs, torch.float64)
+        subproblems = root_subproblems(
+            self.problem.rows, groups[:, 0].tolist(), inputs, device, inputs, torch.float64
+        )
         if self.evidence is not None:
             nodes = self.evidence.roots([list(dict.fromkeys(one)) for one in groups.tolist()])
-            regions = replace(regions, node=nodes)
-        return regions
+            subproblems = replace(subproblems, subproblem_id=nodes)
+        return subproblems
 
-    def _boxes(self, regions: Subproblems) -> Bounds:
-        """The input boxes: the clauses' own, cut and clipped."""
-        lower, upper = (end.to(self.network.device) for end in self.problem.boxes(regions.clause.tolist()))
-        box = regions.cuts.apply(Bounds(lower, upper))
+    def _boxes(self, subproblems: Subproblems) -> Bounds:
+        """The input boxes: the clauses' own, split and clipped."""
+        lower, upper = (
+            end.to(self.network.device) for end in self.problem.boxes(subproblems.clause.tolist())
+        )
+        box = subproblems.splits.apply(Bounds(lower, upper))
         return Bounds(
-            torch.maximum(box.lower, regions.carried_lower), torch.minimum(box.upper, regions.carried_upper)
+            torch.maximum(box.lower, subproblems.constrained_lower),
+            torch.minimum(box.upper, subproblems.constrained_upper),
         )
 
-    def bound(self, regions: Subproblems, deadline: Deadline) -> Bounded:
+    def bound(self, subproblems: Subproblems, deadline: Deadline) -> Bounded:
         """CROWN on intervals first; what that leaves open gets tighter bounds where they pay."""
         began = time.monotonic()
-        whole = self._boxes(regions)
+        whole = self._boxes(subproblems)
         bounds, _ = interval(self.network, whole.lower, whole.upper)
-        found = self._found(regions, bounds, 0, deadline)
-        passes = torch.ones_like(regions.clause)
+        found = self._found(subproblems, bounds, 0, deadline)
+        passes = torch.ones_like(subproblems.clause)
         for tier in self._tiers:
             left = (~found.refuted).nonzero()[:, 0]
-            tier.effort.came_before(len(left), (time.monotonic() - began) / len(regions))
+            tier.effort.came_before(len(left), (time.monotonic() - began) / len(subproblems))
             while len(left) and len(chosen := tier.effort.chosen(found.bound[left])):
                 deadline.check()
                 rows, left = left[chosen], left[_others(chosen, len(left))]
                 started, before = time.monotonic(), found.select(rows)
                 tight = tier.tighten(bounds.select(rows), deadline, deadline.share(_SHARE))
-                after = self._found(regions.select(rows), tight, 1, deadline).intersected(before)
+                after = self._found(subproblems.select(rows), tight, 1, deadline).intersected(before)
                 seconds = time.monotonic() - started
                 bounds, found, passes[rows] = bounds.updated(rows, tight), found.updated(rows, after), 3
                 tier.effort.learn(before, after, seconds)
         if self.evidence is not None:
-            found = self._told(self.evidence, regions, whole, found, passes)
+            found = self._told(self.evidence, subproblems, whole, found, passes)
         scale = found.cotangent.abs().amax(1, keepdim=True).clamp(min=1e-300)
         lower_bound = torch.where(found.refuted, found.bound, found.bound.clamp(max=0)).float()
-        lower_bound = torch.maximum(lower_bound, regions.lower_bound)
-        regions = replace(
-            regions, clause=found.clause, lower_bound=lower_bound, parameters=(found.cotangent / scale).float(),
-            carried_lower=found.lower, carried_upper=found.upper,
+        lower_bound = torch.maximum(lower_bound, subproblems.lower_bound)
+        subproblems = replace(
+            subproblems, clause=found.clause, lower_bound=lower_bound, alpha=(found.cotangent / scale).float(),
+            constrained_lower=found.lower, constrained_upper=found.upper,
         )  # fmt: skip
-        return Bounded(regions, found.refuted, found.minimiser)
+        return Bounded(subproblems, found.refuted, found.minimiser)
 
     @staticmethod
-    def _told(evidence: Evidence, regions: Subproblems, whole: Bounds, found: Found, passes: Tensor) -> Found:
+    def _told(
+        evidence: Evidence, subproblems: Subproblems, whole: Bounds, found: Found, passes: Tensor
+    ) -> Found:
         """Writes leaves and clipped boxes; boxes clipped by little, which the checker would work for, are left whole."""
         refuted = found.refuted
         clipped = ((found.upper - found.lower) < _CLIP * (whole.upper - whole.lower)).any(1) & ~refuted
-        evidence.input_leaves(regions.select(refuted), passes[refuted], found.weights[refuted])
+        evidence.input_leaves(subproblems.select(refuted), passes[refuted], found.weights[refuted])
         evidence.clip(
-            regions.select(clipped), passes[clipped], found.weights[clipped], found.lower[clipped], found.upper[clipped]
+            subproblems.select(clipped), passes[clipped], found.weights[clipped], found.lower[clipped], found.upper[clipped]
         )  # fmt: skip
         kept = clipped[:, None]
         return replace(
             found, lower=torch.where(kept, found.lower, whole.lower), upper=torch.where(kept, found.upper, whole.upper)
         )  # fmt: skip
 
-    def _found(self, regions: Subproblems, bounds: Bounds, number: int, deadline: Deadline) -> Found:
+    def _found(self, subproblems: Subproblems, bounds: Bounds, number: int, deadline: Deadline) -> Found:
         """Every row of every clause bounded by CROWN, in the first pass (0) or the second."""
-        members = self._members[self._group_of[regions.clause]]
+        members = self._members[self._group_of[subproblems.clause]]
         bound, cotangent = self._crown(bounds, self._rows(members), deadline)
         shape = (*members.shape, self.problem.rows)
         bound = torch.where(bound.isfinite(), bound, -torch.inf).reshape(shape)
@@ -366,14 +375,14 @@ class SplitInputs:
     def due(self, seconds: float, deadline: Deadline) -> bool:
         return False  # every box is bounded afresh
 
-    def again(
+    def refine_roots(
         self, waiting: Subproblems, batch: int, deadline: Deadline, run: Mapper
     ) -> tuple[Subproblems, list[Bounded]]:
         return waiting, []
 
-    def choose(self, regions: Subproblems, deadline: Deadline) -> Split:
-        box = self._boxes(regions)
-        return widest_effect(regions.parameters.double(), box.lower, box.upper)
+    def choose(self, subproblems: Subproblems, deadline: Deadline) -> Split:
+        box = self._boxes(subproblems)
+        return widest_effect(subproblems.alpha.double(), box.lower, box.upper)
 
 
 def _others(chosen: Int[Tensor, " chosen"], count: int) -> Bool[Tensor, " count"]:

@@ -1,4 +1,4 @@
-"""What the search asks of a way to bound and split regions, and what such ways have in common."""
+"""What the search asks of a way to bound and split subproblems, and what such ways have in common."""
 
 from __future__ import annotations
 
@@ -24,9 +24,9 @@ R = TypeVar("R")
 
 @dataclass(frozen=True)
 class Bounded(Struct):
-    """Regions with their new bounds, which of them are refuted for certain, and an input to try for the others."""
+    """Subproblems with their new bounds, which of them are refuted for certain, and an input to try for the others."""
 
-    regions: Subproblems
+    subproblems: Subproblems
     refuted: Bool[Tensor, " batch"]
     minimiser: Float[Tensor, "batch inputs"]
 
@@ -61,72 +61,72 @@ class Mapper(Protocol):
 
 
 class Strategy(Protocol):
-    """Bounds regions and splits those left open. Several threads may ask at once, once the roots are bounded."""
+    """Bounds subproblems and splits those left open. Several threads may ask at once, once the roots are bounded."""
 
     objectives: Objectives
-    network: Network  # whose variables regions are cut at
+    network: Network  # whose variables subproblems are split at
 
-    def stands_for(self, clauses: Int[Tensor, " regions"]) -> list[int]:
-        """All clauses that regions of these stand for."""
+    def clauses_of(self, clauses: Int[Tensor, " subproblems"]) -> list[int]:
+        """All clauses that subproblems of these stand for."""
 
     def roots(self, batch: int, deadline: Deadline) -> Iterator[Bounded]:
         """The clauses' whole boxes, bounded some at a time: about a `batch`. Refuted ones may lack what only splitting needs."""
 
-    def bound(self, regions: Subproblems, deadline: Deadline) -> Bounded:
-        """Bounds the regions, each no looser than what it inherited."""
+    def bound(self, subproblems: Subproblems, deadline: Deadline) -> Bounded:
+        """Bounds the subproblems, each no looser than what it inherited."""
 
-    def choose(self, regions: Subproblems, deadline: Deadline) -> Split:
-        """Where to cut each region; variable -1 where nothing is left to cut."""
+    def choose(self, subproblems: Subproblems, deadline: Deadline) -> Split:
+        """Where to split each subproblem; variable -1 where nothing is left to split."""
 
     def due(self, seconds: float, deadline: Deadline) -> bool:
         """Whether the roots are worth more effort, after so many seconds of splitting since they last had any."""
 
-    def again(
+    def refine_roots(
         self, waiting: Subproblems, batch: int, deadline: Deadline, run: Mapper
     ) -> tuple[Subproblems, list[Bounded]]:
-        """Bounds the roots of all clauses that wait with more effort: the regions that go on waiting, and roots in the others' place.
+        """Bounds the roots of all clauses that wait with more effort: the subproblems that go on waiting, and roots in the others' place.
 
         Nobody else may ask meanwhile.
         """
 
 
-def fresh(
+def root_subproblems(
     rows: int,
     clauses: Sequence[int],
-    parameters: int,
+    alpha: int,
     device: torch.device,
-    carried: int = 0,
+    constrained: int = 0,
     dtype: torch.dtype = torch.float32,
     steps: int = 0,
-    planes: int = 0,
+    cuts: int = 0,
 ) -> Subproblems:
     """The whole boxes of clauses of so many rows; nothing is known of them yet. `dtype` is of the bounds they carry."""
     count = len(clauses)
-    unknown = torch.full((count, carried), torch.inf, dtype=dtype, device=device)
+    unknown = torch.full((count, constrained), torch.inf, dtype=dtype, device=device)
     none = torch.zeros(count, 0, dtype=torch.int64, device=device)
     return Subproblems(
         torch.tensor(list(clauses), dtype=torch.int64, device=device), torch.full((count,), -torch.inf, device=device),
-        none, none.double(), none, none.to(torch.float32), torch.zeros(count, planes, device=device),
+        none, none.double(), none, none.to(torch.float32), torch.zeros(count, cuts, device=device),
         torch.full((count, rows), 1 / rows, device=device),
-        torch.zeros(count, parameters, device=device), -unknown, unknown,
+        torch.zeros(count, alpha, device=device), -unknown, unknown,
         torch.full((count, steps), -torch.inf, device=device), torch.zeros(count, dtype=torch.int64, device=device),
     )  # fmt: skip
 
 
-def begun(children: Subproblems) -> Subproblems:
-    """Children where their climb begins: the new cut's multiplier would leave the bound as it was; from 0 it mostly gets further."""
-    multipliers = children.cut_multipliers.clone()
+def reset_new_beta(children: Subproblems) -> Subproblems:
+    """Children where their climb begins: the new split's multiplier would leave the bound as it was; from 0 it mostly gets further."""
+    multipliers = children.beta.clone()
     multipliers[:, -1:] = 0
-    return replace(children, cut_multipliers=multipliers)
+    return replace(children, beta=multipliers)
 
 
-def no_looser(regions: Subproblems, climbed: Ascended, kept: DualState | None = None) -> Subproblems:
-    """Regions after a climb; where that ends below what they inherited, their bound stays and they take the state `kept`."""
-    inherited, state = regions.lower_bound, climbed.state
+def no_looser(subproblems: Subproblems, ascended: Ascended, kept: DualState | None = None) -> Subproblems:
+    """Subproblems after a climb; where that ends below what they inherited, their bound stays and they take the state `kept`."""
+    inherited, state = subproblems.lower_bound, ascended.state
     if kept is not None:
-        better = (climbed.bound[:, 0] >= inherited).nonzero()[:, 0]
-        state = kept.to(state.parameters.device, state.parameters.dtype).updated(better, state.select(better))
-    return regions.with_state(torch.maximum(climbed.bound[:, 0], inherited), state)
+        better = (ascended.bound[:, 0] >= inherited).nonzero()[:, 0]
+        state = kept.to(state.alpha.device, state.alpha.dtype).updated(better, state.select(better))
+    return subproblems.with_state(torch.maximum(ascended.bound[:, 0], inherited), state)
 
 
 def grouped(boxes: Sequence[int], most: int) -> tuple[Tensor, Tensor]:

@@ -1,6 +1,6 @@
 """The registry of activations: one line each."""
 
-from verify.network.activations.base import Activation, Hull, Line
+from verify.network.activations.base import Activation, Hull, LinearRelaxation
 from verify.network.activations.convex import Exp, Log, Rsqrt, Softplus, Sqrt
 from verify.network.activations.copy import Copy
 from verify.network.activations.elu import Elu, HardSwish
@@ -27,6 +27,6 @@ __all__ = [
     "ACTIVATIONS",
     "Activation",
     "Hull",
-    "Line",
+    "LinearRelaxation",
     *sorted(kind.__name__ for kind in ACTIVATIONS.values()),
 ]

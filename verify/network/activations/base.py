@@ -22,7 +22,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 
-class Line:
+class LinearRelaxation:
     """Supporting lines `slope * z + intercept`, and where they touch the activation.
 
     slope, touch: [*batch, pre] (touch may be one number); intercept: [*batch, post], worked out when first asked for. An output
@@ -30,9 +30,13 @@ class Line:
     """
 
     def __init__(
-        self, slope: Tensor, intercept: Tensor | Callable[[], Tensor], touch: Tensor | float, copies: int = 1
+        self,
+        slope: Tensor,
+        intercept: Tensor | Callable[[], Tensor],
+        minimiser: Tensor | float,
+        copies: int = 1,
     ) -> None:
-        self.slope, self._intercept, self.touch, self.copies = slope, intercept, touch, copies
+        self.slope, self._intercept, self.minimiser, self.copies = slope, intercept, minimiser, copies
 
     @property
     def intercept(self) -> Tensor:
@@ -40,7 +44,7 @@ class Line:
             self._intercept = self._intercept()
         return self._intercept
 
-    def pull(self, t: Float[Tensor, "*batch post"]) -> Float[Tensor, "*batch pre"]:
+    def vjp(self, t: Float[Tensor, "*batch post"]) -> Float[Tensor, "*batch pre"]:
         """The outputs' cotangent carried back to the pre-activations."""
         return self.slope * spread(t, self.copies)
 
@@ -49,16 +53,16 @@ class Line:
         moved = self.slope * z
         return moved if self.copies == 1 else moved.unflatten(-1, (self.copies, -1)).sum(dim=-2)
 
-    def push(self, z: Float[Tensor, "*batch pre"]) -> Float[Tensor, "*batch post"]:
+    def apply(self, z: Float[Tensor, "*batch pre"]) -> Float[Tensor, "*batch post"]:
         """The lines' values at pre-activations `z`."""
         if self.copies == 1:
             return torch.addcmul(self.intercept, self.slope, z)
         return self.intercept + self.along(z)
 
-    def first(self) -> Line:
+    def first(self) -> LinearRelaxation:
         """The lines of the first objective: [batch, objectives, size] becomes [batch, size]."""
-        touch = self.touch[:, 0] if isinstance(self.touch, Tensor) else self.touch
-        return Line(self.slope[:, 0], self.intercept[:, 0], touch, self.copies)
+        minimiser = self.minimiser[:, 0] if isinstance(self.minimiser, Tensor) else self.minimiser
+        return LinearRelaxation(self.slope[:, 0], self.intercept[:, 0], minimiser, self.copies)
 
 
 class Hull(ABC):
@@ -78,20 +82,22 @@ class Hull(ABC):
 
     @property
     @abstractmethod
-    def parameter_range(
+    def alpha_range(
         self,
     ) -> tuple[Float[Tensor, "*batch parameters"], Float[Tensor, "*batch parameters"]]:
         """The least and the greatest valid parameters; `line` takes only such."""
 
-    def clamp(self, parameters: Float[Tensor, "*batch parameters"]) -> Float[Tensor, "*batch parameters"]:
+    def clamp(self, alpha: Float[Tensor, "*batch parameters"]) -> Float[Tensor, "*batch parameters"]:
         """The nearest valid parameters."""
-        return parameters.clamp(*self.parameter_range)
+        return alpha.clamp(*self.alpha_range)
 
     @abstractmethod
-    def line(self, t: Float[Tensor, "*batch post"], parameters: Float[Tensor, "*batch parameters"]) -> Line:
+    def line(
+        self, t: Float[Tensor, "*batch post"], alpha: Float[Tensor, "*batch parameters"]
+    ) -> LinearRelaxation:
         """The supporting line that matters for the sign of `t`: `t sigma(z) >= t (slope z + intercept)` on the box."""
 
-    def value(self, t: Float[Tensor, "*batch post"], line: Line) -> Float[Tensor, "*batch"]:
+    def value(self, t: Float[Tensor, "*batch post"], line: LinearRelaxation) -> Float[Tensor, "*batch"]:
         """`sum t * intercept` over the layer."""
         return (t * line.intercept).sum(-1)
 
@@ -111,9 +117,9 @@ class Activation(ABC):
     """An activation as an oracle. Subclasses are final; one file each."""
 
     name: ClassVar[str]
-    parameters_per_neuron: ClassVar[int] = 2
-    unit_parameters: ClassVar[bool] = False  # whether they all range within [0, 1]
-    curved: ClassVar[bool] = True  # whether cuts can go on helping for ever (False: piecewise linear)
+    alphas_per_neuron: ClassVar[int] = 2
+    unit_alpha: ClassVar[bool] = False  # whether they all range within [0, 1]
+    curved: ClassVar[bool] = True  # whether splits can go on helping for ever (False: piecewise linear)
     joins: ClassVar[bool] = False  # whether an output has several operands
     mixes: ClassVar[bool] = False  # whether outputs depend on many variables each (see mixing.py)
 
@@ -138,15 +144,15 @@ class Activation(ABC):
         """A minimiser z* of `t sigma(z) - rho z` over the box."""
 
     def minimum_on(
-        self, hull: Hull, t: Tensor, rho: Tensor, line: Line | None = None
+        self, hull: Hull, t: Tensor, rho: Tensor, line: LinearRelaxation | None = None
     ) -> tuple[Tensor, Tensor]:
         """z* and x* on the hull's box whose `t x* - rho z*` is the minimum (or no more than it): `minimise`, and sigma there.
 
         `line`: the slopes in play beside `rho`, for activations that go by them.
         """
         lower, upper, _ = torch.broadcast_tensors(hull.lower, hull.upper, rho)
-        touch = self.minimise(t, rho, lower, upper)
-        return touch, self.forward(touch)
+        minimiser = self.minimise(t, rho, lower, upper)
+        return minimiser, self.forward(minimiser)
 
     def beside(self, t: Float[Tensor, "*batch post"], pre_size: int) -> Float[Tensor, "*batch pre"]:
         """The outputs' cotangents, or their sizes, beside each output's operands."""
@@ -154,19 +160,19 @@ class Activation(ABC):
 
     @abstractmethod
     def split_point(self, lower: Float[Tensor, "*batch pre"], upper: Float[Tensor, "*batch pre"]) -> Tensor:
-        """Where to cut each variable so that both sides relax better; NaN where a cut gains nothing."""
+        """Where to split each variable so that both sides relax better; NaN where a split gains nothing."""
 
     def relaxation_loss(
-        self, t: Tensor, line: Line, z: Tensor, lower: Tensor, upper: Tensor
+        self, t: Tensor, line: LinearRelaxation, z: Tensor, lower: Tensor, upper: Tensor
     ) -> Float[Tensor, "*batch pre"]:
-        """What each variable's line loses against sigma at the primal point `z`; -inf where no cut helps."""
+        """What each variable's line loses against sigma at the primal point `z`; -inf where no split helps."""
         gap = t * (self.forward(z) - line.slope * z - line.intercept)
         return torch.where(self.split_point(lower, upper).isnan(), -torch.inf, gap.clamp(min=0))
 
     def split_scores(
-        self, t: Tensor, line: Line, z: Tensor, bias: Tensor, lower: Tensor, upper: Tensor
+        self, t: Tensor, line: LinearRelaxation, z: Tensor, bias: Tensor, lower: Tensor, upper: Tensor
     ) -> Float[Tensor, "*batch pre"]:
-        """An estimate of what cutting each variable gains, in the bound's units; -inf where no cut helps."""
+        """An estimate of what cutting each variable gains, in the bound's units; -inf where no split helps."""
         return self.relaxation_loss(t, line, z, lower, upper)
 
 
@@ -187,13 +193,13 @@ class ElementwiseHull(Hull):
     def span(self) -> Tensor:
         return self.highest - self.lowest
 
-    def _split(self, parameters: Tensor) -> tuple[Tensor, Tensor]:
-        first, second = parameters.chunk(2, dim=-1)
+    def _split(self, alpha: Tensor) -> tuple[Tensor, Tensor]:
+        first, second = alpha.chunk(2, dim=-1)
         return first, second
 
     def _intercept(self, sign: Tensor, slope: Tensor) -> tuple[Tensor, Tensor]:
-        touch = self.activation.minimise(sign, sign * slope, self.lower, self.upper)
-        return self.activation.forward(touch) - slope * touch, touch
+        minimiser = self.activation.minimise(sign, sign * slope, self.lower, self.upper)
+        return self.activation.forward(minimiser) - slope * minimiser, minimiser
 
     def initial(self) -> Tensor:
         slopes, best = self.candidates, []
@@ -206,15 +212,15 @@ class ElementwiseHull(Hull):
         return torch.cat(best, dim=-1)
 
     @property
-    def parameter_range(self) -> tuple[Tensor, Tensor]:
+    def alpha_range(self) -> tuple[Tensor, Tensor]:
         return self.lowest, self.highest
 
-    def line(self, t: Tensor, parameters: Tensor) -> Line:
-        positive, negative = self._split(parameters)
+    def line(self, t: Tensor, alpha: Tensor) -> LinearRelaxation:
+        positive, negative = self._split(alpha)
         slope = torch.where(t < 0, negative, positive)  # either may be infinite
         sign = 1 - 2 * is_negative(t)
-        intercept, touch = self._intercept(sign, slope)
-        return Line(slope, intercept, touch)
+        intercept, minimiser = self._intercept(sign, slope)
+        return LinearRelaxation(slope, intercept, minimiser)
 
     def gradient(self, t: Tensor, gap: Tensor, out: Tensor) -> None:
         positive, negative = self._split(out)
@@ -285,5 +291,5 @@ def strictly_inside(point: Tensor | float, lower: Tensor, upper: Tensor) -> Bool
 
 
 def wide(lower: Tensor, upper: Tensor) -> Bool[Tensor, "*batch pre"]:
-    """Whether an interval is wide enough, beside its numbers, for a cut in the middle to mean anything."""
+    """Whether an interval is wide enough, beside its numbers, for a split in the middle to mean anything."""
     return upper - lower > 1e-7 * torch.maximum(lower.abs(), upper.abs())

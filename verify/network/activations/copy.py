@@ -1,7 +1,7 @@
 """The identity, as a layer of its own for values that many products share.
 
 A product of matrices meets every entry of a factor many times. As the pre-activation of a `Copy` it is one variable: its
-bounds are found once and reach all its products by interval arithmetic, and a cut of it reaches them all.
+bounds are found once and reach all its products by interval arithmetic, and a split of it reaches them all.
 """
 
 from __future__ import annotations
@@ -9,10 +9,10 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from verify.network.activations.base import Elementwise, Line
+from verify.network.activations.base import Elementwise, LinearRelaxation
 
 _SHARE = (
-    0.05  # of what a copy's interval moves the bound by, what a cut may be worth to the products behind it
+    0.05  # of what a copy's interval moves the bound by, what a split may be worth to the products behind it
 )
 
 
@@ -30,7 +30,9 @@ class Copy(Elementwise):
     def slopes(self, lower: Tensor, upper: Tensor) -> Tensor:
         return torch.ones_like(torch.broadcast_tensors(lower, upper)[0])[None]
 
-    def relaxation_loss(self, t: Tensor, line: Line, z: Tensor, lower: Tensor, upper: Tensor) -> Tensor:
+    def relaxation_loss(
+        self, t: Tensor, line: LinearRelaxation, z: Tensor, lower: Tensor, upper: Tensor
+    ) -> Tensor:
         """Nothing is lost here; the products behind lose in proportion to the interval."""
         effect = _SHARE * t.abs() * (upper - lower)
         return torch.where(self.split_point(lower, upper).isnan(), -torch.inf, effect)

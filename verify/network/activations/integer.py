@@ -12,7 +12,13 @@ import torch
 from jaxtyping import Bool
 from torch import Tensor
 
-from verify.network.activations.base import Elementwise, ElementwiseHull, Hull, Line, strictly_inside
+from verify.network.activations.base import (
+    Elementwise,
+    ElementwiseHull,
+    Hull,
+    LinearRelaxation,
+    strictly_inside,
+)
 
 LARGEST_EXACT = 2**53  # float64 has all integers up to it
 _NARROW = 24  # bits of a type whose integers float32 has all
@@ -92,7 +98,7 @@ class Integer(Elementwise):
         return torch.where(self.holds(lower, upper), z, end)
 
     def minimum_on(
-        self, hull: Hull, t: Tensor, rho: Tensor, line: Line | None = None
+        self, hull: Hull, t: Tensor, rho: Tensor, line: LinearRelaxation | None = None
     ) -> tuple[Tensor, Tensor]:
         lower, upper, _ = torch.broadcast_tensors(hull.lower, hull.upper, rho)
         z = self.minimise(t, rho, lower, upper)

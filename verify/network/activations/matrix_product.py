@@ -14,7 +14,7 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
-from verify.network.activations.base import Hull, Line, wide
+from verify.network.activations.base import Hull, LinearRelaxation, wide
 from verify.network.activations.mixing import MixedLine, Mixing, MixingHull
 
 
@@ -27,7 +27,7 @@ class MatrixProduct(Mixing):
     inner: int
     columns: int
     name = "MatMul"
-    parameters_per_neuron = 1
+    alphas_per_neuron = 1
 
     def post_size(self, pre_size: int) -> int:
         return self.groups * self.rows * self.columns
@@ -80,7 +80,9 @@ class MatrixProduct(Mixing):
         bends = torch.cat([bends_a.flatten(-3), bends_b.flatten(-3)], dim=-1)
         return torch.where(bends, (lower + upper) / 2, torch.nan)
 
-    def relaxation_loss(self, t: Tensor, line: Line, z: Tensor, lower: Tensor, upper: Tensor) -> Tensor:
+    def relaxation_loss(
+        self, t: Tensor, line: LinearRelaxation, z: Tensor, lower: Tensor, upper: Tensor
+    ) -> Tensor:
         """What the products that a factor takes part in lose together."""
         (a, b), (radius_a, radius_b) = (
             self.factors(z - (lower + upper) / 2),
@@ -113,20 +115,20 @@ class MatrixProductHull(MixingHull):
         return torch.full_like(self.lower, 0.5)
 
     @property
-    def parameter_range(self) -> tuple[Tensor, Tensor]:
+    def alpha_range(self) -> tuple[Tensor, Tensor]:
         return torch.zeros_like(self.lower), torch.ones_like(self.lower)
 
     def first(self) -> MatrixProductHull:
         return MatrixProductHull(self.activation, self.lower[:, 0], self.upper[:, 0])
 
-    def line(self, t: Tensor, parameters: Tensor) -> Line:
-        if parameters.stride(-2) == 0:  # all objectives have the same, mostly none
-            parameters = parameters[..., :1, :]
-            if bool((parameters == 0.5).all()):
+    def line(self, t: Tensor, alpha: Tensor) -> LinearRelaxation:
+        if alpha.stride(-2) == 0:  # all objectives have the same, mostly none
+            alpha = alpha[..., :1, :]
+            if bool((alpha == 0.5).all()):
                 return MixedLine(self, t)
-        return MixedLine(self, t, parameters - 0.5)
+        return MixedLine(self, t, alpha - 0.5)
 
-    def pull(self, t: Tensor, shifts: Tensor | None) -> Tensor:
+    def vjp(self, t: Tensor, shifts: Tensor | None) -> Tensor:
         t = self.activation.outputs(t)
         if shifts is None:
             to_a, to_b = _times(t, self.b.mT), _times(t.mT, self.a).mT
@@ -147,9 +149,9 @@ class MatrixProductHull(MixingHull):
         return torch.where(falling, straight - bent, straight + bent).flatten(-3)
 
     def intercept(self, t: Tensor, shifts: Tensor | None) -> Tensor:
-        return self.push(t, torch.zeros_like(self.middle), shifts)
+        return self.apply(t, torch.zeros_like(self.middle), shifts)
 
-    def push(self, t: Tensor, z: Tensor, shifts: Tensor | None) -> Tensor:
+    def apply(self, t: Tensor, z: Tensor, shifts: Tensor | None) -> Tensor:
         low, high = self._there
         return torch.where(t < 0, high, low) + self.along(t, z - self.middle, shifts)
 

@@ -1,7 +1,7 @@
 """Activations whose outputs each depend on many of their variables: products of matrices, softmax.
 
 Made of elementary operators, a product of an m x k and a k x n matrix has m k n products of two variables, and a softmax of n
-values n (n - 1) exponentials. Here the m k + k n, or n, values themselves are the variables, with bounds and cuts of their own,
+values n (n - 1) exponentials. Here the m k + k n, or n, values themselves are the variables, with bounds and splits of their own,
 and lines are matrices. There is one line for each sign of an output's cotangent: nothing is free.
 """
 
@@ -13,7 +13,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from verify.network.activations.base import Activation, Hull, Line
+from verify.network.activations.base import Activation, Hull, LinearRelaxation
 
 
 class MixingHull(Hull):
@@ -23,10 +23,10 @@ class MixingHull(Hull):
         return self.lower[..., :0]
 
     @property
-    def parameter_range(self) -> tuple[Tensor, Tensor]:
+    def alpha_range(self) -> tuple[Tensor, Tensor]:
         return self.lower[..., :0], self.lower[..., :0]
 
-    def line(self, t: Tensor, parameters: Tensor) -> Line:
+    def line(self, t: Tensor, alpha: Tensor) -> LinearRelaxation:
         return MixedLine(self, t)
 
     def gradient(self, t: Tensor, gap: Tensor, out: Tensor) -> None:
@@ -37,7 +37,7 @@ class MixingHull(Hull):
         """The same without the axis of objectives."""
 
     @abstractmethod
-    def pull(
+    def vjp(
         self, t: Float[Tensor, "*batch post"], shifts: Float[Tensor, "*batch pre"] | None
     ) -> Float[Tensor, "*batch pre"]:
         """The outputs' cotangent carried back along the lines of its signs, that are shifted where there is something to shift."""
@@ -54,28 +54,28 @@ class MixingHull(Hull):
     ) -> Float[Tensor, "*batch post"]:
         """The constants of the lines for t's signs; what rounding they do not hold is charged by `size`."""
 
-    def push(self, t: Tensor, z: Tensor, shifts: Tensor | None) -> Tensor:
+    def apply(self, t: Tensor, z: Tensor, shifts: Tensor | None) -> Tensor:
         """The lines' values at `z`."""
         return self.intercept(t, shifts) + self.along(t, z, shifts)
 
 
-class MixedLine(Line):
+class MixedLine(LinearRelaxation):
     """The lines of a mixing activation for cotangents `t`: matrices, so that `slope` means nothing here."""
 
     def __init__(self, hull: MixingHull, t: Tensor, shifts: Tensor | None = None) -> None:
         super().__init__(t, lambda: hull.intercept(t, shifts), 0.0)
         self.hull, self.t, self.shifts = hull, t, shifts
 
-    def pull(self, t: Tensor) -> Tensor:
-        return self.hull.pull(t, self.shifts)
+    def vjp(self, t: Tensor) -> Tensor:
+        return self.hull.vjp(t, self.shifts)
 
     def along(self, z: Tensor) -> Tensor:
         return self.hull.along(self.t, z, self.shifts)
 
-    def push(self, z: Tensor) -> Tensor:
-        return self.hull.push(self.t, z, self.shifts)
+    def apply(self, z: Tensor) -> Tensor:
+        return self.hull.apply(self.t, z, self.shifts)
 
-    def first(self) -> Line:
+    def first(self) -> LinearRelaxation:
         return MixedLine(self.hull.first(), self.t[:, 0], None if self.shifts is None else self.shifts[:, 0])
 
 
@@ -85,19 +85,19 @@ class Mixing(Activation):
     Its minimum over a box is that of its lines: a bound of the true one, which only corners without number would tell.
     """
 
-    parameters_per_neuron = 0
-    unit_parameters = True
-    curved = False  # no one cut among many helps much
+    alphas_per_neuron = 0
+    unit_alpha = True
+    curved = False  # no one split among many helps much
     joins = True
     mixes = True
 
     def minimum_on(
-        self, hull: Hull, t: Tensor, rho: Tensor, line: Line | None = None
+        self, hull: Hull, t: Tensor, rho: Tensor, line: LinearRelaxation | None = None
     ) -> tuple[Tensor, Tensor]:
         assert isinstance(hull, MixingHull)
         line = MixedLine(hull, t, line.shifts if isinstance(line, MixedLine) else None)
-        touch = torch.where(line.pull(t) > rho, hull.lower, hull.upper)
-        return touch, line.push(touch)
+        minimiser = torch.where(line.vjp(t) > rho, hull.lower, hull.upper)
+        return minimiser, line.apply(minimiser)
 
     def minimise(self, t: Tensor, rho: Tensor, lower: Tensor, upper: Tensor) -> Tensor:
         return self.minimum_on(self.hull(lower, upper), t, rho)[0]

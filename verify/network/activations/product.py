@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from verify.network.activations.base import Activation, Hull, Line, wide
+from verify.network.activations.base import Activation, Hull, LinearRelaxation, wide
 
 
 def _halves(tensor: Tensor) -> tuple[Tensor, Tensor]:
@@ -35,18 +35,18 @@ class ProductHull(Hull):
         return torch.full_like(self.lower, 0.5)
 
     @property
-    def parameter_range(self) -> tuple[Tensor, Tensor]:
+    def alpha_range(self) -> tuple[Tensor, Tensor]:
         return torch.zeros_like(self.lower), torch.ones_like(self.lower)
 
-    def line(self, t: Tensor, parameters: Tensor) -> Line:
-        positive, negative = _halves(parameters)
+    def line(self, t: Tensor, alpha: Tensor) -> LinearRelaxation:
+        positive, negative = _halves(alpha)
         falling = t < 0
         weight = torch.where(falling, negative, positive)
         near = torch.where(falling, self.b_upper, self.b_lower)
         far = torch.where(falling, self.b_lower, self.b_upper)
         slope_a, slope_b = far + weight * (near - far), self.a_upper + weight * (self.a_lower - self.a_upper)
         intercept = (weight - 1) * (self.a_upper * far) - weight * (self.a_lower * near)
-        return Line(torch.cat([slope_a, slope_b], dim=-1), intercept, self.middle, copies=2)
+        return LinearRelaxation(torch.cat([slope_a, slope_b], dim=-1), intercept, self.middle, copies=2)
 
     def gradient(self, t: Tensor, gap: Tensor, out: Tensor) -> None:
         gap_a, gap_b = _halves(gap)
@@ -60,12 +60,12 @@ class ProductHull(Hull):
 
 @dataclass(frozen=True)
 class Product(Activation):
-    """a * b. `shared`: bounded and cut by its factors before (see copy.py), if at all."""
+    """a * b. `shared`: bounded and split by its factors before (see copy.py), if at all."""
 
     shared: bool = False
     name = "Mul"
-    parameters_per_neuron = 1  # two for each output, and an output has two variables
-    unit_parameters = True
+    alphas_per_neuron = 1  # two for each output, and an output has two variables
+    unit_alpha = True
     joins = True
 
     def post_size(self, pre_size: int) -> int:
@@ -109,7 +109,9 @@ class Product(Activation):
         bilinear = wide_a & wide_b
         return torch.where(torch.cat([bilinear, bilinear], dim=-1), (lower + upper) / 2, torch.nan)
 
-    def relaxation_loss(self, t: Tensor, line: Line, z: Tensor, lower: Tensor, upper: Tensor) -> Tensor:
+    def relaxation_loss(
+        self, t: Tensor, line: LinearRelaxation, z: Tensor, lower: Tensor, upper: Tensor
+    ) -> Tensor:
         slope_a, slope_b = _halves(line.slope)
         a, b = _halves(z)
         gap = (t * (a * b - slope_a * a - slope_b * b - line.intercept)).clamp(min=0)

@@ -13,7 +13,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from verify.network.activations.base import Activation, Hull, Line, is_negative, strictly_inside
+from verify.network.activations.base import Activation, Hull, LinearRelaxation, is_negative, strictly_inside
 
 
 def _unless_unstable(lower: Tensor, upper: Tensor) -> Tensor:
@@ -47,15 +47,15 @@ class ReluHull(Hull):
         return is_negative(-self.lower - self.upper).clamp(self.lowest, self.highest)
 
     @property
-    def parameter_range(self) -> tuple[Tensor, Tensor]:
+    def alpha_range(self) -> tuple[Tensor, Tensor]:
         return self.lowest, self.highest
 
-    def line(self, t: Tensor, parameters: Tensor) -> Line:
+    def line(self, t: Tensor, alpha: Tensor) -> LinearRelaxation:
         falling = is_negative(t)
-        slope = torch.lerp(parameters, self.chord, falling)
-        return Line(slope, lambda: falling * self.intercept, 0.0)
+        slope = torch.lerp(alpha, self.chord, falling)
+        return LinearRelaxation(slope, lambda: falling * self.intercept, 0.0)
 
-    def value(self, t: Tensor, line: Line) -> Tensor:
+    def value(self, t: Tensor, line: LinearRelaxation) -> Tensor:
         return (t.clamp(max=0) @ self.intercept.mT)[..., 0]
 
     def gradient(self, t: Tensor, gap: Tensor, out: Tensor) -> None:
@@ -66,8 +66,8 @@ class Relu(Activation):
     """max(z, 0)."""
 
     name = "Relu"
-    parameters_per_neuron = 1
-    unit_parameters = True
+    alphas_per_neuron = 1
+    unit_alpha = True
     curved = False
 
     def forward(self, z: Tensor) -> Tensor:
@@ -89,13 +89,15 @@ class Relu(Activation):
         return torch.where(strictly_inside(0.0, lower, upper), 0.0, torch.nan)
 
     def split_scores(
-        self, t: Tensor, line: Line, z: Tensor, bias: Tensor, lower: Tensor, upper: Tensor
+        self, t: Tensor, line: LinearRelaxation, z: Tensor, bias: Tensor, lower: Tensor, upper: Tensor
     ) -> Tensor:
         inactive = bias * t * line.slope  # what the bound loses
         active = bias * t - inactive
         score = torch.maximum(active, -inactive).sub_(t * line.intercept)
         return score.abs_().add_(_unless_unstable(lower, upper))
 
-    def relaxation_loss(self, t: Tensor, line: Line, z: Tensor, lower: Tensor, upper: Tensor) -> Tensor:
+    def relaxation_loss(
+        self, t: Tensor, line: LinearRelaxation, z: Tensor, lower: Tensor, upper: Tensor
+    ) -> Tensor:
         gap = t * (z.relu() - line.slope * z - line.intercept)
         return gap.clamp_(min=0).add_(_unless_unstable(lower, upper))

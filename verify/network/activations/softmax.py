@@ -15,7 +15,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from verify.network.activations.base import Hull, Line, wide
+from verify.network.activations.base import Hull, LinearRelaxation, wide
 from verify.network.activations.mixing import MixedLine, Mixing, MixingHull
 
 
@@ -57,11 +57,13 @@ class Softmax(Mixing):
     def split_point(self, lower: Tensor, upper: Tensor) -> Tensor:
         return torch.where(wide(lower, upper), (lower + upper) / 2, torch.nan)
 
-    def relaxation_loss(self, t: Tensor, line: Line, z: Tensor, lower: Tensor, upper: Tensor) -> Tensor:
+    def relaxation_loss(
+        self, t: Tensor, line: LinearRelaxation, z: Tensor, lower: Tensor, upper: Tensor
+    ) -> Tensor:
         """Each output's loss, divided among the values by how far they move its line."""
         assert isinstance(line, MixedLine) and isinstance(line.hull, SoftmaxHull)
         loss, widths, falling = (
-            self.table((t * (self.forward(z) - line.push(z))).clamp(min=0)),
+            self.table((t * (self.forward(z) - line.apply(z))).clamp(min=0)),
             self.table(upper - lower),
             self.table(t) < 0,
         )
@@ -102,7 +104,7 @@ class _Lines:
         """`z_i - sum_j w_j z_j`."""
         return z - (self.weights * z).sum(-1, keepdim=True)
 
-    def pull(self, t: Tensor) -> Tensor:
+    def vjp(self, t: Tensor) -> Tensor:
         """The outputs' cotangent carried back."""
         moved = t * self.heights
         return moved - self.weights * moved.sum(-1, keepdim=True)
@@ -129,9 +131,9 @@ class SoftmaxHull(MixingHull):
         )
         return one
 
-    def pull(self, t: Tensor, shifts: Tensor | None = None) -> Tensor:
+    def vjp(self, t: Tensor, shifts: Tensor | None = None) -> Tensor:
         table = self.activation.table(t)
-        return (self.below.pull(table.clamp(min=0)) + self.above.pull(table.clamp(max=0))).flatten(-2)
+        return (self.below.vjp(table.clamp(min=0)) + self.above.vjp(table.clamp(max=0))).flatten(-2)
 
     def along(self, t: Tensor, z: Tensor, shifts: Tensor | None = None) -> Tensor:
         table = self.activation.table(z)

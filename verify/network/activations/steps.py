@@ -4,8 +4,8 @@ Between jumps `t sigma(z) - rho z` is linear, so it is least at l, at u or besid
 lie on a line, beside the first or the last jump of `[l, u]`. A limit that is not attained is taken at the number next to
 the jump, which costs no more than the rounding of `rho z`.
 
-Boxes are closed, so the part of a box below a jump still holds the jump: a first cut goes through the jump, a second one
-just beside it, and what is left in between is a sliver that only cuts of other variables can decide.
+Boxes are closed, so the part of a box below a jump still holds the jump: a first split goes through the jump, a second one
+just beside it, and what is left in between is a sliver that only splits of other variables can decide.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from torch import Tensor
 
 from verify.network.activations.base import Elementwise, chord, strictly_inside
 
-_BESIDE = 1e-9  # how far beside a jump the second cut goes, for each unit of its size
+_BESIDE = 1e-9  # how far beside a jump the second split goes, for each unit of its size
 _STEEPEST = 4.0  # lines are at most this many times as steep as the chord
 
 

@@ -1,14 +1,14 @@
-"""Planes that cut deeper than the hull over a pre-activation: what a single ReLU and the box of its inputs tell together.
+"""Cuts that split deeper than the hull over a pre-activation: what a single ReLU and the box of its inputs tell together.
 
-For `y = relu(z)`, `z = w . x + b`, with x in a box, any s, k and m give a plane
+For `y = relu(z)`, `z = w . x + b`, with x in a box, any s, k and m give a cut
 
     y <= s z + m . x + d ,    d = max(d_0, d_1),
 
 where `d_0` and `d_1` are what `- s z - m . x` and `(1 - s) z - m . x` can be at most over the box: y is 0 or z. The facets of
 the convex hull are among them (Anderson et al. 2020, "Strong mixed-integer programming formulations for trained neural
-networks"): some inputs are left to the plane (`m_j = k w_j`), the others to their intervals, and s and k follow from which.
+networks"): some inputs are left to the cut (`m_j = k w_j`), the others to their intervals, and s and k follow from which.
 There are exponentially many. The one that cuts most off a point is found in closed form (De Palma et al. 2021, "Scaling the Convex Barrier
-with Active Sets"), and the mean of a climb's primal points, which goes to the relaxation's optimum, is where to cut.
+with Active Sets"), and the mean of a climb's primal points, which goes to the relaxation's optimum, is where to split.
 """
 
 from __future__ import annotations
@@ -19,8 +19,8 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from verify.bounders.ascent import GradientClimber
-from verify.bounders.cutting_planes import CuttingPlanes, compressed
+from verify.bounders.ascent import GradientOptimiser
+from verify.bounders.cuts import Cuts, compressed
 from verify.bounders.dual import DualProblem
 from verify.bounders.sweep import Sweep, sources
 from verify.deadline import Deadline
@@ -31,7 +31,7 @@ from verify.state import Bounds, DualState
 
 _ELEMENTS = 16_000_000  # weights that are read off at once
 _GRID = 16  # shares of being active, tried for each neuron, and again around the best of them
-_SHARE = 0.98  # of what the planes gain: those that make it up
+_SHARE = 0.98  # of what the cuts gain: those that make it up
 _STEP, _DECAY = 0.1, 0.97  # of the climb whose points are averaged
 
 
@@ -39,25 +39,25 @@ def mean_point(
     problem: DualProblem, state: DualState, iterations: int, deadline: Deadline
 ) -> dict[int, Float[Tensor, "batch size"]]:
     """The mean primal point of a climb from `state` (of one objective each), by node. Raises OutOfTimeError."""
-    climber = GradientClimber.begin(problem, problem.clamp(state), _STEP, _DECAY)
+    optimiser = GradientOptimiser.begin(problem, problem.clamp(state), _STEP, _DECAY)
     total: dict[int, Tensor] = {}
     for count in range(1, iterations + 1):
         deadline.check()
         values: dict[int, Tensor] = {}
-        climber.look(values)
+        optimiser.evaluate(values)
         for node, value in values.items():
             total[node] = total[node] + value if node in total else value
-        climber.advance(count)
+        optimiser.step(count)
     return {node: value.flatten(1) / iterations for node, value in total.items()}
 
 
-def planes_at(
+def cuts_at(
     problem: DualProblem, state: DualState, point: dict[int, Float[Tensor, "batch size"]], box: Bounds,
     magnitudes: dict[int, Float[Tensor, " size"]], most: int, deadline: Deadline,
-) -> CuttingPlanes | None:  # fmt: skip
-    """Planes that hold on `box` (one row) and cut off the points, one for each row of `problem`; None if there are none.
+) -> Cuts | None:  # fmt: skip
+    """Cuts that hold on `box` (one row) and cut off the points, one for each row of `problem`; None if there are none.
 
-    state: of one objective each, whose cotangents tell what outputs are worth at the points; most: coefficients, of all planes
+    state: of one objective each, whose cotangents tell what outputs are worth at the points; most: coefficients, of all cuts
     together. Everything but the points in float64, the magnitudes those of the box. Raises OutOfTimeError.
     """
     sweep, found = problem.backward(state), []
@@ -67,7 +67,7 @@ def planes_at(
         if searches:
             chosen = _best(searches, most // problem.batch)
             found += [search.made(some) for search, some in zip(searches, chosen, strict=True) if len(some)]
-    return CuttingPlanes.joined(found) if found else None
+    return Cuts.joined(found) if found else None
 
 
 def _searches(
@@ -108,7 +108,7 @@ def _sources_of(network: Network, node: int) -> set[int]:
 
 
 def _best(searches: list[_Search], most: int) -> list[Int[Tensor, " chosen"]]:
-    """Of each search the neurons whose planes gain most, of all together as many as `most` coefficients allow."""
+    """Of each search the neurons whose cuts gain most, of all together as many as `most` coefficients allow."""
     gain, size = (
         torch.cat(part) for part in zip(*((search.gain, search.entries) for search in searches), strict=True)
     )
@@ -144,7 +144,7 @@ class _Inputs:
 
 
 class _Search:
-    """The plane of each neuron that cuts most off a point's output, and what that gains.
+    """The cut of each neuron that cuts most off a point's output, and what that gains.
 
     If the output is active a share of the time, each of its inputs adds at most what is left of it when it is not, and at most
     what its interval allows when it is: the less of both. The share at which all of it is most is where the hull is touched.
@@ -188,8 +188,8 @@ class _Search:
             low, high = (share - width).clamp(min=0), (share + width).clamp(max=1)
         return share, limit
 
-    def made(self, chosen: Int[Tensor, " chosen"]) -> CuttingPlanes:
-        """The planes of some neurons."""
+    def made(self, chosen: Int[Tensor, " chosen"]) -> Cuts:
+        """The cuts of some neurons."""
         share = self.share[chosen, None]
         weights, least, most = (part[chosen] for part in (self.weights, self.least, self.most))
         low, high = self.low[chosen], self.high[chosen]
@@ -214,8 +214,8 @@ class _Search:
         terms = (m.abs() * torch.maximum(lower.abs(), upper.abs())).sum(1) + high - low
         return torch.maximum(inactive, active) + 16 * self.network.gamma * (terms + self.size[chosen])
 
-    def _placed(self, chosen: Tensor, s: Tensor, m: Tensor, offsets: Tensor) -> CuttingPlanes:
-        """The planes with these coefficients."""
+    def _placed(self, chosen: Tensor, s: Tensor, m: Tensor, offsets: Tensor) -> Cuts:
+        """The cuts with these coefficients."""
         columns, found = self.columns[chosen], {}
         for node, start in self.nodes.items():
             size = self.network.nodes[node].size
@@ -223,7 +223,7 @@ class _Search:
             row, place = inside.nonzero(as_tuple=True)
             places = torch.stack([row, columns[row, place] - start])
             found[node] = compressed(places, m[row, place], (len(chosen), size))
-        return CuttingPlanes(self.neurons[chosen] + self.layer.variables.start, s, offsets, found)
+        return Cuts(self.neurons[chosen] + self.layer.variables.start, s, offsets, found)
 
 
 def _packed(weights: Float[Tensor, "n columns"]) -> tuple[Int[Tensor, "n width"], Float[Tensor, "n width"]]:

@@ -1,8 +1,8 @@
-"""How hard the search tries on each region: how long children climb, and which layers are tightened over unsafe points.
+"""How hard the search tries on each subproblem: how long children climb, and which layers are tightened over unsafe points.
 
-Bounds over the unsafe points (`OutputConstrained`) hold for the region and all that is cut from it, so a subproblem carries
+Bounds over the unsafe points (`OutputConstrained`) hold for the subproblem and all that is split off it, so a subproblem carries
 them. A layer's are due when it never was tightened and again when the clause's bound has come a good deal closer to 0, or
-some cuts have been made since. Whether they pay is measured while the search runs: what a layer closes of the distance from 0, and at what price in children.
+some splits have been made since. Whether they pay is measured while the search runs: what a layer closes of the distance from 0, and at what price in children.
 """
 
 from __future__ import annotations
@@ -24,12 +24,12 @@ from verify.state import CLOSER, CUTS, Bounds, DualState, Subproblems, outward
 
 _WIDEST = 6144  # neurons whose bounds each subproblem may carry
 _LEVEL = 0.005  # what a layer must close of that distance for each doubling of its price in children
-_TRIAL = 2  # regions that a layer is tried on when it did not pay last time
+_TRIAL = 2  # subproblems that a layer is tried on when it did not pay last time
 _TRIALS = 0.3  # of the time that bounding children takes, for trials of all steps
-_GROWTH, _FARTHER = 4, 1.25  # times as many regions as last time, times as far from 0 as any before
-_BESIDE, _MEMORY = 4, 256  # regions on either side that one is judged by, of so many lately seen
+_GROWTH, _FARTHER = 4, 1.25  # times as many subproblems as last time, times as far from 0 as any before
+_BESIDE, _MEMORY = 4, 256  # subproblems on either side that one is judged by, of so many lately seen
 _UNEVEN = 2.5  # levels for each that the children's mean gain tells of: of two children one gains most of it
-_STUCK, _EASY = 1.9, 1.5  # open children of a region that make climbs longer, or shorter again
+_STUCK, _EASY = 1.9, 1.5  # open children of a subproblem that make climbs longer, or shorter again
 _MANY, _HARDLY = 64, 0.02  # children, and refuted ones of them, that tell of splitting that leads nowhere
 _LONGEST = 8  # times the iterations of a short climb
 _CLOSE = 1e-12  # to 0: what is left there is no share of anything
@@ -46,7 +46,7 @@ class Splitting:
         0.0  # by which a child's bound is nearer to 0 than its parent's, on average over distances from 0
     )
     distance: float = 0.0  # of the parents of late, together
-    growth: float = (_STUCK + _EASY) / 2  # open children of a region, a running average
+    growth: float = (_STUCK + _EASY) / 2  # open children of a subproblem, a running average
     factor: int = 1  # of the iterations that children climb
     children: int = 0  # since the roots were bounded
     closed: int = 0  # of these
@@ -100,23 +100,25 @@ def least_share(seconds: float, splitting: Splitting) -> float:
 
 
 class Worth:
-    """For which regions a step beats splitting, by those lately paid for whose bounds were nearest to their own.
+    """For which subproblems a step beats splitting, by those lately paid for whose bounds were nearest to their own.
 
-    The nearer to 0, the less the unsafe points leave. Splits alone would go down some L levels from a region at a distance
+    The nearer to 0, the less the unsafe points leave. Splits alone would go down some L levels from a subproblem at a distance
     from 0, `Splitting.level` each. A step is due again after k of them and takes away g: of all levels `L g / (k + g)`. It
     multiplies the work on k levels by `1 + price / 2^k`, so it is worth `log2` of that many levels.
     """
 
     def __init__(self) -> None:
-        self._seen = torch.zeros(0, 2)  # regions' bounds, and what share of their distance from 0 was closed
-        self._seconds = 0.0  # a region, a running average
-        self._last = 0  # regions
+        self._seen = torch.zeros(
+            0, 2
+        )  # subproblems' bounds, and what share of their distance from 0 was closed
+        self._seconds = 0.0  # a subproblem, a running average
+        self._last = 0  # subproblems
         self._tried = 0.0  # seconds of trials
 
     def chosen(
         self, bound: Float[Tensor, " due"], splitting: Splitting, trials: float = _TRIALS
     ) -> Int[Tensor, " chosen"]:
-        """Which of the regions that are due, by their bounds below 0, to pay for now: where it pays, or a few for a trial.
+        """Which of the subproblems that are due, by their bounds below 0, to pay for now: where it pays, or a few for a trial.
 
         Nearest first, and neither many more nor much further than before: what comes next is judged with what these tell.
         trials: what may be spent on them, as a share of the time that bounding children takes.
@@ -134,7 +136,7 @@ class Worth:
     def pays(
         self, bound: Float[Tensor, " due"], share: Float[Tensor, " due"], splitting: Splitting
     ) -> Bool[Tensor, " due"]:
-        """Whether closing that share of each region's distance from 0 is worth its price, as prices are now."""
+        """Whether closing that share of each subproblem's distance from 0 is worth its price, as prices are now."""
         price = self._seconds / max(splitting.seconds, 1e-30)  # in children
         levels = _UNEVEN * -bound.double() / max(splitting.level, 1e-30)
         between, gained = ((1 - CLOSER) * levels).clamp(max=CUTS), share * levels
@@ -144,7 +146,7 @@ class Worth:
         )
 
     def _share(self, bound: Float[Tensor, " due"]) -> Float[Tensor, " due"]:
-        """The mean share closed of the regions lately seen with bounds next to these."""
+        """The mean share closed of the subproblems lately seen with bounds next to these."""
         seen = self._seen[self._seen[:, 0].argsort()]
         sums = torch.nn.functional.pad(seen[:, 1].cumsum(0), (1, 0))
         at = torch.searchsorted(seen[:, 0].contiguous(), bound.cpu().float())
@@ -154,7 +156,7 @@ class Worth:
     def learn(
         self, before: Float[Tensor, " batch"], after: Float[Tensor, " batch"], seconds: float, splitting: Splitting
     ) -> None:  # fmt: skip
-        """From regions whose bounds were `before` < 0."""
+        """From subproblems whose bounds were `before` < 0."""
         shares = closed_shares(before, after)
         seen = torch.stack([before, shares], 1).cpu().float()
         weight = _WEIGHT if len(self._seen) else 1.0
@@ -164,8 +166,8 @@ class Worth:
             self._tried += seconds
 
 
-class UnsafeBounds:
-    """The last layers' bounds over the unsafe points of each region. A step tightens one layer by one of the methods."""
+class OutputConstrainedBounds:
+    """The last layers' bounds over the unsafe points of each subproblem. A step tightens one layer by one of the methods."""
 
     def __init__(
         self, network: Network, methods: Sequence[OutputConstrained], splitting: Splitting | None = None
@@ -179,46 +181,52 @@ class UnsafeBounds:
         )  # bounds of either side that a subproblem carries
         self._columns = _columns([layer.variables for layer in reversed(self.layers)], network.device)
 
-    def apply(self, bounds: Bounds, regions: Subproblems) -> Bounds:
-        """The regions' boxes with what they carry."""
+    def apply(self, bounds: Bounds, subproblems: Subproblems) -> Bounds:
+        """The subproblems' boxes with what they carry."""
         if not self.width:
             return bounds
         lower, upper = bounds.lower.clone(), bounds.upper.clone()
-        lower[:, self._columns] = torch.maximum(lower[:, self._columns], regions.carried_lower.to(lower))
-        upper[:, self._columns] = torch.minimum(upper[:, self._columns], regions.carried_upper.to(upper))
+        lower[:, self._columns] = torch.maximum(
+            lower[:, self._columns], subproblems.constrained_lower.to(lower)
+        )
+        upper[:, self._columns] = torch.minimum(
+            upper[:, self._columns], subproblems.constrained_upper.to(upper)
+        )
         return Bounds(lower, upper)
 
-    def due(self, regions: Subproblems, step: int) -> Bool[Tensor, " batch"]:
-        """Which open regions' bounds have come closer since the step was made."""
-        bound = regions.lower_bound
-        return bound.isfinite() & (bound > CLOSER * regions.tightened_at[:, step]) & (bound < 0)
+    def due(self, subproblems: Subproblems, step: int) -> Bool[Tensor, " batch"]:
+        """Which open subproblems' bounds have come closer since the step was made."""
+        bound = subproblems.lower_bound
+        return bound.isfinite() & (bound > CLOSER * subproblems.tightened_at[:, step]) & (bound < 0)
 
-    def chosen(self, regions: Subproblems, step: int) -> Int[Tensor, " chosen"]:
-        """Which of the regions that are due to tighten now."""
-        return self.worth[step].chosen(regions.lower_bound, self.splitting, _TRIALS / len(self.steps))
+    def chosen(self, subproblems: Subproblems, step: int) -> Int[Tensor, " chosen"]:
+        """Which of the subproblems that are due to tighten now."""
+        return self.worth[step].chosen(subproblems.lower_bound, self.splitting, _TRIALS / len(self.steps))
 
     def tighten(
-        self, regions: Subproblems, problem: DualProblem, fast: DualProblem, state: DualState, step: int,
+        self, subproblems: Subproblems, problem: DualProblem, working: DualProblem, state: DualState, step: int,
         sizes: dict[int, Tensor], deadline: Deadline, observe: Observer | None = None,
     ) -> Subproblems:  # fmt: skip
-        """The regions with tighter bounds of the layer, from their dual points. Raises OutOfTimeError."""
+        """The subproblems with tighter bounds of the layer, from their dual points. Raises OutOfTimeError."""
         layer, method = self.steps[step]
-        tight = method.tighten(problem, fast, state, layer, sizes, deadline, observe)
-        lower, upper = regions.carried_lower.clone(), regions.carried_upper.clone()
+        tight = method.tighten(problem, working, state, layer, sizes, deadline, observe)
+        lower, upper = subproblems.constrained_lower.clone(), subproblems.constrained_upper.clone()
         stop = self.width - sum(behind.size for behind in self.layers[: self.layers.index(layer)])
         columns = slice(stop - layer.size, stop)
         lower[:, columns] = torch.maximum(lower[:, columns], outward(tight.lower, -torch.inf))
         upper[:, columns] = torch.minimum(upper[:, columns], outward(tight.upper, torch.inf))
-        return replace(regions, carried_lower=lower, carried_upper=upper)
+        return replace(subproblems, constrained_lower=lower, constrained_upper=upper)
 
     def learned(self, step: int, before: Subproblems, after: Subproblems, seconds: float) -> Subproblems:
-        """The regions after a tightening and a climb; where that gained nothing their dual points are as before."""
+        """The subproblems after a tightening and a climb; where that gained nothing their dual points are as before."""
         self.worth[step].learn(before.lower_bound, after.lower_bound, seconds, self.splitting)
         gained = after.lower_bound > before.lower_bound
-        before = replace(before, carried_lower=after.carried_lower, carried_upper=after.carried_upper)
+        before = replace(
+            before, constrained_lower=after.constrained_lower, constrained_upper=after.constrained_upper
+        )
         tightened_at = before.tightened_at.clone()
         tightened_at[:, step] = before.lower_bound
-        before, after = (replace(regions, tightened_at=tightened_at) for regions in (before, after))
+        before, after = (replace(subproblems, tightened_at=tightened_at) for subproblems in (before, after))
         return before.updated(gained, after.select(gained))
 
 

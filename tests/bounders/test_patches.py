@@ -7,11 +7,11 @@ import torch
 from nets import DOUBLE, EXAMPLES, Draft, label, random_box, samples, variables
 from torch import Tensor
 
-from verify.bounders import local as local_module
-from verify.bounders.backward import IntermediateBounds
+from verify.bounders import patches as local_module
 from verify.bounders.dual import DualProblem
-from verify.bounders.interval import interval, magnitudes
-from verify.bounders.local import LocalNetwork
+from verify.bounders.ibp import interval, magnitudes
+from verify.bounders.intermediate import IntermediateBounds
+from verify.bounders.patches import PatchNetwork
 from verify.bounders.restricted import Restricted
 from verify.deadline import Deadline
 from verify.network.activations import Activation, Relu, Sigmoid
@@ -92,18 +92,18 @@ def test_windows_give_the_whole_network_s_bounds(activation: Activation) -> None
         bounds = intervals(network, seed)
         sizes = magnitudes(network, bounds)
         for layer in network.layers:
-            local = LocalNetwork.of(network, layer)
-            if local is None:
+            patches = PatchNetwork.of(network, layer)
+            if patches is None:
                 continue
             seen += 1
-            channels = layer.size // local.positions
-            rows = torch.arange(seed, len(bounds) * local.positions, 3)
+            channels = layer.size // patches.positions
+            rows = torch.arange(seed, len(bounds) * patches.positions, 3)
             every = torch.arange(channels).expand(len(rows), -1)
-            problem = local.problem(rows, every, bounds)
-            found = problem.evaluate(problem.initial(), local.sizes(rows, sizes)).bound.unflatten(
+            problem = patches.problem(rows, every, bounds)
+            found = problem.evaluate(problem.initial(), patches.sizes(rows, sizes)).bound.unflatten(
                 1, (2, channels)
             )
-            boxes, places = local.neurons(rows, every)
+            boxes, places = patches.neurons(rows, every)
             expected = whole(network, layer, bounds)[boxes, :, places].mT
             assert torch.allclose(found, expected, rtol=1e-9, atol=1e-9)
     assert seen >= 4 or activation.name in ("Reciprocal",)
@@ -120,7 +120,7 @@ def test_bounds_by_windows_hold_and_are_no_looser(
         bounds = intervals(network, seed)
         tight = IntermediateBounds(ascent).tighten(network, bounds, Deadline())
         with monkeypatch.context() as without:
-            without.setattr(LocalNetwork, "of", lambda network, layer: None)
+            without.setattr(PatchNetwork, "of", lambda network, layer: None)
             expected = IntermediateBounds(ascent).tighten(network, bounds, Deadline())
         near = 1e-9 if ascent is None else 1e-3  # rounding turns Adam's steps where gradients vanish
         assert torch.allclose(tight.lower, expected.lower, rtol=near, atol=near)
@@ -140,11 +140,11 @@ def test_the_supergradient_s_value_is_the_bound() -> None:
     network = residual_images(1, Relu())
     bounds = intervals(network, 1)
     for layer in network.layers[1:]:
-        local = LocalNetwork.of(network, layer)
-        if local is None:
+        patches = PatchNetwork.of(network, layer)
+        if patches is None:
             continue
-        rows = torch.arange(2 * local.positions)
-        problem = local.problem(rows, torch.zeros(len(rows), 1, dtype=torch.int64), bounds)
+        rows = torch.arange(2 * patches.positions)
+        problem = patches.problem(rows, torch.zeros(len(rows), 1, dtype=torch.int64), bounds)
         some = problem.select(torch.arange(0, len(rows), 3))
         state = some.initial()
         bound = some.supergradient(state, some.backward(state)).bound
@@ -163,12 +163,12 @@ def test_other_maps_between_positions_have_no_windows() -> None:
     last = draft.activation(convolved(draft, mixed, 2), Relu())
     draft.dense(draft.flat(last), 2)
     before, behind = draft.network().layers
-    assert LocalNetwork.of(draft.network(), before) is not None
-    assert LocalNetwork.of(draft.network(), behind) is None
+    assert PatchNetwork.of(draft.network(), before) is not None
+    assert PatchNetwork.of(draft.network(), behind) is None
 
 
 def test_large_windows_are_not_worth_it(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(local_module, "_WORTH", 1.0)
     network = residual_images(1, Relu())
-    assert LocalNetwork.of(network, network.layers[0]) is not None
-    assert LocalNetwork.of(network, network.layers[-1]) is None
+    assert PatchNetwork.of(network, network.layers[0]) is not None
+    assert PatchNetwork.of(network, network.layers[-1]) is None

@@ -1,11 +1,11 @@
-"""Which regions get bounds over their unsafe points, and what a search learns of its splits."""
+"""Which subproblems get bounds over their unsafe points, and what a search learns of its splits."""
 
 from __future__ import annotations
 
 import pytest
 import torch
 
-from verify.search.unsafe import Splitting, Worth
+from verify.search.output_constraints import Splitting, Worth
 
 
 def splitting(level: float, seconds: float = 1.0) -> Splitting:
@@ -17,7 +17,7 @@ def splitting(level: float, seconds: float = 1.0) -> Splitting:
 
 
 def test_levels_are_weighed_by_distance() -> None:
-    """Regions next to 0 have not far to go, and say little of the others."""
+    """Subproblems next to 0 have not far to go, and say little of the others."""
     found = Splitting()
     before, after = torch.tensor([-10.0, -0.01]), torch.tensor([-9.0, 5.0])
     found.learn(before, after, torch.tensor([False, True]), 1.0)
@@ -58,8 +58,8 @@ def test_nothing_pays_before_a_child_is_known() -> None:
     assert len(worth.chosen(far, none)) == 5
 
 
-def test_regions_are_judged_by_the_nearest() -> None:
-    """Where near regions are closed and far ones are left as they are, near ones are paid for, nearest first."""
+def test_subproblems_are_judged_by_the_nearest() -> None:
+    """Where near subproblems are closed and far ones are left as they are, near ones are paid for, nearest first."""
     worth, splits = Worth(), splitting(0.01)
     near, far = -torch.linspace(1, 2, 20), -torch.linspace(4, 5, 20)
     worth.learn(near, torch.zeros(20), 20.0, splits)
@@ -69,7 +69,7 @@ def test_regions_are_judged_by_the_nearest() -> None:
 
 
 def test_what_is_new_is_tried_on_few() -> None:
-    """Neither many more regions than last time nor much further ones."""
+    """Neither many more subproblems than last time nor much further ones."""
     worth, splits = Worth(), splitting(0.01)
     worth.learn(torch.full((3,), -1.0), torch.zeros(3), 3.0, splits)
     assert len(worth.chosen(torch.full((100,), -1.0), splits)) == 12

@@ -1,4 +1,4 @@
-"""Intermediate bounds: the same dual function with objectives `+-z_i` on the network cut at a pre-activation.
+"""Intermediate bounds: the same dual function with objectives `+-z_i` on the network that ends at a pre-activation.
 
 Interval arithmetic first, then for each layer in order a backward pass (CROWN, Zhang et al. 2018) for those neurons only
 whose sign (or, for curved activations, whose value) is still open; the passes run in chunks so that memory stays bounded. In
@@ -17,8 +17,8 @@ from jaxtyping import Bool, Int
 from torch import Tensor
 
 from verify.bounders.dual import DualProblem
-from verify.bounders.interval import interval, magnitudes
-from verify.bounders.local import LocalNetwork
+from verify.bounders.ibp import interval, magnitudes
+from verify.bounders.patches import PatchNetwork
 from verify.bounders.restricted import Restricted
 from verify.deadline import Deadline
 from verify.network.graph import Layer, Network
@@ -37,7 +37,7 @@ class Record(Protocol):
     def known(self, bounds: Bounds) -> None:
         """These (settled) bounds follow from what was known before, by intervals and CROWN."""
 
-    def climbed(
+    def ascended(
         self,
         box: int,
         layer: Layer,
@@ -57,19 +57,19 @@ _CHUNK_BYTES = 8 * 2**20  # of one live tensor; a pass holds a handful
 class IntermediateBounds:
     """Tightens all pre-activations' bounds on a batch of boxes.
 
-    With `ascent`, every neuron's slopes are first optimised, on a `fast` copy of the network in lower precision; the bound
+    With `ascent`, every neuron's slopes are first optimised, on a `working` copy of the network in lower precision; the bound
     that counts is still a sweep of the network itself.
     """
 
     ascent: Restricted | None = None
 
     def tighten(
-        self, network: Network, bounds: Bounds, deadline: Deadline, fast: Network | None = None,
-        enough: Deadline | None = None, record: Record | None = None,
+        self, network: Network, bounds: Bounds, deadline: Deadline, working: Network | None = None,
+        soft_deadline: Deadline | None = None, record: Record | None = None,
     ) -> Bounds:  # fmt: skip
         """Bounds of all variables, no looser than those given (whose input columns are the boxes).
 
-        Once `enough` has passed the remaining neurons keep what they have; so do layers that a plain pass would not get through
+        Once `soft_deadline` has passed the remaining neurons keep what they have; so do layers that a plain pass would not get through
         by then. Raises OutOfTimeError.
         """
         inputs = slice(0, network.inputs)
@@ -79,10 +79,10 @@ class IntermediateBounds:
             if position == 0 and not _worth_a_pass(network, layer):
                 continue
             open_neurons = still_open(layer, bounds)
-            if not bool(open_neurons.any()) or (enough is not None and enough.remaining <= 0):
+            if not bool(open_neurons.any()) or (soft_deadline is not None and soft_deadline.remaining <= 0):
                 continue
             bounds = self._tighten_layer(
-                network, layer, bounds, open_neurons, deadline, fast or network, enough, record
+                network, layer, bounds, open_neurons, deadline, working or network, soft_deadline, record
             )
             bounds = self._settled(bounds, record, False)  # intervals rest on what is written down
             bounds, _ = interval(network, bounds.lower[:, inputs], bounds.upper[:, inputs], bounds)
@@ -90,17 +90,17 @@ class IntermediateBounds:
         return self._settled(bounds, record, self.ascent is None)
 
     def tighten_last(
-        self, network: Network, first: int, bounds: Bounds, deadline: Deadline, enough: Deadline
+        self, network: Network, first: int, bounds: Bounds, deadline: Deadline, soft_deadline: Deadline
     ) -> Bounds:
         """Only the layers from the `first` on are tightened, and what that tells of layers behind is left to their own passes.
 
-        Ends as `tighten` does once `enough` has passed.
+        Ends as `tighten` does once `soft_deadline` has passed.
         """
         for layer in network.layers[first:]:
             open_neurons = still_open(layer, bounds)
-            if bool(open_neurons.any()) and enough.remaining > 0:
+            if bool(open_neurons.any()) and soft_deadline.remaining > 0:
                 bounds = self._tighten_layer(
-                    network, layer, bounds, open_neurons, deadline, network, enough, None
+                    network, layer, bounds, open_neurons, deadline, network, soft_deadline, None
                 )
         return bounds
 
@@ -114,23 +114,29 @@ class IntermediateBounds:
 
     def _tighten_layer(
         self, network: Network, layer: Layer, bounds: Bounds, open_neurons: Bool[Tensor, "batch size"],
-        deadline: Deadline, fast: Network, enough: Deadline | None, record: Record | None,
+        deadline: Deadline, working: Network, soft_deadline: Deadline | None, record: Record | None,
     ) -> Bounds:  # fmt: skip
         lower, upper = bounds.lower.clone(), bounds.upper.clone()
         sizes = magnitudes(network, bounds)
         began, done, total = time.monotonic(), 0, int(open_neurons.sum())
         whole = record is not None and self.ascent is not None  # it wants slopes of the whole network
-        view, quick = (_Whole(one, layer) if whole else _view(one, layer) for one in (network, fast))
-        quick_bounds = bounds if self.ascent is None else bounds.to(fast.device, fast.dtype)
+        view, working_view = (
+            _Whole(one, layer) if whole else _view(one, layer) for one in (network, working)
+        )
+        working_bounds = bounds if self.ascent is None else bounds.to(working.device, working.dtype)
         for rows, neurons, used in _chunks(view.by_position(open_neurons), view.network, view.node):
             deadline.check()
-            if enough is not None and self._too_slow(time.monotonic() - began, done, total, enough):
+            if soft_deadline is not None and self._too_slow(
+                time.monotonic() - began, done, total, soft_deadline
+            ):
                 break
             problem = view.problem(rows, neurons, bounds)
             state = problem.initial()
             if self.ascent is not None and len(problem.layers):
-                climbed = self._climbed(quick.problem(rows, neurons, quick_bounds), state, deadline)
-                state = problem.clamp(climbed if record is None else record.rounded(climbed))
+                ascended = self._optimised(
+                    working_view.problem(rows, neurons, working_bounds), state, deadline
+                )
+                state = problem.clamp(ascended if record is None else record.rounded(ascended))
             found = problem.evaluate(state, view.sizes(rows, sizes)).bound
             low, high = torch.where(found.isfinite(), found, -torch.inf).chunk(2, dim=1)
             slack = 1e-9 * (-high - low) if record is not None else 0.0  # others round differently
@@ -139,7 +145,7 @@ class IntermediateBounds:
                 for i, box in enumerate(rows.tolist()):
                     one, real = rows.new_tensor([i]), used[i]
                     both = state.select(one).objectives(torch.cat([real, real]))
-                    record.climbed(
+                    record.ascended(
                         box, layer, problem.select(one), both, neurons[i, real], low[i, real], high[i, real]
                     )
             done += int(used.sum())
@@ -151,17 +157,17 @@ class IntermediateBounds:
             upper[boxes, columns] = torch.minimum(upper[boxes, columns], high)
         return Bounds(lower, upper)
 
-    def _too_slow(self, seconds: float, done: int, total: int, enough: Deadline) -> bool:
+    def _too_slow(self, seconds: float, done: int, total: int, soft_deadline: Deadline) -> bool:
         """Whether the time is up, or a layer's plain pass would not end before: later layers are fewer neurons, or tell more."""
         left = seconds * (total - done) / done if done and self.ascent is None else 0.0
-        return enough.remaining <= left
+        return soft_deadline.remaining <= left
 
-    def _climbed(self, problem: DualProblem, state: DualState, deadline: Deadline) -> DualState:
+    def _optimised(self, problem: DualProblem, state: DualState, deadline: Deadline) -> DualState:
         """The dual point that an ascent in lower precision makes of `state`."""
         assert self.ascent is not None
         like = problem.bounds.lower
-        climbed = self.ascent.ascend(problem, state.to(like.device, like.dtype), deadline=deadline).state
-        return climbed.to(state.parameters.device, state.parameters.dtype)
+        ascended = self.ascent.ascend(problem, state.to(like.device, like.dtype), deadline=deadline).state
+        return ascended.to(state.alpha.device, state.alpha.dtype)
 
 
 @dataclass(frozen=True)
@@ -189,8 +195,8 @@ class _Whole:
         return sizes
 
 
-def _view(network: Network, layer: Layer) -> _Whole | LocalNetwork:
-    return LocalNetwork.of(network, layer) or _Whole(network, layer)
+def _view(network: Network, layer: Layer) -> _Whole | PatchNetwork:
+    return PatchNetwork.of(network, layer) or _Whole(network, layer)
 
 
 def _worth_a_pass(network: Network, layer: Layer) -> bool:

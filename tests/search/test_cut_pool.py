@@ -1,4 +1,4 @@
-"""Planes that regions share: they hold wherever a clause may be violated, close what the hulls leave, and are only ever added to."""
+"""Cuts that subproblems share: they hold wherever a clause may be violated, close what the hulls leave, and are only ever added to."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from verify.formats.vnnlib import parse
 from verify.network.activations import Relu
 from verify.problem import Problem
 from verify.search.branch_and_bound import BranchAndBound
-from verify.search.planes import SharedPlanes
+from verify.search.cut_pool import CutPool
 from verify.search.split_activations import SplitActivations
 from verify.search.strategy import Bounded
 from verify.settings import preset
@@ -57,10 +57,10 @@ def searched(seed: int, batches: int = 8) -> SplitActivations:
     search, strategy = search_of(Blind(problem.model, problem.specification))
     bound, deadline, done = strategy.bound, Deadline(), itertools.count(1)
 
-    def counted(regions: Subproblems, deadline: Deadline) -> Bounded:
+    def counted(subproblems: Subproblems, deadline: Deadline) -> Bounded:
         if next(done) == batches:
             deadline.called_off.set()
-        return bound(regions, deadline)
+        return bound(subproblems, deadline)
 
     search.strategy.bound = counted  # type: ignore[method-assign]
     assert search.run(deadline).verdict == "timeout"
@@ -69,12 +69,12 @@ def searched(seed: int, batches: int = 8) -> SplitActivations:
 
 def test_fewer_subproblems_to_the_same_proof(monkeypatch: pytest.MonkeyPatch) -> None:
     counts = []
-    for planes in (False, True):
+    for cuts in (False, True):
         opened = 0
         for seed in range(4):
             search, _ = search_of(dense_problem(seed, 2.0))
-            if not planes:
-                monkeypatch.setattr(SharedPlanes, "more", lambda self, *_: self.count)
+            if not cuts:
+                monkeypatch.setattr(CutPool, "more", lambda self, *_: self.count)
             outcome = search.run(Deadline.after(PATIENCE))
             assert outcome.verdict == "unsat"
             opened += outcome.progress.opened
@@ -83,72 +83,72 @@ def test_fewer_subproblems_to_the_same_proof(monkeypatch: pytest.MonkeyPatch) ->
     assert counts[1] < 0.6 * counts[0], counts
 
 
-def test_no_region_with_a_violation_is_refuted() -> None:
+def test_no_subproblem_with_a_violation_is_refuted() -> None:
     for seed in range(6):
         search, _ = search_of(dense_problem(seed, -0.02))
         assert search.run(Deadline.after(PATIENCE)).verdict == "sat"
 
 
-def test_planes_hold_on_all_open_boxes() -> None:
-    """Those of the roots, and those that are added for deeper regions."""
+def test_cuts_hold_on_all_open_boxes() -> None:
+    """Those of the roots, and those that are added for deeper subproblems."""
     deeper = 0
     for seed in range(6):
         strategy = searched(seed)
-        planes = strategy.planes.of(strategy.planes.count, strategy.network)
-        if planes is None:
+        cuts = strategy.cuts.of(strategy.cuts.count, strategy.network)
+        if cuts is None:
             continue
-        deeper += len(strategy.planes.versions) > 1
+        deeper += len(strategy.cuts.versions) > 1
         ends = torch.full((1, 12), 0.5, dtype=DOUBLE)
         x = samples(-ends, ends, 2000)[0]
         x = torch.cat([x, ends * x.sign()])
-        assert float(above(planes, strategy.network, x).min()) >= 0
+        assert float(above(cuts, strategy.network, x).min()) >= 0
     assert deeper >= 2
 
 
-def test_regions_that_know_of_fewer_go_by_the_first() -> None:
+def test_subproblems_that_know_of_fewer_go_by_the_first() -> None:
     strategy = searched(0)
-    counts = sorted(strategy.planes.versions)
-    assert len(counts) > 1 and counts[-1] == strategy.planes.count
-    fewer, all_of_them = (strategy.planes.of(count, strategy.network) for count in (counts[0], counts[-1]))
+    counts = sorted(strategy.cuts.versions)
+    assert len(counts) > 1 and counts[-1] == strategy.cuts.count
+    fewer, all_of_them = (strategy.cuts.of(count, strategy.network) for count in (counts[0], counts[-1]))
     assert fewer is not None and all_of_them is not None
     assert torch.equal(fewer.offsets, all_of_them.offsets[: counts[0]])
-    assert strategy.planes.of(0, strategy.network) is None
+    assert strategy.cuts.of(0, strategy.network) is None
 
 
 def test_when_more_are_due() -> None:
     _, strategy = search_of(dense_problem(1, 0.05))
     network = strategy.network
-    planes = SharedPlanes(network, network)
-    with planes.due(5) as due:
+    cuts = CutPool(network, network)
+    with cuts.due(5) as due:
         assert not due  # the roots come first
     bounded = list(strategy.roots(64, Deadline()))
-    regions = bounded[-1].regions.select(~bounded[-1].refuted)
-    planes = strategy.planes
-    assert len(regions) and planes.count
-    planes.tried(4, planes.count, paid=True)
+    subproblems = bounded[-1].subproblems.select(~bounded[-1].refuted)
+    cuts = strategy.cuts
+    assert len(subproblems) and cuts.count
+    cuts.tried(4, cuts.count, paid=True)
     for depth, expected in ((6, False), (7, True)):
-        with planes.due(depth) as due:
+        with cuts.due(depth) as due:
             assert due == expected
-            with planes.due(depth) as again:
+            with cuts.due(depth) as again:
                 assert not again  # one at a time
-    planes.tried(7, 10**6, paid=False)
-    assert planes.count < 10**6
-    with planes.due(16) as due:
+    cuts.tried(7, 10**6, paid=False)
+    assert cuts.count < 10**6
+    with cuts.due(16) as due:
         assert not due
-    with planes.due(17) as due:
+    with cuts.due(17) as due:
         assert due
 
 
-def test_regions_that_are_linear_programs_know_no_planes() -> None:
-    """What is cut at an input has no activation left to cut, and a program over the hulls decides it."""
+def test_subproblems_that_are_linear_programs_know_no_cuts() -> None:
+    """What is split at an input has no activation left to split, and a program over the hulls decides it."""
     _, strategy = search_of(dense_problem(1, 0.05))
     bounded = list(strategy.roots(64, Deadline()))[-1]
-    regions = bounded.regions.select(~bounded.refuted)
-    assert regions.plane_shares.shape[1]
-    zeros = torch.zeros(len(regions), dtype=torch.int64)
-    children = regions.split(zeros, zeros.double(), torch.zeros(len(regions), 2))
+    subproblems = bounded.subproblems.select(~bounded.refuted)
+    assert subproblems.cut_shares.shape[1]
+    zeros = torch.zeros(len(subproblems), dtype=torch.int64)
+    children = subproblems.split(zeros, zeros.double(), torch.zeros(len(subproblems), 2))
     found = strategy.bound(children, Deadline())
-    assert bool((found.regions.lower_bound >= children.lower_bound).all())
+    assert bool((found.subproblems.lower_bound >= children.lower_bound).all())
 
 
 def test_no_roots_are_renewed_when_splitting_is_nearly_done(monkeypatch: pytest.MonkeyPatch) -> None:

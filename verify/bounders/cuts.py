@@ -2,10 +2,10 @@
 
     y_i <= s_i z_i + sum_j m_ij x_j + d_i
 
-A share of an output's cotangent < 0 is passed to its planes, the rest to the activation's own line, as it were one more slope: any
+A share of an output's cotangent < 0 is passed to its cuts, the rest to the activation's own line, as it were one more slope: any
 shares are sound. (De Palma et al. 2021, "Scaling the convex barrier with active sets"; Zhang et al. 2022, "General cutting planes",
-have multipliers of their own, which must follow the cotangents as these change.) Planes hold on a whole box, so all regions in
-it share them: sparse matrices that both sweeps multiply by. Who makes them: see single_neuron.py.
+have multipliers of their own, which must follow the cotangents as these change.) Cuts hold on a whole box, so all subproblems in
+it share them: sparse matrices that both sweeps multiply by. Who makes them: see single_neuron_cuts.py.
 """
 
 from __future__ import annotations
@@ -22,10 +22,10 @@ from verify.network.graph import Layer
 
 
 @dataclass(frozen=True)
-class LayerPlanes:
+class LayerCuts:
     """Those of one layer. Matrices are sparse, [own, size], by node."""
 
-    own: Int[Tensor, " own"]  # which of all planes they are
+    own: Int[Tensor, " own"]  # which of all cuts they are
     place: Int[Tensor, " own"]  # of the outputs in the layer
     slopes: Float[Tensor, " own"]
     offsets: Float[Tensor, " own"]
@@ -47,7 +47,7 @@ class LayerPlanes:
     def heights(
         self, z: Float[Tensor, "batch objectives pre"], values: dict[int, Float[Tensor, "flat ..."]]
     ) -> Float[Tensor, "flat own"]:
-        """The planes at a point."""
+        """The cuts at a point."""
         total = torch.addcmul(self.offsets, self.slopes, z.flatten(0, 1)[:, self.place]).T
         for node, part in self.coefficients.items():
             total = total + part @ values[node].flatten(1).T
@@ -63,14 +63,14 @@ class LayerPlanes:
 
 
 @dataclass(frozen=True)
-class CuttingPlanes:
-    """Planes of any layers. Matrices are sparse, [planes, size], by node."""
+class Cuts:
+    """Cuts of any layers. Matrices are sparse, [cuts, size], by node."""
 
-    neurons: Int[Tensor, " planes"]  # whose outputs they are above, on the axis of variables
-    slopes: Float[Tensor, " planes"]
-    offsets: Float[Tensor, " planes"]
+    neurons: Int[Tensor, " cuts"]  # whose outputs they are above, on the axis of variables
+    slopes: Float[Tensor, " cuts"]
+    offsets: Float[Tensor, " cuts"]
     coefficients: dict[int, Tensor]
-    _layers: dict[int, LayerPlanes | None] = field(default_factory=dict, repr=False, compare=False)
+    _layers: dict[int, LayerCuts | None] = field(default_factory=dict, repr=False, compare=False)
 
     def __len__(self) -> int:
         return len(self.neurons)
@@ -86,8 +86,8 @@ class CuttingPlanes:
         return len(self.neurons.unique()) < len(self)
 
     def shared(
-        self, shares: Float[Tensor, "batch objectives planes"]
-    ) -> Float[Tensor, "batch objectives planes"]:
+        self, shares: Float[Tensor, "batch objectives cuts"]
+    ) -> Float[Tensor, "batch objectives cuts"]:
         """Shares >= 0 scaled so that no output's add up to more than 1."""
         if not self._several:
             return shares.clamp(max=1)
@@ -95,25 +95,25 @@ class CuttingPlanes:
         total = shares.new_zeros(*shares.shape[:2], len(first)).index_add(2, owner, shares)
         return shares / total.clamp(min=1)[..., owner]
 
-    def on(self, layer: Layer) -> LayerPlanes | None:
+    def on(self, layer: Layer) -> LayerCuts | None:
         """Those of a layer; None if there are none."""
         if layer.node not in self._layers:
             own = (self.neurons >= layer.variables.start) & (self.neurons < layer.variables.stop)
             self._layers[layer.node] = self._on(layer, own.nonzero()[:, 0]) if bool(own.any()) else None
         return self._layers[layer.node]
 
-    def _on(self, layer: Layer, own: Tensor) -> LayerPlanes:
+    def _on(self, layer: Layer, own: Tensor) -> LayerCuts:
         some = self.select(own)
         parts = {node: part for node, part in some.coefficients.items() if len(part.values())}
-        return LayerPlanes(own, some.neurons - layer.variables.start, some.slopes, some.offsets, parts)
+        return LayerCuts(own, some.neurons - layer.variables.start, some.slopes, some.offsets, parts)
 
-    def to(self, device: torch.device | str, dtype: torch.dtype) -> CuttingPlanes:
-        """The same planes with other numbers."""
+    def to(self, device: torch.device | str, dtype: torch.dtype) -> Cuts:
+        """The same cuts with other numbers."""
         parts = {node: part.to(device, dtype) for node, part in self.coefficients.items()}
         slopes, offsets = (part.to(device, dtype) for part in (self.slopes, self.offsets))
-        return CuttingPlanes(self.neurons.to(device), slopes, offsets, parts)
+        return Cuts(self.neurons.to(device), slopes, offsets, parts)
 
-    def select(self, chosen: Int[Tensor, " chosen"]) -> CuttingPlanes:
+    def select(self, chosen: Int[Tensor, " chosen"]) -> Cuts:
         """Some of them."""
         numbers = torch.arange(len(chosen), device=chosen.device)
         place = torch.full_like(self.neurons, -1).index_put((chosen,), numbers)
@@ -123,14 +123,14 @@ class CuttingPlanes:
             kept = place[row] >= 0
             places = torch.stack([place[row], column])[:, kept]
             parts[node] = compressed(places, value[kept], (len(chosen), part.shape[1]))
-        return CuttingPlanes(self.neurons[chosen], self.slopes[chosen], self.offsets[chosen], parts)
+        return Cuts(self.neurons[chosen], self.slopes[chosen], self.offsets[chosen], parts)
 
     @classmethod
-    def joined(cls, planes: list[CuttingPlanes]) -> CuttingPlanes:
+    def joined(cls, cuts: list[Cuts]) -> Cuts:
         """All of them, in order."""
         entries: dict[int, list[tuple[Tensor, Tensor]]] = {}
         widths, start = {}, 0
-        for some in planes:
+        for some in cuts:
             for node, part in some.coefficients.items():
                 row, column, value = _entries(part)
                 entries.setdefault(node, []).append((torch.stack([row + start, column]), value))
@@ -141,7 +141,7 @@ class CuttingPlanes:
             places, values = zip(*found, strict=True)
             parts[node] = compressed(torch.cat(places, 1), torch.cat(values), (start, widths[node]))
         neurons, slopes, offsets = (
-            torch.cat([getattr(some, name) for some in planes]) for name in ("neurons", "slopes", "offsets")
+            torch.cat([getattr(some, name) for some in cuts]) for name in ("neurons", "slopes", "offsets")
         )
         return cls(neurons, slopes, offsets, parts)
 

@@ -1,8 +1,8 @@
 """A clause's one row beside objectives on an earlier layer, pulled down to that layer once for all of them.
 
 For objectives `side z_i + w (c . y - d)` with w >= 0 a sweep above the layer is w times the row's own: slopes depend on the signs
-of cotangents alone, and cuts' multipliers go with w. What `z_i` pulls on the activations before it is a row of a matrix,
-the same in all regions. So what is left to do for each objective begins where the latest of these activations is.
+of cotangents alone, and splits' multipliers go with w. What `z_i` pulls on the activations before it is a row of a matrix,
+the same in all subproblems. So what is left to do for each objective begins where the latest of these activations is.
 """
 
 from __future__ import annotations
@@ -49,15 +49,15 @@ class Entries:
         return count * widest <= _MOST
 
 
-def bound_beside_row(
+def bound_output_constrained(
     problem: DualProblem, state: DualState, entries: Entries, neurons: Int[Tensor, "batch objectives"],
     sides: Float[Tensor, " objectives"], weights: Float[Tensor, "batch objectives"], magnitudes: dict[int, Tensor],
 ) -> Float[Tensor, "batch objectives"]:  # fmt: skip
-    """Bounds of `side z_i` where the row of each region's clause holds, with the rounding of the sweep charged.
+    """Bounds of `side z_i` where the row of each subproblem's clause holds, with the rounding of the sweep charged.
 
-    problem, state: one objective of one row each, on which the multipliers of cuts are those of weight 1.
+    problem, state: one objective of one row each, on which the multipliers of splits are those of weight 1.
     """
-    pending, account = problem.opened(state, magnitudes)
+    pending, account = problem.start_sweep(state, magnitudes)
     problem.descend(pending, entries.last, state, account)
     wide = problem.widened(neurons.shape[1])
     places = entries.place[neurons]
@@ -73,10 +73,10 @@ def bound_beside_row(
         own = sides[:, None] * rows.flatten(1)[places]
         join(scaled, index, own.reshape(flat, *rows.shape[1:]))
     supports = wide.descend(scaled, 1, weighed(state, weights), together)
-    return wide.closed(scaled, supports, together).bound
+    return wide.end_sweep(scaled, supports, together).bound
 
 
 def weighed(state: DualState, weights: Float[Tensor, "batch objectives"]) -> DualState:
-    """Points of one objective each for so many; the multipliers of cuts belong to the rows, so they go with the rows' weights."""
+    """Points of one objective each for so many; the multipliers of splits belong to the rows, so they go with the rows' weights."""
     wide = DualState(*(part.expand(-1, weights.shape[1], -1) for part in vars(state).values()))
-    return replace(wide, cut_multipliers=wide.cut_multipliers * weights[..., None])
+    return replace(wide, beta=wide.beta * weights[..., None])

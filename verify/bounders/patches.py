@@ -19,7 +19,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from verify.bounders.dual import DualProblem
-from verify.bounders.sweep import Local
+from verify.bounders.sweep import Patches
 from verify.network.activations import Activation
 from verify.network.affine import Affine, Combine, Convolution, Scale, Shape
 from verify.network.graph import Layer, Network, Node
@@ -93,7 +93,7 @@ class _Within(Affine):
 
 
 @dataclass(frozen=True)
-class LocalNetwork:
+class PatchNetwork:
     """The windows that a layer's pre-activations see, as a network of its own: of one position at a time."""
 
     whole: Network
@@ -102,7 +102,7 @@ class LocalNetwork:
     network: Network  # their nodes in the same order
 
     @classmethod
-    def of(cls, network: Network, layer: Layer) -> LocalNetwork | None:
+    def of(cls, network: Network, layer: Layer) -> PatchNetwork | None:
         """The windows of a layer behind convolutions, where they are a good deal smaller than the layers."""
         rank = _rank(network, layer)
         if not rank:
@@ -170,8 +170,8 @@ class LocalNetwork:
             if not bool(within.all()):
                 inside[i] = within.to(offsets[i])
         objective = Objective.both_ends(channels, self.network.nodes[-1].size, bounds.lower)
-        local = Local(offsets, inside, self.whole.gamma)
-        return DualProblem(self.network, Bounds(*ends), objective, local=local)
+        patches = Patches(offsets, inside, self.whole.gamma)
+        return DualProblem(self.network, Bounds(*ends), objective, patches=patches)
 
     def sizes(self, rows: Int[Tensor, " rows"], sizes: dict[int, Tensor]) -> dict[int, Tensor]:
         """The magnitudes that rounding is charged by, of the windows."""

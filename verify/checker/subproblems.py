@@ -1,4 +1,4 @@
-"""Blocks about regions of the input alone: everything is bounded afresh on each box, and nothing is stored but weights.
+"""Blocks about subproblems of the input alone: everything is bounded afresh on each box, and nothing is stored but weights.
 
 A clause's rows are bounded from below by linear functions of the input, by CROWN; in a second pass with pre-activations
 bounded by CROWN as well. They refute a clause where one of them, or a weighted sum, is positive on the whole box; else its
@@ -34,7 +34,7 @@ def input_leaves(proof: Proof, cursor: Cursor, prove: bool) -> None:
 
 
 def clip(proof: Proof, cursor: Cursor, prove: bool) -> None:
-    """Input boxes that hold all unsafe points of their nodes' regions."""
+    """Input boxes that hold all unsafe points of their nodes' subproblems."""
     nodes = np.array(cursor.counted("<i8"))
     proof.tree.check_nodes(nodes)
     passes = cursor.take("<u1", len(nodes))
@@ -81,7 +81,7 @@ def _afresh(
     """The worst clause's bound, whether all clauses are refuted, and the boxes of all unsafe points."""
     proof.bounder.check_time()
     inputs, count = slice(0, proof.network.inputs), proof.clauses.most_rows
-    lower, upper = (end[:, inputs] for end in proof.tree.regions(nodes))
+    lower, upper = (end[:, inputs] for end in proof.tree.subproblems(nodes))
     clauses = [proof.clauses.rows(clause).padded(count) for clause in proof.clauses.of_root(root)]
     best = np.full((len(nodes), len(clauses)), -np.inf)
     low, high = (np.repeat(end[:, None], len(clauses), 1) for end in (lower, upper))
