@@ -319,7 +319,7 @@ def test_rows_step_as_if_alone(method: Iterative, seed: int) -> None:
         optimiser.step(count)
         for rows, part in parts:
             assert_reproduced(part.problem, part.state, bound[rows])
-            part.advance(count)
+            part.step(count)
             assert_same_states(part.state, optimiser.state.select(rows))
 
 

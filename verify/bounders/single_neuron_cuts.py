@@ -1,4 +1,4 @@
-"""Cuts that split deeper than the hull over a pre-activation: what a single ReLU and the box of its inputs tell together.
+"""Cuts that go deeper than the hull over a pre-activation: what a single ReLU and the box of its inputs tell together.
 
 For `y = relu(z)`, `z = w . x + b`, with x in a box, any s, k and m give a cut
 
