@@ -17,7 +17,8 @@ from verify import __version__
 from verify.cli_standard import CAPABILITIES, NAME, global_options, supports_command, verify_command
 from verify.errors import InputError
 from verify.formats.witness import parse_assignment
-from verify.loading.supported import CONVERTED, supported_operators
+from verify.loading.operators import supported_operators
+from verify.loading.registry import CONVERTED, OPERATORS
 
 HEAD = (
     "(vnnlib-version <2.0>)"
@@ -156,11 +157,9 @@ def test_capabilities(capsys: pytest.CaptureFixture[str]) -> None:
 
 
 def test_every_rule_is_reported() -> None:
-    """A rule for another module of onnx2torch needs a line in `CONVERTED`; and ONNX knows all names."""
-    from verify.loading.rules import ONNX2TORCH
-
-    kinds = {re.sub("(Static|Dynamic)Axes$", "", name) for name in CONVERTED.values()}
-    assert {re.sub("(Static|Dynamic)Axes$", "", name) for name in ONNX2TORCH} <= kinds
+    """A rule for a module of onnx2torch is registered with operators; and ONNX knows all names."""
+    kinds = {re.sub("(Static|Dynamic)Axes$", "", known.module) for known in OPERATORS.values()}
+    assert {re.sub("(Static|Dynamic)Axes$", "", name) for name in CONVERTED} <= kinds
     for operator in supported_operators():
         assert onnx.defs.has(operator), operator
 

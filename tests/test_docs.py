@@ -22,6 +22,8 @@ from patience import PATIENCE
 import verify
 from verify import errors
 from verify.cli import cli
+from verify.loading.operators import supported_operators
+from verify.loading.registry import OPERATORS
 from verify.network.activations import Activation
 
 ROOT = Path(__file__).parent.parent
@@ -180,6 +182,25 @@ def test_documented_operators_are_the_tested_ones() -> None:
     assert {name.strip() for row in rows for name in row[1].split(",")} == tested
 
 
+def test_whose_operators_are_whose() -> None:
+    """The table of what onnx2torch converts and what is ours is that of the register (tests/loading tries every one)."""
+    rows = {row[0]: set(row[1].split(", ")) for row in table(written("docs/adding-an-operator.md"))}
+    known = {name: OPERATORS[name] for name in supported_operators()}
+    assert rows["onnx2torch converts"] == {name for name, one in known.items() if one.rule and one.module}
+    assert rows["ours"] == {name for name, one in known.items() if one.rule and not one.module}
+    assert rows["of constants alone, onnx2torch's"] == {name for name, one in known.items() if not one.rule}
+
+
+@pytest.mark.parametrize("document", [d for d in DOCUMENTS if blocks(d, "diff")], ids=lambda path: path.name)
+def test_diffs_are_of_the_files(document: Path) -> None:
+    """What a diff of a document adds stands in the file that it names, line by line."""
+    for block in blocks(document, "diff"):
+        for part in re.split(r"^--- ", block, flags=re.MULTILINE)[1:]:
+            name, *lines = part.splitlines()
+            text = "\n".join(line.removeprefix("+") for line in lines)
+            assert f"\n{text}\n" in written(name), name
+
+
 def _module(path: Path) -> ModuleType:
     spec = importlib.util.spec_from_file_location(f"documented_{path.stem}", path)
     assert spec is not None and spec.loader is not None
@@ -205,7 +226,8 @@ def test_layers_are_those_of_the_table() -> None:
 
 def test_the_operator_of_the_guide(monkeypatch: pytest.MonkeyPatch) -> None:
     """The example of docs/adding-an-operator.md is sound, and one line brings it in."""
-    from verify.loading import lower_activations, rules
+    from verify.loading import registry
+    from verify.loading.operators.activations import plain
 
     namespace: dict[str, Any] = {"__name__": "documented"}
     for text in blocks(ROOT / "docs" / "adding-an-operator.md", "python"):
@@ -232,7 +254,7 @@ def test_the_operator_of_the_guide(monkeypatch: pytest.MonkeyPatch) -> None:
             found: torch.Tensor = self.last(torch.cosh(self.first(x)))
             return found
 
-    monkeypatch.setitem(rules.FUNCTIONS, torch.cosh, lower_activations.plain(cosh))
+    monkeypatch.setitem(registry.TORCH, torch.cosh, plain(cosh))
     torch.manual_seed(0)
     model = Model()
     x = torch.zeros(1, 3)

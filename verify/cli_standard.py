@@ -150,19 +150,19 @@ def _serialise(witness: Witness, folder: Path, outputs: Outputs) -> None:
 
 def _operators() -> Iterable[object]:
     import_torch()
-    from verify.loading.supported import supported_operators
+    from verify.loading.operators import supported_operators
 
     return supported_operators()
 
 
 def _opsets() -> Iterable[object]:
-    from verify.loading.onnx_model import NEWEST_OPSET, OLDEST_OPSET
+    from verify.loading.onnx.model import NEWEST_OPSET, OLDEST_OPSET
 
     return OLDEST_OPSET, NEWEST_OPSET
 
 
 def _element_types() -> Iterable[object]:
-    from verify.loading.onnx_model import ELEMENT_TYPES
+    from verify.loading.onnx.model import ELEMENT_TYPES
 
     return (*ELEMENT_TYPES, "real")
 

@@ -177,7 +177,7 @@ class _Suite:
 
 def data_files(model: Path) -> Iterable[Path]:
     """The files that a model keeps data in."""
-    from verify.loading import external  # with torch, which is seldom needed here
+    from verify.loading.onnx import external  # with torch, which is seldom needed here
 
     return external.data_files(model)
 

@@ -233,6 +233,7 @@ AFFINE: list[Case] = [
     case("ScatterND", [weights(2, 3), np.array([[1]]), X], (1, 3), "into a constant", opset=16),
     case("ScatterElements", [X, np.array([[2, 0]]), floats(5, 6)[None]], (1, 3), axis=1, opset=16),
     case("DepthToSpace", [X], (1, 4, 2, 2), blocksize=2, mode="CRD"),
+    case("SpaceToDepth", [X], (2, 3, 4, 6), blocksize=2),
     case("Trilu", [X], (3, 4), opset=14),
     case("Trilu", [X, np.array(1)], (2, 3, 4), "lower", upper=0, opset=14),
     case("Where", [np.array([True, False, True, False]), X, weights(4)], (1, 4)),

@@ -26,7 +26,7 @@ from verify.api import bounds
 from verify.errors import ModelError, UnsupportedOperatorError
 from verify.loading.comparison import integers_known
 from verify.loading.loaded import LoadedModel
-from verify.loading.pipeline import from_onnx
+from verify.loading.onnx.graph import from_onnx
 from verify.network.activations.integer import Integer
 
 KINDS = ("int8", "int16", "int32", "int64", "uint8", "uint16", "uint32", "uint64")

@@ -24,8 +24,7 @@ from verify.bounders.intermediate import IntermediateBounds
 from verify.bounders.restricted import Restricted
 from verify.deadline import Deadline
 from verify.errors import UnsupportedOperatorError
-from verify.loading import LoadedModel, load
-from verify.loading import lower_compositions as compositions
+from verify.loading import LoadedModel, calls, load
 from verify.network.activations import Copy, Exp, Floor, Gelu, Positive, Product, Reciprocal, Rsqrt, Swish
 from verify.network.activations.matrix_product import MatrixProduct
 from verify.network.graph import Network
@@ -152,7 +151,7 @@ def test_large_ones_stay_whole() -> None:
     assert kinds(loaded)[:3] == ["MatMul", "Softmax", "MatMul"]
     assert "Exp" not in kinds(loaded)
     agree(loaded)
-    with mock.patch.object(compositions, "MOST_BOUNDED", 0):
+    with mock.patch.object(calls, "MOST_BOUNDED", 0):
         nodes = [
             helper.make_node("Slice", [X, "0", "1", "0"], ["q"]), helper.make_node("Transpose", [X], ["k"], perm=[0, 2, 1]),
             helper.make_node("MatMul", ["q", "k"], ["y"]),
@@ -237,7 +236,7 @@ def attention_net() -> LoadedModel:
 
 def large_attention_net() -> LoadedModel:
     """The same as if it were large: products of matrices and softmax are activations as a whole."""
-    with mock.patch.object(compositions, "MOST_BOUNDED", 0):
+    with mock.patch.object(calls, "MOST_BOUNDED", 0):
         return attention_net()
 
 

@@ -15,8 +15,9 @@ from onnx import TensorProto, helper, numpy_helper
 from onnx_models import X, case, floats, ints, model_of, scalar, weights
 
 from verify.errors import ModelError, ResourceError
-from verify.loading import load, pipeline
-from verify.loading.order import sort
+from verify.loading import load
+from verify.loading.onnx import graph
+from verify.loading.onnx.order import sort
 
 GOOD = case("Gemm", [X, weights(4, 3), weights(3)], (1, 4)).model()
 
@@ -124,7 +125,7 @@ def test_more_entries_than_a_machine_has(
     operator: str, operands: Sequence[Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Said before they are made: ONNX Runtime, which would say so itself, is out of the way here."""
-    monkeypatch.setattr(pipeline, "OnnxSession", mock.MagicMock())
+    monkeypatch.setattr(graph, "OnnxSession", mock.MagicMock())
     names = [operand if operand is X else f"c{i}" for i, operand in enumerate(operands)]
     constants = {f"c{i}": operand for i, operand in enumerate(operands) if operand is not X}
     nodes = [

@@ -15,7 +15,7 @@ from onnx_models import ACTIVATIONS, AFFINE, UNSUPPORTED, Case, X, model_of, sca
 
 from verify.errors import ModelError, UnsupportedOperatorError
 from verify.loading import LoadedModel, load
-from verify.loading.onnx_model import NEWEST_OPSET
+from verify.loading.onnx.model import NEWEST_OPSET
 from verify.network.activations.product import Product
 from verify.network.activations.reciprocal import Reciprocal
 from verify.network.activations.relu import Relu

@@ -15,7 +15,7 @@ from verify.checker.checking import DEPLOYED, REAL, check, content, digest
 from verify.checker.errors import Refused
 from verify.checker.onnx_reader import read_model
 from verify.errors import InputError
-from verify.loading.external import data_files
+from verify.loading.onnx.external import data_files
 from verify.output import Outputs
 from verify.problem import Problem, Witness
 

@@ -46,14 +46,17 @@ def load(
     if of_onnx:
         start()  # while the rest is imported and the file is read
     from verify.loading.comparison import check_agreement
-    from verify.loading.pipeline import from_module, from_onnx
     from verify.neutral import neutral
 
     with reading(str(model) if isinstance(model, Path) else IN_MEMORY), neutral():
         if of_onnx:
+            from verify.loading.onnx.graph import from_onnx
+
             loaded = from_onnx(model, fold)  # type: ignore[arg-type]
             check_example(loaded, example_input)
         else:
+            from verify.loading.torch.tracing import from_module
+
             loaded = from_module(model, example_input, fold)  # type: ignore[arg-type]  # it checks what the model is
         check_agreement(loaded, box)
     return loaded

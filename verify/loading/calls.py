@@ -18,6 +18,9 @@ from verify.loading.builder import Builder, Value
 from verify.network.activations.integer import LARGEST_EXACT
 
 NO_RULE = "there is no rule for it yet"
+MOST_PRODUCTS = 2**22  # that one operator may be made of
+# variables that an operator may be made into; one of more products or exponentials stays whole
+MOST_BOUNDED = 8192
 
 
 class Unsupported(Exception):
@@ -59,6 +62,20 @@ class Call:
             )
         return found
 
+    def operands(self, letters: str) -> list[Any]:
+        """Operands of an ONNX operator that arrives as it stands in the file: they are called a, b, c, .."""
+        return [self.argument("abcdefgh".index(letter), letter) for letter in letters]
+
+    def constants(self, letters: str) -> list[Any]:
+        """Those, which must be constant."""
+        return [self.constant("abcdefgh".index(letter), letter) for letter in letters]
+
+    @property
+    def attributes(self) -> dict[str, Any]:
+        """The attributes of an ONNX operator that arrives as it stands in the file."""
+        found: dict[str, Any] = self.module.attributes
+        return found
+
 
 Rule = Callable[[Call], "Value | tuple[Value, ...]"]
 
@@ -69,6 +86,12 @@ def tensor(value: Any) -> Tensor:
     if not found.is_floating_point() and found.numel() and float(found.double().abs().max()) > LARGEST_EXACT:
         raise Unsupported("it takes constant integers beyond 2^53, which float64 does not hold")
     return found.to(torch.float64)
+
+
+def limit(count: int, what: str) -> None:
+    """Refuses what would not fit into memory with its bounds."""
+    if count > MOST_PRODUCTS:
+        raise Unsupported(f"it is made of {count} {what}; at most {MOST_PRODUCTS} are supported")
 
 
 def integers(value: Any, count: int | None = None) -> tuple[int, ...]:

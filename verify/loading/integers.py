@@ -15,6 +15,7 @@ from torch import Tensor
 
 from verify.loading.builder import Builder, Value
 from verify.loading.calls import Unsupported
+from verify.loading.registry import operator_of
 from verify.network.activations.integer import LARGEST_EXACT, Integer
 from verify.network.activations.piecewise import Clip
 from verify.network.activations.relu import Relu
@@ -22,25 +23,8 @@ from verify.network.activations.s_shaped import SShaped
 from verify.network.activations.steps import Step
 from verify.network.affine import Affine, Constant
 
-CASTS = ("Cast", "CastLike", "to")
-# Whatever these choose or limit is an operand, or a number of the type.
-_CHOOSING = frozenset(
-    "ArgMax ArgMin Clip GlobalMaxPool Max MaxPool Min OneHot Pad ReduceMax ReduceMin Relu Where".split()
-)
-# Operators that cut their results where they take integers.
-TRUNCATING = ("Div", "Pow", "ReduceL2", "ReduceLogSum", "ReduceLogSumExp", "ReduceMean")
-_SAFE_OF_CONSTANTS = (
-    "Div",
-    "Pow",
-)  # those of them that constants are put through, after a look at the numbers
 _EXPONENTS = 1000  # how many powers of two float64 has room for
 _SLACK = 1e-12  # relative, for rounding of ranges: more than any sum of terms that fit into memory needs
-
-# How large the parts of reductions may get on the way, of absolute values.
-_SIZES: dict[str, Callable[[Tensor], Tensor]] = {
-    "ReduceL1": torch.sum, "ReduceSum": torch.sum, "ReduceProd": lambda x: x.clamp(min=1).prod(),
-    "ReduceSumSquare": lambda x: x.square().sum(),
-}  # fmt: skip
 
 _Range = tuple[Tensor, Tensor]
 
@@ -67,13 +51,13 @@ def held(builder: Builder, result: Any, operator: str, element: torch.dtype, sin
         return tuple(held(builder, part, operator, element, since) for part in result)
     if not isinstance(result, Value):
         return result
-    copies = operator not in CASTS and all(
+    known = operator_of(operator)
+    copies = not known.casts and all(
         isinstance(node.operator, Constant) or (isinstance(node.operator, Affine) and node.operator.moves)
         for node in builder.nodes[since:]
     )
-    if not (copies or operator in _CHOOSING):
-        least, most, bits = limits_of(element)
-        guard = Integer(least, most, bits, wraps=operator not in CASTS and not operator.startswith("Reduce"))
+    if not (copies or known.chooses):
+        guard = Integer(*limits_of(element), wraps=known.wraps and not known.casts)
         low, high = _range_of(builder, result.node)
         if not bool(guard.holds(low, high).all()):
             result = builder.activation(guard, result)
@@ -96,8 +80,9 @@ def _range_of(builder: Builder, node: int) -> _Range:
         if index not in known:
             low, high = _computed(builder, index, [known[operand] for operand in operands])
             known[index] = (
-                torch.where(low.isnan(), -torch.inf, low), torch.where(high.isnan(), torch.inf, high),
-            )  # fmt: skip
+                torch.where(low.isnan(), -torch.inf, low),
+                torch.where(high.isnan(), torch.inf, high),
+            )
     return known[node]
 
 
@@ -143,15 +128,23 @@ def reducible(builder: Builder, x: Any, operator: str, element: torch.dtype) -> 
 
     Of absolute values and squares no part is more than the whole, whose own range says enough.
     """
-    if not isinstance(x, Value) or operator not in ("ReduceProd", "ReduceSum") or not x.size:
-        return x
+    guard = operator_of(operator).guard
+    return guard(builder, x, element) if guard is not None and isinstance(x, Value) and x.size else x
+
+
+def multipliable(builder: Builder, x: Value, element: torch.dtype) -> Value:
+    """The operand of a product of entries. Raises Unsupported where it may overflow on the way."""
+    low, high = _range_of(builder, x.node)
+    largest = min(float(torch.maximum(low.abs(), high.abs()).max()), 2.0 ** limits_of(element)[2])
+    if x.size * math.log2(max(largest, 2.0)) > _EXPONENTS:
+        raise Unsupported(f"a product of {x.size} integers, which may overflow on the way")
+    return x
+
+
+def summable(builder: Builder, x: Value, element: torch.dtype) -> Value:
+    """The operand of a sum of entries, held to what float64 has the sum of."""
     least, most, bits = limits_of(element)
     low, high = _range_of(builder, x.node)
-    if operator == "ReduceProd":
-        largest = min(float(torch.maximum(low.abs(), high.abs()).max()), 2.0**bits)
-        if x.size * math.log2(max(largest, 2.0)) > _EXPONENTS:
-            raise Unsupported(f"a product of {x.size} integers, which may overflow on the way")
-        return x
     guard = Integer(least, most, bits, within=LARGEST_EXACT // x.size)
     fits = guard.within >= 2 ** (bits - 1) or bool(guard.holds(low, high).all())
     return x if fits else builder.activation(guard, x)
@@ -183,22 +176,22 @@ def converted(x: Tensor, element: torch.dtype) -> Tensor:
 
 def check_constants(operator: str, truncates: bool, operands: list[Any]) -> None:
     """Raises Unsupported where an operation on constant integers has no result, or one that libraries round."""
-    if truncates and operator not in _SAFE_OF_CONSTANTS:
+    check = operator_of(operator).check
+    if truncates and check is None:
         raise Unsupported("of integers it cuts results to integers, or their types are not known")
-    numbers = [operand for operand in operands if isinstance(operand, Tensor)]
-    if operator in _SIZES and numbers and not numbers[0].is_floating_point():
-        most = min(limits_of(numbers[0].dtype)[1], LARGEST_EXACT)
-        if float(_SIZES[operator](numbers[0].double().abs())) > most:
-            raise Unsupported(
-                "a sum or product that its type does not hold, or float64, in which it is computed"
-            )
-    if operator in ("Div", "Mod") and len(numbers) == 2 and not numbers[1].is_floating_point():
-        by_zero = bool((numbers[1] == 0).any())
-        least = limits_of(numbers[0].dtype)[0]
-        if by_zero or (least < 0 and bool((numbers[0] == least).any()) and bool((numbers[1] == -1).any())):
-            raise Unsupported("it divides by 0, or the least number by -1")
-    if operator == "Pow" and len(numbers) == 2 and not numbers[0].is_floating_point():
-        size = numbers[0].double().abs().pow(numbers[1].double())
-        most = min(limits_of(numbers[0].dtype)[1], LARGEST_EXACT)
-        if not bool(((size <= most) & (numbers[1].double() >= 0)).all()):
-            raise Unsupported("a power that its type does not hold, or of a negative exponent")
+    if check is not None:
+        check([operand for operand in operands if isinstance(operand, Tensor)])
+
+
+def bounded(size: Callable[[Tensor], Tensor]) -> Callable[[list[Tensor]], None]:
+    """The check of a reduction; `size`: how large its parts may get on the way, of absolute values."""
+
+    def check(operands: list[Tensor]) -> None:
+        if operands and not operands[0].is_floating_point():
+            most = min(limits_of(operands[0].dtype)[1], LARGEST_EXACT)
+            if float(size(operands[0].double().abs())) > most:
+                raise Unsupported(
+                    "a sum or product that its type does not hold, or float64, in which it is computed"
+                )
+
+    return check

@@ -138,11 +138,19 @@ def _side_by_side(query: Query, parts: Sequence[Part], fold: bool) -> JointModel
     names = ", ".join(variable.name for variable in _variables(query, "inputs"))
     types = input_types(query, parts)
     loaded = JointModel(
-        builder.network(builder.output(core)), JointRunner(parts), names,
-        ", ".join(variable.name for variable in _variables(query, "outputs")), (flat.size,), (core.size,),
-        "float32" if set(types) == {"float32"} else "float64", _operators(parts), _opset(parts), query, types,
+        builder.network(builder.output(core)),
+        JointRunner(parts),
+        names,
+        ", ".join(variable.name for variable in _variables(query, "outputs")),
+        (flat.size,),
+        (core.size,),
+        "float32" if set(types) == {"float32"} else "float64",
+        _operators(parts),
+        _opset(parts),
+        query,
+        types,
         tensor_types(query, parts, np.zeros(flat.size)),
-    )  # fmt: skip
+    )
     clauses = query.property.clauses
     check_agreement(loaded, _moderate(*query.property.some_boxes()) if len(clauses) else None)
     if query.products:

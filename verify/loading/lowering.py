@@ -3,7 +3,7 @@
 Every value of the graph is either a constant (tensor, number, tuple) or a `Value`, a node of the network
 under construction. A call whose operands are all constants is executed on the spot, in float64 where it is
 floating-point: so shape arithmetic, reshaped weights and the like vanish. Any other call goes to its rule in
-rules.py. The same walk serves onnx2torch's graphs and traced `torch.nn.Module`s.
+operators/. The same walk serves onnx2torch's graphs and traced `torch.nn.Module`s.
 """
 
 from __future__ import annotations
@@ -15,13 +15,14 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, fx, nn
 
+import verify.loading.operators  # noqa: F401  # which registers them all
 from verify.deadline import OutOfTimeError, tick
 from verify.errors import ModelError, UnsupportedOperatorError, VerifyError, is_out_of_memory
 from verify.loading.builder import Builder, Value
 from verify.loading.calls import NO_RULE, Call, Rule, Unsupported, tensor
 from verify.loading.integers import check_constants, held, is_integer, of_its_type, reducible
-from verify.loading.rules import FUNCTIONS, METHODS, MODULES, ONNX, ONNX2TORCH
-from verify.loading.sizes import check_growth
+from verify.loading.registry import CONVERTED, GROWTH, TORCH, operator_of
+from verify.loading.sizes import check_size
 from verify.network.affine import Shape
 from verify.network.graph import Network
 
@@ -57,8 +58,11 @@ def lower(
 
 
 def walk(
-    builder: Builder, graph_module: fx.GraphModule, inputs: Sequence[Value], origin_of: Callable[[fx.Node], Origin]
-) -> dict[fx.Node, Any]:  # fmt: skip
+    builder: Builder,
+    graph_module: fx.GraphModule,
+    inputs: Sequence[Value],
+    origin_of: Callable[[fx.Node], Origin],
+) -> dict[fx.Node, Any]:
     """The value of every node of a graph, whose parameters are float64, at some inputs."""
     values: dict[fx.Node, Any] = {}
     given = iter(inputs)
@@ -97,7 +101,7 @@ def _lower_node(
     call = Call(builder, _function_of(node, module), args, kwargs, module)
     builder.label, since = origin.name, len(builder.nodes)
     try:
-        check_growth(module, args)
+        _check_growth(module, args)
         if not any(isinstance(part, Value) for part in _leaves((args, kwargs))):
             return _of_constants(call, origin)
         shape = _shape_query(node, args)
@@ -194,15 +198,21 @@ def _shape_query(node: fx.Node, args: Any) -> Any:
     return len(shape) if node.op == "call_method" and node.target == "dim" else None
 
 
+def _check_growth(module: nn.Module | None, args: Sequence[Any]) -> None:
+    """Raises ResourceError where a call of a module would make a tensor of too many entries."""
+    grown = GROWTH.get(type(module).__name__)
+    if grown is not None:
+        check_size([int(size) for size in grown(*args)])
+
+
 def _rule_of(node: fx.Node, module: nn.Module | None) -> Rule:
-    rule: Rule | None
     if module is None:
-        table: Any = METHODS if node.op == "call_method" else FUNCTIONS
-        rule = table.get(node.target)
+        rule = TORCH.get(node.target)
     elif type(module).__name__ == "OnnxOperator":
-        rule = ONNX.get(str(module.operator))
+        known = operator_of(str(module.operator))
+        rule = None if known.module else known.rule
     else:
-        rule = MODULES.get(type(module)) or ONNX2TORCH.get(type(module).__name__)
+        rule = TORCH.get(type(module)) or CONVERTED.get(type(module).__name__)
     if rule is None:
         raise Unsupported(NO_RULE)
     return rule

@@ -14,8 +14,8 @@ from numpy.typing import NDArray
 from verify.errors import ModelError
 from verify.formats.vnnlib2 import Declaration, Query, Variable
 from verify.loading.guard import IN_MEMORY, reading
-from verify.loading.onnx_model import ELEMENT_TYPES, OnnxModel, Tensor, fixed, read
-from verify.loading.pipeline import Graph
+from verify.loading.onnx.graph import Graph
+from verify.loading.onnx.model import ELEMENT_TYPES, OnnxModel, Tensor, fixed, read
 from verify.loading.runner import OnnxSession
 from verify.network.affine import Shape
 
@@ -96,8 +96,9 @@ def _part(network: Declaration, source: Source, places: tuple[NDArray[np.int64],
 def _matched(network: Declaration, model: OnnxModel) -> tuple[Shape, ...]:
     """The shapes of a model's inputs. Raises ModelError where it is not what the query declares."""
     for kind, declared, found in (
-        ("inputs", network.inputs, model.inputs), ("outputs", network.outputs, model.outputs),
-    ):  # fmt: skip
+        ("inputs", network.inputs, model.inputs),
+        ("outputs", network.outputs, model.outputs),
+    ):
         if len(declared) != len(found):
             raise ModelError(
                 f"{model.name}: it has {len(found)} {kind}, the network {network.name} of the query {len(declared)}"

@@ -18,9 +18,16 @@ if TYPE_CHECKING:
 
 
 # ONNX Runtime's names of element types
-_TYPES = {f"tensor({told})": name for told, name in (
-    ("float", "float32"), ("double", "float64"), ("int32", "int32"), ("int64", "int64"), ("bool", "bool"),
-)}  # fmt: skip
+_TYPES = {
+    f"tensor({told})": name
+    for told, name in (
+        ("float", "float32"),
+        ("double", "float64"),
+        ("int32", "int32"),
+        ("int64", "int64"),
+        ("bool", "bool"),
+    )
+}
 
 
 class Runner(Protocol):

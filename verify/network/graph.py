@@ -121,9 +121,11 @@ class Network:
     def weights(self) -> int:
         """Numbers stored in affine maps."""
         return sum(
-            value.numel() for node in self.nodes if isinstance(node.operator, Affine)
+            value.numel()
+            for node in self.nodes
+            if isinstance(node.operator, Affine)
             for value in tensors(node.operator).values()
-        )  # fmt: skip
+        )
 
     @cached_property
     def ancestors(self) -> tuple[frozenset[int], ...]:

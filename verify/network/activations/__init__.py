@@ -1,32 +1,32 @@
-"""The registry of activations: one line each."""
+"""All activations: a class in a file of this folder is registered by being there."""
+
+from importlib import import_module
+from inspect import isabstract
+from pkgutil import iter_modules
+from typing import Any
 
 from verify.network.activations.base import Activation, Hull, LinearRelaxation
-from verify.network.activations.convex import Exp, Log, Rsqrt, Softplus, Sqrt
-from verify.network.activations.copy import Copy
-from verify.network.activations.elu import Elu, HardSwish
-from verify.network.activations.gated import Gelu, Swish
-from verify.network.activations.periodic import Cos, Sin
-from verify.network.activations.piecewise import Abs, Clip, LeakyRelu
-from verify.network.activations.power import Power
-from verify.network.activations.product import Product
-from verify.network.activations.reciprocal import Reciprocal
-from verify.network.activations.relu import Relu
-from verify.network.activations.s_shaped import Atan, Erf, Sigmoid, Softsign, Tanh
-from verify.network.activations.square import Square
-from verify.network.activations.steps import Ceil, Floor, Positive, Round, Sign
 
-ACTIVATIONS: dict[str, type[Activation]] = {
-    kind.name: kind
-    for kind in (
-        Abs, Atan, Ceil, Clip, Copy, Cos, Elu, Erf, Exp, Floor, Gelu, HardSwish, LeakyRelu, Log, Positive, Power, Product,
-        Reciprocal, Relu, Round, Rsqrt, Sigmoid, Sign, Sin, Softplus, Softsign, Sqrt, Square, Swish, Tanh,
-    )
-}  # fmt: skip
+__all__ = ["ACTIVATIONS", "Activation", "Hull", "LinearRelaxation"]
 
-__all__ = [
-    "ACTIVATIONS",
-    "Activation",
-    "Hull",
-    "LinearRelaxation",
-    *sorted(kind.__name__ for kind in ACTIVATIONS.values()),
-]
+
+def _kinds() -> dict[str, type[Activation]]:
+    modules = [import_module(f"{__name__}.{found.name}") for found in iter_modules(__path__)]
+    classes = {
+        one.__name__: one for module in modules for one in vars(module).values() if isinstance(one, type)
+    }
+    known = [
+        one for one in classes.values() if issubclass(one, Activation) and one.listed and not isabstract(one)
+    ]
+    return {kind.name: kind for kind in sorted(known, key=lambda kind: kind.__name__)}
+
+
+ACTIVATIONS = _kinds()
+
+
+def __getattr__(name: str) -> Any:
+    """An activation's class by its name."""
+    found = next((kind for kind in ACTIVATIONS.values() if kind.__name__ == name), None)
+    if found is None:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return found

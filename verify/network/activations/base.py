@@ -15,7 +15,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 from jaxtyping import Bool, Float
@@ -107,9 +107,11 @@ class Hull(ABC):
 
     @abstractmethod
     def gradient(
-        self, t: Float[Tensor, "*batch post"], gap: Float[Tensor, "*batch pre"],
+        self,
+        t: Float[Tensor, "*batch post"],
+        gap: Float[Tensor, "*batch pre"],
         out: Float[Tensor, "*batch parameters"],
-    ) -> None:  # fmt: skip
+    ) -> None:
         """Writes the supergradient with respect to the parameters, given `gap = A(y) + bias - touch` (method.md 3.3)."""
 
 
@@ -117,6 +119,9 @@ class Activation(ABC):
     """An activation as an oracle. Subclasses are final; one file each."""
 
     name: ClassVar[str]
+    # how models spell it where it has no settings: ONNX's operator by name, torch's functions and modules
+    spellings: ClassVar[tuple[Any, ...]] = ()
+    listed: ClassVar[bool] = True  # whether it is among ACTIVATIONS, which share one contract
     alphas_per_neuron: ClassVar[int] = 2
     unit_alpha: ClassVar[bool] = False  # whether they all range within [0, 1]
     curved: ClassVar[bool] = True  # whether splits can go on helping for ever (False: piecewise linear)

@@ -48,6 +48,7 @@ class Exp(Bent):
     """exp(z)."""
 
     name = "Exp"
+    spellings = ("Exp", torch.exp)
 
     def forward(self, z: Tensor) -> Tensor:
         return z.exp()
@@ -67,6 +68,7 @@ class Softplus(Bent):
     """log(1 + exp(z))."""
 
     name = "Softplus"
+    spellings = ("Softplus",)
 
     def forward(self, z: Tensor) -> Tensor:
         return torch.logaddexp(z, torch.zeros_like(z))
@@ -88,6 +90,7 @@ class Log(Bent):
     """The natural logarithm, of positive numbers."""
 
     name = "Log"
+    spellings = ("Log", torch.log)
 
     def forward(self, z: Tensor) -> Tensor:
         return z.log()
@@ -107,6 +110,7 @@ class Sqrt(Bent):
     """The square root, of numbers that are not negative."""
 
     name = "Sqrt"
+    spellings = ("Sqrt", torch.sqrt)
 
     def forward(self, z: Tensor) -> Tensor:
         return z.sqrt()
@@ -129,6 +133,7 @@ class Rsqrt(Bent):
     """1 / sqrt(z), of positive numbers."""
 
     name = "Rsqrt"
+    spellings = (torch.rsqrt,)
 
     def forward(self, z: Tensor) -> Tensor:
         return z.sqrt().reciprocal()

@@ -12,7 +12,7 @@ from itertools import pairwise
 from typing import ClassVar
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from verify.network.activations.base import Elementwise, chord, ratio
 from verify.network.activations.convex import widened
@@ -72,6 +72,7 @@ class HardSwish(Kinked):
     """z min(max(z + 3, 0), 6) / 6."""
 
     name = "HardSwish"
+    spellings = ("HardSwish", nn.Hardswish, nn.functional.hardswish)
     corners = (-3.0, -1.5, 3.0)
 
     def forward(self, z: Tensor) -> Tensor:

@@ -12,7 +12,7 @@ from abc import abstractmethod
 from typing import ClassVar
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from verify.network.activations.base import Elementwise
 from verify.network.activations.convex import widened
@@ -88,6 +88,7 @@ class Swish(Gated):
     """z sigmoid(z)."""
 
     name = "Swish"
+    spellings = (nn.SiLU, nn.functional.silu)
     inflection = 2.3993572805154
     bottom = -1.2784645427610738
     reach = 750.0

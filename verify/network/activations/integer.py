@@ -39,6 +39,7 @@ class Integer(Elementwise):
     wraps: bool = True
     within: int = LARGEST_EXACT
     name = "Integer"
+    listed = False
     curved = False
 
     @property

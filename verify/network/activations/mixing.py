@@ -90,6 +90,7 @@ class Mixing(Activation):
     curved = False  # no one split among many helps much
     joins = True
     mixes = True
+    listed = False
 
     def minimum_on(
         self, hull: Hull, t: Tensor, rho: Tensor, line: LinearRelaxation | None = None

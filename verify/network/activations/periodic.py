@@ -64,6 +64,7 @@ class Sin(Periodic):
     """The sine."""
 
     name = "Sin"
+    spellings = ("Sin", torch.sin)
     phase = 0.0
 
     def forward(self, z: Tensor) -> Tensor:
@@ -77,6 +78,7 @@ class Cos(Periodic):
     """The cosine."""
 
     name = "Cos"
+    spellings = ("Cos", torch.cos)
     phase = math.pi / 2
 
     def forward(self, z: Tensor) -> Tensor:

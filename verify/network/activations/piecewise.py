@@ -6,6 +6,7 @@ A subclass says where it bends and how it maps; nothing else.
 
 from __future__ import annotations
 
+import operator
 from abc import abstractmethod
 from dataclasses import dataclass
 from itertools import pairwise
@@ -94,6 +95,7 @@ class Abs(PiecewiseLinear):
     """|z|."""
 
     name = "Abs"
+    spellings = (torch.abs, operator.abs)
     breakpoints = (0.0,)
 
     def forward(self, z: Tensor) -> Tensor:

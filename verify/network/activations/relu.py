@@ -11,7 +11,7 @@ slope from s to 1 or to 0, which moves the bound by the bias times that change, 
 from __future__ import annotations
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from verify.network.activations.base import Activation, Hull, LinearRelaxation, is_negative, strictly_inside
 
@@ -66,6 +66,7 @@ class Relu(Activation):
     """max(z, 0)."""
 
     name = "Relu"
+    spellings = (nn.ReLU, nn.functional.relu, nn.functional.relu_, torch.relu, torch.relu_)
     alphas_per_neuron = 1
     unit_alpha = True
     curved = False

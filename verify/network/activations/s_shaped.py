@@ -12,7 +12,7 @@ from abc import abstractmethod
 from typing import ClassVar
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from verify.network.activations.base import Elementwise, ratio
 
@@ -54,6 +54,7 @@ class Sigmoid(SShaped):
     """1 / (1 + exp(-z))."""
 
     name = "Sigmoid"
+    spellings = (nn.Sigmoid, nn.functional.sigmoid, torch.sigmoid)
     limits = (0.0, 1.0)
 
     def forward(self, z: Tensor) -> Tensor:
@@ -73,6 +74,7 @@ class Tanh(SShaped):
     """tanh(z)."""
 
     name = "Tanh"
+    spellings = (nn.Tanh, nn.functional.tanh, torch.tanh)
 
     def forward(self, z: Tensor) -> Tensor:
         return z.tanh()
@@ -90,6 +92,7 @@ class Erf(SShaped):
     """erf(z), the normal distribution's integral from -z to z at variance 1/2."""
 
     name = "Erf"
+    spellings = ("Erf", torch.erf)
 
     def forward(self, z: Tensor) -> Tensor:
         return z.erf()
@@ -106,6 +109,7 @@ class Atan(SShaped):
     """The arctangent."""
 
     name = "Atan"
+    spellings = ("Atan", torch.atan)
     limits = (-1.5707963267948968, 1.5707963267948968)
 
     def forward(self, z: Tensor) -> Tensor:
@@ -123,6 +127,7 @@ class Softsign(SShaped):
     """z / (1 + |z|)."""
 
     name = "Softsign"
+    spellings = ("Softsign", nn.Softsign, nn.functional.softsign)
 
     def forward(self, z: Tensor) -> Tensor:
         return z / (1 + z.abs())

@@ -12,6 +12,7 @@ class Square(Elementwise):
     """z * z."""
 
     name = "Square"
+    spellings = (torch.square,)
 
     def forward(self, z: Tensor) -> Tensor:
         return z.square()

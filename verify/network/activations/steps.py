@@ -90,6 +90,7 @@ class Floor(Regular):
     """The greatest whole number up to z."""
 
     name = "Floor"
+    spellings = ("Floor", torch.floor)
 
     def forward(self, z: Tensor) -> Tensor:
         return z.floor()
@@ -99,6 +100,7 @@ class Ceil(Regular):
     """The least whole number from z on."""
 
     name = "Ceil"
+    spellings = ("Ceil", torch.ceil)
 
     def forward(self, z: Tensor) -> Tensor:
         return z.ceil()
@@ -108,6 +110,7 @@ class Round(Regular):
     """The nearest whole number, the even one of two."""
 
     name = "Round"
+    spellings = ("Round", torch.round)
     offset = 0.5
 
     def forward(self, z: Tensor) -> Tensor:
@@ -128,6 +131,7 @@ class Sign(AtZero):
     """-1, 0 or 1."""
 
     name = "Sign"
+    spellings = ("Sign", torch.sign)
 
     def forward(self, z: Tensor) -> Tensor:
         return z.sign()

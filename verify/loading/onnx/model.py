@@ -25,9 +25,10 @@ from onnx import numpy_helper
 
 from verify.deadline import tick
 from verify.errors import ModelError, ResourceError
-from verify.loading.external import outside, put_inside
 from verify.loading.guard import IN_MEMORY
-from verify.loading.order import sort
+from verify.loading.onnx.external import outside, put_inside
+from verify.loading.onnx.order import sort
+from verify.loading.operators import operator_of
 from verify.memory import budget
 
 _CHUNK = 2**24  # bytes that are unpacked at a time
@@ -217,9 +218,10 @@ def _constants_to_initializers(graph: onnx.GraphProto) -> None:
 
 
 def _check_weights(graph: onnx.GraphProto, name: str) -> None:
-    """Rejects weights that are no numbers. Infinity as a limit of Clip is one."""
-    limits = {limit for node in graph.node if node.op_type == "Clip" for limit in node.input[1:]}
-    others = {operand for node in graph.node for operand in node.input if node.op_type != "Clip"}
+    """Rejects weights that are no numbers. Infinity as a limit is one."""
+    limited = [node for node in graph.node if operator_of(node.op_type).infinite]
+    limits = {limit for node in limited for limit in node.input[1:]}
+    others = {name for node in graph.node for name in node.input if not operator_of(node.op_type).infinite}
     for initializer in graph.initializer:
         try:
             values = numpy_helper.to_array(initializer)

@@ -16,8 +16,14 @@ TORCH: dict[int, torch.dtype] = {
     TensorProto.INT64: torch.int64, TensorProto.UINT8: torch.uint8, TensorProto.UINT16: torch.uint16,
     TensorProto.UINT32: torch.uint32, TensorProto.UINT64: torch.uint64,
 }  # fmt: skip
-_CODES = {f"tensor({str(dtype).removeprefix('torch.').replace('float32', 'float').replace('float64', 'double')})": code
-          for code, dtype in TORCH.items()}  # fmt: skip
+
+
+def _name(dtype: torch.dtype) -> str:
+    """An element type as schemas call it."""
+    return str(dtype).removeprefix("torch.").replace("float32", "float").replace("float64", "double")
+
+
+_CODES = {f"tensor({_name(dtype)})": code for code, dtype in TORCH.items()}
 
 
 def element_types(graph: onnx.GraphProto, opset: int) -> dict[str, torch.dtype]:

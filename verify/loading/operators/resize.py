@@ -1,4 +1,4 @@
-"""The lowering rule for Resize and Upsample: every mode is linear, an axis at a time."""
+"""Resize and Upsample: every mode is linear, an axis at a time."""
 
 from __future__ import annotations
 
@@ -9,16 +9,22 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from verify.loading import lower_affine as aff
 from verify.loading.builder import Value
 from verify.loading.calls import Call, Unsupported, integers
+from verify.loading.operators.matrices import along
+from verify.loading.registry import onnx
 
 _OLD = 11  # the opset that brought Resize its attributes
 
 
+def _interpolates(attributes: dict[str, bytes]) -> bool:
+    return attributes.get("mode", b"nearest") != b"nearest"
+
+
+@onnx("Resize", "Upsample", truncates=_interpolates)
 def resize(call: Call) -> Value:
     """Resize and Upsample: to the nearest entry, in all ways of rounding, or by lines or cubic curves between entries."""
-    attributes, x = call.module.attributes, call.x
+    attributes, x = call.attributes, call.x
     for name in ("antialias", "exclude_outside"):
         if attributes.get(name, 0):
             raise Unsupported(name)
@@ -35,14 +41,16 @@ def resize(call: Call) -> Value:
     curve = attributes.get("cubic_coeff_a", -0.75)
     for axis, source in axes:
         kernel = _line if mode == "linear" else lambda distance: _cubic(distance, curve)
-        x = aff.along(call.builder, x, axis, _weights(source, x.shape[axis], kernel))
+        x = along(call.builder, x, axis, _weights(source, x.shape[axis], kernel))
     return x
 
 
 _ROUNDINGS: dict[str, Callable[[Tensor], Tensor]] = {
-    "floor": torch.floor, "ceil": torch.ceil, "round_prefer_floor": lambda x: torch.ceil(x - 0.5),
+    "floor": torch.floor,
+    "ceil": torch.ceil,
+    "round_prefer_floor": lambda x: torch.ceil(x - 0.5),
     "round_prefer_ceil": lambda x: torch.floor(x + 0.5),
-}  # fmt: skip
+}
 
 
 def _is_old(call: Call) -> bool:
@@ -51,7 +59,7 @@ def _is_old(call: Call) -> bool:
 
 def _changed(call: Call) -> Iterator[tuple[int, Tensor]]:
     """The axes that change, each with the places among its entries that are shown."""
-    attributes = call.module.attributes
+    attributes = call.attributes
     kind = "asymmetric" if _is_old(call) else attributes.get("coordinate_transformation_mode", "half_pixel")
     scales, sizes = _targets(call)
     for axis, size in enumerate(call.x.shape):
@@ -63,7 +71,7 @@ def _changed(call: Call) -> Iterator[tuple[int, Tensor]]:
 
 def _targets(call: Call) -> tuple[Any, Any]:
     """(scales, sizes) for all axes, one of them None."""
-    attributes, rank = call.module.attributes, len(call.x.shape)
+    attributes, rank = call.attributes, len(call.x.shape)
     if _is_old(call):
         scales, sizes = call.constant(1, "b"), None
         scales = attributes.get("scales") if scales is None else scales.flatten().tolist()

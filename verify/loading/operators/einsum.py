@@ -1,23 +1,29 @@
-"""The lowering rule for Einsum: a product of matrices between permutations, as many axes at a time as there are."""
+"""Einsum: a product of matrices between permutations, as many axes at a time as there are."""
 
 from __future__ import annotations
 
 import math
 from typing import Any
 
-from verify.loading import lower_affine as aff
+import torch
+
 from verify.loading.builder import Builder, Value
 from verify.loading.calls import Call, Unsupported, tensor
+from verify.loading.operators.arithmetic import multiply
+from verify.loading.operators.matrices import moved, product
+from verify.loading.registry import onnx, torch_call
 
 
+@onnx("Einsum")
 def onnx_einsum(call: Call) -> Value:
     """Einsum of one or two operands."""
-    equation = call.module.attributes["equation"]
+    equation = call.attributes["equation"]
     operands = [call.argument(place, name) for place, name in enumerate("abcdef")]
     given = [operand for operand in operands if operand is not None]
     return einsum(call.builder, equation.decode() if isinstance(equation, bytes) else equation, given)
 
 
+@torch_call(torch.einsum)
 def torch_einsum(call: Call) -> Value:
     """torch.einsum with its equation in letters."""
     equation, *operands = call.args
@@ -87,18 +93,18 @@ def _contracted(
     def laid_out(i: int, groups: list[list[str]]) -> Any:
         axes = tuple(terms[i].index(letter) for group in groups for letter in group)
         shape = tuple(math.prod(sizes[letter] for letter in group) for group in groups)
-        turned = aff.moved(builder, parts[i], axes)
+        turned = moved(builder, parts[i], axes)
         return builder.reshape(turned, shape) if isinstance(turned, Value) else turned.reshape(shape)
 
     a, b = laid_out(0, [batch, own[0], inner]), laid_out(1, [batch, inner, own[1]])
     if not inner:
-        found = aff.multiply(builder, a, b)
+        found = multiply(builder, a, b)
     else:
         if not batch:  # a constant matrix by itself is one dense map
             a, b = (
                 builder.reshape(part, part.shape[1:]) if isinstance(part, Value) else part[0]
                 for part in (a, b)
             )
-        found = aff.product(builder, a, b)
+        found = product(builder, a, b)
     order = [*batch, *own[0], *own[1]]
     return builder.reshape(found, tuple(sizes[letter] for letter in order)), "".join(order)

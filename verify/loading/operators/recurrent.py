@@ -1,4 +1,4 @@
-"""Lowering rules for recurrent layers (RNN, GRU, LSTM), unrolled: a network's sequences have one length.
+"""Recurrent layers (RNN, GRU, LSTM), unrolled: a network's sequences have one length.
 
 An ONNX operator's weights hold the gates one below the other, for each direction; a step computes them all by one
 matrix. A state that is still constant (the first one, usually) stays a constant.
@@ -12,9 +12,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from verify.loading import lower_affine as aff
 from verify.loading.builder import Builder, Value
 from verify.loading.calls import Call, Unsupported, integers, tensor
+from verify.loading.operators.arithmetic import add, multiply
+from verify.loading.operators.moves import stacked
+from verify.loading.registry import onnx
 from verify.network.activations.base import Activation
 from verify.network.activations.relu import Relu
 from verify.network.activations.s_shaped import Sigmoid, Tanh
@@ -22,15 +24,17 @@ from verify.network.activations.s_shaped import Sigmoid, Tanh
 State = tuple[Any, ...]  # of values or constants [batch, hidden]
 Step = Callable[[Builder, Value, Tensor, Tensor, State], State]  # driven by a step's input, weights, a state
 
+
 _USUAL = {"RNN": ["Tanh"], "GRU": ["Sigmoid", "Tanh"], "LSTM": ["Sigmoid", "Tanh", "Tanh"]}
 _NAMED: dict[str, Activation] = {"Tanh": Tanh(), "Sigmoid": Sigmoid(), "Relu": Relu()}
 _WAYS = {"forward": (False,), "reverse": (True,), "bidirectional": (False, True)}
 
 
+@onnx("GRU", "LSTM", "RNN")
 def recurrent(call: Call) -> Value | tuple[Value, ...]:
     """RNN, GRU and LSTM of ONNX: all states, the last state, and of LSTM the last cell."""
     builder, operator = call.builder, call.module.operator
-    ways = _WAYS[_text(call.module.attributes.get("direction", "forward"))]
+    ways = _WAYS[_text(call.attributes.get("direction", "forward"))]
     step = _step(call, len(ways))
     ends, tracks = [], []
     for way, (weights, biases, state) in enumerate(_parts(call, len(ways))):
@@ -43,10 +47,10 @@ def recurrent(call: Call) -> Value | tuple[Value, ...]:
             state = step(builder, at_time, recurrence, biases[1], state)
             outputs.append(state[0])
         ends.append(state)
-        tracks.append(aff.stacked(builder, outputs[::-1] if ways[way] else outputs, 0))
-    whole = aff.stacked(builder, tracks, 1)  # [time, direction, batch, hidden]
+        tracks.append(stacked(builder, outputs[::-1] if ways[way] else outputs, 0))
+    whole = stacked(builder, tracks, 1)  # [time, direction, batch, hidden]
     last = [
-        aff.stacked(builder, [end[part] for end in ends], 0) for part in range(2 if operator == "LSTM" else 1)
+        stacked(builder, [end[part] for end in ends], 0) for part in range(2 if operator == "LSTM" else 1)
     ]
     results = (whole, *last)[: call.module.results]
     return results if len(results) > 1 else results[0]
@@ -88,7 +92,7 @@ def _of_way(builder: Builder, state: Any, way: int) -> Any:
 
 
 def _step(call: Call, ways: int) -> Step:
-    attributes, operator = call.module.attributes, call.module.operator
+    attributes, operator = call.attributes, call.module.operator
     for name in ("clip", "input_forget", "layout"):
         if attributes.get(name):
             raise Unsupported(f"{name}={attributes[name]}")
@@ -122,7 +126,7 @@ def _cut(builder: Builder, x: Any, count: int) -> list[Any]:
 
 def _simple(activation: Activation) -> Step:
     def step(builder: Builder, driven: Value, weight: Tensor, bias: Tensor, state: State) -> State:
-        total = aff.add(builder, driven, _fed_back(builder, state[0], weight, bias))
+        total = add(builder, driven, _fed_back(builder, state[0], weight, bias))
         return builder.activation(activation, total), state[1]
 
     return step
@@ -130,11 +134,11 @@ def _simple(activation: Activation) -> Step:
 
 def _long_short(builder: Builder, driven: Value, weight: Tensor, bias: Tensor, state: State) -> State:
     """`c' = f c + i g`, `h' = o tanh(c')`; ONNX's order of the gates is i, o, f, g."""
-    total = aff.add(builder, driven, _fed_back(builder, state[0], weight, bias))
+    total = add(builder, driven, _fed_back(builder, state[0], weight, bias))
     put, out, forget, new = _cut(builder, total, 4)
     put, out, forget = (builder.activation(Sigmoid(), gate) for gate in (put, out, forget))
     fresh = builder.product(put, builder.activation(Tanh(), new))
-    cell = aff.add(builder, fresh, aff.multiply(builder, forget, state[1]))
+    cell = add(builder, fresh, multiply(builder, forget, state[1]))
     return builder.product(out, builder.activation(Tanh(), cell)), cell
 
 
@@ -143,10 +147,10 @@ def _gated_after(builder: Builder, driven: Value, weight: Tensor, bias: Tensor, 
     keep, reset, new = _cut(builder, driven, 3)
     back = _cut(builder, _fed_back(builder, state[0], weight, bias), 3)
     keep, reset = (
-        builder.activation(Sigmoid(), aff.add(builder, a, b))
+        builder.activation(Sigmoid(), add(builder, a, b))
         for a, b in zip((keep, reset), back[:2], strict=True)
     )
-    new = builder.activation(Tanh(), aff.add(builder, new, aff.multiply(builder, reset, back[2])))
+    new = builder.activation(Tanh(), add(builder, new, multiply(builder, reset, back[2])))
     return _mixed(builder, keep, new, state)
 
 
@@ -155,14 +159,14 @@ def _gated_before(builder: Builder, driven: Value, weight: Tensor, bias: Tensor,
     keep, reset, new = _cut(builder, driven, 3)
     weights, biases = weight.chunk(3), bias.chunk(3)
     keep, reset = (
-        builder.activation(Sigmoid(), aff.add(builder, gate, _fed_back(builder, state[0], w, b)))
+        builder.activation(Sigmoid(), add(builder, gate, _fed_back(builder, state[0], w, b)))
         for gate, w, b in zip((keep, reset), weights[:2], biases[:2], strict=True)
     )
-    kept = aff.multiply(builder, reset, state[0])
-    new = builder.activation(Tanh(), aff.add(builder, new, _fed_back(builder, kept, weights[2], biases[2])))
+    kept = multiply(builder, reset, state[0])
+    new = builder.activation(Tanh(), add(builder, new, _fed_back(builder, kept, weights[2], biases[2])))
     return _mixed(builder, keep, new, state)
 
 
 def _mixed(builder: Builder, keep: Value, new: Value, state: State) -> State:
-    change = aff.add(builder, state[0], new, -1)
-    return aff.add(builder, new, builder.product(keep, change)), state[1]
+    change = add(builder, state[0], new, -1)
+    return add(builder, new, builder.product(keep, change)), state[1]

@@ -17,7 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from verify.loading.onnx_model import OnnxModel, read
+from verify.loading.onnx.model import OnnxModel, read
 
 _OPSET = 17  # the newest that torch's older exporter knows well; the newer one needs another package
 

@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import torch
 
-from verify.loading import lower_compositions as compositions
 from verify.loading.builder import Builder, Value
 from verify.loading.calls import Call, Unsupported, tensor
+from verify.loading.operators.comparisons import at_least, compare, is_whole, logical
+from verify.loading.registry import onnx
 
 _MOST_CLASSES = 64  # each is compared with all others
 
 
+@onnx("ArgMax", "ArgMin", chooses=True)
 def arg_extremum(call: Call) -> Value:
     """ArgMax and ArgMin: the sum of the numbers of the entries that beat those before and behind them."""
-    builder, attributes, x = call.builder, call.module.attributes, call.x
+    builder, attributes, x = call.builder, call.attributes, call.x
     axis = attributes.get("axis", 0) % len(x.shape)
     size, lead, rest = x.shape[axis], x.shape[:axis], x.shape[axis + 1 :]
     if size > _MOST_CLASSES:
@@ -36,25 +38,24 @@ def _wins(builder: Builder, rows: Value, k: int, last: bool) -> Value:
     for start, stop, or_equal in ((0, k, last), (k + 1, rows.shape[0], not last)):
         if start < stop:
             best = builder.maximum_along_first(builder.slice(rows, 0, start, stop))
-            beats = compositions.at_least(builder, own, builder.reshape(best, own.shape), or_equal)
-            found = beats if found is None else compositions.logical(builder, "And", found, beats)
+            beats = at_least(builder, own, builder.reshape(best, own.shape), or_equal)
+            found = beats if found is None else logical(builder, "And", found, beats)
     assert found is not None
     return found
 
 
+@onnx("OneHot", chooses=True)
 def one_hot(call: Call) -> Value:
     """OneHot of whole numbers; those below 0 count from the end."""
     builder, x = call.builder, call.x
     depth, values = call.constant(1, "b"), call.constant(2, "c")
-    if not compositions.is_whole(builder, x):
+    if not is_whole(builder, x):
         raise Unsupported("its indices are not sure to be whole numbers")
     rank, size = len(x.shape) + 1, int(tensor(depth).flatten()[0])
-    axis = call.module.attributes.get("axis", -1) % rank
+    axis = call.attributes.get("axis", -1) % rank
     shape = (*x.shape[:axis], size, *x.shape[axis:])
     spread = builder.expand(builder.reshape(x, (*x.shape[:axis], 1, *x.shape[axis:])), shape)
     numbers = torch.arange(size, dtype=torch.float64).reshape(-1, *(1,) * (rank - 1 - axis)).expand(shape)
-    hot = builder.combine(
-        (1, 1), *(compositions.compare(builder, "Equal", spread, numbers - turn) for turn in (0, size))
-    )
+    hot = builder.combine((1, 1), *(compare(builder, "Equal", spread, numbers - turn) for turn in (0, size)))
     off, on = tensor(values).flatten()
     return builder.scale(hot, on - off, off)

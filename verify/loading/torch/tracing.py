@@ -1,0 +1,88 @@
+"""From a torch.nn.Module to the network: traced by torch.fx, lowered, folded."""
+
+from __future__ import annotations
+
+import copy
+from collections import Counter
+from typing import Any
+
+import torch
+from torch import Tensor, fx, nn
+
+from verify.errors import ModelError, UnsupportedOperatorError
+from verify.loading.builder import Builder
+from verify.loading.calls import NO_RULE
+from verify.loading.fold import fold as folded
+from verify.loading.loaded import LoadedModel
+from verify.loading.lowering import Origin, lower
+from verify.loading.torch.admission import ELEMENT_TYPES, admitted, blaming, check_arguments, check_traceable
+from verify.network.graph import Network
+
+
+def from_module(module: nn.Module, example_input: Tensor | None, fold: bool) -> LoadedModel:
+    """Loads a torch.nn.Module by tracing it with torch.fx."""
+    original, example, runner = admitted(module, example_input)
+    with blaming("torch.fx cannot trace the module", "export it to ONNX instead"):
+        graph_module = fx.symbolic_trace(copy.deepcopy(original))
+        check_arguments(graph_module)
+        check_traceable(copy.deepcopy(original), example)
+    shape, kind = tuple(example.shape), ELEMENT_TYPES[example.dtype]
+    try:
+        origins = _ModuleOrigins(graph_module, example)
+        network, output_shape = lower(graph_module.double(), shape, "input", origins)
+    except UnsupportedOperatorError as problem:
+        if problem.reason != NO_RULE:  # a rule that refuses has its reasons
+            raise
+        network, output_shape = _by_export(original, example, problem)
+    network = folded(network) if fold else network
+    return LoadedModel(network, runner, "input", "output", shape, output_shape, kind, Counter(), None)
+
+
+def _by_export(
+    module: nn.Module, example_input: Tensor, problem: UnsupportedOperatorError
+) -> tuple[Network, tuple[int, ...]]:
+    """A module that there is no rule for, as ONNX has it. Raises `problem` where there is none for that either."""
+    from verify.loading.onnx.graph import Graph  # both are slow to import, and seldom needed
+    from verify.loading.torch.export import exported
+
+    model = exported(module, example_input)
+    if model is None:
+        raise problem
+    builder = Builder(tuple(example_input.shape), "input")
+    try:
+        result = Graph(model).at(builder, [builder.input]).value(model.only()[1].name)
+    except ModelError:
+        raise problem from None
+    return builder.network(builder.output(result)), result.shape
+
+
+class _ModuleOrigins(fx.Interpreter):
+    """Names of a traced module's nodes, and the element types that they have at an example."""
+
+    def __init__(self, graph_module: fx.GraphModule, example: Tensor) -> None:
+        super().__init__(graph_module)
+        self._elements: dict[fx.Node, torch.dtype] = {}
+        with (
+            blaming("the module cannot be run at the example_input", "give one that it is for"),
+            torch.no_grad(),
+        ):
+            self.run(example)
+
+    def run_node(self, n: fx.Node) -> Any:
+        """Runs a node as torch does, and remembers the type of what comes out."""
+        result = super().run_node(n)
+        first = result[0] if isinstance(result, tuple | list) and result else result
+        if isinstance(first, Tensor):
+            self._elements[n] = first.dtype
+        return result
+
+    def __call__(self, node: fx.Node) -> Origin:
+        target = (
+            node.target
+            if isinstance(node.target, str)
+            else getattr(node.target, "__name__", str(node.target))
+        )
+        operator = target
+        if node.op == "call_module":
+            operator = type(self.module.get_submodule(target)).__name__
+        return Origin(node.name, node.name, operator, element=self._elements.get(node))
