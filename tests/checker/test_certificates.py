@@ -19,7 +19,6 @@ import pytest
 from make_data import FAMILIES, HERE, Files, Parts, hidden, network, placed, searched
 from nets import property_text, relu_model, row_text
 
-from verify.api import prepare
 from verify.bounders.ascent import Bounder
 from verify.bounders.decoupled import Dvijotham, SupergradientAscent
 from verify.bounders.dual import DualProblem
@@ -34,6 +33,7 @@ from verify.checker.dual import Arithmetic, Dual
 from verify.checker.errors import NotProved, Refused
 from verify.checker.onnx_reader import read_model
 from verify.checker.query import read_query
+from verify.problem import prepare
 from verify.search.evidence import Evidence
 from verify.search.strategy import root_subproblems
 
