@@ -28,7 +28,8 @@ from benchmarks.soundness import (
     judge,
     report,
 )
-from verify.problem import Witness, prepare
+from verify.api import prepare
+from verify.problem import Witness
 
 SEEDS = (0, 1, 2, 3, 6, 7)  # of quickly decided networks
 QUICK = 3.0  # seconds

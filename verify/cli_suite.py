@@ -7,11 +7,11 @@ from collections.abc import Iterable, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import click
 
-from verify.cli.options import DEVICE, FILE, MEMORY, PRESET, SECONDS, admitted
+from verify.cli_options import DEVICE, MEMORY, SECONDS
 from verify.errors import DECIDED, UNDECIDED, InputError, UnwrittenError
 from verify.output import Outputs, admit_folder, write_whole
 from verify.process import answer
@@ -33,7 +33,7 @@ Exit codes:
 
 
 @click.command(epilog=_EXIT_CODES)
-@click.argument("instances", nargs=-1, required=True, type=FILE)
+@click.argument("instances", nargs=-1, required=True, type=click.Path(path_type=Path))
 @click.option("--timeout", type=SECONDS, help="Seconds for each instance, instead of the table's.")
 @click.option("--jobs", type=click.IntRange(min=1), default=1, show_default=True, help="Instances at a time.")
 @click.option(
@@ -49,7 +49,9 @@ Exit codes:
 )
 @MEMORY
 @DEVICE
-@PRESET
+@click.option(
+    "--preset", type=click.Choice(["fast", "default", "thorough"]), default="default", show_default=True
+)
 @click.option(
     "--grace",
     type=SECONDS,
@@ -65,13 +67,9 @@ Exit codes:
     help="Instances that a worker process decides before a fresh one takes its place.",
 )
 def suite(
-    instances: tuple[Path, ...],
-    timeout: float | None,
-    out: Path | None,
-    report: Path | None,
-    witnesses: Path | None,
-    **settings: Any,
-) -> int:
+    instances: tuple[Path, ...], timeout: float | None, jobs: int, out: Path | None, report: Path | None,
+    witnesses: Path | None, memory: int | None, device: str, preset: str, grace: float, restart: int,
+) -> int:  # fmt: skip
     """Decide all instances of INSTANCES: csv files of onnx,vnnlib,timeout lines, or folders with an instances.csv.
 
     A row for each goes to --out (or stdout), in VNN-COMP's columns: folder, network, property, seconds of preparation, result,
@@ -87,7 +85,9 @@ def suite(
     with closing(Results(out)) as results:
         if results.unlocked:
             _say(f"{out}: cannot be locked on its file system; let no other suite write to it meanwhile")
-        return _Suite(todo, results, out is None, witnesses, report, outputs).run(Settings(**settings))
+        return _Suite(todo, results, out is None, witnesses, report, outputs).run(
+            Settings(jobs, restart, grace, device, preset, memory)
+        )
 
 
 def _admitted(
@@ -98,7 +98,10 @@ def _admitted(
     for one in todo:
         inputs.add(one.specification)
         inputs.update(one.model.values() if isinstance(one.model, dict) else [one.model])
-    return admitted(inputs, {"--out": out, "--report": report})
+    outputs = Outputs(inputs, data_files)
+    outputs.admit("--out", out)
+    outputs.admit("--report", report)
+    return outputs
 
 
 @dataclass
@@ -172,6 +175,13 @@ class _Suite:
             write_report(self.report, final)
 
 
+def data_files(model: Path) -> Iterable[Path]:
+    """The files that a model keeps data in."""
+    from verify.loading.onnx import external  # with torch, which is seldom needed here
+
+    return external.data_files(model)
+
+
 def _say(text: str) -> None:
     click.echo(text, err=True)
 
@@ -195,6 +205,3 @@ def witness_paths(folder: Path, instances: Iterable[Instance]) -> dict[tuple[str
         number = f"_{taken[path]}" if taken[path] > 1 else ""
         found[key] = path.with_name(f"{path.stem}{number}{path.suffix}")
     return found
-
-
-COMMANDS = (suite,)
