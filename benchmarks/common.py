@@ -22,13 +22,12 @@ from typing import Any
 import numpy as np
 import torch
 
-from verify.api import prepare
 from verify.bounders.dual import DualProblem
 from verify.bounders.ibp import interval
 from verify.deadline import Deadline
 from verify.network.graph import Network
 from verify.output import write_whole
-from verify.problem import Problem
+from verify.problem import Problem, prepare
 from verify.settings import preset
 from verify.state import Bounds, Objective
 

@@ -27,12 +27,12 @@ import verify
 from benchmarks.common import table
 from benchmarks.random_operators import by_hand, exported, module
 from benchmarks.runtime import Session
-from verify.api import METHODS
 from verify.bounders.ibp import interval
 from verify.deadline import Deadline
 from verify.errors import ModelError, UnsupportedOperatorError
 from verify.loading import LoadedModel
-from verify.settings import PRESETS, preset
+from verify.request import METHODS, PRESETS
+from verify.settings import preset
 
 Array = NDArray[np.float64]
 

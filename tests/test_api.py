@@ -19,7 +19,8 @@ from patience import PATIENCE
 from torch import nn
 
 import verify
-from verify.api import METHODS, Step
+from verify.clause_bounds import Step
+from verify.request import METHODS
 from verify.search.branch_and_bound import Silent
 
 ROOT = Path(__file__).resolve().parents[1] / "properties"

@@ -25,9 +25,10 @@ import pytest
 from nets import property_text, random_layers, relu_model
 from patience import PATIENCE
 
-from verify import __version__, api, cli
+from verify import __version__, cli
 from verify.formats.vnnlib import read
 from verify.formats.witness import parse_assignment
+from verify.request import INTERMEDIATE, METHODS
 
 ROOT = Path(__file__).resolve().parents[1]
 FC = ROOT / "properties" / "digits_fc"
@@ -303,7 +304,7 @@ def clause_bounds(
 def test_bounds_are_ordered(command: Command) -> None:
     """interval <= crown <= every ascent <= lp, each method by its own name."""
     found = {}
-    for method in api.METHODS:
+    for method in METHODS:
         bounds, record, trace = clause_bounds(command, "--method", method, "--iterations", 30)
         assert (record["method"], trace) == (method, [])
         assert record["iterations"] == {"interval": 0, "crown": 0, "lp": 9}.get(method, 30)
@@ -311,7 +312,7 @@ def test_bounds_are_ordered(command: Command) -> None:
         assert record["intermediate_seconds"] > 0
         found[method] = bounds
     assert (found["interval"] <= found["crown"] + 1e-9).all()
-    for method in api.METHODS[2:]:
+    for method in METHODS[2:]:
         assert (found["crown"] <= found[method] + 1e-9).all()
         assert (found[method] <= found["lp"] + 1e-7).all()
     assert found["restricted"].sum() > found["crown"].sum()
@@ -319,8 +320,8 @@ def test_bounds_are_ordered(command: Command) -> None:
 
 def test_methods_are_those_of_the_library() -> None:
     """The command line names them without loading the library."""
-    choices = {option.name: option.type for option in cli.bounds.params}
-    for name, known in (("method", api.METHODS), ("intermediate", api.INTERMEDIATE)):
+    choices = {option.name: option.type for option in cli.cli.commands["bounds"].params}
+    for name, known in (("method", METHODS), ("intermediate", INTERMEDIATE)):
         choice = choices[name]
         assert isinstance(choice, click.Choice)
         assert tuple(choice.choices) == known

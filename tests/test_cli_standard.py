@@ -14,7 +14,8 @@ from onnx import helper, numpy_helper
 
 from tests.loading.test_joint import model
 from verify import __version__
-from verify.cli_standard import CAPABILITIES, NAME, global_options, supports_command, verify_command
+from verify.cli import standard
+from verify.cli.standard import CAPABILITIES, NAME, add_global_options
 from verify.errors import InputError
 from verify.formats.witness import parse_assignment
 from verify.loading.operators import supported_operators
@@ -46,7 +47,7 @@ def files(tmp_path: Path) -> Path:
 
 def call(*arguments: object) -> int:
     """The exit code of a command."""
-    code: Any = verify_command.main([str(argument) for argument in arguments], standalone_mode=False)
+    code: Any = standard.verify.main([str(argument) for argument in arguments], standalone_mode=False)
     return int(code)
 
 
@@ -136,7 +137,7 @@ def test_mandatory_errors(files: Path, capsys: pytest.CaptureFixture[str]) -> No
 
 
 def lines(capsys: pytest.CaptureFixture[str], capability: str) -> list[str]:
-    assert supports_command.main([f"--{capability}"], standalone_mode=False) == 0
+    assert standard.supports.main([f"--{capability}"], standalone_mode=False) == 0
     out = capsys.readouterr().out
     assert out.endswith("\n") and not out.endswith("\n\n")
     return out.splitlines()
@@ -153,7 +154,7 @@ def test_capabilities(capsys: pytest.CaptureFixture[str]) -> None:
     assert {"Relu", "Conv", "Gemm", "Constant"} <= set(found["onnx-operators"])
     for arguments in ([], ["--unsat-proofs", "--onnx-operators"]):
         with pytest.raises(click.UsageError, match="one capability"):
-            supports_command.main(arguments, standalone_mode=False)
+            standard.supports.main(arguments, standalone_mode=False)
 
 
 def test_every_rule_is_reported() -> None:
@@ -165,7 +166,8 @@ def test_every_rule_is_reported() -> None:
 
 
 def test_global_options(capsys: pytest.CaptureFixture[str]) -> None:
-    group = global_options(click.Group("verify"))
+    group = click.Group("verify")
+    add_global_options(group)
     for option, expected in (("--name", NAME), ("--version", __version__)):
         assert group.main([option], standalone_mode=False) == 0
         assert capsys.readouterr().out == expected + "\n"

@@ -99,12 +99,12 @@ def test_wherever_the_time_ends_it_is_noticed_soon(
 
 COMMAND = """
 import sys, threading
-from verify import api, cli
+from verify import cli, run
 
 def stuck(*_, **__):
     {body}
 
-api.{function} = stuck
+run.{function} = stuck
 cli.main()
 """
 FOREVER = "threading.Event().wait()"
@@ -152,7 +152,7 @@ def test_a_stuck_command_answers_in_the_form_asked_for(tmp_path: Path) -> None:
 def test_an_error_is_never_followed_by_a_verdict(tmp_path: Path, error: str, code: int, said: str) -> None:
     """Though the deadline is past, and threads of the search are in a call that never ends."""
     body = f"threading.Thread(target=threading.Event().wait).start(); raise {error}"
-    found, out, err = stuck(tmp_path, "decide", body, "--timeout", 60)
+    found, out, err = stuck(tmp_path, "build_search", body, "--timeout", 60)
     assert (found, out) == (code, "") and said in err
 
 

@@ -17,7 +17,7 @@ import torch
 from click.testing import CliRunner
 from nets import property_text, random_layers, relu_model
 
-from verify import api, cli, memory, verify
+from verify import cli, memory, problem, run, verify
 from verify.errors import InputError, ResourceError, is_out_of_memory, memory_kept
 from verify.memory import Memory
 from verify.search.branch_and_bound import BranchAndBound
@@ -138,7 +138,7 @@ def test_what_is_no_size_is_refused(text: str) -> None:
 # -- running out
 
 
-def problem() -> tuple[Any, str]:
+def asked() -> tuple[Any, str]:
     """A random network, and a property that its first output is above -5."""
     text = property_text([-1.0] * 3, [1.0] * 3, 2, "(<= Y_0 -5.0)")
     return relu_model(random_layers(7, [3, 16, 16, 2])), text
@@ -157,13 +157,13 @@ def failing(monkeypatch: pytest.MonkeyPatch, owner: Any, name: str, error: Excep
 
 
 @pytest.mark.parametrize(
-    "place", [(api, "read"), (api, "load"), (api, "build_search"), (BranchAndBound, "_roots")]
+    "place", [(problem, "read"), (problem, "load"), (run, "build_search"), (BranchAndBound, "_roots")]
 )
 @pytest.mark.parametrize("error", [MemoryError(), RuntimeError("std::bad_alloc")])
 def test_in_python_it_is_one_kind_of_error(
     place: tuple[Any, str], error: Exception, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    model, text = problem()
+    model, text = asked()
     write(tmp_path / "p.vnnlib", text)
     with failing(monkeypatch, *place, error), pytest.raises(ResourceError, match="memory ran out while"):
         verify(model, tmp_path / "p.vnnlib", device="cpu")
@@ -171,10 +171,8 @@ def test_in_python_it_is_one_kind_of_error(
 
 def test_the_command_keeps_to_its_budget(tmp_path: Path) -> None:
     """What is asked for beyond it fails with code 3, and not by the kernel's hand."""
-    code = (
-        "import numpy, sys\nfrom verify import api, cli\napi.load = lambda *_: numpy.ones(2**29)\ncli.main()"
-    )
-    write(tmp_path / "p.vnnlib", problem()[1])
+    code = "import numpy, sys\nfrom verify import cli, problem\nproblem.load = lambda *_: numpy.ones(2**29)\ncli.main()"
+    write(tmp_path / "p.vnnlib", asked()[1])
     command = [sys.executable, "-c", code, "run", "none.onnx", str(tmp_path / "p.vnnlib"), "--memory"]
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
     for size, said in (

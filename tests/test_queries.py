@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib.util
-import time
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -16,11 +15,12 @@ from onnx import helper
 from patience import PATIENCE
 
 from tests.loading.test_joint import bounded, declare, dense, model, query_of
-from verify.api import Result, decide
-from verify.deadline import Deadline
 from verify.errors import InputError
 from verify.formats.vnnlib2 import parse_query
 from verify.problem import Problem, prepare_query
+from verify.request import Request
+from verify.result import Result
+from verify.run import run
 
 RELU = model([helper.make_node("Relu", ["x"], ["y"])], {"x": [1]}, {"y": [1]})
 PAIR = (
@@ -30,7 +30,7 @@ PAIR = (
 
 
 def decided(problem: Problem, seconds: float = PATIENCE) -> Result:
-    return decide(problem, Deadline.after(seconds), time.monotonic())
+    return run(Request(problem.model, problem.specification, timeout=seconds))
 
 
 def test_monotonic() -> None:

@@ -28,8 +28,7 @@ from benchmarks.soundness import (
     judge,
     report,
 )
-from verify.api import prepare
-from verify.problem import Witness
+from verify.problem import Witness, prepare
 
 SEEDS = (0, 1, 2, 3, 6, 7)  # of quickly decided networks
 QUICK = 3.0  # seconds

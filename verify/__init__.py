@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 
 _PLACES = {
-    "verify": "verify.api", "bounds": "verify.api", "Result": "verify.result", "ClauseBounds": "verify.api",
+    "verify": "verify.api", "bounds": "verify.api", "Result": "verify.result", "ClauseBounds": "verify.clause_bounds",
     "load": "verify.loading", "LoadedModel": "verify.loading", "Problem": "verify.problem", "Witness": "verify.problem",
     "LinfBall": "verify.specification", "Specification": "verify.specification", "Row": "verify.specification",
     "VerifyError": "verify.errors", "InputError": "verify.errors", "ResourceError": "verify.errors",
@@ -22,7 +22,8 @@ _PLACES = {
 }  # fmt: skip
 
 if TYPE_CHECKING:
-    from verify.api import ClauseBounds, bounds, verify
+    from verify.api import bounds, verify
+    from verify.clause_bounds import ClauseBounds
     from verify.errors import InputError, ResourceError, VacuousWarning, VerifyError
     from verify.loading import LoadedModel, load
     from verify.problem import Problem, Witness

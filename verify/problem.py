@@ -18,16 +18,24 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from verify.deadline import tick
-from verify.errors import InputError
+from verify.deadline import Deadline, tick
+from verify.errors import InputError, memory_kept
 from verify.formats.vnnlib import Property
+from verify.formats.vnnlib import parse as parse_property
 from verify.formats.vnnlib2 import Query, parse, read
-from verify.loading import LoadedModel, load_joint
+from verify.loading import LoadedModel, check_example, load, load_joint
+from verify.neutral import neutral
+from verify.specification import LinfBall, Specification
 from verify.state import Objective, is_wide
-from verify.validation import refuse, shown
+from verify.validation import path, refuse, shown
 
 if TYPE_CHECKING:
+    import onnx
+
     from verify.loading.loaded import Source
+
+    Model = str | Path | bytes | onnx.ModelProto | torch.nn.Module | LoadedModel
+    Spec = str | Path | Property | Query | LinfBall | Specification
 
 
 @dataclass(frozen=True, eq=False)
@@ -157,6 +165,73 @@ class Problem:
             np.select(masks, [ends[side].astype(np.float64) for ends, _ in bounds]) for side in (0, 1)
         )
         return lower, upper
+
+
+@neutral()
+def prepare(
+    model: Model | Mapping[str, Source],
+    specification: Spec,
+    example_input: Tensor | None = None,
+    deadline: Deadline | None = None,
+) -> Problem:
+    """Loads both and checks that they belong together. Raises InputError, and OutOfTimeError at the deadline.
+
+    A VNN-LIB 2.0 query of several networks takes a mapping of models by name.
+    """
+    deadline = deadline or Deadline()
+    with deadline.ticking(), memory_kept("model and property were loaded"):
+        return _prepared(model, _asked(specification, deadline), example_input, deadline)
+
+
+def _prepared(
+    model: Model | Mapping[str, Source],
+    spec: Property | Query | LinfBall | Specification,
+    example_input: Tensor | None,
+    deadline: Deadline,
+) -> Problem:
+    if isinstance(spec, Query):
+        return prepare_query(spec, model)  # type: ignore[arg-type]  # it checks what the models are
+    if isinstance(model, Mapping):
+        model = _only(model, spec)
+    loaded = model if isinstance(model, LoadedModel) else load(model, example_input, _boxes(spec))
+    if isinstance(model, LoadedModel):
+        check_example(loaded, example_input)
+    if isinstance(spec, LinfBall | Specification):
+        text = spec.text_for(loaded.input_shape, loaded.output_shape)
+        spec = parse_property(text, f"<{type(spec).__name__}>", deadline)
+    return Problem(loaded, spec)
+
+
+def _only(models: Mapping[str, Source], spec: Property | LinfBall | Specification) -> Source:
+    """The model of a property that is of one network, which any name stands for."""
+    if len(models) != 1:
+        source = spec.source if isinstance(spec, Property) else "the specification"
+        raise InputError(
+            f"{source}: a property of VNN-LIB 1.0 is of one network; give one --network, not {len(models)}"
+        )
+    return next(iter(models.values()))
+
+
+def _asked(specification: object, deadline: Deadline) -> Property | Query | LinfBall | Specification:
+    """A specification in any form, files and text read."""
+    if isinstance(specification, Property | Query | LinfBall | Specification):
+        return specification
+    if isinstance(specification, str) and specification.lstrip().startswith(("(", ";")):
+        return parse(specification, deadline=deadline)
+    if not isinstance(specification, str | Path):
+        refuse(
+            "the specification",
+            f"is {shown(specification)}",
+            "the model comes first, then a path, VNN-LIB text, a LinfBall or a Specification",
+        )
+    return read(path("the specification", specification), deadline)
+
+
+def _boxes(spec: Property | LinfBall | Specification) -> tuple[NDArray[Any], NDArray[Any]] | None:
+    """Where the network that is read is compared with the model."""
+    if isinstance(spec, LinfBall | Specification):
+        return spec.ends()
+    return None if spec.vacuous else spec.some_boxes()
 
 
 def prepare_query(query: Query | str | Path, models: Mapping[str, Source] | Source) -> Problem:

@@ -18,8 +18,7 @@ class Result:
     `witness` is set for `sat` alone. `statistics`: clauses; `snapped`, how many inputs of a box were extended to a number of
     their type; subproblems bounded, closed, and waiting at the end; the greatest depth; batches and the largest of them; seconds
     by phase, and of attacks beside branching (of all threads); none where the time ran out before the search began.
-    `certificate`: the file written, if one was asked for and proved. `vacuous`: the property holds as it is written, whatever
-    the model.
+    `certificate`: the file written, if one was asked for and proved. `warning`: why the property is vacuous, if it is.
     """
 
     verdict: str
@@ -28,7 +27,12 @@ class Result:
     witness: Witness | None = None
     statistics: dict[str, Any] = field(default_factory=dict)
     certificate: Path | None = None
-    vacuous: bool = False
+    warning: str | None = None
+
+    @property
+    def vacuous(self) -> bool:
+        """Whether the property holds as it is written, whatever the model."""
+        return self.warning is not None
 
 
 def late(started: float, reason: str = "time ran out while model and property were loaded") -> Result:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -13,32 +12,25 @@ from verify.bounders.intermediate import IntermediateBounds
 from verify.bounders.optimised_output_constrained import OptimisedOutputConstrained
 from verify.bounders.output_constrained import OutputConstrained
 from verify.bounders.restricted import Restricted
-from verify.bounders.tracing import Technique
 from verify.branchers.fsb import FilteredSmartBranching
 from verify.errors import InputError
 from verify.memory import budget, enforce
 from verify.network.activations.relu import Relu
 from verify.network.graph import Network
 from verify.problem import Problem
-from verify.proof.certificate import CertificateTracer
-from verify.proof.tracer import NO_PROOF
-from verify.proof.writer import CertificateWriter
+from verify.request import PRESETS, known_device
 from verify.search.branch_and_bound import BranchAndBound, Reporter, Silent
 from verify.search.branched_bounds import BranchedBounds
+from verify.search.evidence import Evidence, Writer
 from verify.search.excluded import without_excluded
 from verify.search.frontier import Frontier
 from verify.search.split_activations import SplitActivations
 from verify.search.split_inputs import SplitInputs
 from verify.search.strategy import Strategy
-from verify.validation import choice, refuse, shown
+from verify.validation import choice, refuse
 
-# The real-valued function of the model's weights, or what any library computes of it in float32
-SEMANTICS = ("real", "ieee32-any-order")
-_DEVICE = re.compile(r"auto|cpu(?::0)?|cuda(?::(\d{1,4}))?", re.ASCII)
-
-_MOST_ELEMENTS = (
-    2**25
-)  # variables in one batch: a subproblem takes some 100 bytes of each while it is bounded
+# variables in one batch: a subproblem takes some 100 bytes of each while it is bounded
+_MOST_ELEMENTS = 2**25
 
 
 @dataclass(frozen=True)
@@ -57,36 +49,33 @@ class Settings:
     splittable_inputs: int = 16  # at most so many free inputs: split inputs, else activations
     triable_inputs: int = 64  # at most so many: where activations lead nowhere soon, inputs are tried
     batch_elements: int = 800_000  # variables in one batch of subproblems
-    semantics: str = "real"  # of what is decided: see SEMANTICS
+    semantics: str = "real"  # of what is decided: see verify.request
     rigorous: bool = True  # False, for timing alone: float32's word is taken for a refutation
 
 
-_DEFAULT = Settings()
-PRESETS = {
-    "fast": replace(
-        _DEFAULT, second_attack=Attack(8, 20, 1.0, 4), root=Restricted(iterations=20),
-        child=Restricted(iterations=3, step=0.1, decay=0.7),
-    ),
-    "default": _DEFAULT,
-    "thorough": replace(
-        _DEFAULT, second_attack=Attack(64, 100, 5.0, 20), root=Restricted(iterations=100),
-        child=Restricted(iterations=20, step=0.1, decay=0.9), brancher=FilteredSmartBranching(candidates=6),
-    ),
-}  # fmt: skip
+_FAST = Settings(
+    second_attack=Attack(8, 20, 1.0, 4),
+    root=Restricted(iterations=20),
+    child=Restricted(iterations=3, step=0.1, decay=0.7),
+)
+_THOROUGH = Settings(
+    second_attack=Attack(64, 100, 5.0, 20),
+    root=Restricted(iterations=100),
+    child=Restricted(iterations=20, step=0.1, decay=0.9),
+    brancher=FilteredSmartBranching(candidates=6),
+)
+_PRESETS = dict(zip(PRESETS, (_FAST, Settings(), _THOROUGH), strict=True))
 
 
 def choose_device(name: str | torch.device) -> torch.device:
     """`auto` takes the GPU where there is one. Raises InputError for what there is none of."""
-    text = str(name) if isinstance(name, torch.device) else name
-    known = _DEVICE.fullmatch(text) if isinstance(text, str) else None
-    if known is None:
-        refuse("--device", f"{shown(text)} is not known", "use auto, cpu, cuda, or cuda:N for one of several")
+    text = known_device(str(name) if isinstance(name, torch.device) else name)
     if text == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     if text.startswith("cpu"):
         return torch.device("cpu")
     there = torch.cuda.device_count() if torch.cuda.is_available() else 0
-    if int(known[1] or 0) >= there:
+    if int(text.partition(":")[2] or 0) >= there:
         refuse("--device", f"{text}: torch sees {there or 'no'} CUDA devices", "use --device cpu or auto")
     return torch.device(text)
 
@@ -99,12 +88,11 @@ def keep_memory(size: int | None, device: str) -> None:
 
 def preset(name: str) -> Settings:
     """The settings of that name; InputError if there are none."""
-    return PRESETS[choice("preset", name, PRESETS)]
+    return _PRESETS[choice("preset", name, PRESETS)]
 
 
 def _deployed(problem: Problem, network: Network, semantics: str) -> Network:
     """The network with what float32 libraries may round; InputError where that is not known."""
-    choice("semantics", semantics, SEMANTICS)
     curved = {layer.activation.name for layer in network.layers if not isinstance(layer.activation, Relu)}
     if curved or problem.model.element_type != "float32":
         what = (
@@ -115,24 +103,26 @@ def _deployed(problem: Problem, network: Network, semantics: str) -> Network:
 
 
 def build_search(
-    problem: Problem, settings: Settings, device: torch.device, seed: int, reporter: Reporter,
-    writer: CertificateWriter | None = None,
-) -> BranchAndBound:  # fmt: skip
+    problem: Problem,
+    settings: Settings,
+    device: torch.device,
+    seed: int,
+    reporter: Reporter,
+    writer: Writer | None = None,
+) -> BranchAndBound:
     """The search for one problem; with a `writer` it tells what a certificate needs."""
     network = problem.model.network.to(device, torch.float64)
     if settings.semantics != "real":
         network = _deployed(problem, network, settings.semantics)
-    tracer = NO_PROOF if writer is None else CertificateTracer(network, problem.rows, writer)
-    if tracer.proves(Technique.EXCLUDED_CLAUSES):
+    if writer is None:  # a certificate speaks of all clauses
         problem = without_excluded(problem, network)
-    unsafe = tuple(method for method in settings.unsafe if tracer.proves(method.technique))
-    optimised = settings.optimised
-    if not tracer.proves(Technique.OPTIMISED_INTERMEDIATE):
-        optimised = settings.intermediate
+    evidence = None if writer is None else Evidence(network, problem.rows, writer)
+    if evidence is not None:  # which has no slopes of single ends
+        settings = replace(settings, unsafe=tuple(method for method in settings.unsafe if method.recorded))
+    if evidence is not None and not evidence.piecewise:  # slopes are stored of ReLUs alone
+        settings = replace(settings, unsafe=(), optimised=settings.intermediate)
     few = problem.free_inputs <= settings.splittable_inputs
-    either = (
-        not few and tracer.proves(Technique.OTHER_SEARCH) and problem.free_inputs <= settings.triable_inputs
-    )
+    either = not few and evidence is None and problem.free_inputs <= settings.triable_inputs
     workers = torch.get_num_threads() if device.type == "cpu" else 1
     room = budget().at_once
     several = max(1, min(16, room(_MOST_ELEMENTS, workers) // network.variables))
@@ -144,18 +134,18 @@ def build_search(
     def search(strategy: Strategy, told: Reporter, other: BranchAndBound | None = None) -> BranchAndBound:
         return BranchAndBound(
             problem, own_network, strategy, settings.first_attack, settings.second_attack, told,
-            np.random.default_rng(seed), batch, workers, tracer,
+            np.random.default_rng(seed), batch, workers, evidence,
             Frontier(budget().store, torch.float16 if unit else torch.float32), other,
         )  # fmt: skip
 
     other = None
     if few or either:
-        inputs = SplitInputs(problem, network, settings.intermediate, tracer)
+        inputs = SplitInputs(problem, network, settings.intermediate, evidence)
         if few:
             return search(inputs, reporter)
         other = search(inputs, Silent())
     activations = SplitActivations(
-        problem, network, settings.intermediate, optimised, settings.root, settings.child, settings.brancher,
-        unsafe, settings.branched, tracer=tracer, rigorous=settings.rigorous,
+        problem, network, settings.intermediate, settings.optimised, settings.root, settings.child, settings.brancher,
+        settings.unsafe, settings.branched, evidence=evidence, rigorous=settings.rigorous,
     )  # fmt: skip
     return search(activations, reporter, other)

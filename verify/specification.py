@@ -9,11 +9,14 @@ import math
 from collections.abc import Iterable, Mapping, Sequence, Sized
 from dataclasses import dataclass
 from decimal import Decimal
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from verify.validation import Floats, array, fitting, integer, real, refuse, shown
+from verify.validation import array, fitting, integer, real, refuse, shown
+
+if TYPE_CHECKING:
+    from verify.validation import Floats
 
 _MOST_CLASSES = 1_000_000  # each is a clause of its own
 

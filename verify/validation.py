@@ -1,7 +1,7 @@
 """What enters from Python, checked before anything is made of it: numbers, arrays, choices.
 
 Every message names the argument, what was found, and what to give instead. Nothing is rounded, cut or reshaped in silence: a
-question that is not the one asked is worse than none.
+question that is not the one asked is worse than none. numpy is imported where an array is met: plain numbers and words do without.
 """
 
 from __future__ import annotations
@@ -12,14 +12,16 @@ import reprlib
 import sys
 from collections.abc import Collection, Sequence
 from pathlib import Path
-from typing import Any, NoReturn
-
-import numpy as np
-from numpy.typing import NDArray
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from verify.errors import InputError
 
-Floats = NDArray[np.float64]
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+    Floats = NDArray[np.float64]
+
 _EXACT = 2**53  # integers up to here are float64 numbers
 
 
@@ -54,7 +56,11 @@ def choice(name: str, value: Any, known: Collection[str]) -> str:
 
 def flag(name: str, value: Any) -> bool:
     """True or False, and nothing that only counts as one of them."""
-    if not isinstance(value, bool | np.bool_):
+    if isinstance(value, bool):
+        return value
+    import numpy as np
+
+    if not isinstance(value, np.bool_):
         refuse(name, f"is {shown(value)}", "give True or False")
     return bool(value)
 
@@ -79,6 +85,8 @@ def integer(name: str, value: Any, least: int, most: float = math.inf) -> int:
 
 def real(name: str, value: Any) -> float:
     """One finite number."""
+    if type(value) in (int, float) and -_EXACT <= value <= _EXACT:
+        return float(value)
     given = array(name, value)
     if given.size != 1:
         refuse(name, f"is {shown(value)}", "give one number")
@@ -97,6 +105,8 @@ def seconds(name: str, value: Any) -> float | None:
 
 def array(name: str, value: Any, finite: bool = True) -> Floats:
     """Real numbers as a read-only float64 copy that holds exactly them; without `finite`, infinite ones as well."""
+    import numpy as np
+
     given = plain(name, value)
     if given.dtype.kind not in "iuf":
         refuse(name, f"is {shown(value)}, not real numbers", "give float or int")
@@ -116,6 +126,8 @@ def array(name: str, value: Any, finite: bool = True) -> Floats:
 
 def _every(name: str, good: NDArray[np.bool_], numbers: NDArray[Any], remedy: str) -> None:
     """Refuses an array by its first entry that is not good."""
+    import numpy as np
+
     if not good.all():
         place = tuple(int(axis[0]) for axis in np.nonzero(~np.atleast_1d(good)))
         where = f", entry {list(place)}," if good.ndim else ""
@@ -124,6 +136,8 @@ def _every(name: str, good: NDArray[np.bool_], numbers: NDArray[Any], remedy: st
 
 def plain(name: str, value: Any) -> NDArray[Any]:
     """An array, a tensor (of any device, with or without gradients) or nested sequences, as an array of its own type."""
+    import numpy as np
+
     if "numpy.ma" in sys.modules and isinstance(value, np.ma.MaskedArray):  # which is slow to import
         refuse(name, "is a masked array", "give an array without a mask")
     try:
@@ -145,9 +159,10 @@ def fitting(name: str, shape: Sequence[int], wanted: Sequence[int], whose: str) 
     own, other = ([size for size in axes if size != 1] for axes in (shape, wanted))
     if own != other and not (len(own) < 2 and math.prod(own) == math.prod(other)):
         refuse(
-            name, f"has shape {list(shape)}, but {whose} has shape {list(wanted)}",
+            name,
+            f"has shape {list(shape)}, but {whose} has shape {list(wanted)}",
             "give one sample of that shape (its axes in that order; axes of 1 may be left out), or a flat array",
-        )  # fmt: skip
+        )
 
 
 def path(name: str, value: Any) -> Path:

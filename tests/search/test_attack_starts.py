@@ -9,11 +9,10 @@ import pytest
 from nets import property_text, random_layers, relu_model, row_text
 from torch import Tensor
 
-from verify.api import prepare
 from verify.attack import Attack, free_points
 from verify.deadline import Deadline
 from verify.network.graph import Network
-from verify.problem import Problem, Witness
+from verify.problem import Problem, Witness, prepare
 
 
 @dataclass(frozen=True)

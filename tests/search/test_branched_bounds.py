@@ -25,12 +25,12 @@ from patience import PATIENCE
 from test_roots import many_clauses
 from test_search_verdicts import MARGIN, NO_ATTACK, planted, search_for, watched
 
-from verify.api import prepare
 from verify.bounders.intermediate import IntermediateBounds, still_open
 from verify.bounders.restricted import Restricted
 from verify.deadline import Deadline, OutOfTimeError
 from verify.network.activations import ACTIVATIONS, Relu
 from verify.network.graph import Network
+from verify.problem import prepare
 from verify.search.branched_bounds import _TRIAL, BranchedBounds, Ends, _Trees, open_behind, places_behind
 from verify.search.output_constraints import Splitting
 from verify.search.refinement import Refinement

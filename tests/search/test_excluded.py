@@ -6,8 +6,8 @@ import pytest
 import torch
 from torch import nn
 
-from verify.api import prepare
 from verify.formats.vnnlib import parse
+from verify.problem import prepare
 from verify.search.excluded import without_excluded
 
 _BOX = (

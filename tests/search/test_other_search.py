@@ -12,9 +12,8 @@ from nets import property_text, random_layers, relu_model, row_text
 from oracles import exact_minimum
 from patience import PATIENCE
 
-from verify.api import prepare
 from verify.deadline import Deadline
-from verify.problem import Problem
+from verify.problem import Problem, prepare
 from verify.search import branch_and_bound
 from verify.search.branch_and_bound import BranchAndBound, Outcome, Progress, Silent
 from verify.search.split_activations import SplitActivations

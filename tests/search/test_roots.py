@@ -11,7 +11,6 @@ from patience import PATIENCE
 from test_search_verdicts import both_strategies, search_for
 
 from verify import memory
-from verify.api import Silent
 from verify.bounders.intermediate import IntermediateBounds
 from verify.deadline import Deadline
 from verify.formats.vnnlib import parse
@@ -19,8 +18,9 @@ from verify.network.activations import Relu
 from verify.network.affine import Dense
 from verify.network.graph import Network
 from verify.problem import Problem
+from verify.search.branch_and_bound import Silent
 from verify.search.split_inputs import SplitInputs
-from verify.settings import PRESETS, build_search
+from verify.settings import build_search, preset
 from verify.state import Bounds
 
 
@@ -134,5 +134,5 @@ def test_batches_of_large_networks_fit_the_memory(monkeypatch: pytest.MonkeyPatc
         problem = Problem(
             loaded(draft.network()), parse(property_text([0.0], [1.0], 1, row_text([1.0], -1.0)))
         )
-        sizes.append(build_search(problem, PRESETS["default"], torch.device("cpu"), 0, Silent()).batch)
+        sizes.append(build_search(problem, preset("default"), torch.device("cpu"), 0, Silent()).batch)
     assert sizes[0] == 2048 and sizes[1] == 800_000 // 3_001 and sizes[2] == 2**25 // 3_000_001

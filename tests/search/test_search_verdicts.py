@@ -29,7 +29,6 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
 import verify.search.frontier as frontier_module
-from verify.api import prepare
 from verify.attack import Attack
 from verify.branchers.fsb import Split
 from verify.deadline import Deadline, OutOfTimeError
@@ -37,7 +36,7 @@ from verify.errors import ResourceError
 from verify.formats.vnnlib import parse
 from verify.network.activations import Activation, Relu
 from verify.network.graph import Network
-from verify.problem import Problem, Witness
+from verify.problem import Problem, Witness, prepare
 from verify.search.branch_and_bound import BranchAndBound, Outcome, Silent
 from verify.search.frontier import Frontier
 from verify.search.split_activations import SplitActivations

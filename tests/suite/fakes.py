@@ -12,8 +12,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from verify.process import unwound_by_signals
+from verify.request import Request
 from verify.suite.instances import Instance
-from verify.suite.worker import Answer, Decide, Task
+from verify.suite.worker import Answer, Decide
 
 WITNESS = "((X_0 0.5)\n (Y_0 1.5))\n"
 
@@ -27,8 +28,8 @@ class Fakes:
     def __call__(self) -> Decide:
         return self._decide
 
-    def _decide(self, task: Task) -> Answer:
-        path = Path(task.specification)
+    def _decide(self, request: Request) -> Answer:
+        path = Path(request.specification)
         with Path(self.log).open("a") as file:
             file.write(f"{os.getpid()} {path.name}\n")
         word = path.read_text()
@@ -74,7 +75,7 @@ def instance(path: Path, word: str, timeout: float = 600.0) -> Instance:
 
 def main(table: str, out: str, log: str) -> None:
     """A suite in a process of its own, to be killed."""
-    from verify.cli_suite import _Suite
+    from verify.cli.suite import _Suite
     from verify.suite.instances import read_instances
     from verify.suite.results import Results
     from verify.suite.runner import Settings

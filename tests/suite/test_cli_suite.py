@@ -19,7 +19,7 @@ from fakes import WITNESS, Fakes, folder
 from patience import PATIENCE, until
 
 from verify import output
-from verify.cli_suite import suite, witness_path
+from verify.cli.suite import suite, witness_path
 from verify.errors import InputError, UnwrittenError
 from verify.suite import runner
 from verify.suite.instances import read_instances

@@ -10,9 +10,9 @@ from fakes import Fakes, Unready, instance
 from nets import property_text
 from patience import PATIENCE
 
+from verify.request import Request
 from verify.suite import runner, worker
 from verify.suite.runner import Ended, Settings, run
-from verify.suite.worker import Task
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -95,7 +95,7 @@ def test_the_real_answers(tmp_path: Path) -> None:
     model = str(family / "onnx" / "controller.onnx")
 
     def decided(name: str, timeout: float = PATIENCE, network: str = model) -> worker.Answer:
-        return worker.decide(Task(network, str(family / "vnnlib" / name), timeout, "cpu"))
+        return worker.decide(Request(network, str(family / "vnnlib" / name), timeout, "cpu"))
 
     plain = decided("ordered_thrusts.vnnlib")
     assert (plain.result, plain.vacuous) == ("unsat", False)
@@ -117,9 +117,9 @@ def test_the_real_answers(tmp_path: Path) -> None:
 def test_errors_of_ours_make_a_worker_unhealthy(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], error: Exception, reason: str
 ) -> None:
-    def fail(task: Task) -> worker.Answer:
+    def fail(request: Request) -> worker.Answer:
         raise error
 
     monkeypatch.setattr(worker, "_verdict", fail)
-    answer = worker.decide(Task("m", "p", 1.0))
+    answer = worker.decide(Request("m", "p", 1.0))
     assert answer.result == "error" and answer.reason.startswith(reason) and not answer.healthy

@@ -7,9 +7,9 @@ from typing import Any
 
 import numpy as np
 
-from verify.api import prepare
 from verify.loading import load
 from verify.network.activations import Activation
+from verify.problem import prepare
 
 
 def describe(model: Path, property_: Path | None) -> dict[str, Any]:

@@ -16,15 +16,16 @@ from contextlib import suppress
 from dataclasses import dataclass
 from multiprocessing.connection import wait
 
+from verify.request import Request, known_device
 from verify.suite.instances import Instance
-from verify.suite.worker import Answer, Decide, Deciders, Task, serve
+from verify.suite.worker import Answer, Decide, Deciders, serve
 
 _START_SECONDS = 300.0  # for a worker to say that it is ready
 
 
 @dataclass(frozen=True)
 class Settings:
-    """How a suite is run."""
+    """How a suite is run. Raises InputError for a device that there cannot be."""
 
     jobs: int = 1
     restart: int = 25  # instances that a worker decides before a fresh one takes its place
@@ -34,10 +35,19 @@ class Settings:
     memory: int | None = None  # bytes of all workers together; None for a share of the machine's
     deciders: Callable[[], Decide] | None = None  # what decides, in the worker; `verify` where None
 
-    def task(self, instance: Instance) -> Task:
+    def __post_init__(self) -> None:
+        known_device(self.device)
+
+    def request(self, instance: Instance) -> Request:
         """An instance as a worker takes it."""
-        model = instance.model if isinstance(instance.model, dict) else str(instance.model)
-        return Task(model, str(instance.specification), instance.timeout, self.device, self.preset)
+        return Request(
+            instance.model,
+            instance.specification,
+            instance.timeout,
+            self.device,
+            self.preset,
+            memory=self.memory,
+        )
 
 
 @dataclass(frozen=True)
@@ -107,7 +117,7 @@ class _Slot:
         assert self._instance is not None
         self._since = time.monotonic()
         with suppress(OSError):  # a worker that has just died is found out by `poll`
-            self._tasks.send(self._settings.task(self._instance))
+            self._tasks.send(self._settings.request(self._instance))
 
     def poll(self) -> Ended | None:
         """The answer, if there is one by now; a worker that is dead or late has given one by that."""

@@ -1,4 +1,4 @@
-"""What runs in a process of its own: tasks in, answers out, over two pipes.
+"""What runs in a process of its own: requests in, answers out, over two pipes.
 
 An error of verification is an answer too, so a process ends only for what it cannot catch: a crash, or the kernel that kills it
 for its memory.
@@ -15,30 +15,17 @@ import traceback
 from collections.abc import Callable
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
-from pathlib import Path
 from typing import TYPE_CHECKING
 
-from verify.deadline import Deadline, OutOfTimeError
 from verify.errors import UNDECIDED, InputError, VerifyError, is_out_of_memory
 from verify.memory import budget
 from verify.output import clean_up
-from verify.result import late
+from verify.request import Request
 from verify.startup import import_torch
 from verify.watchdog import REASON, Watchdog
 
 if TYPE_CHECKING:
     from verify.problem import Witness
-
-
-@dataclass(frozen=True)
-class Task:
-    """What is to be decided, and how."""
-
-    model: str | dict[str, Path]
-    specification: str
-    timeout: float
-    device: str = "auto"
-    preset: str = "default"
 
 
 @dataclass(frozen=True)
@@ -48,11 +35,11 @@ class Answer:
     result: str
     reason: str
     witness: str | None = None
-    healthy: bool = True  # whether the process can be trusted with another task
+    healthy: bool = True  # whether the process can be trusted with another one
     vacuous: bool = False  # whether the property holds as it is written
 
 
-Decide = Callable[[Task], Answer]
+Decide = Callable[[Request], Answer]
 
 
 @dataclass(frozen=True)
@@ -68,7 +55,7 @@ class Deciders:
         import_torch((self.memory or budget().bytes) // self.jobs)
         import torch
 
-        import verify.api  # noqa: F401
+        import verify.run  # noqa: F401
         from verify.settings import keep_memory
 
         keep_memory(self.memory, self.device)
@@ -76,10 +63,10 @@ class Deciders:
         return decide
 
 
-def decide(task: Task) -> Answer:
+def decide(request: Request) -> Answer:
     """Decides one instance; never raises."""
     try:
-        return _verdict(task)
+        return _verdict(request)
     except InputError as error:
         return Answer("error", str(error))
     except VerifyError as error:
@@ -91,17 +78,10 @@ def decide(task: Task) -> Answer:
         return Answer("error", f"internal error: {type(error).__name__}: {error}", healthy=False)
 
 
-def _verdict(task: Task) -> Answer:
-    from verify.api import decide, prepare
-    from verify.settings import preset
+def _verdict(request: Request) -> Answer:
+    from verify.run import run
 
-    started, deadline = time.monotonic(), Deadline.after(task.timeout)
-    try:
-        problem = prepare(task.model, task.specification, deadline=deadline)
-    except OutOfTimeError:
-        found = late(started)
-    else:
-        found = decide(problem, deadline, started, preset(task.preset), task.device)
+    found = run(request)
     witness = None if found.witness is None else _text(found.witness)
     return Answer(found.verdict, found.reason, witness, vacuous=found.vacuous)
 
@@ -124,7 +104,7 @@ def _end_with_parent() -> None:
 
 
 def serve(tasks: Connection, answers: Connection, deciders: Callable[[], Decide]) -> None:
-    """Sends None once ready, then an answer for each task, until there are no more."""
+    """Sends None once ready, then an answer for each request, until there are no more."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # ending a suite is the runner's business
     threading.Thread(target=_end_with_parent, daemon=True).start()
     os.dup2(2, 1)  # stdout is for results
@@ -137,9 +117,9 @@ def serve(tasks: Connection, answers: Connection, deciders: Callable[[], Decide]
     try:
         answers.send(None)
         while True:
-            task = tasks.recv()
-            with Watchdog(Deadline.after(task.timeout), too_late):
-                answer = decide(task)
+            request: Request = tasks.recv()
+            with Watchdog(request.deadline(time.monotonic()), too_late):
+                answer = decide(request)
             answers.send(answer)
     except (EOFError, BrokenPipeError):
         return

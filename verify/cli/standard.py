@@ -5,25 +5,22 @@ On stdout stands what the standard prescribes and nothing else; reasons, notes a
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from verify import __version__
-from verify.cli_options import DEVICE, MEMORY, SEED, TIMEOUT, warn_of_vacuity
-from verify.deadline import Deadline, OutOfTimeError
+from verify.cli.options import DEVICE, FILE, MEMORY, SEED, TIMEOUT, at_work, begun, warn
 from verify.errors import DECIDED, InputError, UnwrittenError
 from verify.output import Outputs, admit_folder, write_whole
 from verify.process import answer
-from verify.result import late
+from verify.request import Request
 from verify.startup import import_torch
-from verify.watchdog import REASON, Watchdog
 
 if TYPE_CHECKING:
-    from verify.problem import Problem, Witness
+    from verify.problem import Witness
     from verify.result import Result
 
 NAME = "verify: neural network verification by Lagrangian decomposition"
@@ -47,82 +44,52 @@ def _networks(_: click.Context, parameter: click.Parameter, given: tuple[str, ..
 
 
 @click.command("verify")
-@click.argument("query", type=click.Path(path_type=Path))
+@click.argument("specification", metavar="QUERY", type=FILE)
 @click.option(
-    "--network", "networks", multiple=True, callback=_networks, metavar="NAME=MODEL",
+    "--network",
+    "networks",
+    multiple=True,
+    callback=_networks,
+    metavar="NAME=MODEL",
     help="The model of a declared network; one for each that is not equal-to another.",
-)  # fmt: skip
+)
 @TIMEOUT
 @MEMORY
 @click.option(
-    "--serialise-assignments", "folder", type=click.Path(path_type=Path), metavar="DIR",
+    "--serialise-assignments",
+    "folder",
+    type=FILE,
+    metavar="DIR",
     help="A folder for the assignment of sat, one TensorProto file for each variable, in place of stdout.",
-)  # fmt: skip
+)
 @DEVICE
 @SEED
-def verify_command(
-    query: Path,
-    networks: dict[str, Path],
-    timeout: float | None,
-    memory: int | None,
-    folder: Path | None,
-    device: str,
-    seed: int,
-) -> int:
+def verify(specification: Path, networks: dict[str, Path], folder: Path | None, **asked: Any) -> int:
     """Decide QUERY (VNN-LIB 2.0 or 1.0), as the VNN-LIB standard prescribes.
 
     The first line on stdout is sat, unsat, unknown or timed-out. For sat the assignment follows: each variable's name, type
     and shape, then one value a line. The exit code is 0 for all four.
     """
-    started: float = click.get_current_context().obj or time.monotonic()
-    deadline = Deadline() if timeout is None else Deadline(started + timeout)
+    request, started = Request(networks, specification, **asked), begun()
+    with at_work(request, started, _show) as watchdog:
+        from verify.run import run
 
-    with Watchdog(deadline, lambda: _answer(late(started, REASON))) as watchdog:
-        import_torch(memory)
-        from verify.api import decide
-        from verify.settings import keep_memory
-
-        keep_memory(memory, device)
         admit_folder("--serialise-assignments", folder)
-        problem: Problem | None = None
-        try:
-            with deadline.ticking():
-                problem = _problem(query, networks, deadline)
-            result = decide(problem, deadline, started, device=device, seed=seed)
-        except OutOfTimeError:
-            result = late(started)
+        result = run(request, started=started)
         watchdog.claim()
     text = ""
     if result.witness is not None and folder is None:
         text = _text(result.witness)
     elif result.witness is not None and folder is not None:
-        _serialise(result.witness, folder, Outputs([query, *networks.values()]))
-    if problem is not None:
-        warn_of_vacuity(problem)
-    return _answer(result, text)
+        _serialise(result.witness, folder, Outputs([specification, *networks.values()]))
+    warn(result.warning)
+    return _show(result, text)
 
 
-def _answer(result: Result, assignment: str = "") -> int:
+def _show(result: Result, assignment: str = "") -> int:
     answer(f"{_VERDICTS.get(result.verdict, result.verdict)}\n{assignment}")
     click.echo(f"{result.verdict}: {result.reason} ({result.seconds:.2f} s)", err=True)
     return DECIDED
-
-
-def _problem(path: Path, networks: Mapping[str, Path], deadline: Deadline) -> Problem:
-    """The problem; a file of version 1.0 has one network without a name, which any name stands for."""
-    from verify.api import prepare
-    from verify.formats.vnnlib2 import Query, read
-    from verify.problem import prepare_query
-
-    query = read(path, deadline)
-    if isinstance(query, Query):
-        return prepare_query(query, networks)
-    if len(networks) != 1:
-        raise InputError(
-            f"{path}: a property of VNN-LIB 1.0 is of one network; give one --network, not {len(networks)}"
-        )
-    (model,) = networks.values()
-    return prepare(model, query, deadline=deadline)
 
 
 def _text(witness: Witness) -> str:
@@ -192,7 +159,7 @@ def _flags(command: Callable[..., Any]) -> Callable[..., Any]:
 
 @click.command("supports")
 @_flags
-def supports_command(**asked: bool) -> int:
+def supports(**asked: bool) -> int:
     """Report one capability, as the VNN-LIB standard prescribes: one word a line."""
     chosen = [name for name in CAPABILITIES if asked[name.replace("-", "_")]]
     if len(chosen) != 1:
@@ -214,12 +181,14 @@ def _say(text: str) -> Callable[[click.Context, click.Parameter, bool], None]:
     return say
 
 
-def global_options(command: click.Command) -> click.Command:
+def add_global_options(command: click.Command) -> None:
     """Adds `--name` and `--version`, which print one line each."""
     for name, text in (("--version", __version__), ("--name", NAME)):
+        help_ = f"Print the {name[2:]} and exit."
         option = click.Option(
-            [name], is_flag=True, expose_value=False, is_eager=True, callback=_say(text),
-            help=f"Print the {name[2:]} and exit.",
-        )  # fmt: skip
+            [name], is_flag=True, expose_value=False, is_eager=True, callback=_say(text), help=help_
+        )
         command.params.insert(0, option)
-    return command
+
+
+COMMANDS = (verify, supports)

@@ -7,11 +7,11 @@ from collections.abc import Iterable, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
-from verify.cli_options import DEVICE, MEMORY, SECONDS
+from verify.cli.options import DEVICE, FILE, MEMORY, PRESET, SECONDS, admitted
 from verify.errors import DECIDED, UNDECIDED, InputError, UnwrittenError
 from verify.output import Outputs, admit_folder, write_whole
 from verify.process import answer
@@ -33,7 +33,7 @@ Exit codes:
 
 
 @click.command(epilog=_EXIT_CODES)
-@click.argument("instances", nargs=-1, required=True, type=click.Path(path_type=Path))
+@click.argument("instances", nargs=-1, required=True, type=FILE)
 @click.option("--timeout", type=SECONDS, help="Seconds for each instance, instead of the table's.")
 @click.option("--jobs", type=click.IntRange(min=1), default=1, show_default=True, help="Instances at a time.")
 @click.option(
@@ -49,9 +49,7 @@ Exit codes:
 )
 @MEMORY
 @DEVICE
-@click.option(
-    "--preset", type=click.Choice(["fast", "default", "thorough"]), default="default", show_default=True
-)
+@PRESET
 @click.option(
     "--grace",
     type=SECONDS,
@@ -67,9 +65,13 @@ Exit codes:
     help="Instances that a worker process decides before a fresh one takes its place.",
 )
 def suite(
-    instances: tuple[Path, ...], timeout: float | None, jobs: int, out: Path | None, report: Path | None,
-    witnesses: Path | None, memory: int | None, device: str, preset: str, grace: float, restart: int,
-) -> int:  # fmt: skip
+    instances: tuple[Path, ...],
+    timeout: float | None,
+    out: Path | None,
+    report: Path | None,
+    witnesses: Path | None,
+    **settings: Any,
+) -> int:
     """Decide all instances of INSTANCES: csv files of onnx,vnnlib,timeout lines, or folders with an instances.csv.
 
     A row for each goes to --out (or stdout), in VNN-COMP's columns: folder, network, property, seconds of preparation, result,
@@ -85,9 +87,7 @@ def suite(
     with closing(Results(out)) as results:
         if results.unlocked:
             _say(f"{out}: cannot be locked on its file system; let no other suite write to it meanwhile")
-        return _Suite(todo, results, out is None, witnesses, report, outputs).run(
-            Settings(jobs, restart, grace, device, preset, memory)
-        )
+        return _Suite(todo, results, out is None, witnesses, report, outputs).run(Settings(**settings))
 
 
 def _admitted(
@@ -98,10 +98,7 @@ def _admitted(
     for one in todo:
         inputs.add(one.specification)
         inputs.update(one.model.values() if isinstance(one.model, dict) else [one.model])
-    outputs = Outputs(inputs, data_files)
-    outputs.admit("--out", out)
-    outputs.admit("--report", report)
-    return outputs
+    return admitted(inputs, {"--out": out, "--report": report})
 
 
 @dataclass
@@ -175,13 +172,6 @@ class _Suite:
             write_report(self.report, final)
 
 
-def data_files(model: Path) -> Iterable[Path]:
-    """The files that a model keeps data in."""
-    from verify.loading.onnx import external  # with torch, which is seldom needed here
-
-    return external.data_files(model)
-
-
 def _say(text: str) -> None:
     click.echo(text, err=True)
 
@@ -205,3 +195,6 @@ def witness_paths(folder: Path, instances: Iterable[Instance]) -> dict[tuple[str
         number = f"_{taken[path]}" if taken[path] > 1 else ""
         found[key] = path.with_name(f"{path.stem}{number}{path.suffix}")
     return found
+
+
+COMMANDS = (suite,)

@@ -1,0 +1,1 @@
+"""Certificates of `unsat` and `sat`: what the search tells, written as docs/certificate-format.md says."""

@@ -1,0 +1,64 @@
+"""`verify certificate`: what a certificate holds, and the same with less."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from verify.cli.options import FILE, MODEL, OPTIONAL_PROPERTY, PROPERTY, admitted
+from verify.errors import DECIDED, InputError
+
+_CERTIFICATE = click.argument("certificate", type=FILE)
+
+
+@click.group("certificate")
+def group() -> None:
+    """Look into certificates."""
+
+
+@group.command()
+@_CERTIFICATE
+@click.argument("model", required=False, type=FILE)
+@OPTIONAL_PROPERTY
+def show(certificate: Path, model: Path | None, specification: Path | None) -> int:
+    """Show header, tree and sizes of CERTIFICATE; with its MODEL and PROPERTY also what it proves, and the hardest leaves."""
+    from verify.checker.checking import check
+    from verify.checker.container import read
+    from verify.checker.errors import Refused
+    from verify.checker.showing import describe
+
+    if model is not None and specification is None:
+        raise click.UsageError("MODEL needs its PROPERTY too")
+    try:
+        click.echo(describe(read(certificate)))
+        if model is not None and specification is not None:
+            found = check(certificate, model, specification)
+            click.echo(found.sentence)
+            for bound, node in found.summary.hardest if found.summary else []:
+                click.echo(f"node {node}: bound {bound:.6g}")
+    except Refused as problem:
+        raise InputError(f"{certificate}: {problem}") from None
+    return DECIDED
+
+
+@group.command()
+@_CERTIFICATE
+@MODEL
+@PROPERTY
+@click.argument("target", type=FILE)
+def trim(certificate: Path, model: Path, specification: Path, target: Path) -> int:
+    """Write CERTIFICATE to TARGET without the leaves that it does not need."""
+    from verify.certificates.trimming import trim as trim_certificate
+    from verify.checker.errors import NotProved, Refused
+
+    admitted([certificate, model, specification], {"TARGET": target})
+    try:
+        gone = trim_certificate(certificate, model, specification, target)
+    except (NotProved, Refused) as problem:
+        raise InputError(f"{certificate}: {problem}") from None
+    click.echo(f"{gone} leaves fewer")
+    return DECIDED
+
+
+COMMANDS = (group,)

@@ -1,0 +1,29 @@
+"""`verify info`: what a model and a property are."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import click
+
+from verify.cli.options import EXIT_CODES, FORMAT, MODEL, OPTIONAL_PROPERTY
+from verify.errors import DECIDED
+from verify.startup import import_torch
+
+
+@click.command(epilog=EXIT_CODES)
+@MODEL
+@OPTIONAL_PROPERTY
+@FORMAT
+def info(model: Path, specification: Path | None, form: str) -> int:
+    """Show what MODEL is made of, and what PROPERTY asks."""
+    import_torch()
+    from verify.reports.description import describe, render
+
+    record = describe(model, specification)
+    click.echo(json.dumps(record) if form == "json" else render(record))
+    return DECIDED
+
+
+COMMANDS = (info,)

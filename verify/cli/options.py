@@ -1,0 +1,123 @@
+"""What several commands share: arguments, options, the files that may be written, the process at work, a warning."""
+
+from __future__ import annotations
+
+import math
+import re
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import click
+
+from verify.output import Outputs
+from verify.request import PRESETS, SEMANTICS, Request
+from verify.result import Result, late
+from verify.startup import import_torch
+from verify.watchdog import REASON, Watchdog
+
+EXIT_CODES = """
+\b
+Exit codes:
+  0   decided (sat or unsat)
+  1   undecided (unknown or timeout)
+  2   bad input or usage
+  3   resources (memory, disk)
+  70  internal error
+"""
+
+
+class _Seconds(click.FloatRange):
+    """A number above 0; infinity is no limit."""
+
+    def __init__(self) -> None:
+        super().__init__(min=0, min_open=True)
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
+        found = float(super().convert(value, param, ctx))
+        if math.isnan(found):  # which is neither below a limit nor above it
+            self.fail(f"{value!r} is not a number of seconds.", param, ctx)
+        return found
+
+
+def _size(_: click.Context, parameter: click.Parameter, text: str | None) -> int | None:
+    """A number of bytes: plain, or with a unit such as 500M, 3G, 2.5GiB, of powers of 1024."""
+    if text is None:
+        return None
+    found = re.fullmatch(r"(\d{1,15}(?:\.\d{1,9})?)([kmgt]?)(?:i?b)?", text.strip(), re.I | re.A)
+    size = int(float(found[1]) * 1024 ** " kmgt".index(found[2].lower() or " ")) if found else 0
+    if size <= 0:
+        raise click.BadParameter(f"{text!r} is no size; write bytes, or 500M or 3G, say.", param=parameter)
+    return size
+
+
+FILE, SECONDS = click.Path(path_type=Path), _Seconds()
+MODEL = click.argument("model", type=FILE)
+PROPERTY = click.argument("specification", metavar="PROPERTY", type=FILE)
+OPTIONAL_PROPERTY = click.argument("specification", metavar="[PROPERTY]", required=False, type=FILE)
+MEMORY = click.option(
+    "--memory",
+    callback=_size,
+    metavar="SIZE",
+    help="What all processes together may take, such as 3G. [default: four fifths of the machine's, or of its control group's]",
+)
+TIMEOUT = click.option("--timeout", type=SECONDS, help="Seconds, loading included.")
+DEVICE = click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda or cuda:N.")
+SEED = click.option(
+    "--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Of the attacks' random starts."
+)
+PRESET = click.option("--preset", type=click.Choice(PRESETS), default="default", show_default=True)
+SEMANTICS_OPTION = click.option(
+    "--semantics",
+    type=click.Choice(SEMANTICS),
+    default="real",
+    show_default=True,
+    help="Of what: the model's real-valued function, or what any library computes of it in float32.",
+)
+FORMAT = click.option(
+    "--format", "form", type=click.Choice(["text", "json"]), default="text", show_default=True
+)
+
+
+def begun() -> float:
+    """When the command began, by `time.monotonic`."""
+    return click.get_current_context().obj or time.monotonic()
+
+
+@contextmanager
+def at_work(request: Request, started: float, show: Callable[[Result], int]) -> Iterator[Watchdog]:
+    """Within it the process, which is the command's own, has what the request needs, and ends where it is late: `show` says so."""
+    with Watchdog(request.deadline(started), lambda: show(late(started, REASON))) as watchdog:
+        import_libraries(request.memory, request.device)
+        yield watchdog
+
+
+def import_libraries(memory: int | None, device: str) -> None:
+    """Imports torch, and keeps the process to its budget of memory from then on."""
+    import_torch(memory)
+    from verify.settings import keep_memory
+
+    keep_memory(memory, device)
+
+
+def admitted(inputs: Iterable[Path], outputs: Mapping[str, Path | None]) -> Outputs:
+    """Files to write, by their options: none is an input, a device or another of them. Raises InputError."""
+    files = Outputs(inputs, _data_files)
+    for option, path in outputs.items():
+        files.admit(option, path)
+    return files
+
+
+def _data_files(model: Path) -> Iterable[Path]:
+    """The files that a model keeps data in."""
+    from verify.loading.onnx import external  # with torch, which is seldom needed here
+
+    return external.data_files(model)
+
+
+def warn(warning: str | None) -> None:
+    """Says on stderr, whatever the options, that a property holds as it is written."""
+    if warning is not None:
+        click.echo(f"verify: warning: {warning}", err=True)

@@ -1,0 +1,181 @@
+"""`verify run`: decides, and shows the verdict."""
+
+from __future__ import annotations
+
+import json
+from contextlib import ExitStack, suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from verify.cli.options import (
+    DEVICE,
+    EXIT_CODES,
+    FILE,
+    FORMAT,
+    MEMORY,
+    MODEL,
+    PRESET,
+    PROPERTY,
+    SEED,
+    SEMANTICS_OPTION,
+    TIMEOUT,
+    admitted,
+    at_work,
+    begun,
+    warn,
+)
+from verify.errors import DECIDED, UNDECIDED, UnwrittenError
+from verify.process import answer
+from verify.request import Request
+
+if TYPE_CHECKING:
+    from verify.reports.log import JsonLog
+    from verify.result import Result
+    from verify.search.branch_and_bound import Reporter
+
+
+@click.command(epilog=EXIT_CODES)
+@MODEL
+@PROPERTY
+@TIMEOUT
+@MEMORY
+@DEVICE
+@PRESET
+@SEED
+@FORMAT
+@click.option("--quiet", is_flag=True, help="Nothing on stderr but errors and warnings.")
+@click.option("--log-json", type=FILE, help="A file for progress, one JSON object a line.")
+@click.option(
+    "--certificate",
+    type=FILE,
+    help="A file for the proof of unsat (or the evidence of sat), as `verify check` reads it.",
+)
+@click.option(
+    "--trim", is_flag=True, help="Drop what the certificate does not need, which takes about two checks."
+)
+@SEMANTICS_OPTION
+@click.option("--no-rigorous", is_flag=True, help="For timing alone: take float32's word for refutations.")
+def run(
+    model: Path,
+    specification: Path,
+    form: str,
+    quiet: bool,
+    log_json: Path | None,
+    no_rigorous: bool,
+    **asked: Any,
+) -> int:
+    """Decide PROPERTY for MODEL.
+
+    The first word on stdout is the verdict: sat, unsat, unknown or timeout. For sat the counterexample follows, as each
+    tensor's name, type and shape and then one value a line, as ONNX Runtime reproduced it.
+    """
+    request = Request(model, specification, rigorous=not no_rigorous, **asked)
+    return _Command(request, (model, specification), form, quiet, log_json).run()
+
+
+@dataclass
+class _Command:
+    """A request, and how its result is shown."""
+
+    request: Request
+    inputs: tuple[Path, ...]
+    form: str
+    quiet: bool
+    log_file: Path | None
+    started: float = field(default_factory=begun)
+    log: JsonLog | None = None
+
+    def run(self) -> int:
+        """Decides and shows; the exit code."""
+        with at_work(self.request, self.started, self._late) as watchdog, ExitStack() as stack:
+            from verify.reports.terminal import terminal
+            from verify.run import run
+
+            live: Reporter = stack.enter_context(terminal(self.quiet))
+            result: Result | None = None
+            try:
+                result = run(self.request, lambda: self._ready(live, stack), self.started)
+                watchdog.claim()
+                if self.log is not None:
+                    self.log.finish(result)
+            except UnwrittenError as error:
+                if (found := result or error.result) is None:
+                    raise
+                raise UnwrittenError(
+                    f"{error}; the search's answer was:\n{_answer(found, self.form)}"
+                ) from None
+        warn(result.warning)
+        return self._show(result)
+
+    def _ready(self, live: Reporter, stack: ExitStack) -> Reporter:
+        """Refuses files that may not be written, before anything is done, and opens the log."""
+        from verify.reports.log import json_log
+
+        admitted(self.inputs, {"--certificate": self.request.certificate, "--log-json": self.log_file})
+        if self.log_file is None:
+            return live
+        self.log = stack.enter_context(json_log(self.log_file, live, self.started))
+        return self.log
+
+    def _late(self, result: Result) -> int:
+        """In place of a main thread that is stuck."""
+        if self.log is not None:
+            with suppress(UnwrittenError):
+                self.log.finish(result)
+        return self._show(result)
+
+    def _show(self, result: Result) -> int:
+        """Says the verdict; its exit code."""
+        answer(_answer(result, self.form))
+        if not self.quiet:
+            _explain(result)
+        return DECIDED if result.verdict in ("sat", "unsat") else UNDECIDED
+
+
+def _answer(result: Result, form: str) -> str:
+    """What stdout gets."""
+    from verify.formats.witness import format_assignment
+
+    if form == "json":
+        return json.dumps(_as_json(result)) + "\n"
+    witness = result.witness
+    return f"{result.verdict}\n" + (format_assignment(witness.variables, witness.types) if witness else "")
+
+
+def _explain(result: Result) -> None:
+    counts = result.statistics
+    found = ", {clauses} clauses, {subproblems} subproblems, depth {depth}".format(**counts) if counts else ""
+    click.echo(f"{result.verdict}: {result.reason} ({result.seconds:.2f} s{found})", err=True)
+    snapped = result.witness.snapped if result.witness is not None else counts.get("snapped", 0)
+    if snapped:
+        click.echo(
+            f"note: {snapped} inputs lie in intervals that hold no value of the network's element type "
+            "(a point such as 0.1); these are extended to the nearest value",
+            err=True,
+        )
+
+
+def _as_json(result: Result) -> dict[str, Any]:
+    record: dict[str, Any] = {
+        "verdict": result.verdict,
+        "reason": result.reason,
+        "seconds": round(result.seconds, 4),
+        "vacuous": result.vacuous,
+        "statistics": result.statistics,
+        "witness": None,
+        "certificate": None if result.certificate is None else str(result.certificate),
+    }
+    if result.witness is not None:
+        tensors = result.witness.variables
+        record["witness"] = {
+            name: {"type": values.dtype.name, "shape": list(values.shape), "values": values.ravel().tolist()}
+            for name, values in tensors.items()
+        }
+        record["witness"]["snapped"] = result.witness.snapped
+    return record
+
+
+COMMANDS = (run,)

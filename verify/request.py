@@ -1,0 +1,96 @@
+"""What is asked of a run, checked where it is said: every run starts from a `Request`.
+
+A request is data. It may be pickled wherever its model and specification may: it goes to worker processes as it is. Nothing heavy is
+imported here, so the names that options take stand here too.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from verify.deadline import Deadline
+from verify.errors import InputError
+from verify.validation import choice, flag, integer, path, refuse, seconds, shown
+
+if TYPE_CHECKING:
+    import torch
+
+    from verify.loading.loaded import Source
+    from verify.problem import Model, Spec
+
+PRESETS = ("fast", "default", "thorough")
+# The real-valued function of the model's weights, or what any library computes of it in float32
+SEMANTICS = ("real", "ieee32-any-order")
+# Ways to bound clauses, and their intermediate bounds
+METHODS = ("interval", "crown", "dsg", "supergradient", "proximal", "restricted", "lp")
+INTERMEDIATE = ("crown", "optimised")
+_DEVICE = re.compile(r"auto|cpu(?::0)?|cuda(?::\d{1,4})?", re.ASCII)
+
+
+@dataclass(frozen=True)
+class Request:
+    """A question and how to answer it. Raises InputError for what cannot be asked; model and specification are checked when read.
+
+    timeout: seconds, loading included; None for no limit. certificate: a file for the evidence. semantics: one of `SEMANTICS`.
+    rigorous: False takes float32's word for refutations. trim: drop what a certificate can do without. memory: bytes for a process
+    that is ours (a command's, a worker's) and those that it starts; None for a share of the machine's.
+    """
+
+    model: Model | Mapping[str, Source]
+    specification: Spec
+    timeout: float | None = None
+    device: str = "auto"
+    preset: str = "default"
+    seed: int = 0
+    certificate: Path | None = None
+    semantics: str = "real"
+    rigorous: bool = True
+    trim: bool = False
+    memory: int | None = None
+    example_input: torch.Tensor | None = None
+
+    def __post_init__(self) -> None:
+        checked = {
+            "timeout": seconds("timeout", self.timeout),
+            "device": known_device(self.device),
+            "preset": choice("preset", self.preset, PRESETS),
+            "seed": integer("seed", self.seed, least=0),
+            "certificate": None if self.certificate is None else path("certificate", self.certificate),
+            "semantics": choice("semantics", self.semantics, SEMANTICS),
+            "rigorous": flag("rigorous", self.rigorous),
+            "trim": flag("trim", self.trim),
+            "memory": None if self.memory is None else integer("memory", self.memory, least=1),
+        }
+        for name, value in checked.items():
+            object.__setattr__(self, name, value)
+        self._check_certificate()
+
+    def _check_certificate(self) -> None:
+        """InputError where a claim is asked for that only the checker can make, or none that it could."""
+        if self.certificate is None and self.semantics != "real":
+            raise InputError(
+                f"--semantics {self.semantics} needs --certificate FILE: the checker has the last word on it"
+            )
+        if self.certificate is None and self.trim:
+            raise InputError("--trim needs --certificate FILE: there is nothing else to trim")
+        if self.certificate is not None and not self.rigorous:
+            raise InputError(
+                "--no-rigorous proves nothing that a certificate could hold; leave one of them out"
+            )
+
+    def deadline(self, started: float) -> Deadline:
+        """When the time is over, of a run whose clock began at `started` (of `time.monotonic`)."""
+        return Deadline() if self.timeout is None else Deadline(started + self.timeout)
+
+
+def known_device(value: Any) -> str:
+    """`auto`, `cpu`, `cuda` or `cuda:N`, whether there is such a device here or not. Raises InputError."""
+    if not isinstance(value, str) or not _DEVICE.fullmatch(value):
+        refuse(
+            "--device", f"{shown(value)} is not known", "use auto, cpu, cuda, or cuda:N for one of several"
+        )
+    return value

@@ -1,0 +1,144 @@
+"""From a request to a result: load, search, and, where a certificate is asked for, write it and have it proved."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import torch
+
+from verify.deadline import Deadline, OutOfTimeError
+from verify.errors import InputError, UnwrittenError, memory_kept
+from verify.neutral import neutral
+from verify.problem import Problem, prepare
+from verify.request import Request
+from verify.result import Result, late
+from verify.search.branch_and_bound import Reporter, Silent
+from verify.search.evidence import Writer
+from verify.settings import build_search, choose_device, preset
+
+if TYPE_CHECKING:
+    from verify.certificates.recording import Recording
+
+# of the time that is left, where a check is to come: mostly it takes less than a third of the search, with residual networks as long
+_SEARCH_SHARE = 0.75
+
+
+@neutral()
+def run(request: Request, reporter: Callable[[], Reporter] = Silent, started: float | None = None) -> Result:
+    """Decides what is asked for.
+
+    reporter: makes who is told of the search, once the inputs are read. started: where the clock began, now by default. Raises InputError
+    for bad input, ResourceError where the machine is too small, and, of these, UnwrittenError where the certificate cannot be written,
+    with what the search has found as its `result`.
+    """
+    started = time.monotonic() if started is None else started
+    deadline, device = request.deadline(started), choose_device(request.device)
+    problem: Problem | None = None
+    with suppress(OutOfTimeError):
+        problem = prepare(request.model, request.specification, request.example_input, deadline)
+    told = reporter()
+    if problem is None:
+        return late(started)
+    work = _Work(request, problem, device, deadline, started, told)
+    return work.searched(deadline) if request.certificate is None else work.certified(request.certificate)
+
+
+@dataclass(frozen=True)
+class _Work:
+    """A request whose inputs are read."""
+
+    request: Request
+    problem: Problem
+    device: torch.device
+    deadline: Deadline
+    started: float
+    reporter: Reporter
+
+    def searched(self, deadline: Deadline, writer: Writer | None = None) -> Result:
+        """What the search finds in the time given."""
+        problem, request = self.problem, self.request
+        settings = replace(preset(request.preset), semantics=request.semantics, rigorous=request.rigorous)
+        try:
+            with deadline.ticking(), memory_kept("the search was built"):
+                deadline.check()
+                search = build_search(problem, settings, self.device, request.seed, self.reporter, writer)
+        except OutOfTimeError:
+            return replace(late(self.started), warning=problem.vacuous)
+        found = search.run(deadline)
+        statistics = {"clauses": problem.clauses, "snapped": problem.snapped, **found.progress.statistics()}
+        reason = found.reason
+        if found.verdict == "unsat" and not request.rigorous:
+            reason += ", by float32 bounds that nothing has proved (--no-rigorous)"
+        warning = problem.vacuous
+        return Result(
+            found.verdict, warning or reason, self._seconds, found.witness, statistics, warning=warning
+        )
+
+    @property
+    def _seconds(self) -> float:
+        return time.monotonic() - self.started
+
+    def certified(self, target: Path) -> Result:
+        """Decides and writes a certificate, which the checker has proved, or changes the verdict to `unknown`.
+
+        The search has most of the time, the check the rest; trimming ends with it, and leaves the certificate as it is.
+        """
+        from verify.certificates.recording import recording  # with the checker, which others do not need
+
+        if self.problem.model.of_query:
+            raise InputError("certificates are of VNN-LIB 1.0 properties alone yet; leave --certificate out")
+        model, specification = self.request.model, self.request.specification
+        found: Result | None = None
+        try:
+            with (
+                memory_kept("the certificate was made"),
+                recording(target, model, specification, self.problem) as record,
+            ):
+                found = self.searched(self._search_deadline, record.writer)
+                failure = self._closed(record, found)
+            return self._published(found, failure, target)
+        except (InputError, UnwrittenError) as error:
+            if found is None:
+                raise
+            unwritten = UnwrittenError(str(error))
+            unwritten.result = found  # what the search has found is not lost
+            raise unwritten from None
+
+    @property
+    def _search_deadline(self) -> Deadline:
+        return self.deadline.share(_SEARCH_SHARE) if self.deadline.at < float("inf") else self.deadline
+
+    def _closed(self, record: Recording, found: Result) -> str | None:
+        """Finishes the certificate of a verdict; what is wrong with it, or None."""
+        if found.verdict == "unsat":
+            semantics, jobs = self.request.semantics, torch.get_num_threads()
+            return record.close_unsat(self.problem, semantics, jobs, self.deadline.at)
+        return None if found.witness is None else record.close_sat(self.problem, found.witness)
+
+    def _published(self, found: Result, failure: str | None, target: Path) -> Result:
+        """The result with its certificate; without its verdict where that is not proved."""
+        seconds = self._seconds
+        if failure is not None and found.verdict == "unsat":
+            verdict = "timeout" if time.monotonic() > self.deadline.at else "unknown"
+            return replace(found, verdict=verdict, reason=f"the certificate is {failure}", seconds=seconds)
+        written = target if failure is None and found.verdict in ("sat", "unsat") else None
+        if self.request.trim and written is not None and found.verdict == "unsat":
+            self._trim(written)
+            seconds = self._seconds
+        return replace(found, seconds=seconds, certificate=written)
+
+    def _trim(self, certificate: Path) -> None:
+        """Drops what a certificate can do without, if there is time."""
+        from verify.certificates.trimming import trim
+        from verify.checker.errors import NotProved
+
+        model, specification = self.request.model, self.request.specification
+        # recording saw to it
+        assert isinstance(model, str | Path) and isinstance(specification, str | Path)
+        with suppress(NotProved):  # then it stays as it is, which is proved
+            trim(certificate, Path(model), Path(specification), certificate, self.deadline.at)
