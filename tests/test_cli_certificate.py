@@ -14,9 +14,9 @@ from nets import property_text, random_layers, relu_model
 from test_cli import Command, Ran, assert_refused, hard, process
 
 from verify import api, output
-from verify.certificates import recording
 from verify.checker.checking import Checked
 from verify.errors import ResourceError, UnwrittenError
+from verify.proof import recording
 
 UNSAT, SAT = "(<= Y_0 -100.0)", "(<= Y_0 100.0)"
 

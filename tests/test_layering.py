@@ -44,7 +44,7 @@ LAYERS: tuple[dict[str, set[str]], ...] = (
     },
     {"loading": FILES},
     {"problem": {"numpy", "torch", "onnx"}, "bounders": MATHS | {"highspy", "numpy"}},
-    {"branchers": MATHS, "attack": MATHS | {"numpy"}, "certificates": {"numpy"}},
+    {"branchers": MATHS, "attack": MATHS | {"numpy"}, "proof": MATHS | {"numpy"}},
     {"search": MATHS | {"numpy"}, "request": {"torch"}, "result": set()},
     {"settings": {"numpy", "torch"}},
     {"run": {"torch"}, "clause_bounds": {"torch"}},

@@ -15,14 +15,14 @@ from verify.deadline import Deadline, OutOfTimeError
 from verify.errors import InputError, UnwrittenError, memory_kept
 from verify.neutral import neutral
 from verify.problem import Problem, prepare
+from verify.proof.writer import CertificateWriter
 from verify.request import Request
 from verify.result import Result, late
 from verify.search.branch_and_bound import Reporter, Silent
-from verify.search.evidence import Writer
 from verify.settings import build_search, choose_device, preset
 
 if TYPE_CHECKING:
-    from verify.certificates.recording import Recording
+    from verify.proof.recording import Recording
 
 # of the time that is left, where a check is to come: mostly it takes less than a third of the search, with residual networks as long
 _SEARCH_SHARE = 0.75
@@ -59,7 +59,7 @@ class _Work:
     started: float
     reporter: Reporter
 
-    def searched(self, deadline: Deadline, writer: Writer | None = None) -> Result:
+    def searched(self, deadline: Deadline, writer: CertificateWriter | None = None) -> Result:
         """What the search finds in the time given."""
         problem, request = self.problem, self.request
         settings = replace(preset(request.preset), semantics=request.semantics, rigorous=request.rigorous)
@@ -88,7 +88,7 @@ class _Work:
 
         The search has most of the time, the check the rest; trimming ends with it, and leaves the certificate as it is.
         """
-        from verify.certificates.recording import recording  # with the checker, which others do not need
+        from verify.proof.recording import recording  # with the checker, which others do not need
 
         if self.problem.model.of_query:
             raise InputError("certificates are of VNN-LIB 1.0 properties alone yet; leave --certificate out")
@@ -134,8 +134,8 @@ class _Work:
 
     def _trim(self, certificate: Path) -> None:
         """Drops what a certificate can do without, if there is time."""
-        from verify.certificates.trimming import trim
         from verify.checker.errors import NotProved
+        from verify.proof.trimming import trim
 
         model, specification = self.request.model, self.request.specification
         # recording saw to it

@@ -12,16 +12,19 @@ from verify.bounders.intermediate import IntermediateBounds
 from verify.bounders.optimised_output_constrained import OptimisedOutputConstrained
 from verify.bounders.output_constrained import OutputConstrained
 from verify.bounders.restricted import Restricted
+from verify.bounders.tracing import Technique
 from verify.branchers.fsb import FilteredSmartBranching
 from verify.errors import InputError
 from verify.memory import budget, enforce
 from verify.network.activations.relu import Relu
 from verify.network.graph import Network
 from verify.problem import Problem
+from verify.proof.certificate import CertificateTracer
+from verify.proof.tracer import NO_PROOF
+from verify.proof.writer import CertificateWriter
 from verify.request import PRESETS, known_device
 from verify.search.branch_and_bound import BranchAndBound, Reporter, Silent
 from verify.search.branched_bounds import BranchedBounds
-from verify.search.evidence import Evidence, Writer
 from verify.search.excluded import without_excluded
 from verify.search.frontier import Frontier
 from verify.search.split_activations import SplitActivations
@@ -108,21 +111,23 @@ def build_search(
     device: torch.device,
     seed: int,
     reporter: Reporter,
-    writer: Writer | None = None,
+    writer: CertificateWriter | None = None,
 ) -> BranchAndBound:
     """The search for one problem; with a `writer` it tells what a certificate needs."""
     network = problem.model.network.to(device, torch.float64)
     if settings.semantics != "real":
         network = _deployed(problem, network, settings.semantics)
-    if writer is None:  # a certificate speaks of all clauses
+    tracer = NO_PROOF if writer is None else CertificateTracer(network, problem.rows, writer)
+    if tracer.proves(Technique.EXCLUDED_CLAUSES):
         problem = without_excluded(problem, network)
-    evidence = None if writer is None else Evidence(network, problem.rows, writer)
-    if evidence is not None:  # which has no slopes of single ends
-        settings = replace(settings, unsafe=tuple(method for method in settings.unsafe if method.recorded))
-    if evidence is not None and not evidence.piecewise:  # slopes are stored of ReLUs alone
-        settings = replace(settings, unsafe=(), optimised=settings.intermediate)
+    unsafe = tuple(method for method in settings.unsafe if tracer.proves(method.technique))
+    optimised = settings.optimised
+    if not tracer.proves(Technique.OPTIMISED_INTERMEDIATE):
+        optimised = settings.intermediate
     few = problem.free_inputs <= settings.splittable_inputs
-    either = not few and evidence is None and problem.free_inputs <= settings.triable_inputs
+    either = (
+        not few and tracer.proves(Technique.OTHER_SEARCH) and problem.free_inputs <= settings.triable_inputs
+    )
     workers = torch.get_num_threads() if device.type == "cpu" else 1
     room = budget().at_once
     several = max(1, min(16, room(_MOST_ELEMENTS, workers) // network.variables))
@@ -134,18 +139,18 @@ def build_search(
     def search(strategy: Strategy, told: Reporter, other: BranchAndBound | None = None) -> BranchAndBound:
         return BranchAndBound(
             problem, own_network, strategy, settings.first_attack, settings.second_attack, told,
-            np.random.default_rng(seed), batch, workers, evidence,
+            np.random.default_rng(seed), batch, workers, tracer,
             Frontier(budget().store, torch.float16 if unit else torch.float32), other,
         )  # fmt: skip
 
     other = None
     if few or either:
-        inputs = SplitInputs(problem, network, settings.intermediate, evidence)
+        inputs = SplitInputs(problem, network, settings.intermediate, tracer)
         if few:
             return search(inputs, reporter)
         other = search(inputs, Silent())
     activations = SplitActivations(
-        problem, network, settings.intermediate, settings.optimised, settings.root, settings.child, settings.brancher,
-        settings.unsafe, settings.branched, evidence=evidence, rigorous=settings.rigorous,
+        problem, network, settings.intermediate, optimised, settings.root, settings.child, settings.brancher,
+        unsafe, settings.branched, tracer=tracer, rigorous=settings.rigorous,
     )  # fmt: skip
     return search(activations, reporter, other)

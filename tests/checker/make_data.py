@@ -24,14 +24,15 @@ from patience import PATIENCE
 
 from benchmarks.soundness import Graph
 from verify.attack import Attack
-from verify.certificates.recording import recording
 from verify.checker import checking
 from verify.checker.checking import Checked, check, digest
 from verify.checker.container import FORMAT, read
 from verify.checker.errors import Refused
-from verify.checker.stream import KINDS, Block, Cursor
+from verify.checker.kinds import KINDS, Block
+from verify.checker.stream import Cursor
 from verify.deadline import Deadline, OutOfTimeError
 from verify.problem import prepare
+from verify.proof.recording import recording
 from verify.search.branch_and_bound import BranchAndBound, Progress
 from verify.settings import Settings, build_search, preset
 

@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 import onnxruntime
 import pytest
+import torch
 from make_data import FAMILIES, HERE, Files, Parts, hidden, network, placed, searched
 from nets import property_text, relu_model, row_text
 
@@ -26,7 +27,6 @@ from verify.bounders.ibp import interval, magnitudes
 from verify.bounders.linear_program import LinearProgram
 from verify.bounders.proximal import Proximal
 from verify.bounders.restricted import Restricted
-from verify.certificates.recording import recording
 from verify.checker import witness
 from verify.checker.checking import DEPLOYED, Checked, prepare_proof, prove_share
 from verify.checker.dual import Arithmetic, Dual
@@ -34,7 +34,8 @@ from verify.checker.errors import NotProved, Refused
 from verify.checker.onnx_reader import read_model
 from verify.checker.query import read_query
 from verify.problem import prepare
-from verify.search.evidence import Evidence
+from verify.proof.certificate import CertificateTracer
+from verify.proof.recording import recording
 from verify.search.strategy import root_subproblems
 
 Array = np.ndarray[Any, Any]
@@ -297,13 +298,13 @@ def test_dual_points_convert(name: str, family: str, tmp_path: Path) -> None:
         state = dual.clamp(optimiser.ascend(dual, state).state)
     wanted = float(dual.evaluate(state, magnitudes(net, bounds)).bound)
     with recording(files.certificate, files.model, files.property, problem) as record:
-        evidence = Evidence(net, problem.rows, record.writer)
-        subproblems = replace(
-            root_subproblems(problem.rows, [0], net.alphas, net.device),
-            subproblem_id=evidence.roots([[0]]),
-            constraint_weights=state.constraint_weights[:, 0].float(),
+        tracer = CertificateTracer(net, problem.rows, record.writer)
+        subproblems = root_subproblems(problem.rows, [0], net.alphas, net.device)
+        subproblems = tracer.roots(
+            replace(subproblems, constraint_weights=state.constraint_weights[:, 0].float()),
+            subproblems.clause[:, None],
         )
-        evidence.leaves_by_multipliers(subproblems, dual, state)
+        tracer.leaves_by_multipliers(subproblems, dual, state)
         failure = record.close_unsat(problem)
     if wanted <= 0:
         assert failure is not None and "no bound above 0" in failure
@@ -317,7 +318,7 @@ def test_dual_points_convert(name: str, family: str, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("family", ["relu", "residual", "convolution", "sigmoid"])
 def test_proved_points_are_written(family: str, tmp_path: Path) -> None:
-    """`Evidence.prove`: by slopes in bytes where there are such; only what it wrote counts as refuted."""
+    """`CertificateTracer.refuted`: by slopes in bytes where there are such; only what it wrote counts as refuted."""
     for spare, expected in ((0.9, True), (-0.5, False)):
         folder = tmp_path / str(expected)
         folder.mkdir()
@@ -330,19 +331,15 @@ def test_proved_points_are_written(family: str, tmp_path: Path) -> None:
         problem = prepare(files.model, files.property)
         net = problem.model.network
         with recording(files.certificate, files.model, files.property, problem) as record:
-            evidence = Evidence(net, problem.rows, record.writer)
-            subproblems = replace(
-                root_subproblems(problem.rows, [0], net.alphas, net.device),
-                subproblem_id=evidence.roots([[0]]),
-            )
-            from verify.search.evidence import BoxRecord
-
-            box = BoxRecord(evidence, [subproblems.subproblem_id])
+            tracer = CertificateTracer(net, problem.rows, record.writer)
+            subproblems = root_subproblems(problem.rows, [0], net.alphas, net.device)
+            subproblems = tracer.roots(subproblems, subproblems.clause[:, None])
+            box = tracer.boxes(subproblems, torch.zeros(1, dtype=torch.int64), 1)
             bounds = box.settled(interval(net, *problem.boxes([0]))[0])
             box.known(bounds)
             dual = DualProblem(net, bounds, problem.objective([0]))
             sizes = magnitudes(net, bounds)
-            refuted = evidence.prove(subproblems, dual, dual.initial(), sizes)
+            refuted = tracer.refuted(subproblems, dual, dual.initial(), sizes)
             assert bool(refuted.all()) == expected
             failure = record.close_unsat(problem)
         assert (failure is None) == expected

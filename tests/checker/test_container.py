@@ -17,7 +17,8 @@ from hypothesis import strategies as st
 
 from verify.checker.container import Container, read
 from verify.checker.errors import Refused
-from verify.checker.stream import Cursor, blocks
+from verify.checker.kinds import blocks
+from verify.checker.stream import Cursor
 
 SIZES = {"U8": 1, "I8": 1, "I32": 4, "I64": 8, "F16": 2, "F32": 4, "F64": 8}
 

@@ -27,7 +27,7 @@ from properties.milp import minimise_margin
 from verify.bounders.output_constrained import OutputConstrained
 from verify.bounders.restricted import Restricted
 from verify.checker.checking import digest
-from verify.checker.stream import KINDS
+from verify.checker.kinds import KINDS
 from verify.search.branch_and_bound import BranchAndBound
 from verify.search.output_constraints import Worth
 from verify.state import DualState
@@ -88,12 +88,12 @@ class _Eager(Worth):
 
 def in_float32(search: BranchAndBound) -> None:
     """Slopes in a byte refute nothing."""
-    assert search.evidence is not None
+    assert search.tracer.writes
 
     def nothing(state: DualState) -> DualState:
         return replace(state, constraint_weights=0 * state.constraint_weights.double(), beta=state.beta.double(), alpha=state.alpha.double())  # fmt: skip
 
-    search.evidence.rounded = nothing  # type: ignore[method-assign]
+    search.tracer.rounded = nothing  # type: ignore[method-assign]
 
 
 WEAK = replace(

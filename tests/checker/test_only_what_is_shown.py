@@ -14,7 +14,6 @@ from make_data import Files, _unsat, network, placed
 from nets import property_text
 
 from verify.api import verify
-from verify.certificates import recording
 from verify.checker import subproblems
 from verify.checker.checking import _one_thread_each
 from verify.checker.dual import Dual
@@ -22,6 +21,7 @@ from verify.checker.errors import NotProved, Refused
 from verify.checker.proof import Proof
 from verify.checker.query import read_query
 from verify.checker.witness import check_witness
+from verify.proof import recording
 
 
 @pytest.fixture

@@ -7,9 +7,9 @@ from pathlib import Path
 from click.testing import CliRunner
 from make_data import _unsat
 
-from verify.certificates.trimming import trim
 from verify.checker.checking import check
 from verify.cli import cli
+from verify.proof.trimming import trim
 
 SEEDS = (0, 3, 15)  # with 10, 12 and some 200 leaves
 

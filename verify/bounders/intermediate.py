@@ -10,7 +10,6 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Protocol
 
 import torch
 from jaxtyping import Bool, Int
@@ -20,35 +19,10 @@ from verify.bounders.dual import DualProblem
 from verify.bounders.ibp import interval, magnitudes
 from verify.bounders.patches import PatchNetwork
 from verify.bounders.restricted import Restricted
+from verify.bounders.tracing import UNTRACED, BoundTracer, OptimisedBounds
 from verify.deadline import Deadline
 from verify.network.graph import Layer, Network
 from verify.state import Bounds, DualState, Objective
-
-
-class Record(Protocol):
-    """Is told of bounds that others will rest on; a certificate is made of it."""
-
-    def settled(self, bounds: Bounds) -> Bounds:
-        """The bounds as they are written down: no tighter, and the same when settled again."""
-
-    def rounded(self, state: DualState) -> DualState:
-        """Slopes as they are written down."""
-
-    def known(self, bounds: Bounds) -> None:
-        """These (settled) bounds follow from what was known before, by intervals and CROWN."""
-
-    def ascended(
-        self,
-        box: int,
-        layer: Layer,
-        problem: DualProblem,
-        state: DualState,
-        neurons: Tensor,
-        low: Tensor,
-        high: Tensor,
-    ) -> None:
-        """Bounds of some neurons of one box, each by slopes of its own (one row of problem and state)."""
-
 
 _CHUNK_BYTES = 8 * 2**20  # of one live tensor; a pass holds a handful
 
@@ -65,7 +39,7 @@ class IntermediateBounds:
 
     def tighten(
         self, network: Network, bounds: Bounds, deadline: Deadline, working: Network | None = None,
-        soft_deadline: Deadline | None = None, record: Record | None = None,
+        soft_deadline: Deadline | None = None, tracer: BoundTracer = UNTRACED,
     ) -> Bounds:  # fmt: skip
         """Bounds of all variables, no looser than those given (whose input columns are the boxes).
 
@@ -74,7 +48,9 @@ class IntermediateBounds:
         """
         inputs = slice(0, network.inputs)
         bounds, _ = interval(network, bounds.lower[:, inputs], bounds.upper[:, inputs], bounds)
-        bounds = self._settled(bounds, record, self.ascent is not None)
+        bounds = tracer.settled(bounds)
+        if self.ascent is not None:
+            tracer.known(bounds)
         for position, layer in enumerate(network.layers):
             if position == 0 and not _worth_a_pass(network, layer):
                 continue
@@ -82,12 +58,18 @@ class IntermediateBounds:
             if not bool(open_neurons.any()) or (soft_deadline is not None and soft_deadline.remaining <= 0):
                 continue
             bounds = self._tighten_layer(
-                network, layer, bounds, open_neurons, deadline, working or network, soft_deadline, record
+                network, layer, bounds, open_neurons, deadline, working or network, soft_deadline, tracer
             )
-            bounds = self._settled(bounds, record, False)  # intervals rest on what is written down
+            # intervals rest on what is written down
+            bounds = tracer.settled(bounds)
             bounds, _ = interval(network, bounds.lower[:, inputs], bounds.upper[:, inputs], bounds)
-            bounds = self._settled(bounds, record, self.ascent is not None)
-        return self._settled(bounds, record, self.ascent is None)
+            bounds = tracer.settled(bounds)
+            if self.ascent is not None:
+                tracer.known(bounds)
+        bounds = tracer.settled(bounds)
+        if self.ascent is None:
+            tracer.known(bounds)
+        return bounds
 
     def tighten_last(
         self, network: Network, first: int, bounds: Bounds, deadline: Deadline, soft_deadline: Deadline
@@ -100,26 +82,18 @@ class IntermediateBounds:
             open_neurons = still_open(layer, bounds)
             if bool(open_neurons.any()) and soft_deadline.remaining > 0:
                 bounds = self._tighten_layer(
-                    network, layer, bounds, open_neurons, deadline, network, soft_deadline, None
+                    network, layer, bounds, open_neurons, deadline, network, soft_deadline, UNTRACED
                 )
-        return bounds
-
-    def _settled(self, bounds: Bounds, record: Record | None, tell: bool) -> Bounds:
-        if record is None:
-            return bounds
-        bounds = record.settled(bounds)
-        if tell:
-            record.known(bounds)
         return bounds
 
     def _tighten_layer(
         self, network: Network, layer: Layer, bounds: Bounds, open_neurons: Bool[Tensor, "batch size"],
-        deadline: Deadline, working: Network, soft_deadline: Deadline | None, record: Record | None,
+        deadline: Deadline, working: Network, soft_deadline: Deadline | None, tracer: BoundTracer,
     ) -> Bounds:  # fmt: skip
         lower, upper = bounds.lower.clone(), bounds.upper.clone()
         sizes = magnitudes(network, bounds)
         began, done, total = time.monotonic(), 0, int(open_neurons.sum())
-        whole = record is not None and self.ascent is not None  # it wants slopes of the whole network
+        whole = tracer.whole_network and self.ascent is not None
         view, working_view = (
             _Whole(one, layer) if whole else _view(one, layer) for one in (network, working)
         )
@@ -136,18 +110,13 @@ class IntermediateBounds:
                 ascended = self._optimised(
                     working_view.problem(rows, neurons, working_bounds), state, deadline
                 )
-                state = problem.clamp(ascended if record is None else record.rounded(ascended))
+                state = problem.clamp(tracer.rounded(ascended))
             found = problem.evaluate(state, view.sizes(rows, sizes)).bound
             low, high = torch.where(found.isfinite(), found, -torch.inf).chunk(2, dim=1)
-            slack = 1e-9 * (-high - low) if record is not None else 0.0  # others round differently
+            slack = tracer.slack(low, -high)
             low, high = low - slack, slack - high
-            if record is not None and self.ascent is not None:
-                for i, box in enumerate(rows.tolist()):
-                    one, real = rows.new_tensor([i]), used[i]
-                    both = state.select(one).objectives(torch.cat([real, real]))
-                    record.ascended(
-                        box, layer, problem.select(one), both, neurons[i, real], low[i, real], high[i, real]
-                    )
+            if self.ascent is not None:
+                tracer.optimised(OptimisedBounds(rows, layer, problem, state, neurons, used, low, high))
             done += int(used.sum())
             boxes, places = view.neurons(rows, neurons)
             columns = places + layer.variables.start  # no place twice

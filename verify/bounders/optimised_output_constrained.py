@@ -19,7 +19,6 @@ from verify.bounders.output_constrained import (
     ELEMENTS,
     LEAST,
     MOST,
-    Observer,
     OutputConstrained,
     in_batches,
     losses,
@@ -27,6 +26,7 @@ from verify.bounders.output_constrained import (
 )
 from verify.bounders.restricted import Restricted
 from verify.bounders.shared_constraint import weighed
+from verify.bounders.tracing import Observer, Technique, unobserved
 from verify.deadline import Deadline
 from verify.network.graph import Layer
 from verify.state import Bounds, DualState
@@ -40,13 +40,12 @@ class OptimisedOutputConstrained(OutputConstrained):
 
     share: float = 0.9
     ascent: Restricted = Restricted(iterations=3, step=0.5, decay=0.9)
-    recorded: ClassVar[bool] = False
+    technique: ClassVar[Technique] = Technique.OPTIMISED_OUTPUT_CONSTRAINED
 
     def tighten(
         self, problem: DualProblem, working: DualProblem, state: DualState, layer: Layer, magnitudes: dict[int, Tensor],
-        deadline: Deadline, observe: Observer | None = None,
+        deadline: Deadline, observe: Observer = unobserved,
     ) -> Bounds:  # fmt: skip
-        assert observe is None
         working_like = working.bounds.lower
         bound, gains = _gains(working, state.to(working_like.device, working_like.dtype), layer)
         variables = problem.network.variables

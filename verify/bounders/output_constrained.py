@@ -12,7 +12,6 @@ the clause serve as they are, so each bound is one sweep; and only neurons whose
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import ClassVar
 
@@ -23,12 +22,11 @@ from torch import Tensor
 from verify.bounders.dual import DualProblem
 from verify.bounders.shared_constraint import Entries, bound_output_constrained, weighed
 from verify.bounders.sweep import OutputConstraint
+from verify.bounders.tracing import ConstrainedBounds, Observer, Technique, unobserved
 from verify.deadline import Deadline
 from verify.network.graph import Layer
 from verify.state import Bounds, DualState
 
-# is told which subproblems' neurons were bounded, with which weights of the rows, and both ends found
-Observer = Callable[[Tensor, Tensor, Tensor, Tensor, Tensor], None]
 LEAST = 0.01  # of an interval, that an end must cut off to count
 MOST = 8_000_000  # values for one subproblem; of its neurons those that cost most, so many as fit
 ELEMENTS = {
@@ -47,11 +45,11 @@ class OutputConstrained:
 
     weight: float = 0.1
     share: float = 0.85
-    recorded: ClassVar[bool] = True  # a certificate can hold what it finds
+    technique: ClassVar[Technique] = Technique.OUTPUT_CONSTRAINED
 
     def tighten(
         self, problem: DualProblem, working: DualProblem, state: DualState, layer: Layer, magnitudes: dict[int, Tensor],
-        deadline: Deadline, observe: Observer | None = None,
+        deadline: Deadline, observe: Observer = unobserved,
     ) -> Bounds:  # fmt: skip
         """The layer's bounds, [batch, size] each, over the unsafe points of each subproblem.
 
@@ -79,8 +77,7 @@ class OutputConstrained:
                 ends.append(_bound(part, point, layer, neurons[:, some], own, magnitudes, entries))
             low, high = (torch.cat(end, 1) for end in zip(*ends, strict=True))
             low, high = _worthwhile(part.bounds, layer, neurons, low, high)
-            if observe is not None:
-                observe(rows, neurons, weights, low, high)
+            observe(ConstrainedBounds(rows, neurons, weights, low, high))
             lower[rows] = lower[rows].scatter_reduce(1, neurons, low, "amax")
             upper[rows] = upper[rows].scatter_reduce(1, neurons, high, "amin")
         return Bounds(lower, upper)

@@ -20,17 +20,16 @@ from typing import TypeVar
 
 import numpy as np
 
-from verify.checker import claims, leaves, subproblems
 from verify.checker.clauses import Clauses
 from verify.checker.container import FORMAT, Container, read
 from verify.checker.dual import Arithmetic
 from verify.checker.errors import NotProved, Refused
+from verify.checker.kinds import Block, blocks
 from verify.checker.network import Network
 from verify.checker.onnx_reader import read_model
 from verify.checker.proof import Proof, Summary
 from verify.checker.query import Query, read_query
 from verify.checker.query_text import decoded
-from verify.checker.stream import Block, Cursor, blocks
 from verify.checker.tree import Tree
 from verify.checker.witness import check_witness
 
@@ -38,11 +37,6 @@ _WORTH_A_PROCESS = 4_000_000_000  # bytes of blocks times variables: about a sec
 MOST_BYTES = 1 << 31  # of a model or property, unpacked: ONNX's own limit
 T = TypeVar("T")
 REAL, DEPLOYED = "real", "ieee32-any-order"
-HANDLERS: dict[str, Callable[[Proof, Cursor, bool], None]] = {
-    "box": claims.box, "slopes": claims.slopes, "lemma": claims.lemma, "leaves8": leaves.leaves8,
-    "leaves32": leaves.leaves32, "leaves_rho": leaves.leaves_rho, "leaves_default": leaves.leaves_default,
-    "empty": leaves.empty, "input_leaves": subproblems.input_leaves, "clip": subproblems.clip,
-}  # fmt: skip
 SEMANTICS = (REAL, DEPLOYED)
 _SPEAKS_OF = {
     REAL: "the real-valued function of the model's weights",
@@ -84,9 +78,14 @@ def digest(data: bytes) -> str:
 
 
 def check(
-    certificate: Path, model: Path, specification: Path, exact: bool = False, semantics: str = REAL, jobs: int = 1,
+    certificate: Path,
+    model: Path,
+    specification: Path,
+    exact: bool = False,
+    semantics: str = REAL,
+    jobs: int = 1,
     until: float = math.inf,
-) -> Checked:  # fmt: skip
+) -> Checked:
     """Checks a certificate against the bytes of model and property. Raises Refused where one of the files is unreadable.
 
     until: the time (of `time.monotonic`) at which it gives up.
@@ -240,14 +239,19 @@ def prove_share(
     tree is complete."""
     proof = _start(container, network, query, arithmetic, until, number, shares)
     for block in blocks(container):
-        take_in(proof, block, block.kind in ("box", "slopes") or block.number % shares == number)
+        take_in(proof, block, block.rule.everywhere or block.number % shares == number)
     return proof.finished()
 
 
 def _start(
-    container: Container, network: Network, query: Query, arithmetic: Arithmetic, until: float = math.inf,
-    number: int = 0, shares: int = 1,
-) -> Proof:  # fmt: skip
+    container: Container,
+    network: Network,
+    query: Query,
+    arithmetic: Arithmetic,
+    until: float = math.inf,
+    number: int = 0,
+    shares: int = 1,
+) -> Proof:
     clauses = Clauses(query, container)
     tree = Tree.read(container, clauses.roots, network.variables, clauses.box)
     return Proof(network, clauses, tree, arithmetic, until, number, shares)
@@ -272,10 +276,10 @@ def take_in(proof: Proof, block: Block, prove: bool) -> None:
     cursor = block.cursor()
     try:
         with np.errstate(all="ignore"):
-            HANDLERS[block.kind](proof, cursor, prove)
+            block.rule.take_in(proof, cursor, prove)
         cursor.finish()
     except (NotProved, Refused) as problem:
-        raise type(problem)(f"block {block.number} ({block.kind}): {problem}") from problem
+        raise type(problem)(f"block {block.number} ({block.rule.name}): {problem}") from problem
 
 
 def _sentence(summary: Summary, container: Container, semantics: str) -> str:

@@ -11,27 +11,34 @@ from verify.checker.bounding import Objective, Pair
 from verify.checker.errors import NotProved, Refused
 from verify.checker.lemmas import Lemma
 from verify.checker.proof import CHUNK, Proof
+from verify.checker.rules import Rule, register
 from verify.checker.stream import Cursor
 
 Array = NDArray[Any]
 
 
-def box(proof: Proof, cursor: Cursor, prove: bool) -> None:
+@register(0, "box")
+class Box(Rule):
     """Bounds of all pre-activations on the box of some roots, by intervals and CROWN."""
-    roots = cursor.counted("<i8")
-    inputs, count = proof.network.inputs, proof.network.variables - proof.network.inputs
-    claimed = [np.array(cursor.take("<f8", count)) for _ in range(2)]
-    _check_roots(proof, roots)
-    old = proof.tree.base(int(roots[0]))
-    lower, upper = old[0].copy(), old[1].copy()
-    lower[inputs:] = np.maximum(lower[inputs:], claimed[0])
-    upper[inputs:] = np.minimum(upper[inputs:], claimed[1])
-    if np.isnan(lower).any() or np.isnan(upper).any():
-        raise Refused("a claim is not a number")
-    if prove:
-        _prove_box(proof, (lower, upper), (old[0][None].copy(), old[1][None].copy()))
-    for root in roots.tolist():
-        proof.tree.set_base(root, lower, upper)
+
+    everywhere, counted = True, "roots"
+
+    @classmethod
+    def take_in(cls, proof: Proof, cursor: Cursor, prove: bool) -> None:
+        roots = cursor.counted("<i8")
+        inputs, count = proof.network.inputs, proof.network.variables - proof.network.inputs
+        claimed = [np.array(cursor.take("<f8", count)) for _ in range(2)]
+        _check_roots(proof, roots)
+        old = proof.tree.base(int(roots[0]))
+        lower, upper = old[0].copy(), old[1].copy()
+        lower[inputs:] = np.maximum(lower[inputs:], claimed[0])
+        upper[inputs:] = np.minimum(upper[inputs:], claimed[1])
+        if np.isnan(lower).any() or np.isnan(upper).any():
+            raise Refused("a claim is not a number")
+        if prove:
+            _prove_box(proof, (lower, upper), (old[0][None].copy(), old[1][None].copy()))
+        for root in roots.tolist():
+            proof.tree.set_base(root, lower, upper)
 
 
 def _prove_box(proof: Proof, claimed: Pair, known: Pair) -> None:
@@ -56,46 +63,71 @@ def _prove_box(proof: Proof, claimed: Pair, known: Pair) -> None:
         proof.summary.claims += 2 * len(proof.own(np.arange(columns.stop - columns.start)))
 
 
-def slopes(proof: Proof, cursor: Cursor, prove: bool) -> None:
+@register(1, "slopes")
+class Slopes(Rule):
     """Bounds of some neurons of a layer on the box of some roots, each by slopes of its own."""
-    roots, number = cursor.counted("<i8"), cursor.integer()
-    places, sides, claims = cursor.claims("<f8")
-    _check_roots(proof, roots)
-    neurons = _neurons(proof, number, places)
-    old = proof.tree.base(int(roots[0]))
-    bounds = old[0][None], old[1][None]
-    below = proof.dual.layers_below(proof.network.layers[number].operand)
-    alphas = read_alphas(proof, cursor, bounds, len(places), "<u1", below)
-    if prove:
-        sizes = proof.dual.sizes(*proof.bounder.propagated(bounds))
-        own = proof.own(neurons)
-        for some in proof.bounder.pieces(len(own), CHUNK):
-            part = own[some]
-            objective = _variables(proof, number, neurons[part], sides[part])
-            rho = proof.bounder.sloped(bounds, {layer: alpha[:, part] for layer, alpha in alphas.items()})
-            _, reached = proof.bounder.reach(
-                bounds, objective, rho, sizes, (claims * sides)[part][None], False
-            )
-            _check_reached(reached, number, neurons[part])
-        proof.summary.claims += len(own)
-    lower, upper = old[0].copy(), old[1].copy()
-    np.maximum.at(lower, places[sides > 0], claims[sides > 0])
-    np.minimum.at(upper, places[sides < 0], claims[sides < 0])
-    for root in roots.tolist():
-        proof.tree.set_base(root, lower, upper)
+
+    everywhere, counted = True, "claims"
+
+    @classmethod
+    def take_in(cls, proof: Proof, cursor: Cursor, prove: bool) -> None:
+        roots, number = cursor.counted("<i8"), cursor.integer()
+        places, sides, claims = cursor.claims("<f8")
+        _check_roots(proof, roots)
+        neurons = _neurons(proof, number, places)
+        old = proof.tree.base(int(roots[0]))
+        bounds = old[0][None], old[1][None]
+        below = proof.dual.layers_below(proof.network.layers[number].operand)
+        alphas = read_alphas(proof, cursor, bounds, len(places), "<u1", below)
+        if prove:
+            sizes = proof.dual.sizes(*proof.bounder.propagated(bounds))
+            own = proof.own(neurons)
+            for some in proof.bounder.pieces(len(own), CHUNK):
+                part = own[some]
+                objective = _variables(proof, number, neurons[part], sides[part])
+                rho = proof.bounder.sloped(bounds, {layer: alpha[:, part] for layer, alpha in alphas.items()})
+                _, reached = proof.bounder.reach(
+                    bounds, objective, rho, sizes, (claims * sides)[part][None], False
+                )
+                _check_reached(reached, number, neurons[part])
+            proof.summary.claims += len(own)
+        lower, upper = old[0].copy(), old[1].copy()
+        np.maximum.at(lower, places[sides > 0], claims[sides > 0])
+        np.minimum.at(upper, places[sides < 0], claims[sides < 0])
+        for root in roots.tolist():
+            proof.tree.set_base(root, lower, upper)
+
+    @classmethod
+    def entries(cls, cursor: Cursor) -> int:
+        cursor.counted("<i8")
+        cursor.integer()
+        return cursor.integer()
 
 
-def lemma(proof: Proof, cursor: Cursor, prove: bool) -> None:
+@register(2, "lemma")
+class LemmaRule(Rule):
     """Bounds of some neurons of a layer over the unsafe points of a node's subproblem; the slopes are theirs in common."""
-    node, number = cursor.integer(), cursor.integer()
-    places, sides, claims = cursor.claims("<f4")
-    proof.tree.check_nodes(np.array([node]))
-    neurons = _neurons(proof, number, places)
-    if prove:
-        proof.lemmas.add(_stated(proof, cursor, node, number, neurons, sides, claims))
-    else:
-        cursor.skip()
-    proof.tree.claim(node, places, np.where(sides > 0, claims, -np.inf), np.where(sides < 0, claims, np.inf))
+
+    counted = "claims"
+
+    @classmethod
+    def take_in(cls, proof: Proof, cursor: Cursor, prove: bool) -> None:
+        node, number = cursor.integer(), cursor.integer()
+        places, sides, claims = cursor.claims("<f4")
+        proof.tree.check_nodes(np.array([node]))
+        neurons = _neurons(proof, number, places)
+        if prove:
+            proof.lemmas.add(_stated(proof, cursor, node, number, neurons, sides, claims))
+        else:
+            cursor.skip()
+        proof.tree.claim(
+            node, places, np.where(sides > 0, claims, -np.inf), np.where(sides < 0, claims, np.inf)
+        )
+
+    @classmethod
+    def entries(cls, cursor: Cursor) -> int:
+        cursor.take("<i8", 2)
+        return cursor.integer()
 
 
 def _stated(
@@ -109,9 +141,19 @@ def _stated(
     bounds = proof.tree.subproblems(nodes)
     alphas = read_alphas(proof, cursor, bounds, 1, "<u1", list(range(len(proof.network.layers))))
     return Lemma(
-        node, layer, neurons, sides, claims, weights, proof.clause(node), bounds, alphas, splits[0], multipliers,
+        node,
+        layer,
+        neurons,
+        sides,
+        claims,
+        weights,
+        proof.clause(node),
+        bounds,
+        alphas,
+        splits[0],
+        multipliers,
         proof.sizes_of(nodes),
-    )  # fmt: skip
+    )
 
 
 def _variables(proof: Proof, number: int, neurons: Array, sides: Array) -> Objective:

@@ -12,19 +12,28 @@ from verify.checker.claims import read_alphas
 from verify.checker.dual import Multipliers, Rho
 from verify.checker.errors import Refused
 from verify.checker.proof import Proof
+from verify.checker.rules import Rule, register
 from verify.checker.stream import Cursor
 
 Array = NDArray[Any]
 
 
-def leaves8(proof: Proof, cursor: Cursor, prove: bool) -> None:
+@register(3, "leaves8")
+class Leaves8(Rule):
     """By slopes in a byte and multipliers of splits in half precision."""
-    _sloped(proof, cursor, prove, "<u1", "<f2")
+
+    @classmethod
+    def take_in(cls, proof: Proof, cursor: Cursor, prove: bool) -> None:
+        _sloped(proof, cursor, prove, "<u1", "<f2")
 
 
-def leaves32(proof: Proof, cursor: Cursor, prove: bool) -> None:
+@register(4, "leaves32")
+class Leaves32(Rule):
     """By both in single precision."""
-    _sloped(proof, cursor, prove, "<f4", "<f4")
+
+    @classmethod
+    def take_in(cls, proof: Proof, cursor: Cursor, prove: bool) -> None:
+        _sloped(proof, cursor, prove, "<f4", "<f4")
 
 
 def _sloped(proof: Proof, cursor: Cursor, prove: bool, slopes: str, multipliers: str) -> None:
@@ -47,46 +56,58 @@ def _sloped(proof: Proof, cursor: Cursor, prove: bool, slopes: str, multipliers:
         _prove(proof, nodes[rows], bounds, weights[rows], rho, proof.sizes_of(nodes[rows]))
 
 
-def leaves_rho(proof: Proof, cursor: Cursor, prove: bool) -> None:
+@register(5, "leaves_rho")
+class LeavesRho(Rule):
     """By multipliers of all pre-activations."""
-    nodes = proof.nodes(cursor)
-    if not prove:
-        return cursor.skip()
-    weights = proof.weights(cursor, "<f8", len(nodes), proof.clauses.most_rows)
-    inputs, count = proof.network.inputs, proof.network.variables - proof.network.inputs
-    stored = np.array(cursor.take("<f8", len(nodes) * count)).reshape(len(nodes), 1, count)
-    columns = [
-        slice(one.variables.start - inputs, one.variables.stop - inputs) for one in proof.network.layers
-    ]
-    for rows in proof.rows_at_once(len(nodes)):
-        bounds = proof.bounder.propagated(proof.tree.subproblems(nodes[rows]))
 
-        def rho(number: int, _: Array, own: Array = stored[rows]) -> Multipliers:
-            return Multipliers(own[..., columns[number]])
+    @classmethod
+    def take_in(cls, proof: Proof, cursor: Cursor, prove: bool) -> None:
+        nodes = proof.nodes(cursor)
+        if not prove:
+            return cursor.skip()
+        weights = proof.weights(cursor, "<f8", len(nodes), proof.clauses.most_rows)
+        inputs, count = proof.network.inputs, proof.network.variables - proof.network.inputs
+        stored = np.array(cursor.take("<f8", len(nodes) * count)).reshape(len(nodes), 1, count)
+        columns = [
+            slice(one.variables.start - inputs, one.variables.stop - inputs) for one in proof.network.layers
+        ]
+        for rows in proof.rows_at_once(len(nodes)):
+            bounds = proof.bounder.propagated(proof.tree.subproblems(nodes[rows]))
 
-        _prove(proof, nodes[rows], bounds, weights[rows], rho, proof.sizes_of(nodes[rows]))
-    return None
+            def rho(number: int, _: Array, own: Array = stored[rows]) -> Multipliers:
+                return Multipliers(own[..., columns[number]])
+
+            _prove(proof, nodes[rows], bounds, weights[rows], rho, proof.sizes_of(nodes[rows]))
+        return None
 
 
-def leaves_default(proof: Proof, cursor: Cursor, prove: bool) -> None:
+@register(6, "leaves_default")
+class LeavesDefault(Rule):
     """By interval arithmetic on what is known, and CROWN's multipliers."""
-    nodes = proof.nodes(cursor)
-    weights = proof.weights(cursor, "<f4", len(nodes), proof.clauses.most_rows)
-    for rows in proof.rows_at_once(len(nodes) if prove else 0):
-        bounds = proof.bounder.propagated(proof.tree.subproblems(nodes[rows]))
-        sizes = proof.dual.sizes(*bounds)
-        _prove(proof, nodes[rows], bounds, weights[rows], proof.bounder.default(bounds), sizes)
+
+    @classmethod
+    def take_in(cls, proof: Proof, cursor: Cursor, prove: bool) -> None:
+        nodes = proof.nodes(cursor)
+        weights = proof.weights(cursor, "<f4", len(nodes), proof.clauses.most_rows)
+        for rows in proof.rows_at_once(len(nodes) if prove else 0):
+            bounds = proof.bounder.propagated(proof.tree.subproblems(nodes[rows]))
+            sizes = proof.dual.sizes(*bounds)
+            _prove(proof, nodes[rows], bounds, weights[rows], proof.bounder.default(bounds), sizes)
 
 
-def empty(proof: Proof, cursor: Cursor, prove: bool) -> None:
+@register(7, "empty")
+class Empty(Rule):
     """Nothing is left of them: their bounds contradict one another."""
-    nodes = proof.nodes(cursor)
-    for rows in proof.rows_at_once(len(nodes) if prove else 0):
-        nothing = np.full(len(nodes[rows]), -np.inf)
-        bounds = proof.tree.subproblems(nodes[rows])
-        if not np.any(bounds[0] > bounds[1], axis=1).all():
-            bounds = proof.bounder.propagated(bounds)
-        proof.closed(nodes[rows], nothing, nothing > 0, bounds)
+
+    @classmethod
+    def take_in(cls, proof: Proof, cursor: Cursor, prove: bool) -> None:
+        nodes = proof.nodes(cursor)
+        for rows in proof.rows_at_once(len(nodes) if prove else 0):
+            nothing = np.full(len(nodes[rows]), -np.inf)
+            bounds = proof.tree.subproblems(nodes[rows])
+            if not np.any(bounds[0] > bounds[1], axis=1).all():
+                bounds = proof.bounder.propagated(bounds)
+            proof.closed(nodes[rows], nothing, nothing > 0, bounds)
 
 
 def _prove(

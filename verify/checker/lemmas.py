@@ -50,9 +50,12 @@ class Lemma:
     def part(self, some: slice) -> Lemma:
         """Some of the claims."""
         return replace(
-            self, neurons=self.neurons[some], sides=self.sides[some], claims=self.claims[some],
+            self,
+            neurons=self.neurons[some],
+            sides=self.sides[some],
+            claims=self.claims[some],
             weights=self.weights[some],
-        )  # fmt: skip
+        )
 
 
 class Lemmas:

@@ -36,18 +36,27 @@ class Summary:
     def joined(self, other: Summary) -> Summary:
         """Both together."""
         return Summary(
-            self.leaves + other.leaves, self.claims + other.claims, self.in_rationals + other.in_rationals,
-            min(self.margin, other.margin), sorted([*self.hardest, *other.hardest])[:TOLD],
-        )  # fmt: skip
+            self.leaves + other.leaves,
+            self.claims + other.claims,
+            self.in_rationals + other.in_rationals,
+            min(self.margin, other.margin),
+            sorted([*self.hardest, *other.hardest])[:TOLD],
+        )
 
 
 class Proof:
     """What the blocks' handlers share. `number` of `shares`: which part of the work is this process's."""
 
     def __init__(
-        self, network: Network, clauses: Clauses, tree: Tree, arithmetic: Arithmetic, until: float = math.inf,
-        number: int = 0, shares: int = 1,
-    ) -> None:  # fmt: skip
+        self,
+        network: Network,
+        clauses: Clauses,
+        tree: Tree,
+        arithmetic: Arithmetic,
+        until: float = math.inf,
+        number: int = 0,
+        shares: int = 1,
+    ) -> None:
         self.network, self.clauses, self.tree = network, clauses, tree
         self.number, self.shares = number, shares
         self.bounder = Bounder(network, arithmetic, until)

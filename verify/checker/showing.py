@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-from collections import Counter
+from collections import defaultdict
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from verify.checker.container import Container
-from verify.checker.stream import blocks
-
-_CLOSING = ("leaves8", "leaves32", "leaves_rho", "leaves_default", "empty", "input_leaves")
-_PROVING = ("slopes", "lemma")
+from verify.checker.errors import Refused
+from verify.checker.kinds import Block, blocks
+from verify.checker.rules import Rule
 
 
 def describe(container: Container) -> str:
@@ -26,16 +25,11 @@ def describe(container: Container) -> str:
         f"tree: {roots} roots for {len(container.tensor('root.clause', '<i8'))} clauses, {len(splits)} splits, "
         f"depth {int(depths.max(initial=0))}, {roots + len(splits)} leaves"
     )
-    number: Counter[str] = Counter()
-    entries: Counter[str] = Counter()
-    size: Counter[str] = Counter()
+    sums: dict[type[Rule], NDArray[Any]] = defaultdict(lambda: np.zeros(3, dtype=np.int64))
     for block in blocks(container):
-        number[block.kind] += 1
-        size[block.kind] += len(block.data)
-        entries[block.kind] += _entries(block.kind, block.data)
-    for kind, count in number.items():
-        what = "nodes" if kind in (*_CLOSING, "clip") else "claims" if kind in _PROVING else "roots"
-        lines.append(f"{kind}: {count} blocks, {entries[kind]} {what}, {size[kind]} bytes")
+        sums[block.rule] += 1, _entries(block), len(block.data)
+    for rule, (count, entries, size) in sums.items():
+        lines.append(f"{rule.name}: {count} blocks, {entries} {rule.counted}, {size} bytes")
     return "\n".join(lines)
 
 
@@ -43,14 +37,12 @@ def _short(value: str) -> str:
     return value if len(value) <= 80 else f"{value[:77]}..."
 
 
-def _entries(kind: str, data: NDArray[np.uint8]) -> int:
-    """The count that stands at a block's beginning: of nodes, claims or roots."""
-    if kind == "slopes":
-        roots = int(data[:8].view("<i8")[0])
-        start = 8 * (roots + 2)
-    else:
-        start = 16 if kind == "lemma" else 0
-    return int(data[start : start + 8].copy().view("<i8")[0]) if len(data) >= start + 8 else 0
+def _entries(block: Block) -> int:
+    """The count that stands at a block's beginning; 0 where it is cut short."""
+    try:
+        return block.rule.entries(block.cursor())
+    except Refused:
+        return 0
 
 
 def _depths(roots: int, splits: NDArray[Any]) -> NDArray[Any]:

@@ -1,20 +1,13 @@
-"""The blocks of a certificate, one after the other, and a cursor over the numbers in one."""
+"""A cursor over the numbers in a block."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from verify.checker.container import Container
 from verify.checker.errors import Refused
-
-KINDS = (
-    "box", "slopes", "lemma", "leaves8", "leaves32", "leaves_rho", "leaves_default", "empty", "input_leaves", "clip",
-)  # fmt: skip
 
 
 class Cursor:
@@ -57,31 +50,3 @@ class Cursor:
         """Refused where something is left."""
         if self._at != len(self._data):
             raise Refused("there is more in it than it says")
-
-
-@dataclass(frozen=True)
-class Block:
-    """A block by its number in the file."""
-
-    number: int
-    kind: str
-    data: NDArray[np.uint8]
-
-    def cursor(self) -> Cursor:
-        """At its beginning."""
-        return Cursor(self.data)
-
-
-def blocks(container: Container) -> Iterator[Block]:
-    """The blocks in the order of the file."""
-    kinds, ends = container.tensor("block.kind", "u1"), container.tensor("block.end", "<i8")
-    data = container.tensor("stream", "u1")
-    whole = [0, *ends.tolist()]
-    if len(kinds) != len(ends) or whole != sorted(whole) or whole[-1] != len(data):
-        raise Refused("the table of blocks does not fit the stream")
-    start = 0
-    for number, (kind, end) in enumerate(zip(kinds.tolist(), ends.tolist(), strict=True)):
-        if kind >= len(KINDS):
-            raise Refused(f"block {number} is of an unknown kind, {kind}")
-        yield Block(number, KINDS[kind], data[start:end])
-        start = end

@@ -17,40 +17,53 @@ from verify.checker.clauses import Rows
 from verify.checker.dual import Linear
 from verify.checker.errors import NotProved, Refused
 from verify.checker.proof import CHUNK, Proof
+from verify.checker.rules import Rule, register
 from verify.checker.stream import Cursor
 
 Array = NDArray[Any]
 _FIRST, _BOTH = 1, 3  # passes, as they are stored
 
 
-def input_leaves(proof: Proof, cursor: Cursor, prove: bool) -> None:
+@register(8, "input_leaves")
+class InputLeaves(Rule):
     """Nodes all of whose root's clauses are refuted on their boxes."""
-    nodes = proof.nodes(cursor)
-    passes = cursor.take("<u1", len(nodes))
-    weights = _joining(proof, cursor, len(nodes))
-    for rows, root in _by_root(proof, nodes, passes) if prove else []:
-        bound, refuted, lower, upper = _afresh(proof, nodes[rows], root, int(passes[rows[0]]), weights[rows])
-        proof.closed(nodes[rows], np.where(refuted & (bound <= 0), np.inf, bound), refuted, (lower, upper))
+
+    @classmethod
+    def take_in(cls, proof: Proof, cursor: Cursor, prove: bool) -> None:
+        nodes = proof.nodes(cursor)
+        passes = cursor.take("<u1", len(nodes))
+        weights = _joining(proof, cursor, len(nodes))
+        for rows, root in _by_root(proof, nodes, passes) if prove else []:
+            bound, refuted, lower, upper = _afresh(
+                proof, nodes[rows], root, int(passes[rows[0]]), weights[rows]
+            )
+            proof.closed(
+                nodes[rows], np.where(refuted & (bound <= 0), np.inf, bound), refuted, (lower, upper)
+            )
 
 
-def clip(proof: Proof, cursor: Cursor, prove: bool) -> None:
+@register(9, "clip")
+class Clip(Rule):
     """Input boxes that hold all unsafe points of their nodes' subproblems."""
-    nodes = np.array(cursor.counted("<i8"))
-    proof.tree.check_nodes(nodes)
-    passes = cursor.take("<u1", len(nodes))
-    weights = _joining(proof, cursor, len(nodes))
-    inputs = proof.network.inputs
-    claimed = [np.array(cursor.take("<f8", len(nodes) * inputs)).reshape(-1, inputs) for _ in range(2)]
-    if any(np.isnan(end).any() for end in claimed):
-        raise Refused("a claim is not a number")
-    for rows, root in _by_root(proof, nodes, passes) if prove else []:
-        _, _, lower, upper = _afresh(proof, nodes[rows], root, int(passes[rows[0]]), weights[rows])
-        if not ((claimed[0][rows] <= lower).all() and (claimed[1][rows] >= upper).all()):
-            raise NotProved("a clipped box that unsafe points may lie outside of")
-        proof.summary.claims += len(rows)
-    variables = np.arange(inputs)
-    for i, node in enumerate(nodes.tolist()):
-        proof.tree.claim(node, variables, claimed[0][i], claimed[1][i])
+
+    @classmethod
+    def take_in(cls, proof: Proof, cursor: Cursor, prove: bool) -> None:
+        nodes = np.array(cursor.counted("<i8"))
+        proof.tree.check_nodes(nodes)
+        passes = cursor.take("<u1", len(nodes))
+        weights = _joining(proof, cursor, len(nodes))
+        inputs = proof.network.inputs
+        claimed = [np.array(cursor.take("<f8", len(nodes) * inputs)).reshape(-1, inputs) for _ in range(2)]
+        if any(np.isnan(end).any() for end in claimed):
+            raise Refused("a claim is not a number")
+        for rows, root in _by_root(proof, nodes, passes) if prove else []:
+            _, _, lower, upper = _afresh(proof, nodes[rows], root, int(passes[rows[0]]), weights[rows])
+            if not ((claimed[0][rows] <= lower).all() and (claimed[1][rows] >= upper).all()):
+                raise NotProved("a clipped box that unsafe points may lie outside of")
+            proof.summary.claims += len(rows)
+        variables = np.arange(inputs)
+        for i, node in enumerate(nodes.tolist()):
+            proof.tree.claim(node, variables, claimed[0][i], claimed[1][i])
 
 
 def _joining(proof: Proof, cursor: Cursor, count: int) -> Array:

@@ -49,8 +49,8 @@ def show(certificate: Path, model: Path | None, specification: Path | None) -> i
 @click.argument("target", type=FILE)
 def trim(certificate: Path, model: Path, specification: Path, target: Path) -> int:
     """Write CERTIFICATE to TARGET without the leaves that it does not need."""
-    from verify.certificates.trimming import trim as trim_certificate
     from verify.checker.errors import NotProved, Refused
+    from verify.proof.trimming import trim as trim_certificate
 
     admitted([certificate, model, specification], {"TARGET": target})
     try:

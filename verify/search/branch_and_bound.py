@@ -28,7 +28,7 @@ from verify.deadline import Deadline, OutOfTimeError
 from verify.errors import ResourceError, UnwrittenError, is_out_of_memory, memory_kept
 from verify.network.graph import Network
 from verify.problem import Problem, Witness
-from verify.search.evidence import Evidence
+from verify.proof.tracer import NO_PROOF, ProofTracer
 from verify.search.frontier import Frontier
 from verify.search.strategy import Bounded, Strategy
 from verify.state import Subproblems
@@ -129,7 +129,7 @@ class BranchAndBound:
     generator: np.random.Generator
     batch: int
     workers: int = 1
-    evidence: Evidence | None = None
+    tracer: ProofTracer = NO_PROOF
     frontier: Frontier = field(default_factory=Frontier)
     other: BranchAndBound | None = None
     progress: Progress = field(default_factory=Progress)
@@ -188,7 +188,7 @@ class BranchAndBound:
         if witness is not None or not len(self.frontier):
             return witness
         deadline = replace(deadline, called_off=Event())
-        with _threads(self.workers, deadline, self.evidence is not None) as pool:
+        with _threads(self.workers, deadline, self.tracer.writes) as pool:
             return self._branch(pool, self.strategy.clauses_of(self.frontier.clauses), deadline, soon)
 
     def _roots(self, deadline: Deadline) -> Witness | None:
@@ -310,8 +310,7 @@ class BranchAndBound:
             return _Done(stuck=stuck)
         variable, value = split.variable[splittable], split.value[splittable]
         children = subproblems.split(variable, value, split.beta[splittable])
-        if self.evidence is not None:
-            children = replace(children, subproblem_id=self.evidence.split(subproblems, variable, value))
+        children = self.tracer.split(subproblems, children, variable, value)
         bounded = self.strategy.bound(children, deadline)
         self._seconds = (time.monotonic() - began) / count
         return _Done(self._try(bounded), bounded, stuck)

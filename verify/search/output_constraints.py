@@ -17,7 +17,8 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from verify.bounders.dual import DualProblem
-from verify.bounders.output_constrained import Observer, OutputConstrained
+from verify.bounders.output_constrained import OutputConstrained
+from verify.bounders.tracing import Observer, unobserved
 from verify.deadline import Deadline
 from verify.network.graph import Layer, Network
 from verify.state import CLOSER, CUTS, Bounds, DualState, Subproblems, outward
@@ -205,7 +206,7 @@ class OutputConstrainedBounds:
 
     def tighten(
         self, subproblems: Subproblems, problem: DualProblem, working: DualProblem, state: DualState, step: int,
-        sizes: dict[int, Tensor], deadline: Deadline, observe: Observer | None = None,
+        sizes: dict[int, Tensor], deadline: Deadline, observe: Observer = unobserved,
     ) -> Subproblems:  # fmt: skip
         """The subproblems with tighter bounds of the layer, from their dual points. Raises OutOfTimeError."""
         layer, method = self.steps[step]

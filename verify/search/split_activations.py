@@ -22,6 +22,7 @@ from verify.bounders.intermediate import IntermediateBounds
 from verify.bounders.linear_program import LinearProgram
 from verify.bounders.output_constrained import OutputConstrained
 from verify.bounders.restricted import Restricted
+from verify.bounders.tracing import Technique
 from verify.branchers.fsb import FilteredSmartBranching, Split
 from verify.branchers.inputs import widest_effect
 from verify.deadline import Deadline
@@ -29,9 +30,9 @@ from verify.network.activations.relu import Relu
 from verify.network.graph import Network
 from verify.network.reduced import Reduced
 from verify.problem import Problem
+from verify.proof.tracer import NO_PROOF, ProofTracer
 from verify.search.branched_bounds import BranchedBounds, places_behind
 from verify.search.cut_pool import AFFORDED, LEAST, ROUNDS, SAMPLE, CutPool
-from verify.search.evidence import BoxRecord, Evidence
 from verify.search.output_constraints import OutputConstrainedBounds, closed_shares
 from verify.search.refinement import Refinement
 from verify.search.strategy import (
@@ -108,10 +109,10 @@ class SplitActivations:
     def __init__(
         self, problem: Problem, network: Network, intermediate: IntermediateBounds, optimised: IntermediateBounds,
         root: Restricted, child: Restricted, brancher: FilteredSmartBranching,
-        unsafe: Sequence[OutputConstrained] = (), branched: BranchedBounds | None = None, working: torch.dtype = torch.float32, evidence: Evidence | None = None,
+        unsafe: Sequence[OutputConstrained] = (), branched: BranchedBounds | None = None, working: torch.dtype = torch.float32, tracer: ProofTracer = NO_PROOF,
         rigorous: bool = True,
     ) -> None:  # fmt: skip
-        self.rigorous, self.problem, self.evidence = rigorous, problem, evidence
+        self.rigorous, self.problem, self.tracer = rigorous, problem, tracer
         self.intermediate, self.optimised = intermediate, optimised
         self.root, self.child, self.brancher = root, child, brancher
         self.objectives = Objectives(problem, network.device)
@@ -126,7 +127,8 @@ class SplitActivations:
             stages[:1] if mixes else stages
         )  # slopes gain next to nothing before mixing activations
         self._refinement = None
-        if branched is not None and evidence is None and not mixes and places_behind(network):
+        proved = self.tracer.proves(Technique.BRANCHED_BOUNDS)
+        if branched is not None and proved and not mixes and places_behind(network):
             self._refinement = Refinement(branched, self.unsafe.splitting)
 
     def _use(self, network: Network, working: torch.dtype) -> None:
@@ -167,13 +169,12 @@ class SplitActivations:
         roots = root_subproblems(
             self.problem.rows, clauses, 0, self.network.device
         )  # in full once they are climbed
-        if self.evidence is not None:
-            roots = replace(roots, subproblem_id=self.evidence.roots([[clause] for clause in clauses]))
+        roots = self.tracer.roots(roots, roots.clause[:, None])
         boxes, bounds, owner = self._boxes.intervals(clauses)
         refuted = self._crown(roots, bounds, owner, magnitudes(self.network, bounds), deadline)
-        if self.evidence is not None:
-            self.evidence.leaves_by_default(roots.select(refuted))
-        yield from all_refuted(roots.select(refuted))
+        closed = roots.select(refuted)
+        self.tracer.leaves_by_default(closed)
+        yield from all_refuted(closed)
         roots, kept = roots.select(~refuted), owner[~refuted].unique()
         self._boxes.add([boxes[i] for i in kept.tolist()], bounds.select(kept))
         for stage, (intermediate, share) in enumerate(self._stages, start=1):
@@ -182,7 +183,7 @@ class SplitActivations:
                 self._bound_boxes(roots, intermediate, deadline, deadline.share(share * part))
             if self._refinement is not None and intermediate.ascent is not None:
                 self._refinement.expect(time.monotonic() - began)
-            if len(roots) and self.evidence is None:  # which has a leaf for what a climb finds alone
+            if len(roots) and self.tracer.proves(Technique.CROWN_ROOTS):
                 rows = self._boxes.rows(roots.clause.tolist())
                 refuted = self._crown(roots, self._boxes.all(), rows, self._sizes, deadline)
                 yield from all_refuted(roots.select(refuted))
@@ -206,7 +207,7 @@ class SplitActivations:
     def _under_cuts(self, bounded: Bounded, deadline: Deadline) -> Bounded:
         """Roots left open climb on under cutting planes, as long as more of these pay; all open roots of the network at once."""
         dear = self._root_seconds > AFFORDED * deadline.remaining
-        if self.evidence is not None or dear:  # certificates have no cuts
+        if dear or not self.tracer.proves(Technique.CUTS):
             return bounded
         for _ in range(ROUNDS):
             rows = (~bounded.refuted).nonzero()[:, 0]
@@ -290,9 +291,11 @@ class SplitActivations:
 
     def _reduced(self) -> bool:
         """Leaves out neurons that are 0 on all boxes, if there are any; no subproblem may have been split in the larger network."""
+        if not self.tracer.proves(Technique.REDUCED_NETWORK):
+            return False
         bounds = self._boxes.all()
         reduced = Reduced.of(self.network, bounds.lower, bounds.upper)
-        if self.evidence is not None or reduced.network is self.network:
+        if reduced.network is self.network:
             return False
         self._boxes.reduce(reduced)
         self.unsafe = OutputConstrainedBounds(reduced.network, self.unsafe.methods, self.unsafe.splitting)
@@ -346,12 +349,8 @@ class SplitActivations:
         """Tightens the table's rows of the roots' boxes."""
         rows, owner = self._boxes.rows(subproblems.clause.tolist()).unique(return_inverse=True)
         box = self._boxes.all().select(rows)
-        record = None
-        if self.evidence is not None:
-            record = BoxRecord(
-                self.evidence, [subproblems.subproblem_id[owner == row] for row in range(len(rows))]
-            )
-        tight = method.tighten(self.network, box, deadline, self.working_network, soft_deadline, record)
+        tracer = self.tracer.boxes(subproblems, owner, len(rows))
+        tight = method.tighten(self.network, box, deadline, self.working_network, soft_deadline, tracer)
         self._boxes.tighten(rows, tight)
         self._sizes = magnitudes(self.network, self._boxes.all())
 
@@ -415,11 +414,10 @@ class SplitActivations:
         bound = problem.evaluate(found.state, self._sizes).bound[:, 0]
         refuted, minimiser = bounded.refuted.clone(), bounded.minimiser.clone()
         closed = (bound > 0) & bound.isfinite()
-        if self.evidence is not None:
-            chosen = closed.nonzero()[:, 0]
-            self.evidence.leaves_by_multipliers(
-                subproblems.select(chosen), problem.select(chosen), found.state.select(chosen)
-            )
+        chosen = closed.nonzero()[:, 0]
+        self.tracer.leaves_by_multipliers(
+            subproblems.select(chosen), problem.select(chosen), found.state.select(chosen)
+        )
         refuted[rows] = closed
         minimiser[rows] = found.minimiser[:, 0].to(minimiser)
         return Bounded(bounded.subproblems, refuted, minimiser)
@@ -451,12 +449,8 @@ class SplitActivations:
             self._dual(subproblems, self.working_network),
         )
         state = problem.clamp(subproblems.state.to(self.network.device, torch.float64))
-        observe = None
-        if self.evidence is not None:
-            state = self.evidence.rounded(state)
-            observe = partial(
-                self.evidence.lemmas, subproblems, self.unsafe.steps[step][0], problem.bounds, state
-            )
+        state = self.tracer.rounded(state)
+        observe = self.tracer.lemmas(subproblems, self.unsafe.steps[step][0], problem.bounds, state)
         tight = self.unsafe.tighten(
             subproblems, problem, working, state, step, self._sizes, deadline, observe
         )
@@ -497,11 +491,7 @@ class SplitActivations:
             chosen = subproblems.select(rows)
             problem = self._dual(chosen, self.network)
             state = problem.clamp(chosen.state.to(self.network.device, torch.float64))
-            if self.evidence is not None:
-                refuted[rows] = self.evidence.prove(chosen, problem, state, self._sizes)
-                return refuted
-            bound = problem.evaluate(state, self._sizes).bound[:, 0]
-            refuted[rows] = ((bound > 0) & bound.isfinite()) | problem.bounds.empty
+            refuted[rows] = self.tracer.refuted(chosen, problem, state, self._sizes)
         return refuted
 
     def _children(

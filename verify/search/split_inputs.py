@@ -21,20 +21,20 @@ from verify.bounders.dual import DualProblem
 from verify.bounders.forward import forward
 from verify.bounders.ibp import interval, magnitudes
 from verify.bounders.intermediate import IntermediateBounds
+from verify.bounders.tracing import Technique
 from verify.branchers.fsb import Split
 from verify.branchers.inputs import widest_effect
 from verify.deadline import Deadline
 from verify.memory import budget
 from verify.network.graph import Network
 from verify.problem import Problem
-from verify.search.evidence import Evidence
+from verify.proof.tracer import NO_PROOF, InputBoxes, ProofTracer
 from verify.search.strategy import Bounded, Mapper, Objectives, all_refuted, grouped, root_subproblems
 from verify.state import Bounds, Objective, Struct, Subproblems
 
 _GROUP = 32  # clauses that a subproblem stands for, at most
 _DEAR = 2.0  # rows on a box for each column of forward bounds, from which on these come first
 _TOGETHER = 256  # clauses
-_CLIP = 0.9  # of an interval: a clipped box that keeps more of all of them is not worth a proof
 _LAST = 1 / 16  # of all neurons, in last layers that are tightened alone
 _TRIAL = 4  # boxes at least that tighter bounds are tried on when they did not pay last time
 _TRIALS = 0.1  # of the time before, for trials
@@ -178,10 +178,15 @@ class SplitInputs:
     """Halves and clips input boxes, and bounds each afresh for all clauses of its group."""
 
     def __init__(
-        self, problem: Problem, network: Network, intermediate: IntermediateBounds, evidence: Evidence | None = None
-    ) -> None:  # fmt: skip
+        self,
+        problem: Problem,
+        network: Network,
+        intermediate: IntermediateBounds,
+        tracer: ProofTracer = NO_PROOF,
+    ) -> None:
         self.problem, self.network, self.intermediate = problem, network, intermediate
-        self.evidence = evidence
+        self.tracer = tracer
+        self._forward = self.tracer.proves(Technique.FORWARD)
         self.objectives = Objectives(problem, network.device)
         self._tiers = self._all_tiers()
         self._group(torch.arange(problem.clauses))
@@ -194,25 +199,23 @@ class SplitInputs:
         self._group_of, self._members = (table.to(self.network.device) for table in (of, clauses[members]))
 
     def _all_tiers(self) -> list[_Tier]:
-        """Forward bounds, those of the last layers, those of all: dearer each.
-
-        Where evidence is written the last alone: a checker knows intervals, and CROWN on all layers.
-        """
+        """Forward bounds, those of the last layers, those of all: dearer each."""
         network, dimensions = self.network, max(1, self.problem.free_inputs)
         tighten = self.intermediate.tighten
 
         def everything(bounds: Bounds, end: Deadline, soft_deadline: Deadline) -> Bounds:
             return tighten(network, bounds, end, soft_deadline=soft_deadline)
 
-        if self.evidence is not None:
-            return [_Tier(everything, Effort(dimensions, _INTERVALS))]
-        tiers = [_Tier(everything, Effort(dimensions, _LINES))]
+        tiers, order = list[_Tier](), _INTERVALS
+        if self._forward:
+            effort = Effort(dimensions, order)
+            tiers.append(_Tier(lambda bounds, end, _: forward(network, bounds, end).bounds, effort))
+            order = _LINES
         last = _last_layers(network)
-        if last < len(network.layers):
+        if last < len(network.layers) and self.tracer.proves(Technique.LAST_LAYERS):
             some = partial(self.intermediate.tighten_last, network, last)
-            tiers.insert(0, _Tier(some, Effort(dimensions, _LINES)))
-        first = Effort(dimensions, _INTERVALS)
-        return [_Tier(lambda bounds, end, _: forward(network, bounds, end).bounds, first), *tiers]
+            tiers.append(_Tier(some, Effort(dimensions, order)))
+        return [*tiers, _Tier(everything, Effort(dimensions, order))]
 
     def clauses_of(self, clauses: Tensor) -> list[int]:
         groups = self._group_of[clauses.to(self._group_of.device)].unique()
@@ -220,7 +223,7 @@ class SplitInputs:
 
     def roots(self, batch: int, deadline: Deadline) -> Iterator[Bounded]:
         """Groups of clauses on their whole boxes; before that, where so many share a box that forward bounds are cheaper, those."""
-        if self.evidence is None:
+        if self._forward:
             refuted = self._refuted_together(deadline)
             closed = root_subproblems(
                 self.problem.rows, refuted.nonzero()[:, 0].tolist(), 0, self.network.device
@@ -255,10 +258,7 @@ class SplitInputs:
         subproblems = root_subproblems(
             self.problem.rows, groups[:, 0].tolist(), inputs, device, inputs, torch.float64
         )
-        if self.evidence is not None:
-            nodes = self.evidence.roots([list(dict.fromkeys(one)) for one in groups.tolist()])
-            subproblems = replace(subproblems, subproblem_id=nodes)
-        return subproblems
+        return self.tracer.roots(subproblems, groups)
 
     def _boxes(self, subproblems: Subproblems) -> Bounds:
         """The input boxes: the clauses' own, split and clipped."""
@@ -290,32 +290,16 @@ class SplitInputs:
                 seconds = time.monotonic() - started
                 bounds, found, passes[rows] = bounds.updated(rows, tight), found.updated(rows, after), 3
                 tier.effort.learn(before, after, seconds)
-        if self.evidence is not None:
-            found = self._told(self.evidence, subproblems, whole, found, passes)
+        boxes = InputBoxes(found.refuted, passes, found.weights, found.lower, found.upper)
+        box = self.tracer.input_boxes(subproblems, whole, boxes)
         scale = found.cotangent.abs().amax(1, keepdim=True).clamp(min=1e-300)
         lower_bound = torch.where(found.refuted, found.bound, found.bound.clamp(max=0)).float()
         lower_bound = torch.maximum(lower_bound, subproblems.lower_bound)
         subproblems = replace(
             subproblems, clause=found.clause, lower_bound=lower_bound, alpha=(found.cotangent / scale).float(),
-            constrained_lower=found.lower, constrained_upper=found.upper,
+            constrained_lower=box.lower, constrained_upper=box.upper,
         )  # fmt: skip
         return Bounded(subproblems, found.refuted, found.minimiser)
-
-    @staticmethod
-    def _told(
-        evidence: Evidence, subproblems: Subproblems, whole: Bounds, found: Found, passes: Tensor
-    ) -> Found:
-        """Writes leaves and clipped boxes; boxes clipped by little, which the checker would work for, are left whole."""
-        refuted = found.refuted
-        clipped = ((found.upper - found.lower) < _CLIP * (whole.upper - whole.lower)).any(1) & ~refuted
-        evidence.input_leaves(subproblems.select(refuted), passes[refuted], found.weights[refuted])
-        evidence.clip(
-            subproblems.select(clipped), passes[clipped], found.weights[clipped], found.lower[clipped], found.upper[clipped]
-        )  # fmt: skip
-        kept = clipped[:, None]
-        return replace(
-            found, lower=torch.where(kept, found.lower, whole.lower), upper=torch.where(kept, found.upper, whole.upper)
-        )  # fmt: skip
 
     def _found(self, subproblems: Subproblems, bounds: Bounds, number: int, deadline: Deadline) -> Found:
         """Every row of every clause bounded by CROWN, in the first pass (0) or the second."""

@@ -10,7 +10,6 @@ from pathlib import Path
 
 import numpy as np
 
-from verify.certificates.writer import CertificateWriter
 from verify.checker.checking import DEPLOYED, REAL, check, content, digest
 from verify.checker.errors import Refused
 from verify.checker.onnx_reader import read_model
@@ -18,6 +17,7 @@ from verify.errors import InputError
 from verify.loading.onnx.external import data_files
 from verify.output import Outputs
 from verify.problem import Problem, Witness
+from verify.proof.writer import CertificateWriter
 
 
 class Recording:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import shutil
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
@@ -18,10 +18,9 @@ from typing import IO, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from verify.checker.container import FORMAT
-from verify.checker.stream import KINDS
 from verify.output import Partial, reported
 
+FORMAT = "verify-certificate/1"
 _NAMES = {
     np.dtype("u1"): "U8",
     np.dtype("i1"): "I8",
@@ -30,9 +29,15 @@ _NAMES = {
     np.dtype("<f8"): "F64",
 }
 _TENSORS = {
-    "root.clause": "<i8", "root.count": "<i8", "split.node": "<i8", "split.variable": "<i4", "split.value": "<f8",
-    "block.kind": "u1", "block.end": "<i8", "stream": "u1",
-}  # fmt: skip
+    "root.clause": "<i8",
+    "root.count": "<i8",
+    "split.node": "<i8",
+    "split.variable": "<i4",
+    "split.value": "<f8",
+    "block.kind": "u1",
+    "block.end": "<i8",
+    "stream": "u1",
+}
 
 
 class CertificateWriter:
@@ -66,13 +71,13 @@ class CertificateWriter:
                 self._files[name] = tempfile.TemporaryFile(dir=self.whole.parent)  # noqa: SIM115
             self._files[name].write(np.ascontiguousarray(values, dtype=_TENSORS[name]).tobytes())
 
-    def block(self, kind: str, *parts: NDArray[Any]) -> None:
-        """One block: its parts' bytes, one after the other."""
+    def block(self, code: int, parts: Sequence[NDArray[Any]]) -> None:
+        """One block of the kind with that code: its parts' bytes, one after the other."""
         for part in parts:
             data = np.ascontiguousarray(part).view(np.uint8) if part.size else np.zeros(0, np.uint8)
             self.append("stream", data.reshape(-1))
             self._length += data.size
-        self.append("block.kind", np.array([KINDS.index(kind)]))
+        self.append("block.kind", np.array([code]))
         self.append("block.end", np.array([self._length]))
 
     def finish(self, metadata: Mapping[str, str]) -> None:

@@ -7,32 +7,22 @@ are offered to the parent. Nodes below a parent that closes go, and the claims m
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from verify.certificates.writer import CertificateWriter
 from verify.checker.bounding import Objective
 from verify.checker.checking import check, prepare_proof, take_in
 from verify.checker.container import Container
 from verify.checker.errors import NotProved
+from verify.checker.kinds import blocks
 from verify.checker.proof import Proof
-from verify.checker.stream import Block, blocks
+from verify.proof.blocks import BLOCKS, LEVELS, Leaf, Leaves8
+from verify.proof.writer import CertificateWriter
 
 Array = NDArray[Any]
-_SLOPED = {"leaves8": ("<u1", "<f2"), "leaves32": ("<f4", "<f4")}
-
-
-@dataclass(frozen=True)
-class Leaf:
-    """What closes one node: rows' weights, its splits' multipliers, slopes of all pre-activations (0 where there is none)."""
-
-    weights: Array
-    multipliers: Array
-    slopes: Array
 
 
 class Trimmer:
@@ -42,38 +32,31 @@ class Trimmer:
         self.container, self.proof = container, proof
         self.roots, self.split_node = proof.tree.roots, proof.tree.split_node
         self._leaves: dict[int, Leaf] = {}
-        self._gone: set[int] = set()  # nodes below merged ones
+        self.rows = proof.clauses.most_rows
+        # nodes below merged ones
+        self._gone: set[int] = set()
         self._merged: dict[int, Leaf] = {}
+        self.number: dict[int, int] = {}
+        self.kept: dict[int, Leaf] = {}
 
     def run(self, writer: CertificateWriter) -> int:
         """Writes what is left; how many leaves are gone."""
         for block in blocks(self.container):
             self.proof.bounder.check_time()
-            if block.kind in _SLOPED:
-                self._collect(block)
             take_in(self.proof, block, False)
+            self._leaves |= BLOCKS[block.rule.code].leaves(block.cursor(), self)
         for split in reversed(range(len(self.split_node))):  # children come after their parents
             self.proof.bounder.check_time()
             self._merge(split)
         self._write(writer)
         return len(self._gone) // 2
 
-    def _collect(self, block: Block) -> None:
-        """Remembers a block's leaves."""
-        cursor, (slopes, multipliers) = block.cursor(), _SLOPED[block.kind]
-        nodes = np.array(cursor.counted("<i8"))
-        weights = self.proof.weights(cursor, "<f4", len(nodes), self.proof.clauses.most_rows)
-        _, counts = self.proof.tree.splits(nodes)
-        values = np.split(cursor.take(multipliers, int(counts.sum())), np.cumsum(counts)[:-1])
-        mask = self._unstable(nodes)
-        stored = np.zeros(mask.shape, dtype=slopes)
-        stored[mask] = cursor.take(slopes, int(mask.sum()))
-        for i, node in enumerate(nodes.tolist()):
-            self._leaves[node] = Leaf(
-                weights[i], values[i], stored[i] / 255 if slopes == "<u1" else stored[i]
-            )
+    def depths(self, nodes: Array) -> Array:
+        """How many splits are above each node."""
+        return self.proof.tree.splits(nodes)[1]
 
-    def _unstable(self, nodes: Array) -> Array:
+    def unstable(self, nodes: Array) -> Array:
+        """The pre-activations that have a slope to store, [nodes, pre-activations]."""
         lower, upper = self.proof.tree.subproblems(nodes)
         inputs = self.proof.network.inputs
         return np.asarray((lower[:, inputs:] < 0) & (upper[:, inputs:] > 0))
@@ -95,7 +78,7 @@ class Trimmer:
 
     def _offered(self, split: int, side: int, leaf: Leaf) -> Leaf:
         """A child's proof as one of its parent: in bytes, and the neuron that was split keeps its side's slope."""
-        slopes = np.rint(leaf.slopes * 255) / 255
+        slopes = np.rint(leaf.slopes * LEVELS) / LEVELS
         place = int(self.proof.tree.variable[split]) - self.proof.network.inputs
         if place >= 0:
             slopes[place] = 1.0 if side == 0 else 0.0
@@ -122,22 +105,21 @@ class Trimmer:
     # what is left
 
     def _write(self, writer: CertificateWriter) -> None:
-        number = self._numbers()
+        self.number = self._numbers()
+        self.kept = {node: leaf for node, leaf in self._leaves.items() if node not in self._merged}
         for name in ("root.clause", "root.count"):
             writer.append(name, self.container.tensor(name, "<i8"))
-        kept = [
-            k
-            for k, node in enumerate(self.split_node.tolist())
-            if node in number and node not in self._merged
-        ]
-        writer.append("split.node", np.array([number[int(self.split_node[k])] for k in kept], dtype=np.int64))
+        splits = enumerate(self.split_node.tolist())
+        kept = [k for k, node in splits if node in self.number and node not in self._merged]
+        nodes = [self.number[int(self.split_node[k])] for k in kept]
+        writer.append("split.node", np.array(nodes, dtype=np.int64))
         writer.append("split.variable", self.proof.tree.variable[kept])
         writer.append("split.value", self.proof.tree.value[kept])
         for block in blocks(self.container):
-            self._copy(writer, block, number)
-        nodes = np.array(sorted(self._merged), dtype=np.int64)
-        if len(nodes):
-            self._write_leaves(writer, nodes, number)
+            if parts := BLOCKS[block.rule.code].renamed(block.data, self):
+                writer.block(block.rule.code, parts)
+        if self._merged:
+            writer.block(Leaves8.code, Leaves8.of(dict(sorted(self._merged.items())), self).parts())
 
     def _numbers(self) -> dict[int, int]:
         """New numbers of the nodes that stay."""
@@ -150,49 +132,8 @@ class Trimmer:
                 splits += 1
         return number
 
-    def _copy(self, writer: CertificateWriter, block: Block, number: dict[int, int]) -> None:
-        """A block without what is gone. Only leaves by slopes can go in part."""
-        cursor = block.cursor()
-        if block.kind in ("box", "slopes"):
-            return writer.block(block.kind, block.data)
-        if block.kind == "lemma":
-            node = cursor.integer()
-            if node in number:
-                writer.block(block.kind, _integers([number[node]]), block.data[8:])
-            return None
-        nodes = np.array(cursor.counted("<i8"))
-        if block.kind in _SLOPED:
-            nodes = np.array(
-                [node for node in nodes.tolist() if node in self._leaves and node not in self._merged]
-            )
-            return self._write_leaves(writer, nodes, number, block.kind) if len(nodes) else None
-        assert all(node in number for node in nodes.tolist())
-        head = 8 + 8 * len(nodes)
-        renamed = _integers([number[node] for node in nodes.tolist()])
-        return writer.block(block.kind, _integers([len(nodes)]), renamed, block.data[head:])
 
-    def _write_leaves(
-        self, writer: CertificateWriter, nodes: Array, number: dict[int, int], kind: str = "leaves8"
-    ) -> None:
-        slopes, multipliers = _SLOPED[kind]
-        leaves = [self._leaves[node] for node in nodes.tolist()]
-        mask = self._unstable(nodes)
-        values = np.stack([leaf.slopes for leaf in leaves])[mask]
-        writer.block(
-            kind, _integers([len(nodes)]), _integers([number[node] for node in nodes.tolist()]),
-            np.stack([leaf.weights for leaf in leaves]).astype("<f4"),
-            np.concatenate([leaf.multipliers for leaf in leaves]).astype(multipliers),
-            (np.rint(values * 255) if kind == "leaves8" else values).astype(slopes),
-        )  # fmt: skip
-
-
-def _integers(values: list[int]) -> Array:
-    return np.array(values, dtype="<i8")
-
-
-def trim(
-    certificate: Path, model: Path, specification: Path, target: Path, until: float = math.inf
-) -> int:  # fmt: skip
+def trim(certificate: Path, model: Path, specification: Path, target: Path, until: float = math.inf) -> int:
     """Writes a thinner certificate of the same claim, once it is proved; how many leaves are gone.
 
     until: the time (of `time.monotonic`) at which it gives up. Raises Refused and NotProved.

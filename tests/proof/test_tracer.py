@@ -1,0 +1,138 @@
+"""What a search tells its proof: the neutral tracer does nothing at all, the one that writes keeps the tree in order."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from nets import property_text, random_layers, relu_model
+
+from verify.bounders.dual import DualProblem
+from verify.bounders.ibp import interval, magnitudes
+from verify.bounders.tracing import UNTRACED, BoundTracer, Technique, unobserved
+from verify.checker.container import read
+from verify.problem import prepare
+from verify.proof import certificate
+from verify.proof.certificate import PIECEWISE, UNPROVED, BoxTracer, CertificateTracer
+from verify.proof.tracer import NO_PROOF, InputBoxes, ProofTracer
+from verify.proof.writer import CertificateWriter
+from verify.search.strategy import root_subproblems
+from verify.state import Subproblems
+
+SIZES = (3, 4, 2)
+
+
+def problem_of() -> tuple[DualProblem, Subproblems]:
+    """A network's only clause on its whole box."""
+    problem = prepare(
+        relu_model(random_layers(0, SIZES)), property_text([-1.0] * 3, [1.0] * 3, 2, "(<= Y_0 0.0)")
+    )
+    network = problem.model.network
+    bounds, _ = interval(network, *problem.boxes([0]))
+    subproblems = root_subproblems(1, [0], network.alphas, network.device)
+    return DualProblem(network, bounds, problem.objective([0])), subproblems
+
+
+def own_methods(kind: type) -> dict[str, Callable[..., Any]]:
+    """The public methods that a class defines."""
+    found = vars(kind).items()
+    return {name: method for name, method in found if inspect.isfunction(method) and name[0] != "_"}
+
+
+@pytest.mark.parametrize(
+    ("neutral", "writing", "besides"),
+    [(ProofTracer, CertificateTracer, {"write", "number"}), (BoundTracer, BoxTracer, set())],
+)
+def test_the_neutral_tracer_has_every_method(neutral: type, writing: type, besides: set[str]) -> None:
+    """A search may call whatever the other one has, with the same arguments."""
+    mine, others = own_methods(neutral), own_methods(writing)
+    assert set(others) - besides == set(mine)
+    for name, method in mine.items():
+        assert list(inspect.signature(method).parameters) == list(inspect.signature(others[name]).parameters)
+
+
+def test_the_neutral_tracer_hands_back_what_it_is_given() -> None:
+    """The same objects: nothing is copied, rounded or kept."""
+    problem, subproblems = problem_of()
+    state, owner = problem.initial(), torch.zeros(1, dtype=torch.int64)
+    assert not NO_PROOF.writes
+    assert NO_PROOF.roots(subproblems, subproblems.clause[:, None]) is subproblems
+    assert NO_PROOF.split(subproblems, subproblems, owner, owner) is subproblems
+    assert NO_PROOF.rounded(state) is state
+    assert NO_PROOF.boxes(subproblems, owner, 1) is UNTRACED
+    assert NO_PROOF.lemmas(subproblems, problem.network.layers[0], problem.bounds, state) is unobserved
+    lower, upper = torch.zeros(1, 3), torch.ones(1, 3)
+    found = InputBoxes(owner > 0, owner, torch.zeros(1, 2, 1, 1), lower, upper)
+    box = NO_PROOF.input_boxes(subproblems, problem.bounds, found)
+    assert box.lower is lower
+    assert box.upper is upper
+    assert UNTRACED.settled(problem.bounds) is problem.bounds
+    assert UNTRACED.rounded(state) is state
+    assert UNTRACED.slack(lower, upper) == 0
+
+
+def test_without_a_proof_dual_points_refute_as_they_are() -> None:
+    problem, subproblems = problem_of()
+    sizes, state = magnitudes(problem.network, problem.bounds), problem.initial()
+    bound = problem.evaluate(state, sizes).bound[:, 0]
+    assert NO_PROOF.refuted(subproblems, problem, state, sizes).tolist() == (bound > 0).tolist()
+    empty = replace(problem.bounds, lower=problem.bounds.upper + 1)
+    nothing = DualProblem(problem.network, empty, problem.objective)
+    assert NO_PROOF.refuted(subproblems, nothing, state, sizes).tolist() == [True]
+
+
+def test_what_a_certificate_can_hold(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every restriction is one entry of a table: without it the search may do as it likes."""
+    problem, _ = problem_of()
+    with CertificateWriter(tmp_path / "certificate") as writer:
+        tracer = CertificateTracer(problem.network, 1, writer)
+        assert tracer.writes
+        assert tracer.piecewise
+        assert all(NO_PROOF.proves(technique) for technique in Technique)
+        assert {one for one in Technique if not tracer.proves(one)} == UNPROVED
+        tracer.piecewise = False
+        assert {one for one in Technique if not tracer.proves(one)} == UNPROVED | PIECEWISE
+        monkeypatch.setattr(certificate, "UNPROVED", UNPROVED - {Technique.CUTS})
+        assert tracer.proves(Technique.CUTS)
+
+
+def test_threads_tell_at_once(tmp_path: Path) -> None:
+    """Every child's number is that of the split that was written for it."""
+    problem, subproblems = problem_of()
+    threads, rounds = 8, 200
+    with CertificateWriter(tmp_path / "certificate") as writer:
+        tracer = CertificateTracer(problem.network, 1, writer)
+        roots = tracer.roots(
+            subproblems.select(torch.zeros(threads, dtype=torch.int64)), torch.zeros(threads, 1)
+        )
+
+        def tell(thread: int) -> list[int]:
+            """Goes down from its root, always to the upper side."""
+            mine, nodes = roots.select(torch.tensor([thread])), []
+            for number in range(rounds):
+                variable = torch.tensor([thread * rounds + number])
+                both = Subproblems.concatenate([mine, mine])
+                mine = tracer.split(mine, both, variable, torch.zeros(1)).select(torch.tensor([0]))
+                nodes += mine.subproblem_id.tolist()
+                tracer.leaves_by_default(mine)
+            return nodes
+
+        with ThreadPoolExecutor(threads) as pool:
+            found = list(pool.map(tell, range(threads)))
+        writer.finish({})
+        written = read(writer.whole)
+        node, variable = written.tensor("split.node", "<i8"), written.tensor("split.variable", "<i4")
+        ends = written.tensor("block.end", "<i8")
+        assert len(np.unique(node)) == len(node) == threads * rounds == len(ends)
+        assert set(np.diff(ends, prepend=0)) == {8 + 8 + 4}
+        for thread, nodes in enumerate(found):
+            splits = (np.array(nodes) - threads) // 2
+            assert variable[splits].tolist() == [thread * rounds + number for number in range(rounds)]
+            assert node[splits].tolist() == [thread, *nodes[:-1]]

@@ -1,0 +1,365 @@
+"""The kinds of blocks that a proof is made of, one registered class each.
+
+A class says how a block is written (`parts`), how it is read again by who thins a certificate out (`leaves`), what is left of it
+then (`renamed`), and what stands in docs/certificate-format.md (`content`, `shows`). The checker has a class of its own for each.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, ClassVar, Protocol, TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+from torch import Tensor
+
+Array = NDArray[Any]
+Values = Tensor | Array
+# of a slope in a byte
+LEVELS = 255
+BLOCKS: dict[int, type[Block]] = {}
+B = TypeVar("B", bound="type[Block]")
+
+
+class Source(Protocol):
+    """Numbers taken off a block in order."""
+
+    def take(self, kind: str, count: int) -> Array:
+        """The next `count` numbers of numpy type `kind`."""
+
+    def counted(self, kind: str) -> Array:
+        """Numbers that their count precedes."""
+
+
+@dataclass(frozen=True)
+class Leaf:
+    """What closes one node: rows' weights, its splits' multipliers, slopes of all pre-activations (0 where there is none)."""
+
+    weights: Array
+    multipliers: Array
+    slopes: Array
+
+
+class Trimmed(Protocol):
+    """A certificate that is thinned out.
+
+    rows: the most of a clause. number: the nodes that stay, with their new numbers. kept: those whose leaves stay as they were.
+    """
+
+    rows: int
+    number: dict[int, int]
+    kept: dict[int, Leaf]
+
+    def depths(self, nodes: Array) -> Array:
+        """How many splits are above each node."""
+
+    def unstable(self, nodes: Array) -> Array:
+        """Which pre-activations have a slope to store, [nodes, pre-activations]."""
+
+
+class Block:
+    """One block. `code` is its kind in a file."""
+
+    code: ClassVar[int]
+    name: ClassVar[str]
+    content: ClassVar[str]
+    shows: ClassVar[str]
+
+    def parts(self) -> list[Array]:
+        """Its numbers, in order, each in the type it is stored in."""
+        raise NotImplementedError
+
+    @classmethod
+    def leaves(cls, source: Source, trimmed: Trimmed) -> dict[int, Leaf]:
+        """The leaves of a block whose parents may do with what closes them."""
+        return {}
+
+    @classmethod
+    def renamed(cls, data: Array, trimmed: Trimmed) -> list[Array]:
+        """A block's bytes with the new numbers of its nodes; none where nothing is left of it."""
+        return [data]
+
+
+def register(code: int, name: str) -> Callable[[B], B]:
+    """Makes a class the kind of blocks with the number `code`."""
+
+    def registered(kind: B) -> B:
+        if code in BLOCKS:
+            raise ValueError(f"blocks {code} are {BLOCKS[code].name}")
+        kind.code, kind.name = code, name
+        BLOCKS[code] = kind
+        return kind
+
+    return registered
+
+
+def stored(values: Values, kind: str) -> Array:
+    """Numbers in the type that they are stored in."""
+    found: Array = values.detach().cpu().numpy() if isinstance(values, Tensor) else values
+    return found.astype(kind)
+
+
+def in_bytes(slopes: Values) -> Array:
+    """Slopes within [0, 1] as whole numbers from 0 to 255."""
+    return stored(np.clip(np.rint(stored(slopes, "<f8") * LEVELS), 0, LEVELS), "<u1")
+
+
+def _integer(value: int) -> Array:
+    return np.array([value], dtype="<i8")
+
+
+def _counted(values: Values, kind: str = "<i8") -> Array:
+    """Numbers with their count before them, as bytes."""
+    data = stored(values, kind)
+    return np.frombuffer(_integer(len(data)).tobytes() + data.tobytes(), np.uint8)
+
+
+@dataclass(frozen=True)
+class Claims:
+    """Bounds of some variables: sides are 1 for lower bounds and -1 for upper ones."""
+
+    variables: Array
+    sides: Array
+    values: Array
+
+    def parts(self, kind: str) -> list[Array]:
+        """As blocks have them, with values of the given type."""
+        return [_counted(self.variables, "<i4"), stored(self.sides, "i1"), stored(self.values, kind)]
+
+
+# -- bounds on the boxes of roots, and over the unsafe points of nodes
+
+
+@register(0, "box")
+@dataclass(frozen=True)
+class Box(Block):
+    """What is known of the box of some roots."""
+
+    content = "counted I64 roots, P*F64 lower, P*F64 upper"
+    shows = "bounds on these roots' box (which they share) by intervals or CROWN"
+
+    roots: Values
+    lower: Values
+    upper: Values
+
+    def parts(self) -> list[Array]:
+        return [_counted(self.roots), stored(self.lower, "<f8"), stored(self.upper, "<f8")]
+
+
+@register(1, "slopes")
+@dataclass(frozen=True)
+class Slopes(Block):
+    """Bounds of some neurons of a layer on the box of some roots; slopes: [claims, unstable neurons below]."""
+
+    content = "counted I64 roots, I64 layer, claims as F64, for each claim U8 slopes of the layers below"
+    shows = "bounds on the box, each neuron with slopes of its own"
+
+    roots: Values
+    layer: int
+    claims: Claims
+    slopes: Values
+
+    def parts(self) -> list[Array]:
+        return [_counted(self.roots), _integer(self.layer), *self.claims.parts("<f8"), in_bytes(self.slopes)]
+
+
+@register(2, "lemma")
+@dataclass(frozen=True)
+class Lemma(Block):
+    """Bounds of some neurons of a layer over the unsafe points of a node's subproblem."""
+
+    content = (
+        "I64 node, I64 layer, claims as F32, F32 weights [claims, rows], depth*F16 multipliers (times the sum of a claim's "
+        "weights), U8 slopes"
+    )
+    shows = "bounds over the unsafe points of the node's subproblem, all neurons by the same slopes"
+
+    node: int
+    layer: int
+    claims: Claims
+    weights: Values
+    multipliers: Values
+    slopes: Values
+
+    def parts(self) -> list[Array]:
+        return [
+            np.array([self.node, self.layer], dtype="<i8"),
+            *self.claims.parts("<f4"),
+            stored(self.weights, "<f4"),
+            stored(self.multipliers, "<f2"),
+            in_bytes(self.slopes),
+        ]
+
+    @classmethod
+    def renamed(cls, data: Array, trimmed: Trimmed) -> list[Array]:
+        node = int(np.frombuffer(data[:8].tobytes(), "<i8")[0])
+        return [_integer(trimmed.number[node]), data[8:]] if node in trimmed.number else []
+
+
+# -- leaves
+
+
+class OfNodes(Block):
+    """A block that begins with the nodes it speaks of, all of which stay."""
+
+    @classmethod
+    def renamed(cls, data: Array, trimmed: Trimmed) -> list[Array]:
+        nodes = _nodes(data)
+        renamed = np.array([trimmed.number[node] for node in nodes], dtype="<i8")
+        return [_counted(renamed), data[8 + 8 * len(nodes) :]]
+
+
+def _nodes(data: Array) -> list[int]:
+    """The nodes that a block begins with."""
+    count = int(np.frombuffer(data[:8].tobytes(), "<i8")[0])
+    nodes: list[int] = np.frombuffer(data[8 : 8 + 8 * count].tobytes(), "<i8").tolist()
+    return nodes
+
+
+@dataclass(frozen=True)
+class SlopedLeaves(OfNodes):
+    """Leaves by the slopes of unstable ReLUs (one after the other, in the order of nodes) and the multipliers of splits."""
+
+    shows = "each node's subproblem is refuted"
+
+    nodes: Values
+    weights: Values
+    multipliers: Values
+    slopes: Values
+
+    multiplier_type: ClassVar[str]
+    slope_type: ClassVar[str]
+
+    def parts(self) -> list[Array]:
+        slopes = in_bytes(self.slopes) if self.slope_type == "<u1" else stored(self.slopes, self.slope_type)
+        multipliers = stored(self.multipliers, self.multiplier_type)
+        return [_counted(self.nodes), stored(self.weights, "<f4"), multipliers, slopes]
+
+    @classmethod
+    def leaves(cls, source: Source, trimmed: Trimmed) -> dict[int, Leaf]:
+        nodes = source.counted("<i8")
+        weights = source.take("<f4", len(nodes) * trimmed.rows).reshape(-1, trimmed.rows).astype("<f8")
+        depths = trimmed.depths(nodes)
+        multipliers = np.split(source.take(cls.multiplier_type, int(depths.sum())), np.cumsum(depths)[:-1])
+        mask = trimmed.unstable(nodes)
+        found = np.zeros(mask.shape, dtype=cls.slope_type)
+        found[mask] = source.take(cls.slope_type, int(mask.sum()))
+        slopes = found / LEVELS if cls.slope_type == "<u1" else found
+        return {node: Leaf(weights[i], multipliers[i], slopes[i]) for i, node in enumerate(nodes.tolist())}
+
+    @classmethod
+    def renamed(cls, data: Array, trimmed: Trimmed) -> list[Array]:
+        kept = {node: trimmed.kept[node] for node in _nodes(data) if node in trimmed.kept}
+        return cls.of(kept, trimmed).parts() if kept else []
+
+    @classmethod
+    def of(cls, leaves: Mapping[int, Leaf], trimmed: Trimmed) -> SlopedLeaves:
+        """The block that closes nodes of what is left."""
+        nodes, found = np.array(list(leaves), dtype=np.int64), list(leaves.values())
+        return cls(
+            np.array([trimmed.number[node] for node in leaves]),
+            np.stack([leaf.weights for leaf in found]),
+            np.concatenate([leaf.multipliers for leaf in found]),
+            np.stack([leaf.slopes for leaf in found])[trimmed.unstable(nodes)],
+        )
+
+
+@register(3, "leaves8")
+class Leaves8(SlopedLeaves):
+    """Slopes in a byte, multipliers in half precision."""
+
+    content = "counted I64 nodes, F32 weights [nodes, rows], F16 multipliers of each node's splits, U8 slopes"
+    multiplier_type, slope_type = "<f2", "<u1"
+
+
+@register(4, "leaves32")
+class Leaves32(SlopedLeaves):
+    """Both in single precision."""
+
+    content = "the same with F32 multipliers and F32 slopes"
+    shows = "the same"
+    multiplier_type, slope_type = "<f4", "<f4"
+
+
+@register(5, "leaves_rho")
+@dataclass(frozen=True)
+class LeavesRho(OfNodes):
+    """Leaves by multipliers of all pre-activations."""
+
+    content = "counted I64 nodes, F64 weights [nodes, rows], F64 rho [nodes, P]"
+    shows = "the same, after interval arithmetic on the subproblem"
+
+    nodes: Values
+    weights: Values
+    rho: Values
+
+    def parts(self) -> list[Array]:
+        return [_counted(self.nodes), stored(self.weights, "<f8"), stored(self.rho, "<f8")]
+
+
+@register(6, "leaves_default")
+@dataclass(frozen=True)
+class LeavesDefault(OfNodes):
+    """Leaves by CROWN's multipliers."""
+
+    content = "counted I64 nodes, F32 weights [nodes, rows]"
+    shows = "the same by CROWN, after interval arithmetic"
+
+    nodes: Values
+    weights: Values
+
+    def parts(self) -> list[Array]:
+        return [_counted(self.nodes), stored(self.weights, "<f4")]
+
+
+@register(7, "empty")
+@dataclass(frozen=True)
+class Empty(OfNodes):
+    """Leaves whose bounds contradict one another."""
+
+    content = "counted I64 nodes"
+    shows = "some l > u"
+
+    nodes: Values
+
+    def parts(self) -> list[Array]:
+        return [_counted(self.nodes)]
+
+
+# -- subproblems of the input
+
+
+@register(8, "input_leaves")
+@dataclass(frozen=True)
+class InputLeaves(OfNodes):
+    """Leaves by bounds made afresh on their boxes."""
+
+    content = "counted I64 nodes, U8 passes, joining weights"
+    shows = "all clauses of the root are refuted on each node's input box"
+
+    nodes: Values
+    passes: Values
+    weights: Values
+
+    def parts(self) -> list[Array]:
+        return [_counted(self.nodes), stored(self.passes, "<u1"), stored(self.weights, "<f4")]
+
+
+@register(9, "clip")
+@dataclass(frozen=True)
+class Clip(OfNodes):
+    """Input boxes that hold all unsafe points of nodes' subproblems."""
+
+    content = "counted I64 nodes, U8 passes, joining weights, F64 lower [nodes, I], F64 upper [nodes, I]"
+    shows = "all unsafe points of all the root's clauses lie in these boxes"
+
+    nodes: Values
+    passes: Values
+    weights: Values
+    lower: Values
+    upper: Values
+
+    def parts(self) -> list[Array]:
+        head = [_counted(self.nodes), stored(self.passes, "<u1"), stored(self.weights, "<f4")]
+        return [*head, stored(self.lower, "<f8"), stored(self.upper, "<f8")]

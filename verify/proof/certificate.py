@@ -1,0 +1,311 @@
+"""The tracer that writes: the tree, the bounds that others rest on, and the multipliers that close each leaf.
+
+The multipliers are rounded to the precision they are stored in *before* they are evaluated, so what the search goes on is what
+the certificate holds. Bounds that others rest on are rounded outward to float32's grid, for the same reason.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from functools import partial
+from threading import Lock
+
+import numpy as np
+import torch
+from jaxtyping import Bool, Int
+from torch import Tensor
+
+from verify.bounders.dual import DualProblem
+from verify.bounders.tracing import BoundTracer, ConstrainedBounds, Observer, OptimisedBounds, Technique
+from verify.network.activations.relu import Relu
+from verify.network.graph import Layer, Network
+from verify.proof.blocks import (
+    LEVELS,
+    Array,
+    Block,
+    Box,
+    Claims,
+    Clip,
+    Empty,
+    InputLeaves,
+    Leaves8,
+    Leaves32,
+    LeavesDefault,
+    LeavesRho,
+    Lemma,
+    SlopedLeaves,
+    Slopes,
+    stored,
+)
+from verify.proof.tracer import InputBoxes, ProofTracer
+from verify.proof.writer import CertificateWriter
+from verify.state import Bounds, DualState, Subproblems, outward
+
+# What no block holds yet. To lift a restriction, take its line away.
+UNPROVED = {
+    Technique.OPTIMISED_OUTPUT_CONSTRAINED,
+    Technique.FORWARD,
+    Technique.LAST_LAYERS,
+    Technique.CUTS,
+    Technique.BRANCHED_BOUNDS,
+    Technique.CROWN_ROOTS,
+    Technique.REDUCED_NETWORK,
+    Technique.EXCLUDED_CLAUSES,
+    Technique.OTHER_SEARCH,
+}
+# What blocks hold of networks without activations but ReLU alone, since slopes are stored of no others.
+PIECEWISE = {Technique.OUTPUT_CONSTRAINED, Technique.OPTIMISED_INTERMEDIATE}
+# of an interval, for who rounds in another way
+_SLACK = 1e-9
+# of an interval: a clipped box that keeps more of all of them is not worth a proof
+_CLIP = 0.9
+# of a multiplier in half precision
+_MOST = 6e4
+
+
+class CertificateTracer(ProofTracer):
+    """Writes a certificate, in the order in which things are found. Several threads may tell at once.
+
+    rows: the most rows of a clause.
+    """
+
+    writes = True
+
+    def __init__(self, network: Network, rows: int, writer: CertificateWriter) -> None:
+        self.network, self.rows = network, rows
+        self.piecewise = all(isinstance(layer.activation, Relu) for layer in network.layers)
+        self._writer, self._lock = writer, Lock()
+        self._roots = self._splits = 0
+
+    def proves(self, technique: Technique) -> bool:
+        return technique not in UNPROVED and (self.piecewise or technique not in PIECEWISE)
+
+    def write(self, block: Block) -> None:
+        """The next block."""
+        parts = block.parts()
+        with self._lock:
+            self._writer.block(block.code, parts)
+
+    # the tree
+
+    def roots(self, subproblems: Subproblems, clauses: Int[Tensor, "batch group"]) -> Subproblems:
+        groups = [list(dict.fromkeys(group)) for group in clauses.tolist()]
+        with self._lock:
+            first, self._roots = self._roots, self._roots + len(groups)
+            self._writer.append("root.clause", np.array([one for group in groups for one in group]))
+            self._writer.append("root.count", np.array([len(group) for group in groups]))
+        return replace(subproblems, subproblem_id=torch.arange(first, first + len(groups)))
+
+    def split(
+        self, subproblems: Subproblems, children: Subproblems, variable: Tensor, value: Tensor
+    ) -> Subproblems:
+        with self._lock:
+            first = self._roots + 2 * self._splits
+            self._splits += len(subproblems)
+            self._writer.append("split.node", stored(subproblems.subproblem_id, "<i8"))
+            self._writer.append("split.variable", stored(variable, "<i4"))
+            self._writer.append("split.value", stored(value, "<f8"))
+        upper = first + 2 * torch.arange(len(subproblems))
+        return replace(children, subproblem_id=torch.cat([upper, upper + 1]))
+
+    # bounds
+
+    def boxes(self, subproblems: Subproblems, owner: Int[Tensor, " batch"], count: int) -> BoundTracer:
+        return BoxTracer(self, [subproblems.subproblem_id[owner == box] for box in range(count)])
+
+    def rounded(self, state: DualState) -> DualState:
+        """A dual point in as few bytes as leaves and lemmas have for it."""
+        return replace(
+            rounded_slopes(state),
+            constraint_weights=state.constraint_weights.float().double(),
+            beta=state.beta.clamp(-_MOST, _MOST).half().double(),
+        )
+
+    def lemmas(self, subproblems: Subproblems, layer: Layer, bounds: Bounds, state: DualState) -> Observer:
+        return partial(self._write_lemmas, subproblems, layer, bounds, state)
+
+    def _write_lemmas(
+        self,
+        subproblems: Subproblems,
+        layer: Layer,
+        bounds: Bounds,
+        state: DualState,
+        found: ConstrainedBounds,
+    ) -> None:
+        rows = found.rows
+        kept, claims = _claims(layer, found.neurons, found.lower, found.upper)
+        weights, split = stored(found.weights, "<f4"), stored(subproblems.split_variable[rows] >= 0, "?")
+        multipliers, slopes = (stored(part[rows, 0], "<f8") for part in (state.beta, state.alpha))
+        unstable = stored(_unstable(bounds.select(rows), self.network.layers), "?")
+        number = self.number(layer)
+        for i, node in enumerate(subproblems.subproblem_id[rows].tolist()):
+            if kept[i].any():
+                own = slopes[i, unstable[i]]
+                self.write(Lemma(node, number, claims[i], weights[i, kept[i]], multipliers[i, split[i]], own))
+
+    def number(self, layer: Layer) -> int:
+        """Which of the network's layers it is."""
+        return [other.node for other in self.network.layers].index(layer.node)
+
+    # leaves
+
+    def refuted(
+        self, subproblems: Subproblems, problem: DualProblem, state: DualState, sizes: dict[int, Tensor]
+    ) -> Bool[Tensor, " batch"]:
+        """Which subproblems their states refute, as rounded for storing; those are written, in the least that it takes."""
+        refuted = problem.bounds.empty.clone()
+        if bool(refuted.any()):
+            self.write(Empty(subproblems.subproblem_id[refuted]))
+        for rounded, leaves in self._forms():
+            left = (~refuted).nonzero()[:, 0]
+            if not len(left):
+                break
+            part = problem.select(left)
+            point = rounded(state.select(left))
+            point = replace(point, alpha=point.alpha.clamp(*part.alpha_range))
+            bound = part.evaluate(point, sizes).bound[:, 0]
+            closed = (bound > 0) & bound.isfinite()
+            if bool(closed.any()):
+                chosen = closed.nonzero()[:, 0]
+                self.write(
+                    leaves(subproblems.select(left[chosen]), part.select(chosen), point.select(chosen))
+                )
+                refuted[left[chosen]] = True
+        return refuted
+
+    def _forms(self) -> list[tuple[_Rounding, _Leaves]]:
+        """How dual points are rounded to be stored, and what stores them: the least first."""
+        if not self.piecewise:
+            return [(lambda state: state, _by_rho)]
+        return [
+            (self.rounded, partial(self._sloped, Leaves8)),
+            (_in_single_precision, partial(self._sloped, Leaves32)),
+        ]
+
+    def _sloped(
+        self, kind: type[SlopedLeaves], subproblems: Subproblems, problem: DualProblem, state: DualState
+    ) -> Block:
+        unstable = _unstable(problem.bounds, self.network.layers)
+        multipliers = state.beta[:, 0][subproblems.split_variable >= 0]
+        slopes = state.alpha[:, 0][unstable]
+        return kind(subproblems.subproblem_id, state.constraint_weights[:, 0], multipliers, slopes)
+
+    def leaves_by_multipliers(self, subproblems: Subproblems, problem: DualProblem, state: DualState) -> None:
+        if len(subproblems):
+            self.write(_by_rho(subproblems, problem, state))
+
+    def leaves_by_default(self, subproblems: Subproblems) -> None:
+        if len(subproblems):
+            self.write(LeavesDefault(subproblems.subproblem_id, subproblems.constraint_weights))
+
+    def input_boxes(self, subproblems: Subproblems, whole: Bounds, found: InputBoxes) -> Bounds:
+        """Boxes clipped by little, which the checker would work for, are left whole."""
+        narrower = ((found.upper - found.lower) < _CLIP * (whole.upper - whole.lower)).any(1)
+        clipped = narrower & ~found.refuted
+        if bool(found.refuted.any()):
+            some = found.select(found.refuted)
+            self.write(
+                InputLeaves(
+                    subproblems.subproblem_id[found.refuted], some.passes, self._joining(some.weights)
+                )
+            )
+        if bool(clipped.any()):
+            some = found.select(clipped)
+            weights = self._joining(some.weights)
+            self.write(Clip(subproblems.subproblem_id[clipped], some.passes, weights, some.lower, some.upper))
+        kept = clipped[:, None]
+        return Bounds(
+            torch.where(kept, found.lower, whole.lower), torch.where(kept, found.upper, whole.upper)
+        )
+
+    def _joining(self, weights: Tensor) -> Tensor:
+        """Weights of joined rows; none where a clause is one row."""
+        return weights if self.rows > 1 else weights[:0]
+
+
+_Rounding = Callable[[DualState], DualState]
+_Leaves = Callable[[Subproblems, DualProblem, DualState], Block]
+
+
+class BoxTracer(BoundTracer):
+    """Writes what is found of boxes, each that of some roots."""
+
+    whole_network = True
+
+    def __init__(self, tracer: CertificateTracer, roots: Sequence[Int[Tensor, " roots"]]) -> None:
+        self._tracer, self._roots = tracer, roots
+
+    def settled(self, bounds: Bounds) -> Bounds:
+        """Pre-activations' bounds on float32's grid, rounded outward, with some slack for who rounds in another way."""
+        inputs = slice(0, self._tracer.network.inputs)
+        slack = self.slack(bounds.lower, bounds.upper)
+        lower, upper = _on_grid(bounds.lower, -slack, -torch.inf), _on_grid(bounds.upper, slack, torch.inf)
+        lower[:, inputs], upper[:, inputs] = bounds.lower[:, inputs], bounds.upper[:, inputs]
+        return Bounds(lower, upper)
+
+    def rounded(self, state: DualState) -> DualState:
+        return rounded_slopes(state)
+
+    def slack(self, lower: Tensor, upper: Tensor) -> Tensor:
+        return _SLACK * (upper - lower)
+
+    def known(self, bounds: Bounds) -> None:
+        inputs = self._tracer.network.inputs
+        for roots, lower, upper in zip(self._roots, bounds.lower, bounds.upper, strict=True):
+            self._tracer.write(Box(roots, lower[inputs:], upper[inputs:]))
+
+    def optimised(self, found: OptimisedBounds) -> None:
+        layers, number = found.problem.layers, self._tracer.number(found.layer)
+        unstable = _unstable(found.problem.bounds, layers)
+        for i, box in enumerate(found.boxes.tolist()):
+            used = found.used[i]
+            ends = (part[i, used][None] for part in (found.neurons, found.lower, found.upper))
+            kept, (claims,) = _claims(found.layer, *ends)
+            slopes = _of_layers(found.state.alpha[i, torch.cat([used, used])], layers)[:, unstable[i]]
+            self._tracer.write(Slopes(self._roots[box], number, claims, stored(slopes, "<f8")[kept[0]]))
+
+
+def _by_rho(subproblems: Subproblems, problem: DualProblem, state: DualState) -> Block:
+    return LeavesRho(
+        subproblems.subproblem_id, state.constraint_weights[:, 0], problem.decoupled(state).rho[:, 0]
+    )
+
+
+def rounded_slopes(state: DualState) -> DualState:
+    """Slopes as bytes hold them."""
+    levels = (state.alpha.double() * LEVELS).round().clamp(0, LEVELS)
+    return replace(state, alpha=levels / LEVELS)
+
+
+def _in_single_precision(state: DualState) -> DualState:
+    return DualState(*(part.float().double() for part in vars(state).values()))
+
+
+def _on_grid(end: Tensor, slack: Tensor, towards: float) -> Tensor:
+    """Numbers that float32 holds as they are, others further out."""
+    held = end.float().to(end) == end
+    return torch.where(held, end, outward(end + slack.nan_to_num(nan=0.0), towards).to(end))
+
+
+def _claims(
+    layer: Layer, neurons: Int[Tensor, "rows count"], low: Tensor, high: Tensor
+) -> tuple[Array, list[Claims]]:
+    """Which of the neurons' ends (lower ones first) are finite, [rows, 2 count], and each row's as claims."""
+    variables = stored(neurons.repeat(1, 2) + layer.variables.start, "<i4")
+    sides = np.repeat(np.array([1, -1], dtype="i1"), neurons.shape[1])
+    ends = stored(torch.cat([outward(low, -torch.inf), outward(high, torch.inf)], 1), "<f4")
+    kept = np.isfinite(ends)
+    return kept, [Claims(variables[i, own], sides[own], ends[i, own]) for i, own in enumerate(kept)]
+
+
+def _of_layers(alpha: Tensor, layers: Sequence[Layer]) -> Tensor:
+    return torch.cat([alpha[..., :0], *(alpha[..., layer.alpha] for layer in layers)], -1)
+
+
+def _unstable(bounds: Bounds, layers: Sequence[Layer]) -> Bool[Tensor, "batch size"]:
+    """The neurons of the layers that have a slope to store."""
+    columns = [layer.variables for layer in layers]
+    if not columns:
+        return torch.zeros(len(bounds), 0, dtype=torch.bool, device=bounds.lower.device)
+    return torch.cat([(bounds.lower[:, c] < 0) & (bounds.upper[:, c] > 0) for c in columns], 1)

@@ -1,0 +1,79 @@
+"""What a search tells of its proof, as it goes."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+from verify.bounders.dual import DualProblem
+from verify.bounders.tracing import UNTRACED, BoundTracer, Observer, Technique, unobserved
+from verify.network.graph import Layer
+from verify.state import Bounds, DualState, Struct, Subproblems
+
+
+@dataclass(frozen=True)
+class InputBoxes(Struct):
+    """What bounding boxes of the input afresh found: which are refuted, by which passes, and the boxes of all unsafe points."""
+
+    refuted: Bool[Tensor, " batch"]
+    passes: Int[Tensor, " batch"]
+    weights: Float[Tensor, "batch passes group rows"]
+    lower: Float[Tensor, "batch inputs"]
+    upper: Float[Tensor, "batch inputs"]
+
+
+class ProofTracer:
+    """Is told of roots, splits, bounds and leaves. This one keeps nothing, costs nothing, and leaves every technique open.
+
+    writes: threads that tell have to end before the proof does.
+    """
+
+    writes = False
+
+    def proves(self, technique: Technique) -> bool:
+        """Whether the proof can hold what the technique finds."""
+        return True
+
+    def roots(self, subproblems: Subproblems, clauses: Int[Tensor, "batch group"]) -> Subproblems:
+        """The subproblems as new roots, each standing for its clauses (which may be repeated)."""
+        return subproblems
+
+    def split(
+        self, subproblems: Subproblems, children: Subproblems, variable: Tensor, value: Tensor
+    ) -> Subproblems:
+        """The children of subproblems that are split, all upper sides first."""
+        return children
+
+    def boxes(self, subproblems: Subproblems, owner: Int[Tensor, " batch"], count: int) -> BoundTracer:
+        """What is told of the bounds of so many boxes; `owner` is each root's."""
+        return UNTRACED
+
+    def rounded(self, state: DualState) -> DualState:
+        """A dual point as bounds over unsafe points are written down with."""
+        return state
+
+    def lemmas(self, subproblems: Subproblems, layer: Layer, bounds: Bounds, state: DualState) -> Observer:
+        """What is told of a layer's bounds over the unsafe points of the subproblems, from their (rounded) dual points."""
+        return unobserved
+
+    def refuted(
+        self, subproblems: Subproblems, problem: DualProblem, state: DualState, sizes: dict[int, Tensor]
+    ) -> Bool[Tensor, " batch"]:
+        """Which subproblems are empty, or refuted by their dual points."""
+        bound = problem.evaluate(state, sizes).bound[:, 0]
+        return ((bound > 0) & bound.isfinite()) | problem.bounds.empty
+
+    def leaves_by_multipliers(self, subproblems: Subproblems, problem: DualProblem, state: DualState) -> None:
+        """Subproblems refuted by any dual points."""
+
+    def leaves_by_default(self, subproblems: Subproblems) -> None:
+        """Subproblems that CROWN on interval bounds refutes, with the weights they have."""
+
+    def input_boxes(self, subproblems: Subproblems, whole: Bounds, found: InputBoxes) -> Bounds:
+        """The boxes to go on with of subproblems of the input that were bounded afresh on the boxes `whole`."""
+        return Bounds(found.lower, found.upper)
+
+
+NO_PROOF = ProofTracer()
