@@ -17,7 +17,7 @@ from patience import PATIENCE
 from tests.loading.test_joint import bounded, declare, dense, model, query_of
 from verify.errors import InputError
 from verify.formats.vnnlib2 import parse_query
-from verify.problem import Problem, prepare_query
+from verify.problem import Problem, prepare
 from verify.request import Request
 from verify.result import Result
 from verify.run import run
@@ -38,8 +38,8 @@ def test_monotonic() -> None:
     text = PAIR.format("real") + "(assert (and (<= X[0] 1) (>= X[0] -1) (>= U[0] -1)))"
     for relation, expected in (("(== U[0] X[0])", "unsat"), ("(<= U[0] X[0])", "unsat"),
                                ("(and (<= U[0] 2) (>= U[0] X[0]))", "sat")):  # fmt: skip
-        problem = prepare_query(
-            query_of(text, f"(assert {relation})", "(assert (> W[0] (+ Y[0] 0.01)))"), {"f": RELU}
+        problem = prepare(
+            {"f": RELU}, query_of(text, f"(assert {relation})", "(assert (> W[0] (+ Y[0] 0.01)))")
         )
         found = decided(problem)
         assert found.verdict == expected, relation
@@ -56,7 +56,7 @@ def test_witness_is_the_models_own() -> None:
         "(assert (>= (* Ay[0,0] By[0,1]) 0.01)) (assert (> (+ Ah[0,1] Br[0,2]) 0.1))",
     )  # fmt: skip
     models = {"f": dense(5), "g": dense(6)}
-    problem = prepare_query(query, models)
+    problem = prepare(models, query)
     witness = decided(problem).witness
     assert witness is not None
     found = witness.variables
@@ -78,7 +78,7 @@ def test_strictness_decides_replay() -> None:
                 "(declare-network f (declare-input X float32 [1]) (declare-output Y float32 [1]))",
                 f"(assert (and (<= X[0] 1) (>= X[0] 0))) (assert ({operator} {term} 1))",
             )
-            problem = prepare_query(query, RELU)
+            problem = prepare(RELU, query)
             witness = problem.replay(0, torch.tensor([1.0]))
             assert (witness is not None) == (expected == "sat"), (term, operator)
             if expected is not None:
@@ -97,22 +97,22 @@ def test_products_decide() -> None:
         "(<= (- (* X[0] X[0]) (* 2 X[0])) -0.99)": "sat", "(>= (* X[0] X[1] (- 2 X[0])) 2.1)": "unsat",
         "(and (!= X[0] 1) (!= Y[0] 1) (>= (* X[0] X[1] (- 2 X[0])) 1.9))": "sat",
     }.items():  # fmt: skip
-        found = decided(prepare_query(query_of(head, f"(assert {assertion})"), {"f": proto}))
+        found = decided(prepare({"f": proto}, query_of(head, f"(assert {assertion})")))
         assert found.verdict == expected, assertion
 
 
 def test_inputs_without_bounds() -> None:
     """float32 bounds its own values: a witness is found, and nothing false is said."""
     head = "(declare-network f (declare-input X float32 [1]) (declare-output Y float32 [1]))"
-    assert decided(prepare_query(query_of(head, "(assert (>= Y[0] 5))"), RELU)).verdict == "sat"
-    assert decided(prepare_query(query_of(head, "(assert (<= Y[0] -1))"), RELU), 5).verdict != "sat"
+    assert decided(prepare(RELU, query_of(head, "(assert (>= Y[0] 5))"))).verdict == "sat"
+    assert decided(prepare(RELU, query_of(head, "(assert (<= Y[0] -1))")), 5).verdict != "sat"
 
 
 def test_points_that_no_float_is(tmp_path: Path) -> None:
     query = query_of(
         "(declare-network f (declare-input X real [1]) (declare-output Y real [1]))(assert (== X[0] 0.1)) (assert (>= Y[0] 0.05))"
     )
-    witness = decided(prepare_query(query, RELU)).witness
+    witness = decided(prepare(RELU, query)).witness
     assert witness is not None and witness.snapped == 1
     assert witness.variables["X"] == np.float32(0.1)
 
@@ -127,13 +127,12 @@ def test_models_by_name(tmp_path: Path) -> None:
     (tmp_path / "q.vnnlib").write_text(text)
     for query in (tmp_path / "q.vnnlib", str(tmp_path / "q.vnnlib"), text):
         for models in ({"f": tmp_path / "m.onnx"}, str(tmp_path / "m.onnx"), RELU.SerializeToString()):
-            assert prepare_query(query, models).clauses == 1
+            assert prepare(models, query).clauses == 1
     with pytest.raises(InputError, match="several networks"):
-        prepare_query(text.replace("equal-to", "isomorphic-to"), RELU)
-    with pytest.raises(InputError, match=r"version 1.0"):
-        prepare_query(
-            "(declare-const X_0 Real)(declare-const Y_0 Real)(assert (<= 0 X_0))(assert (<= X_0 0))", RELU
-        )
+        prepare(RELU, text.replace("equal-to", "isomorphic-to"))
+    old = "(declare-const X_0 Real)(declare-const Y_0 Real)(assert (<= 0 X_0))(assert (<= X_0 0))"
+    with pytest.raises(InputError, match=r"VNN-LIB 1.0 is of one network"):
+        prepare({"f": RELU, "g": RELU}, old)
 
 
 # -- the conformance suite of the standard, some cases of it; `make conformance` runs all
@@ -164,7 +163,7 @@ def test_conformance(name: str) -> None:
     query = lines if isinstance(lines, str) else "\n".join(lines)
     parsed = parse_query(query)
     model_of = case.build_onnx_model()
-    problem = prepare_query(parsed, dict.fromkeys(parsed.implemented, model_of))
+    problem = prepare(dict.fromkeys(parsed.implemented, model_of), parsed)
     assert decided(problem).verdict == case.expected_output().lower()
 
 
@@ -176,6 +175,4 @@ def test_conformance_case_that_is_wrong() -> None:
     """It declares float16 of a float32 model, which the standard (5.3.2) says *must* be an error, and expects a verdict."""
     case = conformance_case("network_isomorphic/network_isomorphic01")
     with pytest.raises(InputError, match="'x' is float32, but the query declares X2 as float16"):
-        prepare_query(
-            parse_query(case.build_vnnlib_spec()), dict.fromkeys(("N1", "N2"), case.build_onnx_model())
-        )
+        prepare(dict.fromkeys(("N1", "N2"), case.build_onnx_model()), parse_query(case.build_vnnlib_spec()))

@@ -152,8 +152,8 @@ class _Bounding:
         settings = preset("default")
         box = settings.intermediate.tighten(self.network, box, Deadline())
         if optimised:
-            fast = self.network.to(self.network.device, torch.float32)
-            box = settings.optimised.tighten(self.network, box, Deadline(), fast)
+            working = self.network.to(self.network.device, torch.float32)
+            box = settings.optimised.tighten(self.network, box, Deadline(), working)
         return box
 
     def _bound(self, clauses: range, dual: DualProblem, begun: float) -> torch.Tensor:
@@ -186,14 +186,9 @@ class _Bounding:
 
     def found(self) -> ClauseBounds:
         """Everything together."""
+        bounds, times = tuple(self.bounds), (self.seconds, self.intermediate_seconds)
         return ClauseBounds(
-            self.method,
-            self.iterations,
-            tuple(self.bounds),
-            self.seconds,
-            self.intermediate_seconds,
-            self.layers,
-            bool(self.problem.vacuous),
+            self.method, self.iterations, bounds, *times, self.layers, bool(self.problem.vacuous)
         )
 
 

@@ -45,9 +45,8 @@ class Witness:
     inputs: NDArray[np.floating]  # of the model's element type, in its input shape
     outputs: NDArray[np.floating]
     snapped: int = 0  # inputs whose interval was extended to the nearest number of the element type
-    variables: Mapping[str, NDArray[Any]] = field(
-        default_factory=dict
-    )  # all tensors, as the property names them
+    # all tensors, as the property names them
+    variables: Mapping[str, NDArray[Any]] = field(default_factory=dict)
     types: Mapping[str, str] = field(default_factory=dict)  # their element types there
     of_query: bool = False  # whether the property is a VNN-LIB 2.0 query
 
@@ -146,12 +145,11 @@ class Problem:
         ):
             return None
         variables = self.model.variables(inputs, outputs)
-        return Witness(
-            inputs.reshape(self.model.input_shape), outputs.reshape(self.model.output_shape),
-            int(self.specification.extended([clause]).sum()),
-            {name: tensor for name, (_, tensor) in variables.items()},
-            {name: kind for name, (kind, _) in variables.items()}, self.model.of_query,
-        )  # fmt: skip
+        tensors = {name: tensor for name, (_, tensor) in variables.items()}
+        types = {name: kind for name, (kind, _) in variables.items()}
+        shaped = inputs.reshape(self.model.input_shape), outputs.reshape(self.model.output_shape)
+        snapped = int(self.specification.extended([clause]).sum())
+        return Witness(*shaped, snapped, tensors, types, self.model.of_query)
 
     def _inner_bounds(self, clause: int) -> tuple[NDArray[Any], NDArray[Any]]:
         """The clause's box within the inputs' own element types."""
@@ -176,30 +174,22 @@ def prepare(
 ) -> Problem:
     """Loads both and checks that they belong together. Raises InputError, and OutOfTimeError at the deadline.
 
-    A VNN-LIB 2.0 query of several networks takes a mapping of models by name.
+    A VNN-LIB 2.0 query takes models by the names of its networks, of all that are not equal to another one; a single one may come alone.
     """
     deadline = deadline or Deadline()
     with deadline.ticking(), memory_kept("model and property were loaded"):
-        return _prepared(model, _asked(specification, deadline), example_input, deadline)
-
-
-def _prepared(
-    model: Model | Mapping[str, Source],
-    spec: Property | Query | LinfBall | Specification,
-    example_input: Tensor | None,
-    deadline: Deadline,
-) -> Problem:
-    if isinstance(spec, Query):
-        return prepare_query(spec, model)  # type: ignore[arg-type]  # it checks what the models are
-    if isinstance(model, Mapping):
-        model = _only(model, spec)
-    loaded = model if isinstance(model, LoadedModel) else load(model, example_input, _boxes(spec))
-    if isinstance(model, LoadedModel):
-        check_example(loaded, example_input)
-    if isinstance(spec, LinfBall | Specification):
-        text = spec.text_for(loaded.input_shape, loaded.output_shape)
-        spec = parse_property(text, f"<{type(spec).__name__}>", deadline)
-    return Problem(loaded, spec)
+        spec = _read(specification, deadline)
+        if isinstance(spec, Query):
+            return Problem(load_joint(spec, _by_name(spec, model)), spec.property)
+        if isinstance(model, Mapping):
+            model = _only(model, spec)
+        loaded = model if isinstance(model, LoadedModel) else load(model, example_input, _boxes(spec))
+        if isinstance(model, LoadedModel):
+            check_example(loaded, example_input)
+        if isinstance(spec, LinfBall | Specification):
+            text = spec.text_for(loaded.input_shape, loaded.output_shape)
+            spec = parse_property(text, f"<{type(spec).__name__}>", deadline)
+        return Problem(loaded, spec)
 
 
 def _only(models: Mapping[str, Source], spec: Property | LinfBall | Specification) -> Source:
@@ -212,7 +202,7 @@ def _only(models: Mapping[str, Source], spec: Property | LinfBall | Specificatio
     return next(iter(models.values()))
 
 
-def _asked(specification: object, deadline: Deadline) -> Property | Query | LinfBall | Specification:
+def _read(specification: object, deadline: Deadline) -> Property | Query | LinfBall | Specification:
     """A specification in any form, files and text read."""
     if isinstance(specification, Property | Query | LinfBall | Specification):
         return specification
@@ -234,26 +224,13 @@ def _boxes(spec: Property | LinfBall | Specification) -> tuple[NDArray[Any], NDA
     return None if spec.vacuous else spec.some_boxes()
 
 
-def prepare_query(query: Query | str | Path, models: Mapping[str, Source] | Source) -> Problem:
-    """The problem that a VNN-LIB 2.0 query poses of its networks' models, by the networks' names.
-
-    query: as read, or the path of a file, or its text. models: paths (or bytes, or parsed models) by name, of all networks that are not
-    equal to another one; for a single such network, its model alone will do. Raises InputError.
-    """
-    if not isinstance(query, Query):
-        found = (
-            read(query)
-            if isinstance(query, Path) or not query.lstrip().startswith(("(", ";"))
-            else parse(query)
+def _by_name(query: Query, models: Any) -> Mapping[str, Source]:
+    """The models of a query; `load_joint` checks what they are."""
+    if isinstance(models, Mapping):
+        return models
+    if len(query.implemented) != 1:
+        names = ", ".join(query.implemented)
+        raise InputError(
+            f"{query.property.source}: the query has several networks ({names}); give a model for each"
         )
-        if not isinstance(found, Query):
-            raise InputError(f"{found.source}: this is a property of version 1.0, not a query of 2.0")
-        query = found
-    if not isinstance(models, Mapping):
-        models = dict.fromkeys(query.implemented, models)
-        if len(models) != 1:
-            names = ", ".join(query.implemented)
-            raise InputError(
-                f"{query.property.source}: the query has several networks ({names}); give a model for each"
-            )
-    return Problem(load_joint(query, models), query.property)
+    return dict.fromkeys(query.implemented, models)

@@ -3,22 +3,13 @@
 from __future__ import annotations
 
 import json
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from verify.cli.options import (
-    DEVICE,
-    EXIT_CODES,
-    FORMAT,
-    MEMORY,
-    MODEL,
-    PROPERTY,
-    SECONDS,
-    import_libraries,
-    warn,
-)
+from verify.cli import options
 from verify.errors import DECIDED
 from verify.request import INTERMEDIATE, METHODS
 
@@ -26,9 +17,9 @@ if TYPE_CHECKING:
     from verify.clause_bounds import ClauseBounds, Step
 
 
-@click.command(epilog=EXIT_CODES)
-@MODEL
-@PROPERTY
+@click.command(epilog=options.EXIT_CODES)
+@options.MODEL
+@options.PROPERTY
 @click.option("--method", type=click.Choice(METHODS), default="restricted", show_default=True)
 @click.option(
     "--iterations", type=click.IntRange(min=0), help="Of an iterative method; its own number by default."
@@ -36,7 +27,7 @@ if TYPE_CHECKING:
 @click.option(
     "--time",
     "time_limit",
-    type=SECONDS,
+    type=options.SECONDS,
     help="Seconds of bounding after which an iterative method stops at the best it has.",
 )
 @click.option(
@@ -48,26 +39,20 @@ if TYPE_CHECKING:
 )
 @click.option("--trace", is_flag=True, help="A JSON line on stdout after every iteration.")
 @click.option("--layers", is_flag=True, help="Also the intermediate bounds of the first clause.")
-@MEMORY
-@DEVICE
-@FORMAT
+@options.MEMORY
+@options.DEVICE
+@options.FORMAT
 def bounds(
-    model: Path,
-    specification: Path,
-    trace: bool,
-    layers: bool,
-    memory: int | None,
-    form: str,
-    **how: Any,
+    model: Path, specification: Path, trace: bool, layers: bool, memory: int | None, form: str, **how: Any
 ) -> int:
     """Bound every clause of PROPERTY at the root: above 0 the clause is refuted."""
-    import_libraries(memory, how["device"])
+    options.import_libraries(memory, how["device"])
     from verify.clause_bounds import bound
     from verify.problem import prepare
 
     problem = prepare(model, specification)
     found = bound(problem, observe=_trace if trace else None, **how)
-    warn(problem.vacuous)
+    options.warn(problem.vacuous)
     if form == "json":
         click.echo(json.dumps(_as_json(found, layers)))
     else:
@@ -77,13 +62,7 @@ def bounds(
 
 def _trace(step: Step) -> None:
     """One line of a trace, at once."""
-    record = {
-        "first_clause": step.first_clause,
-        "iteration": step.iteration,
-        "seconds": round(step.seconds, 6),
-        "bounds": step.bounds,
-    }
-    click.echo(json.dumps(record))
+    click.echo(json.dumps(asdict(step) | {"seconds": round(step.seconds, 6)}))
 
 
 def _as_json(found: ClauseBounds, layers: bool) -> dict[str, Any]:
@@ -117,6 +96,3 @@ def _layer_line(layer: dict[str, Any]) -> str:
         f"{layer['name']} ({layer['operator']}): {layer['neurons']} neurons, {layer['unstable']} unstable "
         f"({before:.1%} by intervals, {after:.1%} now), in [{min(layer['lower']):.6g}, {max(layer['upper']):.6g}]"
     )
-
-
-COMMANDS = (bounds,)

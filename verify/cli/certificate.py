@@ -6,10 +6,10 @@ from pathlib import Path
 
 import click
 
-from verify.cli.options import FILE, MODEL, OPTIONAL_PROPERTY, PROPERTY, admitted
+from verify.cli import options
 from verify.errors import DECIDED, InputError
 
-_CERTIFICATE = click.argument("certificate", type=FILE)
+_CERTIFICATE = click.argument("certificate", type=options.FILE)
 
 
 @click.group("certificate")
@@ -19,8 +19,8 @@ def group() -> None:
 
 @group.command()
 @_CERTIFICATE
-@click.argument("model", required=False, type=FILE)
-@OPTIONAL_PROPERTY
+@click.argument("model", required=False, type=options.FILE)
+@options.OPTIONAL_PROPERTY
 def show(certificate: Path, model: Path | None, specification: Path | None) -> int:
     """Show header, tree and sizes of CERTIFICATE; with its MODEL and PROPERTY also what it proves, and the hardest leaves."""
     from verify.checker.checking import check
@@ -44,21 +44,18 @@ def show(certificate: Path, model: Path | None, specification: Path | None) -> i
 
 @group.command()
 @_CERTIFICATE
-@MODEL
-@PROPERTY
-@click.argument("target", type=FILE)
+@options.MODEL
+@options.PROPERTY
+@click.argument("target", type=options.FILE)
 def trim(certificate: Path, model: Path, specification: Path, target: Path) -> int:
     """Write CERTIFICATE to TARGET without the leaves that it does not need."""
     from verify.checker.errors import NotProved, Refused
     from verify.proof.trimming import trim as trim_certificate
 
-    admitted([certificate, model, specification], {"TARGET": target})
+    options.admitted([certificate, model, specification], {"TARGET": target})
     try:
         gone = trim_certificate(certificate, model, specification, target)
     except (NotProved, Refused) as problem:
         raise InputError(f"{certificate}: {problem}") from None
     click.echo(f"{gone} leaves fewer")
     return DECIDED
-
-
-COMMANDS = (group,)

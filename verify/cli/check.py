@@ -7,21 +7,21 @@ from pathlib import Path
 
 import click
 
-from verify.cli.options import FILE, MODEL, PROPERTY, SEMANTICS_OPTION
+from verify.cli import options
 from verify.errors import DECIDED, UNDECIDED, InputError
 from verify.process import answer
 
 
 @click.command()
-@click.argument("certificate", type=FILE)
-@MODEL
-@PROPERTY
+@click.argument("certificate", type=options.FILE)
+@options.MODEL
+@options.PROPERTY
 @click.option(
     "--exact",
     is_flag=True,
     help="In rational arithmetic, not only where float64 cannot decide (but for boxes of split inputs).",
 )
-@SEMANTICS_OPTION
+@options.SEMANTICS
 @click.option("--jobs", type=click.IntRange(min=1), help="Processes at most; one a core unless given.")
 def check(
     certificate: Path, model: Path, specification: Path, exact: bool, semantics: str, jobs: int | None
@@ -46,6 +46,3 @@ def check(
         raise InputError(str(problem)) from None
     answer(found.sentence + "\n")
     return DECIDED if found.proved else UNDECIDED
-
-
-COMMANDS = (check,)

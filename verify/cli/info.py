@@ -7,15 +7,15 @@ from pathlib import Path
 
 import click
 
-from verify.cli.options import EXIT_CODES, FORMAT, MODEL, OPTIONAL_PROPERTY
+from verify.cli import options
 from verify.errors import DECIDED
 from verify.startup import import_torch
 
 
-@click.command(epilog=EXIT_CODES)
-@MODEL
-@OPTIONAL_PROPERTY
-@FORMAT
+@click.command(epilog=options.EXIT_CODES)
+@options.MODEL
+@options.OPTIONAL_PROPERTY
+@options.FORMAT
 def info(model: Path, specification: Path | None, form: str) -> int:
     """Show what MODEL is made of, and what PROPERTY asks."""
     import_torch()
@@ -24,6 +24,3 @@ def info(model: Path, specification: Path | None, form: str) -> int:
     record = describe(model, specification)
     click.echo(json.dumps(record) if form == "json" else render(record))
     return DECIDED
-
-
-COMMANDS = (info,)

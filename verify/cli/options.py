@@ -12,8 +12,8 @@ from typing import Any
 
 import click
 
+from verify import request
 from verify.output import Outputs
-from verify.request import PRESETS, SEMANTICS, Request
 from verify.result import Result, late
 from verify.startup import import_torch
 from verify.watchdog import REASON, Watchdog
@@ -68,10 +68,10 @@ DEVICE = click.option("--device", default="auto", show_default=True, help="auto,
 SEED = click.option(
     "--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Of the attacks' random starts."
 )
-PRESET = click.option("--preset", type=click.Choice(PRESETS), default="default", show_default=True)
-SEMANTICS_OPTION = click.option(
+PRESET = click.option("--preset", type=click.Choice(request.PRESETS), default="default", show_default=True)
+SEMANTICS = click.option(
     "--semantics",
-    type=click.Choice(SEMANTICS),
+    type=click.Choice(request.SEMANTICS),
     default="real",
     show_default=True,
     help="Of what: the model's real-valued function, or what any library computes of it in float32.",
@@ -87,10 +87,10 @@ def begun() -> float:
 
 
 @contextmanager
-def at_work(request: Request, started: float, show: Callable[[Result], int]) -> Iterator[Watchdog]:
+def at_work(asked: request.Request, started: float, show: Callable[[Result], int]) -> Iterator[Watchdog]:
     """Within it the process, which is the command's own, has what the request needs, and ends where it is late: `show` says so."""
-    with Watchdog(request.deadline(started), lambda: show(late(started, REASON))) as watchdog:
-        import_libraries(request.memory, request.device)
+    with Watchdog(asked.deadline(started), lambda: show(late(started, REASON))) as watchdog:
+        import_libraries(asked.memory, asked.device)
         yield watchdog
 
 

@@ -10,23 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from verify.cli.options import (
-    DEVICE,
-    EXIT_CODES,
-    FILE,
-    FORMAT,
-    MEMORY,
-    MODEL,
-    PRESET,
-    PROPERTY,
-    SEED,
-    SEMANTICS_OPTION,
-    TIMEOUT,
-    admitted,
-    at_work,
-    begun,
-    warn,
-)
+from verify.cli import options
 from verify.errors import DECIDED, UNDECIDED, UnwrittenError
 from verify.process import answer
 from verify.request import Request
@@ -37,26 +21,26 @@ if TYPE_CHECKING:
     from verify.search.branch_and_bound import Reporter
 
 
-@click.command(epilog=EXIT_CODES)
-@MODEL
-@PROPERTY
-@TIMEOUT
-@MEMORY
-@DEVICE
-@PRESET
-@SEED
-@FORMAT
+@click.command(epilog=options.EXIT_CODES)
+@options.MODEL
+@options.PROPERTY
+@options.TIMEOUT
+@options.MEMORY
+@options.DEVICE
+@options.PRESET
+@options.SEED
+@options.FORMAT
 @click.option("--quiet", is_flag=True, help="Nothing on stderr but errors and warnings.")
-@click.option("--log-json", type=FILE, help="A file for progress, one JSON object a line.")
+@click.option("--log-json", type=options.FILE, help="A file for progress, one JSON object a line.")
 @click.option(
     "--certificate",
-    type=FILE,
+    type=options.FILE,
     help="A file for the proof of unsat (or the evidence of sat), as `verify check` reads it.",
 )
 @click.option(
     "--trim", is_flag=True, help="Drop what the certificate does not need, which takes about two checks."
 )
-@SEMANTICS_OPTION
+@options.SEMANTICS
 @click.option("--no-rigorous", is_flag=True, help="For timing alone: take float32's word for refutations.")
 def run(
     model: Path,
@@ -85,12 +69,12 @@ class _Command:
     form: str
     quiet: bool
     log_file: Path | None
-    started: float = field(default_factory=begun)
+    started: float = field(default_factory=options.begun)
     log: JsonLog | None = None
 
     def run(self) -> int:
         """Decides and shows; the exit code."""
-        with at_work(self.request, self.started, self._late) as watchdog, ExitStack() as stack:
+        with options.at_work(self.request, self.started, self._late) as watchdog, ExitStack() as stack:
             from verify.reports.terminal import terminal
             from verify.run import run
 
@@ -107,14 +91,16 @@ class _Command:
                 raise UnwrittenError(
                     f"{error}; the search's answer was:\n{_answer(found, self.form)}"
                 ) from None
-        warn(result.warning)
+        options.warn(result.warning)
         return self._show(result)
 
     def _ready(self, live: Reporter, stack: ExitStack) -> Reporter:
         """Refuses files that may not be written, before anything is done, and opens the log."""
         from verify.reports.log import json_log
 
-        admitted(self.inputs, {"--certificate": self.request.certificate, "--log-json": self.log_file})
+        options.admitted(
+            self.inputs, {"--certificate": self.request.certificate, "--log-json": self.log_file}
+        )
         if self.log_file is None:
             return live
         self.log = stack.enter_context(json_log(self.log_file, live, self.started))
@@ -176,6 +162,3 @@ def _as_json(result: Result) -> dict[str, Any]:
         }
         record["witness"]["snapped"] = result.witness.snapped
     return record
-
-
-COMMANDS = (run,)

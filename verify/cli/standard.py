@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from verify import __version__
-from verify.cli.options import DEVICE, FILE, MEMORY, SEED, TIMEOUT, at_work, begun, warn
+from verify.cli import options
 from verify.errors import DECIDED, InputError, UnwrittenError
 from verify.output import Outputs, admit_folder, write_whole
 from verify.process import answer
@@ -44,7 +44,7 @@ def _networks(_: click.Context, parameter: click.Parameter, given: tuple[str, ..
 
 
 @click.command("verify")
-@click.argument("specification", metavar="QUERY", type=FILE)
+@click.argument("specification", metavar="QUERY", type=options.FILE)
 @click.option(
     "--network",
     "networks",
@@ -53,25 +53,25 @@ def _networks(_: click.Context, parameter: click.Parameter, given: tuple[str, ..
     metavar="NAME=MODEL",
     help="The model of a declared network; one for each that is not equal-to another.",
 )
-@TIMEOUT
-@MEMORY
+@options.TIMEOUT
+@options.MEMORY
 @click.option(
     "--serialise-assignments",
     "folder",
-    type=FILE,
+    type=options.FILE,
     metavar="DIR",
     help="A folder for the assignment of sat, one TensorProto file for each variable, in place of stdout.",
 )
-@DEVICE
-@SEED
+@options.DEVICE
+@options.SEED
 def verify(specification: Path, networks: dict[str, Path], folder: Path | None, **asked: Any) -> int:
     """Decide QUERY (VNN-LIB 2.0 or 1.0), as the VNN-LIB standard prescribes.
 
     The first line on stdout is sat, unsat, unknown or timed-out. For sat the assignment follows: each variable's name, type
     and shape, then one value a line. The exit code is 0 for all four.
     """
-    request, started = Request(networks, specification, **asked), begun()
-    with at_work(request, started, _show) as watchdog:
+    request, started = Request(networks, specification, **asked), options.begun()
+    with options.at_work(request, started, _show) as watchdog:
         from verify.run import run
 
         admit_folder("--serialise-assignments", folder)
@@ -82,7 +82,7 @@ def verify(specification: Path, networks: dict[str, Path], folder: Path | None, 
         text = _text(result.witness)
     elif result.witness is not None and folder is not None:
         _serialise(result.witness, folder, Outputs([specification, *networks.values()]))
-    warn(result.warning)
+    options.warn(result.warning)
     return _show(result, text)
 
 
@@ -189,6 +189,3 @@ def add_global_options(command: click.Command) -> None:
             [name], is_flag=True, expose_value=False, is_eager=True, callback=_say(text), help=help_
         )
         command.params.insert(0, option)
-
-
-COMMANDS = (verify, supports)

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from verify.cli.options import DEVICE, FILE, MEMORY, PRESET, SECONDS, admitted
+from verify.cli import options
 from verify.errors import DECIDED, UNDECIDED, InputError, UnwrittenError
 from verify.output import Outputs, admit_folder, write_whole
 from verify.process import answer
@@ -33,8 +33,8 @@ Exit codes:
 
 
 @click.command(epilog=_EXIT_CODES)
-@click.argument("instances", nargs=-1, required=True, type=FILE)
-@click.option("--timeout", type=SECONDS, help="Seconds for each instance, instead of the table's.")
+@click.argument("instances", nargs=-1, required=True, type=options.FILE)
+@click.option("--timeout", type=options.SECONDS, help="Seconds for each instance, instead of the table's.")
 @click.option("--jobs", type=click.IntRange(min=1), default=1, show_default=True, help="Instances at a time.")
 @click.option(
     "--out",
@@ -47,12 +47,12 @@ Exit codes:
 @click.option(
     "--witnesses", type=click.Path(file_okay=False, path_type=Path), help="A folder for counterexamples."
 )
-@MEMORY
-@DEVICE
-@PRESET
+@options.MEMORY
+@options.DEVICE
+@options.PRESET
 @click.option(
     "--grace",
-    type=SECONDS,
+    type=options.SECONDS,
     default=10.0,
     show_default=True,
     help="Seconds past the limit after which an instance is killed.",
@@ -98,7 +98,7 @@ def _admitted(
     for one in todo:
         inputs.add(one.specification)
         inputs.update(one.model.values() if isinstance(one.model, dict) else [one.model])
-    return admitted(inputs, {"--out": out, "--report": report})
+    return options.admitted(inputs, {"--out": out, "--report": report})
 
 
 @dataclass
@@ -195,6 +195,3 @@ def witness_paths(folder: Path, instances: Iterable[Instance]) -> dict[tuple[str
         number = f"_{taken[path]}" if taken[path] > 1 else ""
         found[key] = path.with_name(f"{path.stem}{number}{path.suffix}")
     return found
-
-
-COMMANDS = (suite,)

@@ -14,11 +14,12 @@ from collections import deque
 from collections.abc import Callable, Generator, Iterable
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
 from multiprocessing.connection import wait
 
 from verify.request import Request, known_device
 from verify.suite.instances import Instance
-from verify.suite.worker import Answer, Decide, Deciders, serve
+from verify.suite.worker import Answer, Decide, decider, serve
 
 _START_SECONDS = 300.0  # for a worker to say that it is ready
 
@@ -65,7 +66,9 @@ class _Slot:
 
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
-        self._deciders = settings.deciders or Deciders(settings.jobs, settings.device, settings.memory)
+        self._deciders = settings.deciders or partial(
+            decider, settings.jobs, settings.device, settings.memory
+        )
         self._process: multiprocessing.process.BaseProcess | None = None
         self._instance: Instance | None = None
         self._ready = False

@@ -42,25 +42,17 @@ class Answer:
 Decide = Callable[[Request], Answer]
 
 
-@dataclass(frozen=True)
-class Deciders:
-    """Makes what decides in a worker, there; `jobs` workers share the machine's cores and the memory."""
+def decider(jobs: int, device: str, memory: int | None) -> Decide:
+    """What decides in a worker, made there; imports everything heavy. `jobs` workers share the machine's cores and the memory."""
+    import_torch((memory or budget().bytes) // jobs)
+    import torch
 
-    jobs: int = 1
-    device: str = "auto"
-    memory: int | None = None  # bytes of all together; None for a share of the machine's
+    import verify.run  # noqa: F401
+    from verify.settings import keep_memory
 
-    def __call__(self) -> Decide:
-        """Imports everything heavy."""
-        import_torch((self.memory or budget().bytes) // self.jobs)
-        import torch
-
-        import verify.run  # noqa: F401
-        from verify.settings import keep_memory
-
-        keep_memory(self.memory, self.device)
-        torch.set_num_threads(max(1, torch.get_num_threads() // self.jobs))
-        return decide
+    keep_memory(memory, device)
+    torch.set_num_threads(max(1, torch.get_num_threads() // jobs))
+    return decide
 
 
 def decide(request: Request) -> Answer:
