@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass
+from importlib import import_module
 from pathlib import Path
 
 import numpy as np
@@ -13,13 +13,10 @@ from nets import property_text, random_layers, relu_model
 
 from verify.checker import container, rules
 from verify.checker.checking import check
-from verify.checker.errors import Refused
-from verify.checker.proof import Proof
 from verify.checker.showing import describe
-from verify.checker.stream import Cursor
 from verify.problem import prepare
 from verify.proof import blocks, writer
-from verify.proof.blocks import BLOCKS, OfNodes, Values, in_bytes, stored
+from verify.proof.blocks import BLOCKS, OfNodes, in_bytes
 from verify.proof.certificate import CertificateTracer
 from verify.proof.recording import recording
 from verify.proof.trimming import trim
@@ -59,56 +56,40 @@ def test_slopes_in_bytes() -> None:
 
 
 @pytest.fixture
-def remark() -> Iterator[type[OfNodes]]:
-    """A new kind of blocks, in the proof and in the checker: nodes, each with a number of which nothing is asked but its sign."""
-
-    @blocks.register(200, "remark")
-    @dataclass(frozen=True)
-    class Remark(OfNodes):
-        content = "counted I64 nodes, F64 numbers"
-        shows = "nothing"
-
-        nodes: Values
-        numbers: Values
-
-        def parts(self) -> list[blocks.Array]:
-            count = np.array([len(self.nodes)])
-            return [stored(count, "<i8"), stored(self.nodes, "<i8"), stored(self.numbers, "<f8")]
-
-    @rules.register(200, "remark")
-    class RemarkRule(rules.Rule):
-        @classmethod
-        def take_in(cls, proof: Proof, cursor: Cursor, prove: bool) -> None:
-            nodes = cursor.counted("<i8")
-            proof.tree.check_nodes(nodes)
-            if (cursor.take("<f8", len(nodes)) < 0).any():
-                raise Refused("a negative remark")
-
-    yield Remark
-    del BLOCKS[200], rules.RULES[200]
+def documented() -> Iterator[type[blocks.Block]]:
+    """What docs/adding-a-certificate-rule.md adds, in the proof and in the checker, as a kind that there is not yet."""
+    guide = (FORMAT.parent / "adding-a-certificate-rule.md").read_text()
+    for name, text in re.findall(
+        r"^```diff\n--- verify/(.*?)\.py\n(.*?)^```$", guide, flags=re.MULTILINE | re.DOTALL
+    ):
+        module = import_module(f"verify.{name.replace('/', '.')}")
+        code = re.sub(r"^\+", "", text, flags=re.MULTILINE)
+        exec(code.replace('(6, "leaves_default")', '(10, "leaves_again")'), dict(vars(module)))
+    yield BLOCKS[10]
+    del BLOCKS[10], rules.RULES[10]
 
 
-@pytest.mark.parametrize("number", [1.0, -1.0])
-def test_a_new_kind_needs_no_other_file(number: float, remark: type[OfNodes], tmp_path: Path) -> None:
-    """It is written, proved or refused, shown, and thinned out with the rest."""
+@pytest.mark.parametrize(("threshold", "proved"), [(-100.0, True), (100.0, False)])
+def test_a_new_kind_needs_no_other_file(
+    threshold: float, proved: bool, documented: type[blocks.LeavesDefault], tmp_path: Path
+) -> None:
+    """It is written, proved or not, shown, and thinned out with the rest."""
     model, specification, target = (tmp_path / name for name in ("model.onnx", "property.vnnlib", "proof"))
     model.write_bytes(relu_model(random_layers(0, (3, 4, 2))).SerializeToString())
-    specification.write_text(property_text([-1.0] * 3, [1.0] * 3, 2, "(<= Y_0 -100.0)"))
+    specification.write_text(property_text([-1.0] * 3, [1.0] * 3, 2, f"(<= Y_0 {threshold})"))
     problem = prepare(model, specification)
     network = problem.model.network
     with recording(target, model, specification, problem) as record:
         tracer = CertificateTracer(network, problem.rows, record.writer)
         roots = root_subproblems(problem.rows, [0], network.alphas, network.device)
         roots = tracer.roots(roots, roots.clause[:, None])
-        tracer.write(remark(roots.subproblem_id, np.array([number])))  # type: ignore[call-arg]
-        tracer.leaves_by_default(roots)
+        tracer.write(documented(roots.subproblem_id, roots.constraint_weights))
         failure = record.close_unsat(problem)
-    if number < 0:
-        assert failure == "not proved: block 0 (remark): a negative remark"
-        assert not target.exists()
+    assert (failure is None) == proved == target.exists()
+    if failure is not None:
+        assert "block 0 (leaves_again): 1 of 1 leaves have no bound above 0" in failure
         return
-    assert failure is None
-    assert "remark: 1 blocks, 1 nodes, 24 bytes" in describe(container.read(target))
+    assert "leaves_again: 1 blocks, 1 nodes, 20 bytes" in describe(container.read(target))
     assert trim(target, model, specification, tmp_path / "trimmed") == 0
     assert (tmp_path / "trimmed").read_bytes() == target.read_bytes()
     assert check(tmp_path / "trimmed", model, specification).proved

@@ -254,7 +254,7 @@ def test_no_clause_is_lost(bounds: tuple[float, float], monkeypatch: pytest.Monk
         self._root_bound[clauses] = given.pop(0)
         return roots
 
-    monkeypatch.setattr(SplitActivations, "_climbed_all", ascended)
+    monkeypatch.setattr(SplitActivations, "_optimised_all", ascended)
     kept, roots = strategy.refine_roots(waiting, 100, Deadline(), map)
     left = set(kept.clause.tolist()) | {clause for one in roots for clause in one.subproblems.clause.tolist()}
     assert left == set(waiting.clause.tolist())

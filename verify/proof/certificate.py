@@ -82,7 +82,6 @@ class CertificateTracer(ProofTracer):
         return technique not in UNPROVED and (self.piecewise or technique not in PIECEWISE)
 
     def write(self, block: Block) -> None:
-        """The next block."""
         parts = block.parts()
         with self._lock:
             self._writer.block(block.code, parts)

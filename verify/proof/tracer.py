@@ -10,6 +10,7 @@ from torch import Tensor
 from verify.bounders.dual import DualProblem
 from verify.bounders.tracing import UNTRACED, BoundTracer, Observer, Technique, unobserved
 from verify.network.graph import Layer
+from verify.proof.blocks import Block
 from verify.state import Bounds, DualState, Struct, Subproblems
 
 
@@ -35,6 +36,9 @@ class ProofTracer:
     def proves(self, technique: Technique) -> bool:
         """Whether the proof can hold what the technique finds."""
         return True
+
+    def write(self, block: Block) -> None:
+        """A block of the proof."""
 
     def roots(self, subproblems: Subproblems, clauses: Int[Tensor, "batch group"]) -> Subproblems:
         """The subproblems as new roots, each standing for its clauses (which may be repeated)."""
