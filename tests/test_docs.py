@@ -7,8 +7,11 @@ All `python` blocks of a document run one after another in one namespace, from t
 from __future__ import annotations
 
 import importlib.util
+import os
 import re
 import shlex
+import shutil
+import subprocess
 import sys
 from pathlib import Path
 from types import ModuleType
@@ -180,6 +183,31 @@ def test_documented_operators_are_the_tested_ones() -> None:
     tested |= {node.op_type for nodes in cases.CHOICES.values() for node in nodes} - {"Cast"}
     rows = table(section(written("README.md"), "Operators"))[1:]
     assert {name.strip() for row in rows for name in row[1].split(",")} == tested
+
+
+def test_one_file_brings_the_operator_of_the_guide_in(tmp_path: Path) -> None:
+    """With the guide's file, and nothing else, a model of that operator is loaded, which compares it with ONNX Runtime."""
+    shutil.copytree(ROOT / "verify", tmp_path / "verify", ignore=shutil.ignore_patterns("__pycache__"))
+    (text,) = blocks(ROOT / "docs" / "adding-an-operator.md", "python")
+    (tmp_path / "verify" / "network" / "activations" / "cosh.py").write_text(text, encoding="utf-8")
+    code = """
+from onnx import TensorProto, helper
+import verify
+x, y = (helper.make_tensor_value_info(name, TensorProto.FLOAT, [1, 4]) for name in "xy")
+graph = helper.make_graph([helper.make_node("Cosh", ["x"], ["y"])], "one", [x], [y])
+loaded = verify.load(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 13)], ir_version=8))
+print(*(layer.activation.name for layer in loaded.network.layers))
+"""
+    environment = {**os.environ, "PYTHONPATH": str(tmp_path)}
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        cwd=tmp_path,
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=PATIENCE,
+    )
+    assert (done.stdout, done.returncode) == ("Cosh\n", 0), done.stderr
 
 
 def test_whose_operators_are_whose() -> None:

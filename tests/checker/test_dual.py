@@ -19,23 +19,14 @@ from hypothesis import strategies as st
 
 from benchmarks.soundness import FAMILIES
 from verify.checker.activations import EXACT, PIECEWISE, default_rho, interval, minimum
+from verify.checker.activations.base import KINDS
 from verify.checker.bounding import Bounder, Objective
 from verify.checker.clauses import Rows
 from verify.checker.dual import Arithmetic, Dual, Linear, Multipliers
 from verify.checker.errors import Refused
-from verify.checker.network import (
-    Activation,
-    Affine,
-    Convolution,
-    Dense,
-    Gather,
-    Identity,
-    Input,
-    Map,
-    Network,
-    Scale,
-    rationals,
-)
+from verify.checker.maps import Convolution, Dense, Gather, Identity, Map, Scale
+from verify.checker.network import Activation, Affine, Input, Network
+from verify.checker.numbers import rationals
 from verify.checker.onnx_reader import read_model
 
 Array = np.ndarray[Any, Any]
@@ -57,6 +48,10 @@ ACTIVATIONS: tuple[tuple[str, tuple[Any, ...]], ...] = (
 IDS = [f"{kind}{'_'.join(map(str, parameters))}" for kind, parameters in ACTIVATIONS]
 every_activation = pytest.mark.parametrize(("kind", "parameters"), ACTIVATIONS, ids=IDS)
 STRAIGHT = [one for one in ACTIVATIONS if one[0] in PIECEWISE]
+
+
+def test_every_activation_is_tried() -> None:
+    assert {kind for kind, _ in ACTIVATIONS} == set(KINDS)
 
 
 # -- truth

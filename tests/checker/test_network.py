@@ -8,22 +8,11 @@ from fractions import Fraction
 import numpy as np
 import pytest
 
+from verify.checker.activations import apply
 from verify.checker.errors import Refused
-from verify.checker.network import (
-    Activation,
-    Affine,
-    Convolution,
-    Dense,
-    Gather,
-    Identity,
-    Input,
-    Map,
-    Network,
-    Scale,
-    apply,
-    rational,
-    rationals,
-)
+from verify.checker.maps import Convolution, Dense, Gather, Identity, Map, Scale
+from verify.checker.network import Activation, Affine, Input, Network
+from verify.checker.numbers import rational, rationals
 
 RANDOM = np.random.default_rng(0)
 

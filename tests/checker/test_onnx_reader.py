@@ -15,8 +15,12 @@ import torch
 from onnx import TensorProto, helper, numpy_helper
 
 from verify.checker.errors import Refused
-from verify.checker.network import Network, Scale, rationals
+from verify.checker.maps import Scale
+from verify.checker.network import Network
+from verify.checker.numbers import rationals
 from verify.checker.onnx_reader import read_model
+from verify.checker.onnx_register import rule
+from verify.checker.operators import CONSTANTS, RULES
 from verify.loading import load
 
 FOLDER = Path(__file__).resolve().parents[3] / "shared" / "instances"
@@ -120,6 +124,7 @@ CASES: dict[str, Any] = {
     "Split 11": ((1, 5), [op("Split", "x", "a b", axis=1, split=[2, 3]), op("Concat", "b a", "y", axis=1)], {}, 11),
     "Expand": with_constants("Expand", (1, 2, 1), integers(3, 1, 4)), "Tile": with_constants("Tile", (1, 2), integers(2, 3)),
     "DepthToSpace": unary("DepthToSpace", (1, 8, 2, 3), blocksize=2),
+    "SpaceToDepth": unary("SpaceToDepth", (2, 3, 4, 6), blocksize=2),
     "DepthToSpace CRD": unary("DepthToSpace", (1, 8, 2, 3), blocksize=2, mode="CRD"),
     "Pad": with_constants("Pad", IMAGE, integers(0, 0, 1, 2, 0, 0, 0, 1)),
     "Pad value": with_constants("Pad", (1, 3), integers(0, 1, 1, 0), scalar(2.5)),
@@ -194,6 +199,14 @@ CASES: dict[str, Any] = {
     "MatMul vector batched": binary("MatMul", floats(2, 3, 4), (3,)), "MatMul inner": binary("MatMul", floats(3), (3,), swap=True),
     "MatMul left batched": binary("MatMul", floats(2, 4, 2), swap=True), "MatMul by vector": binary("MatMul", floats(4, 3), (3,), swap=True),
 }  # fmt: skip
+
+
+def test_every_operator_is_tried() -> None:
+    """Constant is tried below."""
+    tried = {node.op_type for _, nodes, _, _ in CASES.values() for node in nodes}
+    assert {*RULES, *CONSTANTS} - {"Constant"} <= tried
+    with pytest.raises(ValueError, match="Relu is registered twice"):
+        rule("Relu")(RULES["Relu"])
 
 
 UNKNOWN_TO_SEARCH = ("DepthToSpace", "MatMul inner")

@@ -13,7 +13,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from verify.checker.activations import EXACT, default_rho, relu_slopes
+from verify.checker.activations import EXACT, default_rho
+from verify.checker.activations.relu import relu_slopes
 from verify.checker.clauses import Rows
 from verify.checker.dual import Arithmetic, Dual, Multipliers, Rho
 from verify.checker.errors import NotProved

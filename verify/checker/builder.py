@@ -15,20 +15,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from verify.checker.errors import Refused
-from verify.checker.network import (
-    Activation,
-    Affine,
-    Array,
-    Gather,
-    Identity,
-    Input,
-    Integers,
-    Map,
-    Network,
-    Node,
-    Scale,
-    Shape,
-)
+from verify.checker.maps import Gather, Identity, Map, Scale
+from verify.checker.network import Activation, Affine, Input, Network, Node
+from verify.checker.numbers import Array, Integers, Shape
 
 MOST_NUMBERS = 2**28  # of one tensor
 ROOT_BITS = 200  # of a square root that is no rational number

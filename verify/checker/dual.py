@@ -22,22 +22,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from verify.checker.activations import PIECEWISE, interval, minimum
+from verify.checker.activations import MULTIPLYING, PIECEWISE, interval, minimum
 from verify.checker.errors import NotProved, Refused
-from verify.checker.network import (
-    Activation,
-    Affine,
-    Convolution,
-    Dense,
-    Gather,
-    Identity,
-    Input,
-    Map,
-    Network,
-    Scale,
-    rational,
-    rationals,
-)
+from verify.checker.maps import Convolution, Dense, Gather, Identity, Map, Scale
+from verify.checker.network import Activation, Affine, Input, Network
+from verify.checker.numbers import rational, rationals
 
 Array = NDArray[Any]
 
@@ -212,7 +201,7 @@ class Dual:
     def _outputs(self, node: Activation, low: Array, high: Array) -> tuple[Array, Array]:
         """An activation's outputs on boxes; the deployed one's may round a product."""
         low, high = interval(node.kind, node.parameters, low, high)
-        if self.arithmetic.deployed and node.kind == "leaky":
+        if self.arithmetic.deployed and node.kind in MULTIPLYING:
             unit, tiny = self._number(_UNIT32), self._number(_TINY32)
             low, high = low - unit * np.abs(low) - tiny, high + unit * np.abs(high) + tiny
             large = np.maximum(np.abs(low), np.abs(high)) >= _LARGEST32
@@ -352,7 +341,7 @@ class Dual:
                 error = np.abs(t) @ (own + rho.slope * operand)
                 error = error + np.abs(rho.values[..., rho.bent]) @ operand[rho.bent]
             error = self.gamma * error
-        if self.arithmetic.deployed and node.kind == "leaky":
+        if self.arithmetic.deployed and node.kind in MULTIPLYING:
             unit, tiny = self._number(_UNIT32), self._number(_TINY32)
             error = error + np.abs(t) @ (unit * sizes[index] + tiny)
         return error

@@ -10,7 +10,7 @@ import onnx
 
 from verify.checker.builder import Builder, Constant, Tensor, Value
 from verify.checker.errors import Refused
-from verify.checker.onnx_schema import schema_of, value_of
+from verify.checker.onnx_schema import FLOATS, schema_of, value_of
 
 
 class Call:
@@ -20,9 +20,13 @@ class Call:
     """
 
     def __init__(
-        self, builder: Builder, proto: onnx.NodeProto, operands: list[Tensor | None],
-        types: list[int | None], opset: int,
-    ) -> None:  # fmt: skip
+        self,
+        builder: Builder,
+        proto: onnx.NodeProto,
+        operands: list[Tensor | None],
+        types: list[int | None],
+        opset: int,
+    ) -> None:
         self.builder, self.proto, self.operands, self.types = builder, proto, operands, types
         self.schema = schema_of(proto, opset)
         self.attributes = {attribute.name: attribute for attribute in proto.attribute}
@@ -107,6 +111,11 @@ class Call:
         if found.dtype != np.int64 or found.ndim != 1:
             raise Refused(f"operand {place} is no list of integers")
         return [int(number) for number in found]
+
+    def literal_numbers(self) -> None:
+        """Refuse to decide by numbers that were computed: in floats they are near by, and the decision may be another."""
+        if self.builder.folded and self.types[0] in FLOATS:
+            raise Refused("a decision by numbers that the model computes from others")
 
     def axes(self, given: list[int], rank: int) -> list[int]:
         """Axes as numbers from 0 on; none may be given twice."""

@@ -16,25 +16,20 @@ from onnx import TensorProto, defs, external_data_helper
 
 from verify.checker.builder import Builder, Tensor, Value
 from verify.checker.errors import Refused
-from verify.checker.network import Network, Shape
+from verify.checker.network import Network
+from verify.checker.numbers import Shape
 from verify.checker.onnx_call import Call, Rule
-from verify.checker.onnx_constants import CONSTANTS, NUMPY, constant_of, own_type, shape_of
-from verify.checker.onnx_moves import MOVES, move
-from verify.checker.onnx_rules import RULES
-from verify.checker.onnx_schema import DOMAINS, FLOATS, UNREAD_RESULTS, type_name, types_of
+from verify.checker.onnx_constants import NUMPY, constant_of
+from verify.checker.onnx_schema import DOMAINS, FLOATS, type_name, types_of
+from verify.checker.operators import CONSTANTS, RULES, facts_of
 
 OLDEST, NEWEST = 7, 26  # versions of ONNX's operators that these rules were compared with ONNX Runtime for
 
 
 def rule_of(call: Call) -> Rule:
     """What computes an operation."""
-    kind = call.proto.op_type
-    if kind == "Shape":
-        return shape_of
-    if kind in MOVES:
-        return move
     depends = any(isinstance(operand, Value) for operand in call.operands)
-    rule = (RULES if depends else CONSTANTS).get(kind)
+    rule = (RULES if depends else CONSTANTS).get(call.proto.op_type)
     if rule is None:
         raise Refused(
             "this operator is not understood" + ("" if depends else " where all operands are constant")
@@ -183,10 +178,11 @@ def compute(builder: Builder, proto: onnx.NodeProto, names: Names, opset: int) -
     if call.unread:
         raise Refused(f"the attributes {sorted(call.unread)} are not understood")
     results = result if isinstance(result, list) else [result]
-    beyond = len(proto.output) - len(results)
-    if not 0 <= beyond <= UNREAD_RESULTS.get(proto.op_type, 0):
+    facts, beyond = facts_of(proto.op_type), len(proto.output) - len(results)
+    if not 0 <= beyond <= facts.unread_results:
         raise Refused(f"{len(proto.output)} results, of which {len(results)} are understood")
-    kinds = types_of(call.schema, types, own_type(call), len(results))
+    own = None if facts.own_type is None else facts.own_type(call)
+    kinds = types_of(call.schema, types, own, len(results), facts.mixes_floats)
     for output, tensor, kind in zip(proto.output, results, kinds, strict=False):
         names.define(output, tensor, kind)
     for output in proto.output[len(results) :]:

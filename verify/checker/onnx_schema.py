@@ -18,14 +18,12 @@ from verify.checker.errors import Refused
 
 DOMAINS = ("", "ai.onnx")
 FIELDS = {"input", "output", "name", "op_type", "domain", "attribute", "doc_string", "metadata_props"}
-# results beyond the first that say more, and leave the first what it is
-UNREAD_RESULTS = {"Dropout": 1, "MaxPool": 1}
 TYPES = {
     "tensor(float)": TensorProto.FLOAT, "tensor(double)": TensorProto.DOUBLE, "tensor(int32)": TensorProto.INT32,
     "tensor(int64)": TensorProto.INT64, "tensor(bool)": TensorProto.BOOL,
 }  # fmt: skip
+FLOAT, BOOL = TensorProto.FLOAT, TensorProto.BOOL
 FLOATS = (TensorProto.FLOAT, TensorProto.DOUBLE)
-INTEGERS = (TensorProto.INT32, TensorProto.INT64, TensorProto.BOOL)
 # by type, the field of an attribute that holds its value
 ATTRIBUTES: dict[int, str] = {
     AttributeProto.FLOAT: "f", AttributeProto.INT: "i", AttributeProto.STRING: "s", AttributeProto.TENSOR: "t",
@@ -97,11 +95,13 @@ def check_attribute(attribute: onnx.AttributeProto, kind: int) -> None:
         raise Refused(f"the attribute {attribute.name!r} is NaN")
 
 
-def types_of(schema: Schema, operands: Sequence[int | None], own: int | None, results: int) -> list[int]:
+def types_of(
+    schema: Schema, operands: Sequence[int | None], own: int | None, results: int, mixes_floats: bool
+) -> list[int]:
     """The element types of so many results, from those of the operands (None where one is left out).
 
-    own: the type that the operation itself chooses, where it does. Refuses operands of types that are not defined, and
-    types that differ where the definition has one letter for them.
+    own: the type that the operation itself chooses, where it does. mixes_floats: operands may be of float32 and float64. Refuses
+    operands of types that are not defined, and types that differ where the definition has one letter for them.
     """
     allowed = {entry.type_param_str: entry.allowed_type_strs for entry in schema.type_constraints}
     bound: dict[str, int] = {}
@@ -115,7 +115,7 @@ def types_of(schema: Schema, operands: Sequence[int | None], own: int | None, re
             raise Refused(
                 f"operand {place} has the type {type_name(kind)}, another {type_name(bound[letter])}"
             )
-    if len({kind for kind in bound.values() if kind in FLOATS}) > 1 and schema.name != "Pow":
+    if len({kind for kind in bound.values() if kind in FLOATS}) > 1 and not mixes_floats:
         raise Refused("operands of float32 and of float64")
     letters = [parameter(schema.outputs, place).type_str for place in range(results)]
     return [result_type(letter, bound, allowed, own) for letter in letters]

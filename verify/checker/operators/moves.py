@@ -3,20 +3,18 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from itertools import accumulate
-from typing import TypeAlias
 
 import numpy as np
 
-from verify.checker.builder import Tensor, Value, affordable, numbering
+from verify.checker.builder import affordable, numbering, real
 from verify.checker.errors import Refused
-from verify.checker.network import Integers
+from verify.checker.numbers import Integers
 from verify.checker.onnx_call import Call, Result
+from verify.checker.onnx_register import move, of_constants, rule
 
-Moved: TypeAlias = Integers | list[Integers]
 
-
+@move("Reshape")
 def reshape(call: Call, numbers: Integers) -> Integers:
     sizes = call.integers(1)
     if sizes is None or min(sizes, default=0) < -1:
@@ -28,6 +26,7 @@ def reshape(call: Call, numbers: Integers) -> Integers:
     return numbers.reshape(sizes)
 
 
+@move("Flatten")
 def flatten(call: Call, numbers: Integers) -> Integers:
     axis = call.attribute("axis", 1)
     if not (0 if call.since < 11 else -numbers.ndim) <= axis <= numbers.ndim:
@@ -36,6 +35,7 @@ def flatten(call: Call, numbers: Integers) -> Integers:
     return numbers.reshape(math.prod(before), -1)
 
 
+@move("Transpose")
 def transpose(call: Call, numbers: Integers) -> Integers:
     axes = call.attribute("perm", list(reversed(range(numbers.ndim))))
     if sorted(axes) != list(range(numbers.ndim)):
@@ -44,6 +44,7 @@ def transpose(call: Call, numbers: Integers) -> Integers:
     return moved
 
 
+@move("Squeeze")
 def squeeze(call: Call, numbers: Integers) -> Integers:
     axes = call.integers(1, "axes")
     if axes is None:
@@ -53,6 +54,7 @@ def squeeze(call: Call, numbers: Integers) -> Integers:
     return np.squeeze(numbers, tuple(call.axes(axes, numbers.ndim)))
 
 
+@move("Unsqueeze")
 def unsqueeze(call: Call, numbers: Integers) -> Integers:
     axes = call.integers(1, "axes")
     if not axes:
@@ -60,10 +62,12 @@ def unsqueeze(call: Call, numbers: Integers) -> Integers:
     return np.expand_dims(numbers, tuple(call.axes(axes, numbers.ndim + len(axes))))
 
 
+@move("Identity")
 def identity(call: Call, numbers: Integers) -> Integers:
     return numbers
 
 
+@move("Dropout", unread_results=1)
 def dropout(call: Call, numbers: Integers) -> Integers:
     call.attribute("seed")
     ratio, training = call.scalar(1), call.scalar(2)
@@ -72,17 +76,20 @@ def dropout(call: Call, numbers: Integers) -> Integers:
     return numbers
 
 
+@move("Gather")
 def take(call: Call, numbers: Integers) -> Integers:
     (axis,) = call.axes([call.attribute("axis", 0)], numbers.ndim)
     taken: Integers = np.take(numbers, call.needed(1), axis=axis)
     return taken
 
 
+@move("Expand")
 def expand(call: Call, numbers: Integers) -> Integers:
     sizes = call.integers(1)
     return np.broadcast_to(numbers, affordable(np.broadcast_shapes(numbers.shape, tuple(sizes or ()))))
 
 
+@move("Tile")
 def tile(call: Call, numbers: Integers) -> Integers:
     repeats = call.integers(1) or []
     if len(repeats) != numbers.ndim or min(repeats, default=1) < 1:
@@ -91,6 +98,7 @@ def tile(call: Call, numbers: Integers) -> Integers:
     return np.tile(numbers, repeats)
 
 
+@move("Slice")
 def cut(call: Call, numbers: Integers) -> Integers:
     """Slice: ends beyond an axis stand for its own ends."""
     starts, ends = call.integers(1, "starts"), call.integers(2, "ends")
@@ -114,6 +122,7 @@ def positions(start: int, end: int, step: int, size: int) -> list[int]:
     return list(range(max(first, 0), last, step))
 
 
+@move("Split")
 def split(call: Call, numbers: Integers) -> list[Integers]:
     (axis,) = call.axes([call.attribute("axis", 0)], numbers.ndim)
     sizes, size, count = call.integers(1, "split"), numbers.shape[axis], call.attribute("num_outputs")
@@ -130,6 +139,7 @@ def split(call: Call, numbers: Integers) -> list[Integers]:
     return np.split(numbers, list(accumulate(sizes))[:-1], axis)
 
 
+@move("DepthToSpace")
 def depth_to_space(call: Call, numbers: Integers) -> Integers:
     batch, depth, height, width = numbers.shape
     block, mode = call.attribute("blocksize"), call.attribute("mode", "DCR")
@@ -143,22 +153,48 @@ def depth_to_space(call: Call, numbers: Integers) -> Integers:
     return image
 
 
-MOVES: dict[str, Callable[[Call, Integers], Moved]] = {
-    "DepthToSpace": depth_to_space, "Dropout": dropout, "Expand": expand, "Flatten": flatten, "Gather": take,
-    "Identity": identity, "Reshape": reshape, "Slice": cut, "Split": split, "Squeeze": squeeze, "Tile": tile,
-    "Transpose": transpose, "Unsqueeze": unsqueeze,
-}  # fmt: skip
+@move("SpaceToDepth")
+def space_to_depth(call: Call, numbers: Integers) -> Integers:
+    batch, depth, height, width = numbers.shape
+    block = call.attribute("blocksize")
+    if block < 1 or height % block or width % block:
+        raise Refused("the blocks do not fit the operand")
+    parts = numbers.reshape(batch, depth, height // block, block, width // block, block)
+    image: Integers = parts.transpose(0, 3, 5, 1, 2, 4).reshape(batch, -1, height // block, width // block)
+    return image
 
 
-def move(call: Call) -> Result:
-    """The entries of the first operand where the operation puts them."""
-    x = call.operand(0)
-    if x is None:
-        raise Refused("the operand is missing")
-    moved = MOVES[call.proto.op_type](call, numbering(x.shape))
-    results: list[Tensor] = []
-    for index in moved if isinstance(moved, list) else [moved]:
-        if index.size and (index.min() < 0 or index.max() >= math.prod(x.shape)):
-            raise Refused("an index is out of range")
-        results.append(call.builder.gather(x, index) if isinstance(x, Value) else x.ravel()[index])
-    return results
+# beside constants
+
+
+@rule("Pad")
+def pad(call: Call) -> Result:
+    call.only("mode", "constant")
+    widths, shape = call.integers(1, "pads"), call.x.shape
+    given = call.integers(3)
+    axes = list(range(len(shape))) if given is None else call.axes(given, len(shape))
+    if widths is None or min(widths, default=0) < 0 or len(widths) != 2 * len(axes):
+        raise Refused("the widths are missing or negative, or there are not two for each axis")
+    sides = [(0, 0)] * len(shape)
+    for place, axis in enumerate(axes):
+        sides[axis] = (widths[place], widths[place + len(axes)])
+    affordable([size + sum(side) for size, side in zip(shape, sides, strict=True)])
+    index = np.pad(numbering(shape), sides, constant_values=-1)
+    value = call.constant(2)
+    number = float(call.attribute("value", 0.0)) if value is None else real(value).item()
+    padded = call.builder.gather(call.x, index)
+    return call.builder.scale(padded, np.ones(()), np.where(index < 0, number, 0.0)) if number else padded
+
+
+@rule("Concat")
+def concatenate(call: Call) -> Result:
+    operands = call.given()
+    (axis,) = call.axes([call.attribute("axis")], len(operands[0].shape))
+    return call.builder.concatenate(operands, axis)
+
+
+@of_constants("Concat")
+def concatenate_constants(call: Call) -> Result:
+    constants = call.constants()
+    (axis,) = call.axes([call.attribute("axis")], constants[0].ndim)
+    return np.concatenate(constants, axis)

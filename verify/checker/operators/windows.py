@@ -10,8 +10,10 @@ import numpy as np
 
 from verify.checker.builder import affordable, numbering, real, reciprocals
 from verify.checker.errors import Refused
-from verify.checker.network import Convolution, Integers, Shape
+from verify.checker.maps import Convolution
+from verify.checker.numbers import Integers, Shape
 from verify.checker.onnx_call import Call, Result
+from verify.checker.onnx_register import rule
 
 
 @dataclass(frozen=True)
@@ -42,10 +44,11 @@ class Window:
         """For every axis [windows, kernel]: where the window's entries are, also beyond the operand's."""
         affordable([*self.positions(sizes), *self.kernel])
         return [
-            np.arange(count)[:, None] * self.strides[axis] - self.begins[axis]
+            np.arange(count)[:, None] * self.strides[axis]
+            - self.begins[axis]
             + np.arange(self.kernel[axis]) * self.dilations[axis]
             for axis, count in enumerate(self.positions(sizes))
-        ]  # fmt: skip
+        ]
 
 
 def window(call: Call, sizes: Shape, kernel: Shape) -> Window:
@@ -77,6 +80,7 @@ def window(call: Call, sizes: Shape, kernel: Shape) -> Window:
     return Window(kernel, strides, dilations, tuple(begins), tuple(ends))
 
 
+@rule("Conv", "ConvTranspose")
 def convolve(call: Call) -> Result:
     x, weight, bias = call.x, real(call.needed(1)), call.constant(2)
     groups, kernel = call.attribute("group", 1), tuple(weight.shape[2:])
@@ -100,7 +104,7 @@ def convolve(call: Call) -> Result:
         raise Refused("the bias is not one number for each channel")
     convolution = Convolution(
         weight, x.shape[0], large, small, groups, at.strides, at.dilations, at.begins, transposed
-    )  # fmt: skip
+    )
     shift = None if bias is None else bias.reshape(-1, *(1,) * len(kernel))
     return call.builder.affine([(convolution, x)], (x.shape[0], *made), shift)
 
@@ -141,6 +145,7 @@ def window_index(shape: Shape, entries: list[Integers]) -> Integers:
     return np.where(real, flat + lead, -1)
 
 
+@rule("AveragePool")
 def average_pool(call: Call) -> Result:
     kernel = tuple(call.attribute("kernel_shape"))
     x, rank, counted = call.x, len(kernel), call.flag("count_include_pad")
@@ -159,6 +164,7 @@ def average_pool(call: Call) -> Result:
     return call.builder.scale(total, reciprocals(divisors))
 
 
+@rule("MaxPool", unread_results=1)
 def max_pool(call: Call) -> Result:
     kernel = tuple(call.attribute("kernel_shape"))
     call.only("storage_order", 0)
