@@ -34,8 +34,9 @@ from verify.network.activations import (
     Product,
     Reciprocal,
 )
-from verify.network.affine import Affine, Combine, Convolution, Dense, NonNegative, Reshape, Scale, Shape
+from verify.network.affine import Affine, Combine, Convolution, Dense, Reshape, Scale, Shape
 from verify.network.graph import Network, Node
+from verify.network.moves import NonNegative
 from verify.state import Bounds, DualState, Objective, Splits
 
 DOUBLE = torch.float64

@@ -31,8 +31,9 @@ from verify.bounders.forward import forward
 from verify.bounders.ibp import interval
 from verify.deadline import Deadline
 from verify.network.activations import Activation, Relu
-from verify.network.affine import Combine, Constant, Dense, NonNegative
+from verify.network.affine import Combine, Constant, Dense
 from verify.network.graph import Network, Node
+from verify.network.moves import NonNegative
 from verify.state import Bounds, Objective
 
 

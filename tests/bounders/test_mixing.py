@@ -25,8 +25,8 @@ from verify.network.activations.matrix_product import MatrixProduct
 from verify.network.activations.mixing import Mixing
 from verify.network.activations.product import Product
 from verify.network.activations.softmax import Softmax, SoftmaxHull
-from verify.network.affine import NonNegative
 from verify.network.graph import Network
+from verify.network.moves import NonNegative
 from verify.state import DualState, Objective
 
 SIZES = {

@@ -15,8 +15,9 @@ from verify.bounders.patches import PatchNetwork
 from verify.bounders.restricted import Restricted
 from verify.deadline import Deadline
 from verify.network.activations import Activation, Relu, Sigmoid
-from verify.network.affine import Combine, Convolution, NonNegative, Permute, Reshape, Scale
+from verify.network.affine import Combine, Convolution, Reshape, Scale
 from verify.network.graph import Layer, Network
+from verify.network.moves import NonNegative, Permute
 from verify.state import Bounds, Objective
 
 ELEMENTWISE = [activation for activation in EXAMPLES if not (activation.joins or activation.mixes)]

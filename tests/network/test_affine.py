@@ -13,20 +13,10 @@ from nets import DOUBLE, joined, networks
 from torch import Tensor
 
 from verify.bounders.ibp import affine_interval
-from verify.network import affine
-from verify.network.affine import (
-    Affine,
-    Combine,
-    Constant,
-    Convolution,
-    Dense,
-    NonNegative,
-    Permute,
-    Reshape,
-    Scale,
-    Shape,
-)
+from verify.network import affine, moves
+from verify.network.affine import Affine, Combine, Constant, Convolution, Dense, Reshape, Scale, Shape
 from verify.network.graph import Network, Node
+from verify.network.moves import NonNegative, Permute
 
 Case = tuple[Affine, tuple[Shape, ...]]
 GENERATOR = torch.Generator().manual_seed(11)
@@ -123,9 +113,8 @@ def linear(operator: Affine, operands: list[Tensor]) -> Tensor:
 
 
 def test_every_class_has_a_case() -> None:
-    classes = {
-        c for _, c in inspect.getmembers(affine, inspect.isclass) if issubclass(c, Affine) and c is not Affine
-    }
+    known = [*inspect.getmembers(affine, inspect.isclass), *inspect.getmembers(moves, inspect.isclass)]
+    classes = {c for _, c in known if issubclass(c, Affine) and c is not Affine}
     assert classes == {type(operator) for operator, _ in CASES}
 
 

@@ -23,19 +23,9 @@ from verify.network.activations.copy import Copy
 from verify.network.activations.product import Product
 from verify.network.activations.reciprocal import Reciprocal
 from verify.network.activations.relu import Relu
-from verify.network.affine import (
-    Affine,
-    Combine,
-    Constant,
-    Convolution,
-    Dense,
-    NonNegative,
-    Permute,
-    Reshape,
-    Scale,
-    Shape,
-)
+from verify.network.affine import Affine, Combine, Constant, Convolution, Dense, Reshape, Scale, Shape
 from verify.network.graph import Network, Node
+from verify.network.moves import NonNegative, Permute
 
 
 @dataclass(frozen=True)

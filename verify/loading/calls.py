@@ -62,6 +62,13 @@ class Call:
             )
         return found
 
+    def setting(self, place: int, name: str, default: Any = None) -> Any:
+        """What torch calls a setting: an attribute of the module, or a constant argument of the function."""
+        if self.module is None:
+            return self.constant(place, name, default=default)
+        found = getattr(self.module, name, default)
+        return found.detach() if isinstance(found, Tensor) else found
+
     def operands(self, letters: str) -> list[Any]:
         """Operands of an ONNX operator that arrives as it stands in the file: they are called a, b, c, .."""
         return [self.argument("abcdefgh".index(letter), letter) for letter in letters]

@@ -26,8 +26,9 @@ from torch import Tensor
 
 from verify.deadline import tick
 from verify.loading.builder import prune
-from verify.network.affine import Affine, Convolution, Dense, Permute, Reshape, Scale, Shape
+from verify.network.affine import Affine, Convolution, Dense, Reshape, Scale, Shape
 from verify.network.graph import Network, Node
+from verify.network.moves import Permute
 
 
 class _Pair(NamedTuple):

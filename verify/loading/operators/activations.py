@@ -109,10 +109,7 @@ def relu6(call: Call) -> Value:
 @torch_call(nn.Hardtanh, F.hardtanh)
 def hardtanh(call: Call) -> Value:
     """torch.nn.Hardtanh."""
-    if call.module is not None:
-        return clipped(call.builder, call.x, call.module.min_val, call.module.max_val)
-    low, high = call.constant(1, "min_val", default=-1.0), call.constant(2, "max_val", default=1.0)
-    return clipped(call.builder, call.x, low, high)
+    return clipped(call.builder, call.x, call.setting(1, "min_val", -1.0), call.setting(2, "max_val", 1.0))
 
 
 @converted("OnnxHardSigmoid", "HardSigmoid", alike=6)
@@ -134,12 +131,7 @@ def hard_sigmoid(call: Call) -> Value:
 @torch_call(nn.LeakyReLU, F.leaky_relu)
 def leaky_relu(call: Call) -> Value:
     """torch.nn.LeakyReLU."""
-    slope = (
-        call.constant(1, "negative_slope", default=0.01)
-        if call.module is None
-        else call.module.negative_slope
-    )
-    return call.builder.activation(LeakyRelu(float(slope)), call.x)
+    return call.builder.activation(LeakyRelu(float(call.setting(1, "negative_slope", 0.01))), call.x)
 
 
 known("LeakyRelu", module="LeakyReLU", rule=leaky_relu)
@@ -148,7 +140,7 @@ known("LeakyRelu", module="LeakyReLU", rule=leaky_relu)
 @torch_call(nn.PReLU)
 def prelu(call: Call) -> Value:
     """Torch's PReLU: slopes are one for all, or one for each channel, on axis 1."""
-    slope = tensor(call.constant(1, "weight") if call.module is None else call.module.weight.detach())
+    slope = tensor(call.setting(1, "weight"))
     if len(slope) > 1:
         slope = slope.reshape(-1, *(1,) * (len(call.x.shape) - 2))
     return _sloped(call, slope)
@@ -179,14 +171,10 @@ def _sloped(call: Call, slope: Tensor) -> Value:
 @torch_call(nn.Softplus, F.softplus)
 def torch_softplus(call: Call) -> Value:
     """torch's, whose value beyond the threshold is x, less than 3e-9 off."""
-    given = ("beta", 1.0), ("threshold", 20.0)
-    if call.module is None:
-        numbers = [call.constant(i, name, default=usual) for i, (name, usual) in enumerate(given, start=1)]
-    else:
-        numbers = [getattr(call.module, name) for name, _ in given]
-    if numbers[1] < 20:
-        raise Unsupported(f"threshold {numbers[1]}")
-    return scaled_argument(call.builder, Softplus(), call.x, float(numbers[0]))
+    beta, threshold = call.setting(1, "beta", 1.0), call.setting(2, "threshold", 20.0)
+    if threshold < 20:
+        raise Unsupported(f"threshold {threshold}")
+    return scaled_argument(call.builder, Softplus(), call.x, float(beta))
 
 
 @onnx("Elu")
@@ -198,19 +186,14 @@ def elu(call: Call) -> Value:
 @torch_call(nn.ELU, F.elu)
 def torch_elu(call: Call) -> Value:
     """torch.nn.ELU and its functional form."""
-    alpha = call.constant(1, "alpha", default=1.0) if call.module is None else call.module.alpha
-    return call.builder.activation(Elu(float(alpha)), call.x)
+    return call.builder.activation(Elu(float(call.setting(1, "alpha", 1.0))), call.x)
 
 
 @onnx("Celu")
-def onnx_celu(call: Call) -> Value:
-    """Celu."""
-    return celu(call.builder, call.x, float(call.attributes.get("alpha", 1.0)))
-
-
-def celu(builder: Builder, x: Value, alpha: float) -> Value:
+def celu(call: Call) -> Value:
     """x for x >= 0, `alpha (exp(x / alpha) - 1)` below."""
-    inner = builder.scale(x, tensor(1.0) / tensor(alpha))
+    builder, alpha = call.builder, float(call.attributes.get("alpha", 1.0))
+    inner = builder.scale(call.x, tensor(1.0) / tensor(alpha))
     return builder.scale(builder.activation(Elu(1.0), inner), tensor(alpha))
 
 

@@ -19,7 +19,7 @@ from verify.loading.registry import onnx
 def attention(call: Call) -> Value:
     """Attention without masks of -inf, caches and shared heads: `softmax(scale Q K^T + mask) V` of each head."""
     attributes, builder = call.attributes, call.builder
-    query, key, value, mask = (call.argument(place, name) for place, name in enumerate("abcd"))
+    query, key, value, mask = call.operands("abcd")
     for name in ("is_causal", "softcap", "qk_matmul_output_mode"):
         if attributes.get(name, 0):
             raise Unsupported(name)

@@ -14,7 +14,8 @@ from verify.loading.operators.arithmetic import add
 from verify.loading.registry import converted, onnx, torch_call
 from verify.network.activations.relu import Relu
 from verify.network.activations.steps import Positive, Step
-from verify.network.affine import Combine, Constant, NonNegative, Permute, Reshape, Scale
+from verify.network.affine import Combine, Constant, Reshape, Scale
+from verify.network.moves import NonNegative, Permute
 
 _MOVES = ("concatenate", "expand", "gather", "slice", "sum")
 _COMPARED = {
@@ -67,8 +68,7 @@ def compare(builder: Builder, operator: str, a: Any, b: Any) -> Value:
 @onnx(*_COMPARED, computed=lambda module, a, b, *_: _COMPARED[module.operator](a, b))
 def onnx_compare(call: Call) -> Value:
     """Equal, Greater, GreaterOrEqual, Less, LessOrEqual."""
-    operands = (call.argument(place, name) for place, name in enumerate("ab"))
-    return compare(call.builder, call.module.operator, *operands)
+    return compare(call.builder, call.module.operator, *call.operands("ab"))
 
 
 def torch_compare(name: str) -> Rule:
@@ -98,8 +98,7 @@ def logical(builder: Builder, operator: str, a: Any, b: Any) -> Value:
 @onnx(*_LOGIC, computed=lambda module, a, b, *_: _LOGIC[module.operator](a, b))
 def onnx_logical(call: Call) -> Value:
     """And, Or."""
-    operands = (call.argument(place, name) for place, name in enumerate("ab"))
-    return logical(call.builder, call.module.operator, *operands)
+    return logical(call.builder, call.module.operator, *call.operands("ab"))
 
 
 @onnx("Not", computed=lambda module, x, *_: torch.logical_not(x))

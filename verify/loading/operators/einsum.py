@@ -18,8 +18,7 @@ from verify.loading.registry import onnx, torch_call
 def onnx_einsum(call: Call) -> Value:
     """Einsum of one or two operands."""
     equation = call.attributes["equation"]
-    operands = [call.argument(place, name) for place, name in enumerate("abcdef")]
-    given = [operand for operand in operands if operand is not None]
+    given = [operand for operand in call.operands("abcdef") if operand is not None]
     return einsum(call.builder, equation.decode() if isinstance(equation, bytes) else equation, given)
 
 

@@ -45,9 +45,7 @@ def onnx_gelu(call: Call) -> Value:
 @torch_call(nn.GELU, F.gelu)
 def torch_gelu(call: Call) -> Value:
     """torch.nn.GELU and its functional form."""
-    module = call.module
-    kind = call.constant(1, "approximate", default="none") if module is None else module.approximate
-    return gelu(call.builder, call.x, kind)
+    return gelu(call.builder, call.x, call.setting(1, "approximate", "none"))
 
 
 def gelu(builder: Builder, x: Value, approximate: str) -> Value:

@@ -23,13 +23,7 @@ MOST_BATCHED_MATRICES = 256  # of a constant operand of MatMul, each lowered by 
 @torch_call(nn.Linear, F.linear)
 def linear(call: Call) -> Value:
     """torch.nn.Linear and its functional form."""
-    if call.module is not None:
-        return call.builder.dense(call.x, call.module.weight.detach(), _detached(call.module.bias))
-    return call.builder.dense(call.x, call.constant(1, "weight"), call.constant(2, "bias"))
-
-
-def _detached(parameter: Tensor | None) -> Tensor | None:
-    return None if parameter is None else parameter.detach()
+    return call.builder.dense(call.x, call.setting(1, "weight"), call.setting(2, "bias"))
 
 
 @converted("OnnxMatMul", "MatMul")
@@ -140,14 +134,9 @@ def along(builder: Builder, x: Value, axis: int, matrix: Tensor) -> Value:
 
 
 @onnx("Gemm")
-def onnx_gemm(call: Call) -> Value:
-    """Gemm."""
-    operands = (call.argument(place, name) for place, name in enumerate("abc"))
-    return gemm(call.builder, call.attributes, *operands)
-
-
-def gemm(builder: Builder, attributes: dict[str, Any], a: Any, b: Any, c: Any) -> Value:
-    """ONNX Gemm: alpha a' b' + beta c."""
+def gemm(call: Call) -> Value:
+    """Gemm: alpha a' b' + beta c."""
+    builder, attributes, (a, b, c) = call.builder, call.attributes, call.operands("abc")
     alpha, beta = attributes.get("alpha", 1.0), attributes.get("beta", 1.0)
 
     def oriented(x: Any, flag: str) -> Any:

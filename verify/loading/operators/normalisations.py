@@ -63,80 +63,69 @@ def normalised(builder: Builder, x: Value, lead: int, epsilon: float) -> Value:
     return builder.reshape(builder.product(builder.copy(centred), inverse, shared=True), x.shape)
 
 
-def layer_norm(builder: Builder, x: Value, axis: int, parts: tuple[Any, Any], epsilon: float) -> Value:
-    """Layer normalisation over the axes from `axis` on; `parts`: factor and shift, or None."""
-    found = normalised(builder, x, axis % len(x.shape), epsilon)
-    factor, shift = (None if part is None else tensor(part).detach() for part in parts)
-    return builder.scale(found, factor, shift)
+def _scaled(builder: Builder, x: Value, parts: Sequence[Any], shape: tuple[int, ...] | None = None) -> Value:
+    """`factor x + shift`, either of which may be None; they are of this shape."""
+    given = [None if part is None else tensor(part).detach() for part in parts]
+    factor, shift = (part if part is None or shape is None else part.reshape(shape) for part in given)
+    return builder.scale(x, factor, shift)
+
+
+def _along_channels(x: Value) -> tuple[int, ...]:
+    return (-1, *(1,) * (len(x.shape) - 2))
 
 
 @onnx("LayerNormalization")
-def onnx_layer_norm(call: Call) -> Value:
+def layer_norm(call: Call) -> Value:
     """LayerNormalization."""
     if call.module.results > 1:
         raise Unsupported("mean and deviation are results")
-    factor, shift = call.constants("bc")
-    attributes = call.attributes
-    axis, epsilon = attributes.get("axis", -1), attributes.get("epsilon", 1e-5)
-    return layer_norm(call.builder, call.x, axis, (factor, shift), epsilon)
+    parts, attributes = call.constants("bc"), call.attributes
+    lead = attributes.get("axis", -1) % len(call.x.shape)
+    return _scaled(
+        call.builder, normalised(call.builder, call.x, lead, attributes.get("epsilon", 1e-5)), parts
+    )
 
 
 @torch_call(nn.LayerNorm, F.layer_norm, torch.layer_norm)
 def torch_layer_norm(call: Call) -> Value:
     """torch.nn.LayerNorm and its functional form."""
-    if call.module is not None:
-        module = call.module
-        shape, parts, epsilon = module.normalized_shape, (module.weight, module.bias), module.eps
-    else:
-        shape = call.constant(1, "normalized_shape")
-        parts = (call.constant(2, "weight"), call.constant(3, "bias"))
-        epsilon = call.constant(4, "eps", default=1e-5)
-    return layer_norm(call.builder, call.x, len(call.x.shape) - len(tuple(shape)), parts, epsilon)
-
-
-def instance_norm(builder: Builder, x: Value, parts: tuple[Any, Any], epsilon: float) -> Value:
-    """Instance normalisation over the axes from 2 on; `parts`: factor and shift of each channel, or None."""
-    found = normalised(builder, x, 2, epsilon)
-    shape = (-1, *(1,) * (len(x.shape) - 2))
-    factor, shift = (None if part is None else tensor(part).detach().reshape(shape) for part in parts)
-    return builder.scale(found, factor, shift)
+    shape, parts = call.setting(1, "normalized_shape"), (call.setting(2, "weight"), call.setting(3, "bias"))
+    lead = (len(call.x.shape) - len(tuple(shape))) % len(call.x.shape)
+    return _scaled(call.builder, normalised(call.builder, call.x, lead, call.setting(4, "eps", 1e-5)), parts)
 
 
 @onnx("InstanceNormalization")
-def onnx_instance_norm(call: Call) -> Value:
-    """InstanceNormalization."""
-    factor, shift = call.constants("bc")
-    epsilon = call.attributes.get("epsilon", 1e-5)
-    return instance_norm(call.builder, call.x, (factor, shift), epsilon)
+def instance_norm(call: Call) -> Value:
+    """InstanceNormalization: over the axes from 2 on, with a factor and a shift of each channel."""
+    parts, epsilon = call.constants("bc"), call.attributes.get("epsilon", 1e-5)
+    return _scaled(call.builder, normalised(call.builder, call.x, 2, epsilon), parts, _along_channels(call.x))
 
 
 @torch_call(nn.InstanceNorm1d, nn.InstanceNorm2d, nn.InstanceNorm3d)
 def torch_instance_norm(call: Call) -> Value:
     """torch.nn.InstanceNorm without running statistics."""
-    module = call.module
+    module, x = call.module, call.x
     if module.track_running_stats:
         raise Unsupported("running statistics")
-    return instance_norm(call.builder, call.x, (module.weight, module.bias), module.eps)
+    found = normalised(call.builder, x, 2, module.eps)
+    return _scaled(call.builder, found, (module.weight, module.bias), _along_channels(x))
 
 
-def group_norm(builder: Builder, x: Value, groups: int, parts: tuple[Any, Any], epsilon: float) -> Value:
+def group_norm(builder: Builder, x: Value, groups: int, parts: Sequence[Any], epsilon: float) -> Value:
     """Normalisation over groups of channels; `parts`: factor and shift of each channel, or None."""
     cut = builder.reshape(x, (x.shape[0], groups, x.size // (x.shape[0] * groups)))
     found = builder.reshape(normalised(builder, cut, 2, epsilon), x.shape)
-    shape = (-1, *(1,) * (len(x.shape) - 2))
-    factor, shift = (None if part is None else tensor(part).detach().reshape(shape) for part in parts)
-    return builder.scale(found, factor, shift)
+    return _scaled(builder, found, parts, _along_channels(x))
 
 
 @onnx("GroupNormalization")
 def onnx_group_norm(call: Call) -> Value:
     """GroupNormalization; before opset 21 factor and shift are each group's, since then each channel's."""
-    groups, attributes = int(call.attributes["num_groups"]), call.attributes
+    groups = int(call.attributes["num_groups"])
     parts = [tensor(part) for part in call.constants("bc")]
     if call.module.opset < 21:
         parts = [part.repeat_interleave(call.x.shape[1] // groups) for part in parts]
-    epsilon = attributes.get("epsilon", 1e-5)
-    return group_norm(call.builder, call.x, groups, (parts[0], parts[1]), epsilon)
+    return group_norm(call.builder, call.x, groups, parts, call.attributes.get("epsilon", 1e-5))
 
 
 @torch_call(nn.GroupNorm)

@@ -20,7 +20,8 @@ from verify.loading.builder import Builder, Value
 from verify.loading.calls import Call, Rule, Unsupported
 from verify.loading.operators.windows import Window, onnx_window, torch_window
 from verify.loading.registry import onnx, torch_call
-from verify.network.affine import NonNegative, Shape
+from verify.network.affine import Shape
+from verify.network.moves import NonNegative
 
 
 def average(builder: Builder, x: Value, window: Window, count_padding: bool) -> Value:
@@ -73,7 +74,9 @@ def _cell(offsets: tuple[int, ...], choices: list[Tensor], shape: Shape) -> Tens
 @onnx("AveragePool")
 def average_pool(call: Call) -> Value:
     """AveragePool."""
-    return onnx_average_pool(call.builder, call.attributes, call.x)
+    return average(
+        call.builder, call.x, _onnx_window(call), bool(call.attributes.get("count_include_pad", 0))
+    )
 
 
 @onnx("MaxPool", chooses=True)
@@ -81,33 +84,18 @@ def max_pool(call: Call) -> Value:
     """MaxPool."""
     if call.module.results > 1:
         raise Unsupported("its indices are a result")
-    return onnx_max_pool(call.builder, call.attributes, call.x)
+    return maximum(call.builder, call.x, _onnx_window(call))
 
 
-def onnx_average_pool(builder: Builder, attributes: dict[str, Any], x: Value) -> Value:
-    """ONNX AveragePool."""
-    kernel = tuple(attributes["kernel_shape"])
-    window = onnx_window(attributes, x.shape[-len(kernel) :], kernel)
-    return average(builder, x, window, bool(attributes.get("count_include_pad", 0)))
+def _onnx_window(call: Call) -> Window:
+    kernel = tuple(call.attributes["kernel_shape"])
+    return onnx_window(call.attributes, call.x.shape[-len(kernel) :], kernel)
 
 
-def onnx_max_pool(builder: Builder, attributes: dict[str, Any], x: Value) -> Value:
-    """ONNX MaxPool (its values; the indices are not supported)."""
-    kernel = tuple(attributes["kernel_shape"])
-    return maximum(builder, x, onnx_window(attributes, x.shape[-len(kernel) :], kernel))
-
-
-_POOL_ARGUMENTS = ("kernel_size", "stride", "padding")
-
-
-def _pool_window(call: Call, rank: int, dilation: Any, ceil: Any) -> Window:
-    def setting(place: int, name: str, default: Any) -> Any:
-        if call.module is not None:
-            return getattr(call.module, name)
-        return call.constant(place, name, default=default)
-
+def _torch_window(call: Call, rank: int, dilation: Any, ceil: Any) -> Window:
     kernel, stride, padding = (
-        setting(i, name, (None, None, 0)[i - 1]) for i, name in enumerate(_POOL_ARGUMENTS, 1)
+        call.setting(place, name, default)
+        for place, name, default in ((1, "kernel_size", None), (2, "stride", None), (3, "padding", 0))
     )
     return torch_window(kernel, stride, padding, dilation, rank, call.x.shape[-rank:], bool(ceil))
 
@@ -116,21 +104,10 @@ def torch_average_pool(rank: int) -> Rule:
     """torch.nn.AvgPool and avg_pool of `rank` axes."""
 
     def rule(call: Call) -> Value:
-        source = call.module
-        ceil = call.constant(4, "ceil_mode", default=False) if source is None else source.ceil_mode
-        counted = (
-            call.constant(5, "count_include_pad", default=True)
-            if source is None
-            else source.count_include_pad
-        )
-        divisor = (
-            call.constant(6, "divisor_override")
-            if source is None
-            else getattr(source, "divisor_override", None)
-        )
-        if divisor is not None:
+        ceil, counted = call.setting(4, "ceil_mode", False), call.setting(5, "count_include_pad", True)
+        if call.setting(6, "divisor_override") is not None:
             raise Unsupported("divisor_override")
-        return average(call.builder, call.x, _pool_window(call, rank, 1, ceil), bool(counted))
+        return average(call.builder, call.x, _torch_window(call, rank, 1, ceil), bool(counted))
 
     return rule
 
@@ -139,12 +116,10 @@ def torch_max_pool(rank: int) -> Rule:
     """torch.nn.MaxPool and max_pool of `rank` axes."""
 
     def rule(call: Call) -> Value:
-        source = call.module
-        if call.kwargs.get("return_indices") or getattr(source, "return_indices", False):
+        if call.kwargs.get("return_indices") or getattr(call.module, "return_indices", False):
             raise Unsupported("its indices are a result")
-        dilation = call.constant(4, "dilation", default=1) if source is None else source.dilation
-        ceil = call.constant(5, "ceil_mode", default=False) if source is None else source.ceil_mode
-        return maximum(call.builder, call.x, _pool_window(call, rank, dilation, ceil))
+        dilation, ceil = call.setting(4, "dilation", 1), call.setting(5, "ceil_mode", False)
+        return maximum(call.builder, call.x, _torch_window(call, rank, dilation, ceil))
 
     return rule
 
@@ -153,7 +128,7 @@ def adaptive_average_pool(rank: int) -> Rule:
     """torch.nn.AdaptiveAvgPool where the output divides the operand evenly."""
 
     def rule(call: Call) -> Value:
-        wanted = call.module.output_size if call.module is not None else call.constant(1, "output_size")
+        wanted = call.setting(1, "output_size")
         sizes = call.x.shape[-rank:]
         given = (wanted,) * rank if isinstance(wanted, int) else tuple(wanted)
         outputs = tuple(size if out is None else out for size, out in zip(sizes, given, strict=True))
@@ -166,21 +141,18 @@ def adaptive_average_pool(rank: int) -> Rule:
     return rule
 
 
-for _rank, _average, _maximum, _adaptive in (
-    (
-        1,
-        (nn.AvgPool1d, F.avg_pool1d, torch.avg_pool1d),
-        (nn.MaxPool1d, F.max_pool1d, torch.max_pool1d),
-        (nn.AdaptiveAvgPool1d,),
-    ),
-    (
-        2,
-        (nn.AvgPool2d, F.avg_pool2d),
-        (nn.MaxPool2d, F.max_pool2d, torch.max_pool2d),
-        (nn.AdaptiveAvgPool2d, F.adaptive_avg_pool2d),
-    ),
-    (3, (nn.AvgPool3d,), (nn.MaxPool3d,), (nn.AdaptiveAvgPool3d,)),
+for _rank, _average in (
+    (1, (nn.AvgPool1d, F.avg_pool1d, torch.avg_pool1d)),
+    (2, (nn.AvgPool2d, F.avg_pool2d)),
+    (3, (nn.AvgPool3d,)),
 ):
     torch_call(*_average)(torch_average_pool(_rank))
+for _rank, _maximum in (
+    (1, (nn.MaxPool1d, F.max_pool1d, torch.max_pool1d)),
+    (2, (nn.MaxPool2d, F.max_pool2d, torch.max_pool2d)),
+    (3, (nn.MaxPool3d,)),
+):
     torch_call(*_maximum)(torch_max_pool(_rank))
-    torch_call(*_adaptive)(adaptive_average_pool(_rank))
+torch_call(nn.AdaptiveAvgPool1d)(adaptive_average_pool(1))
+torch_call(nn.AdaptiveAvgPool2d, F.adaptive_avg_pool2d)(adaptive_average_pool(2))
+torch_call(nn.AdaptiveAvgPool3d)(adaptive_average_pool(3))

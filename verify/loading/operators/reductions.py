@@ -20,50 +20,85 @@ from verify.network.activations.piecewise import Abs
 from verify.network.activations.relu import Relu
 from verify.network.activations.square import Square
 
+Fold = Callable[[Builder, Value], Value]  # of the last axis, to one entry
+Reduction = Callable[[Builder, Value, tuple[int, ...], bool], Value]  # over axes, which are kept or not
 
-@onnx("ReduceMax", "ReduceMin", wraps=False, chooses=True)
-@onnx("ReduceL1", wraps=False, check=bounded(torch.sum))
-@onnx("ReduceSumSquare", wraps=False, check=bounded(lambda x: x.square().sum()))
-@onnx("ReduceSum", wraps=False, guard=summable, check=bounded(torch.sum))
-@onnx("ReduceProd", wraps=False, guard=multipliable, check=bounded(lambda x: x.clamp(min=1).prod()))
-@onnx("ReduceL2", "ReduceLogSum", "ReduceLogSumExp", "ReduceMean", wraps=False, truncates=True)
-def reduce(call: Call) -> Value:
-    """ReduceSum and its kin: the axes are an attribute in old versions, an operand in new ones."""
+
+def reduction(name: str, idle: bool = True, **known: Any) -> Callable[[Reduction], Reduction]:
+    """Registers a reduction of ONNX; `idle`: over no axes it does nothing."""
+
+    def register(over: Reduction) -> Reduction:
+        onnx(name, wraps=False, **known)(lambda call: _reduce(call, over, idle))
+        return over
+
+    return register
+
+
+def _reduce(call: Call, over: Reduction, idle: bool) -> Value:
+    """The axes are an attribute in old versions, an operand in new ones."""
     attributes = call.attributes
     (axes,) = call.constants("b")
     axes = attributes.get("axes") if axes is None else integers(axes)
-    if not axes:
-        if attributes.get("noop_with_empty_axes", 0):
-            if call.module.operator in ("ReduceL1", "ReduceL2", "ReduceSumSquare"):
-                raise Unsupported("no axes to reduce")
-            return call.x
-        axes = None
-    keepdim = bool(attributes.get("keepdims", 1))
-    return reduced_by(call.builder, call.module.operator, call.x, axes, keepdim)
+    if not axes and attributes.get("noop_with_empty_axes", 0):
+        if not idle:
+            raise Unsupported("no axes to reduce")
+        return call.x
+    places = axes_of(axes or None, len(call.x.shape))
+    return over(call.builder, call.x, places, bool(attributes.get("keepdims", 1)))
 
 
-def reduced_by(builder: Builder, operator: str, x: Value, axes: Any, keepdim: bool) -> Value:
-    """ReduceSum, Mean, Max, Min, L1, L2, SumSquare, LogSum, LogSumExp, Prod."""
-    places = axes_of(axes, len(x.shape))
-    if operator in ("ReduceLogSumExp", "ReduceProd"):
-        return reduced(
-            builder, x, places, keepdim, log_sum_exp if operator == "ReduceLogSumExp" else product_along
-        )
-    if operator in ("ReduceMax", "ReduceMin"):
-        return reduce_maximum(builder, x, places, keepdim, 1 if operator == "ReduceMax" else -1)
-    if operator == "ReduceL1":
-        x = builder.activation(Abs(), x)
-    if operator in ("ReduceL2", "ReduceSumSquare"):
-        x = builder.activation(Square(), x)
-    total = builder.sum(x, places, keepdim, mean=operator == "ReduceMean")
-    if operator == "ReduceLogSum":
-        return builder.activation(Log(), total)
-    return root_of_sum(builder, total) if operator == "ReduceL2" else total
+@reduction("ReduceSum", guard=summable, check=bounded(torch.sum))
+def total(builder: Builder, x: Value, axes: tuple[int, ...], keepdim: bool) -> Value:
+    return builder.sum(x, axes, keepdim)
 
 
-def reduced(
-    builder: Builder, x: Value, axes: tuple[int, ...], keepdim: bool, fold: Callable[[Builder, Value], Value]
-) -> Value:
+@reduction("ReduceMean", truncates=True)
+def mean(builder: Builder, x: Value, axes: tuple[int, ...], keepdim: bool) -> Value:
+    return builder.sum(x, axes, keepdim, mean=True)
+
+
+@reduction("ReduceMax", chooses=True)
+def maximum(builder: Builder, x: Value, axes: tuple[int, ...], keepdim: bool) -> Value:
+    return reduce_maximum(builder, x, axes, keepdim)
+
+
+@reduction("ReduceMin", chooses=True)
+def minimum(builder: Builder, x: Value, axes: tuple[int, ...], keepdim: bool) -> Value:
+    return reduce_maximum(builder, x, axes, keepdim, -1)
+
+
+@reduction("ReduceL1", idle=False, check=bounded(torch.sum))
+def sizes(builder: Builder, x: Value, axes: tuple[int, ...], keepdim: bool) -> Value:
+    return builder.sum(builder.activation(Abs(), x), axes, keepdim)
+
+
+@reduction("ReduceSumSquare", idle=False, check=bounded(lambda x: x.square().sum()))
+def squares(builder: Builder, x: Value, axes: tuple[int, ...], keepdim: bool) -> Value:
+    return builder.sum(builder.activation(Square(), x), axes, keepdim)
+
+
+@reduction("ReduceL2", idle=False, truncates=True)
+def length(builder: Builder, x: Value, axes: tuple[int, ...], keepdim: bool) -> Value:
+    """The ReLU takes what rounding leaves below 0 out of the root's interval."""
+    return builder.activation(Sqrt(), builder.activation(Relu(), squares(builder, x, axes, keepdim)))
+
+
+@reduction("ReduceLogSum", truncates=True)
+def logarithm(builder: Builder, x: Value, axes: tuple[int, ...], keepdim: bool) -> Value:
+    return builder.activation(Log(), builder.sum(x, axes, keepdim))
+
+
+@reduction("ReduceLogSumExp", truncates=True)
+def log_of_exponentials(builder: Builder, x: Value, axes: tuple[int, ...], keepdim: bool) -> Value:
+    return reduced(builder, x, axes, keepdim, log_sum_exp)
+
+
+@reduction("ReduceProd", guard=multipliable, check=bounded(lambda x: x.clamp(min=1).prod()))
+def product(builder: Builder, x: Value, axes: tuple[int, ...], keepdim: bool) -> Value:
+    return reduced(builder, x, axes, keepdim, product_along)
+
+
+def reduced(builder: Builder, x: Value, axes: tuple[int, ...], keepdim: bool, fold: Fold) -> Value:
     """What `fold` makes of some axes, put together as the last one, of which it leaves one entry."""
     kept = [axis for axis in range(len(x.shape)) if axis not in axes]
     last = builder.permute(x, (*kept, *axes))
@@ -84,12 +119,7 @@ def product_along(builder: Builder, x: Value) -> Value:
     return x
 
 
-def root_of_sum(builder: Builder, squares: Value) -> Value:
-    """The root of a sum of squares; the ReLU takes what rounding leaves below 0 out of its interval."""
-    return builder.activation(Sqrt(), builder.activation(Relu(), squares))
-
-
-def torch_reduced(fold: Callable[[Builder, Value], Value]) -> Rule:
+def torch_reduced(fold: Fold) -> Rule:
     """The rule of a torch function that makes one entry of each row along `dim`."""
 
     def rule(call: Call) -> Value:

@@ -23,15 +23,18 @@ from verify.network.activations.softmax import Softmax
 def onnx_softmax(call: Call) -> Value:
     """Softmax and LogSoftmax; up to opset 12 all axes from the given one on are flattened."""
     log, attributes = call.module.operator == "LogSoftmax", call.attributes
-    if call.module.opset < 13:
-        return softmax_of_rows(call.builder, call.x, attributes.get("axis", 1), log)
-    return softmax(call.builder, call.x, attributes.get("axis", -1), log)
+    if call.module.opset >= 13:
+        return softmax(call.builder, call.x, attributes.get("axis", -1), log)
+    x, axis = call.x, attributes.get("axis", 1)
+    axis = axis % len(x.shape) if x.shape else 0
+    flat = call.builder.reshape(x, (math.prod(x.shape[:axis]), math.prod(x.shape[axis:])))
+    return call.builder.reshape(softmax(call.builder, flat, 1, log), x.shape)
 
 
 @torch_call(nn.Softmax, torch.softmax, F.softmax, "softmax")
 def torch_softmax(call: Call, log: bool = False) -> Value:
     """torch.softmax and log_softmax, functions, methods and modules."""
-    axis = call.constant(1, "dim") if call.module is None else call.module.dim
+    axis = call.setting(1, "dim")
     if axis is None:
         raise Unsupported("its dim is not given")
     return softmax(call.builder, call.x, axis, log)
@@ -85,13 +88,6 @@ def _other_exponentials(builder: Builder, rows: Value) -> Value:
     differences = builder.combine((1, -1), builder.gather(rows, others), builder.gather(rows, own))
     total = builder.sum(builder.activation(Exp(), differences), (2,), keepdim=False)
     return builder.activation(Clip(1.0, math.inf), builder.scale(total, None, tensor(1.0)))
-
-
-def softmax_of_rows(builder: Builder, x: Value, axis: int, log: bool = False) -> Value:
-    """Softmax of opset 12 and older: all axes from `axis` on are one."""
-    axis = axis % len(x.shape) if x.shape else 0
-    flat = builder.reshape(x, (math.prod(x.shape[:axis]), math.prod(x.shape[axis:])))
-    return builder.reshape(softmax(builder, flat, 1, log), x.shape)
 
 
 def log_sum_exp(builder: Builder, x: Value) -> Value:

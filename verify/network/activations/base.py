@@ -82,9 +82,7 @@ class Hull(ABC):
 
     @property
     @abstractmethod
-    def alpha_range(
-        self,
-    ) -> tuple[Float[Tensor, "*batch parameters"], Float[Tensor, "*batch parameters"]]:
+    def alpha_range(self) -> tuple[Float[Tensor, "*batch parameters"], Float[Tensor, "*batch parameters"]]:
         """The least and the greatest valid parameters; `line` takes only such."""
 
     def clamp(self, alpha: Float[Tensor, "*batch parameters"]) -> Float[Tensor, "*batch parameters"]:

@@ -20,10 +20,7 @@ _STEEPEST = 1e6  # tangents of the root are taken no nearer to 0 than where its 
 def widened(low: Tensor, high: Tensor) -> tuple[Tensor, Tensor]:
     """An interval with room for values that are some units in the last place off."""
     limits = torch.finfo(low.dtype)
-    return (
-        low - 8 * limits.eps * low.abs() - limits.tiny,
-        high + 8 * limits.eps * high.abs() + limits.tiny,
-    )
+    return (low - 8 * limits.eps * low.abs() - limits.tiny, high + 8 * limits.eps * high.abs() + limits.tiny)
 
 
 class Bent(Elementwise):
