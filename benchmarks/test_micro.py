@@ -12,7 +12,7 @@ from torch import Tensor
 from benchmarks.common import ROOT, cases, root
 from verify.bounders.dual import DualProblem
 from verify.bounders.restricted import Restricted
-from verify.branchers.fsb import probed
+from verify.branching.fsb import probed
 from verify.state import DualState
 
 BATCH = 64

@@ -19,9 +19,9 @@ from patience import PATIENCE
 from torch import nn
 
 import verify
+from verify.bab.progress import Silent
 from verify.clause_bounds import Step
 from verify.request import METHODS
-from verify.search.branch_and_bound import Silent
 
 ROOT = Path(__file__).resolve().parents[1] / "properties"
 LAYERS = random_layers(5, (3, 8, 8, 2))

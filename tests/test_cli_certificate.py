@@ -186,7 +186,7 @@ def test_timeout_leaves_nothing(tmp_path: Path) -> None:
 def test_an_error_of_the_search_leaves_nothing(
     command: Command, model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from verify.search.branch_and_bound import BranchAndBound
+    from verify.bab.loop import BranchAndBound
 
     def broken(*_: object) -> None:
         raise RuntimeError("no idea")

@@ -18,9 +18,9 @@ from click.testing import CliRunner
 from nets import property_text, random_layers, relu_model
 
 from verify import cli, memory, problem, run, verify
+from verify.bab.loop import BranchAndBound
 from verify.errors import InputError, ResourceError, is_out_of_memory, memory_kept
 from verify.memory import Memory
-from verify.search.branch_and_bound import BranchAndBound
 
 ROOT = Path(__file__).resolve().parents[1]
 GIB = 2**30

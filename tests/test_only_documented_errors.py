@@ -26,9 +26,9 @@ from torch import nn
 
 import verify
 from verify import cli
+from verify.bab.progress import Silent
 from verify.errors import BAD_INPUT, DECIDED, RESOURCES, UNDECIDED
 from verify.formats import vnnlib
-from verify.search.branch_and_bound import Silent
 
 TEXT = property_text([0.0] * 3, [1.0] * 3, 2, "(<= Y_0 -1000.0)")
 QUERY = """(vnnlib-version <2.0>)

@@ -15,11 +15,11 @@ import torch
 from click.testing import CliRunner
 
 from verify import api, clause_bounds, cli, run, settings
+from verify.bab.progress import Silent
 from verify.checker import checking
 from verify.errors import InputError
 from verify.request import METHODS, PRESETS, SEMANTICS, Request
 from verify.result import Result
-from verify.search.branch_and_bound import Silent
 from verify.suite import worker
 from verify.suite.instances import Instance
 from verify.suite.runner import Settings

@@ -10,13 +10,13 @@ from typing import TYPE_CHECKING
 
 import torch
 
+from verify.bab.progress import Reporter, Silent
 from verify.clause_bounds import ClauseBounds, Step, bound
 from verify.errors import VacuousWarning
 from verify.problem import prepare
 from verify.request import Request
 from verify.result import Result
 from verify.run import run
-from verify.search.branch_and_bound import Reporter, Silent
 from verify.validation import path, refuse, shown
 
 if TYPE_CHECKING:

@@ -38,7 +38,7 @@ def _points(elements: int, network: Network) -> int:
     return elements // sum(node.size for node in network.nodes)
 
 
-def rows(
+def constraint_values(
     network: Network, objective: Objective, x: Float[Tensor, "batch inputs"]
 ) -> Float[Tensor, "batch rows"]:
     """`C y + E x - d` of each point's clause; a clause is violated where all of its rows are <= 0."""
@@ -103,7 +103,9 @@ class Attack:
         if count > restarts:
             owners = torch.arange(len(clauses)).repeat_interleave(count)
             objective = problem.objective(clauses).select(owners).to(network.device, network.dtype)
-            loss = rows(network, objective, x.flatten(0, 1).to(network.device, network.dtype)).amax(1)
+            loss = constraint_values(
+                network, objective, x.flatten(0, 1).to(network.device, network.dtype)
+            ).amax(1)
             half = restarts // 2
             best = loss.reshape(len(clauses), count).argsort(1)[:, :half, None].to(x.device)
             x[:, restarts - half : restarts] = x.gather(1, best.expand(-1, -1, x.shape[2]))
@@ -150,7 +152,7 @@ class Attack:
         momentum, mean, square = torch.zeros_like(x), torch.zeros_like(x), torch.zeros_like(x)
         for step in range(1, self.steps + 1):
             x = x.requires_grad_(True)
-            values = rows(network, objective, x)
+            values = constraint_values(network, objective, x)
             loss = values.detach().amax(1)
             if bool((loss <= 0).any()):
                 witness = replay_best(problem, owners, x.detach(), loss)
@@ -168,7 +170,7 @@ class Attack:
             move = torch.where(signed, momentum.sign() * 0.95 ** (step - 1), adam * 0.9 ** (step - 1))
             x = (x.detach() - 0.1 * width * move).clamp(lower, upper)
         with torch.no_grad():
-            return replay_best(problem, owners, x, rows(network, objective, x).amax(1))
+            return replay_best(problem, owners, x, constraint_values(network, objective, x).amax(1))
 
 
 def replay_best(problem: Problem, clauses: Sequence[int], x: Tensor, loss: Tensor) -> Witness | None:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
+from verify.bab.progress import Reporter, Silent
 from verify.deadline import Deadline, OutOfTimeError
 from verify.errors import InputError, UnwrittenError, memory_kept
 from verify.neutral import neutral
@@ -18,7 +19,6 @@ from verify.problem import Problem, prepare
 from verify.proof.writer import CertificateWriter
 from verify.request import Request
 from verify.result import Result, late
-from verify.search.branch_and_bound import Reporter, Silent
 from verify.settings import build_search, choose_device, preset
 
 if TYPE_CHECKING:

@@ -8,30 +8,39 @@ import numpy as np
 import torch
 
 from verify.attack import Attack
+from verify.bab.activations import SplitActivations
+from verify.bab.excluded import without_excluded
+from verify.bab.frontier import Frontier
+from verify.bab.inputs import SplitInputs
+from verify.bab.loop import BranchAndBound
+from verify.bab.neuron_trees import places_behind
+from verify.bab.progress import Reporter, Silent
+from verify.bab.root_bounds import RootBounds
+from verify.bab.strategy import Bounded, Strategy, Technique
+from verify.bab.techniques.branched_bounds import BranchedBounds
+from verify.bab.techniques.cutting_planes import CuttingPlanes
+from verify.bab.techniques.other_splitting import OtherSplitting
+from verify.bab.techniques.roots import Roots, Stage
 from verify.bounders.intermediate import IntermediateBounds
 from verify.bounders.optimised_output_constrained import OptimisedOutputConstrained
 from verify.bounders.output_constrained import OutputConstrained
 from verify.bounders.restricted import Restricted
-from verify.bounders.tracing import Technique
-from verify.branchers.fsb import FilteredSmartBranching
+from verify.bounders.tracing import Provable
+from verify.branching.fsb import FilteredSmartBranching
+from verify.branching.rule import BranchingRule
 from verify.errors import InputError
 from verify.memory import budget, enforce
 from verify.network.activations.relu import Relu
 from verify.network.graph import Network
 from verify.problem import Problem
 from verify.proof.certificate import CertificateTracer
-from verify.proof.tracer import NO_PROOF
+from verify.proof.tracer import NO_PROOF, ProofTracer
 from verify.proof.writer import CertificateWriter
 from verify.request import PRESETS, known_device
-from verify.search.branch_and_bound import BranchAndBound, Reporter, Silent
-from verify.search.branched_bounds import BranchedBounds
-from verify.search.excluded import without_excluded
-from verify.search.frontier import Frontier
-from verify.search.split_activations import SplitActivations
-from verify.search.split_inputs import SplitInputs
-from verify.search.strategy import Strategy
 from verify.validation import refuse
 
+# times the iterations of a child, for ascents under new cuts
+_LONGER = 4
 # variables in one batch: a subproblem takes some 100 bytes of each while it is bounded
 _MOST_ELEMENTS = 2**25
 
@@ -46,9 +55,14 @@ class Settings:
     optimised: IntermediateBounds = IntermediateBounds(Restricted(iterations=5))
     root: Restricted = Restricted(iterations=40)
     child: Restricted = Restricted(iterations=5, step=0.1, decay=0.8)
-    brancher: FilteredSmartBranching = FilteredSmartBranching(candidates=2)
-    unsafe: tuple[OutputConstrained, ...] = (OutputConstrained(), OptimisedOutputConstrained())
+    brancher: BranchingRule = FilteredSmartBranching(candidates=2)
+    # of the time left, for plain and for optimised intermediate bounds
+    intermediate_share: float = 0.4
+    optimised_share: float = 0.15
+    output_constrained: tuple[OutputConstrained, ...] = (OutputConstrained(), OptimisedOutputConstrained())
     branched: BranchedBounds | None = BranchedBounds()
+    # of one's own, for every batch of subproblems where activations are split
+    further: tuple[Technique[Bounded], ...] = ()
     splittable_inputs: int = 16  # at most so many free inputs: split inputs, else activations
     triable_inputs: int = 64  # at most so many: where activations lead nowhere soon, inputs are tried
     batch_elements: int = 800_000  # variables in one batch of subproblems
@@ -118,15 +132,11 @@ def build_search(
     if settings.semantics != "real":
         network = _deployed(problem, network, settings.semantics)
     tracer = NO_PROOF if writer is None else CertificateTracer(network, problem.rows, writer)
-    if tracer.proves(Technique.EXCLUDED_CLAUSES):
+    if tracer.proves(Provable.EXCLUDED_CLAUSES):
         problem = without_excluded(problem, network)
-    unsafe = tuple(method for method in settings.unsafe if tracer.proves(method.technique))
-    optimised = settings.optimised
-    if not tracer.proves(Technique.OPTIMISED_INTERMEDIATE):
-        optimised = settings.intermediate
     few = problem.free_inputs <= settings.splittable_inputs
     either = (
-        not few and tracer.proves(Technique.OTHER_SEARCH) and problem.free_inputs <= settings.triable_inputs
+        not few and tracer.proves(Provable.OTHER_SEARCH) and problem.free_inputs <= settings.triable_inputs
     )
     workers = torch.get_num_threads() if device.type == "cpu" else 1
     room = budget().at_once
@@ -136,21 +146,48 @@ def build_search(
     own_type = torch.float64 if problem.model.element_type == "float64" else torch.float32
     own_network = network.to(device, own_type)
 
-    def search(strategy: Strategy, told: Reporter, other: BranchAndBound | None = None) -> BranchAndBound:
+    def search(strategy: Strategy, told: Reporter, other: OtherSplitting | None = None) -> BranchAndBound:
+        frontier = Frontier(budget().store, torch.float16 if unit else torch.float32)
         return BranchAndBound(
             problem, own_network, strategy, settings.first_attack, settings.second_attack, told,
-            np.random.default_rng(seed), batch, workers, tracer,
-            Frontier(budget().store, torch.float16 if unit else torch.float32), other,
+            np.random.default_rng(seed), batch, workers, tracer, frontier, other,
         )  # fmt: skip
 
     other = None
     if few or either:
-        inputs = SplitInputs(problem, network, settings.intermediate, tracer)
+        inputs = SplitInputs.of(problem, network, settings.intermediate, tracer)
         if few:
             return search(inputs, reporter)
-        other = search(inputs, Silent())
-    activations = SplitActivations(
-        problem, network, settings.intermediate, optimised, settings.root, settings.child, settings.brancher,
-        unsafe, settings.branched, tracer=tracer, rigorous=settings.rigorous,
-    )  # fmt: skip
-    return search(activations, reporter, other)
+        other = OtherSplitting(search(inputs, Silent()))
+    return search(_activations(problem, network, settings, tracer), reporter, other)
+
+
+def _activations(
+    problem: Problem, network: Network, settings: Settings, tracer: ProofTracer
+) -> SplitActivations:
+    """The strategy of splitting activations, with what suits the network and a proof can hold."""
+    methods = tuple(method for method in settings.output_constrained if tracer.proves(method.technique))
+    start = RootBounds.begin(problem, network, torch.float32, len(methods), tracer, settings.rigorous)
+    optimised = settings.optimised
+    if not tracer.proves(Provable.OPTIMISED_INTERMEDIATE):
+        optimised = settings.intermediate
+    stages = (
+        Stage("intermediate bounds", settings.intermediate, settings.intermediate_share),
+        Stage("optimised intermediate bounds", optimised, settings.optimised_share),
+    )
+    branched = settings.branched
+    # slopes gain next to nothing before mixing activations
+    if start.mixes or not tracer.proves(Provable.BRANCHED_BOUNDS) or not places_behind(network):
+        branched = None
+    if branched is not None:
+        start = replace(start, passes=branched.begin())
+    return SplitActivations(
+        start,
+        Roots(stages[:1] if start.mixes else stages, settings.root, settings.child),
+        settings.child,
+        settings.brancher,
+        CuttingPlanes(settings.child.longer(_LONGER)),
+        methods,
+        branched,
+        further=settings.further,
+    )

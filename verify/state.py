@@ -15,8 +15,8 @@ from torch import Tensor
 
 _POINT = 1e-12  # of their size: intervals no wider are points
 # Bounds that a subproblem carries are due again when so much is left of its distance from 0, or after so many splits if none of it has gone.
-CLOSER, CUTS = 0.7, 4
-_FADING = CLOSER ** (-1 / CUTS)  # with every split, of the distance that was
+CLOSER, SPLITS = 0.7, 4
+_FADING = CLOSER ** (-1 / SPLITS)  # with every split, of the distance that was
 T = TypeVar("T", bound="Struct")
 
 

@@ -17,7 +17,7 @@ from verify.bounders.ibp import interval, magnitudes
 from verify.bounders.intermediate import IntermediateBounds
 from verify.bounders.linear_program import LinearProgram
 from verify.bounders.restricted import Restricted
-from verify.branchers.fsb import FilteredSmartBranching
+from verify.branching.fsb import FilteredSmartBranching
 from verify.deadline import Deadline
 from verify.errors import ResourceError
 from verify.network.activations import Hull, Relu

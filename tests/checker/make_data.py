@@ -24,6 +24,8 @@ from patience import PATIENCE
 
 from benchmarks.soundness import Graph
 from verify.attack import Attack
+from verify.bab.loop import BranchAndBound
+from verify.bab.progress import Progress
 from verify.checker import checking
 from verify.checker.checking import Checked, check, digest
 from verify.checker.container import FORMAT, read
@@ -33,7 +35,6 @@ from verify.checker.stream import Cursor
 from verify.deadline import Deadline, OutOfTimeError
 from verify.problem import prepare
 from verify.proof.recording import recording
-from verify.search.branch_and_bound import BranchAndBound, Progress
 from verify.settings import Settings, build_search, preset
 
 Array = np.ndarray[Any, Any]

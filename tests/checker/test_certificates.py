@@ -20,6 +20,7 @@ import torch
 from make_data import FAMILIES, HERE, Files, Parts, hidden, network, placed, searched
 from nets import property_text, relu_model, row_text
 
+from verify.bab.strategy import root_subproblems
 from verify.bounders.ascent import Bounder
 from verify.bounders.decoupled import Dvijotham, SupergradientAscent
 from verify.bounders.dual import DualProblem
@@ -36,7 +37,6 @@ from verify.checker.query import read_query
 from verify.problem import prepare
 from verify.proof.certificate import CertificateTracer
 from verify.proof.recording import recording
-from verify.search.strategy import root_subproblems
 
 Array = np.ndarray[Any, Any]
 PIECEWISE = ("relu", "convolution", "residual", "maximum")

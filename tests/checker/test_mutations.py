@@ -24,12 +24,12 @@ from onnx import numpy_helper
 from torch import Tensor
 
 from properties.milp import minimise_margin
+from verify.bab.effort import Effort, Observation
+from verify.bab.loop import BranchAndBound
 from verify.bounders.output_constrained import OutputConstrained
 from verify.bounders.restricted import Restricted
 from verify.checker.checking import digest
 from verify.checker.kinds import KINDS
-from verify.search.branch_and_bound import BranchAndBound
-from verify.search.output_constraints import Worth
 from verify.state import DualState
 
 Array = np.ndarray[Any, Any]
@@ -77,12 +77,14 @@ def optimum(model: Path, rows: Array, thresholds: Array) -> tuple[float, Array]:
 
 def always(search: BranchAndBound) -> None:
     """Bounds over unsafe points whether they pay or not."""
-    unsafe = search.strategy.unsafe  # type: ignore[attr-defined]
-    unsafe.worth = [_Eager() for _ in unsafe.worth]
+    search.knowledge = replace(search.knowledge, effort=_Eager())
 
 
-class _Eager(Worth):
-    def chosen(self, bound: Tensor, splitting: object, trials: float = 0.0) -> Tensor:
+class _Eager(Effort):
+    def learned(self, seen: Observation) -> Effort:
+        return self
+
+    def chosen(self, technique: str, bound: Tensor, techniques: int = 1) -> Tensor:
         return torch.arange(len(bound))
 
 
@@ -97,7 +99,10 @@ def in_float32(search: BranchAndBound) -> None:
 
 
 WEAK = replace(
-    QUICK, root=Restricted(iterations=3), child=Restricted(iterations=2, step=0.1, decay=0.7), unsafe=()
+    QUICK,
+    root=Restricted(iterations=3),
+    child=Restricted(iterations=2, step=0.1, decay=0.7),
+    output_constrained=(),
 )
 
 
@@ -153,7 +158,7 @@ def relu_kit(folder: Path, name: str, seed: int, rows: int, spare: float, splits
 
 def lemma_files(folder: Path) -> Files:
     """A proof with bounds over unsafe points."""
-    return relu_kit(folder, "lemmas", 8, 1, 0.02, "activations", replace(WEAK, unsafe=(OutputConstrained(),)), always).files  # fmt: skip
+    return relu_kit(folder, "lemmas", 8, 1, 0.02, "activations", replace(WEAK, output_constrained=(OutputConstrained(),)), always).files  # fmt: skip
 
 
 def made_by_hand(folder: Path) -> Kit:
@@ -187,7 +192,7 @@ def curved(folder: Path) -> Kit:
 
 MAKERS: dict[str, Callable[[Path], Kit]] = {
     "plain": lambda folder: relu_kit(folder, "plain", 1, 1, 0.02, "activations", WEAK),
-    "lemmas": lambda folder: relu_kit(folder, "lemmas", 8, 1, 0.02, "activations", replace(WEAK, unsafe=(OutputConstrained(),)), always),
+    "lemmas": lambda folder: relu_kit(folder, "lemmas", 8, 1, 0.02, "activations", replace(WEAK, output_constrained=(OutputConstrained(),)), always),
     "single": lambda folder: relu_kit(folder, "single", 3, 2, 0.05, "activations", WEAK, in_float32),
     "inputs": lambda folder: relu_kit(folder, "inputs", 2, 1, 0.01, "inputs", QUICK),
     "joined": lambda folder: relu_kit(folder, "joined", 3, 2, 0.05, "inputs", QUICK),

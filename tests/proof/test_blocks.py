@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from nets import property_text, random_layers, relu_model
 
+from verify.bab.strategy import root_subproblems
 from verify.checker import container, rules
 from verify.checker.checking import check
 from verify.checker.showing import describe
@@ -20,7 +21,6 @@ from verify.proof.blocks import BLOCKS, OfNodes, in_bytes
 from verify.proof.certificate import CertificateTracer
 from verify.proof.recording import recording
 from verify.proof.trimming import trim
-from verify.search.strategy import root_subproblems
 
 FORMAT = Path(__file__).parents[2] / "docs" / "certificate-format.md"
 

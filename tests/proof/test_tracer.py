@@ -14,16 +14,16 @@ import pytest
 import torch
 from nets import property_text, random_layers, relu_model
 
+from verify.bab.strategy import root_subproblems
 from verify.bounders.dual import DualProblem
 from verify.bounders.ibp import interval, magnitudes
-from verify.bounders.tracing import UNTRACED, BoundTracer, Technique, unobserved
+from verify.bounders.tracing import UNTRACED, BoundTracer, Provable, unobserved
 from verify.checker.container import read
 from verify.problem import prepare
 from verify.proof import certificate
 from verify.proof.certificate import PIECEWISE, UNPROVED, BoxTracer, CertificateTracer
 from verify.proof.tracer import NO_PROOF, InputBoxes, ProofTracer
 from verify.proof.writer import CertificateWriter
-from verify.search.strategy import root_subproblems
 from verify.state import Subproblems
 
 SIZES = (3, 4, 2)
@@ -95,12 +95,12 @@ def test_what_a_certificate_can_hold(tmp_path: Path, monkeypatch: pytest.MonkeyP
         tracer = CertificateTracer(problem.network, 1, writer)
         assert tracer.writes
         assert tracer.piecewise
-        assert all(NO_PROOF.proves(technique) for technique in Technique)
-        assert {one for one in Technique if not tracer.proves(one)} == UNPROVED
+        assert all(NO_PROOF.proves(technique) for technique in Provable)
+        assert {one for one in Provable if not tracer.proves(one)} == UNPROVED
         tracer.piecewise = False
-        assert {one for one in Technique if not tracer.proves(one)} == UNPROVED | PIECEWISE
-        monkeypatch.setattr(certificate, "UNPROVED", UNPROVED - {Technique.CUTS})
-        assert tracer.proves(Technique.CUTS)
+        assert {one for one in Provable if not tracer.proves(one)} == UNPROVED | PIECEWISE
+        monkeypatch.setattr(certificate, "UNPROVED", UNPROVED - {Provable.CUTS})
+        assert tracer.proves(Provable.CUTS)
 
 
 def test_threads_tell_at_once(tmp_path: Path) -> None:

@@ -26,7 +26,7 @@ from verify.bounders.output_constrained import (
 )
 from verify.bounders.restricted import Restricted
 from verify.bounders.shared_constraint import weighed
-from verify.bounders.tracing import Observer, Technique, unobserved
+from verify.bounders.tracing import Observer, Provable, unobserved
 from verify.deadline import Deadline
 from verify.network.graph import Layer
 from verify.state import Bounds, DualState
@@ -40,7 +40,7 @@ class OptimisedOutputConstrained(OutputConstrained):
 
     share: float = 0.9
     ascent: Restricted = Restricted(iterations=3, step=0.5, decay=0.9)
-    technique: ClassVar[Technique] = Technique.OPTIMISED_OUTPUT_CONSTRAINED
+    technique: ClassVar[Provable] = Provable.OPTIMISED_OUTPUT_CONSTRAINED
 
     def tighten(
         self, problem: DualProblem, working: DualProblem, state: DualState, layer: Layer, magnitudes: dict[int, Tensor],

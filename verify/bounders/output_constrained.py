@@ -22,7 +22,7 @@ from torch import Tensor
 from verify.bounders.dual import DualProblem
 from verify.bounders.shared_constraint import Entries, bound_output_constrained, weighed
 from verify.bounders.sweep import OutputConstraint
-from verify.bounders.tracing import ConstrainedBounds, Observer, Technique, unobserved
+from verify.bounders.tracing import ConstrainedBounds, Observer, Provable, unobserved
 from verify.deadline import Deadline
 from verify.network.graph import Layer
 from verify.state import Bounds, DualState
@@ -45,7 +45,7 @@ class OutputConstrained:
 
     weight: float = 0.1
     share: float = 0.85
-    technique: ClassVar[Technique] = Technique.OUTPUT_CONSTRAINED
+    technique: ClassVar[Provable] = Provable.OUTPUT_CONSTRAINED
 
     def tighten(
         self, problem: DualProblem, working: DualProblem, state: DualState, layer: Layer, magnitudes: dict[int, Tensor],

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from enum import Enum, auto
+from enum import Enum
 
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
@@ -17,31 +17,31 @@ from verify.network.graph import Layer
 from verify.state import Bounds, DualState
 
 
-class Technique(Enum):
+class Provable(Enum):
     """What a search does only where its proof can hold it."""
 
     # bounds over the unsafe points, by the slopes that bound the clause
-    OUTPUT_CONSTRAINED = auto()
+    OUTPUT_CONSTRAINED = "output constraints"
     # the same, by slopes of each bound's own
-    OPTIMISED_OUTPUT_CONSTRAINED = auto()
+    OPTIMISED_OUTPUT_CONSTRAINED = "optimised output constraints"
     # intermediate bounds by slopes of each neuron's own
-    OPTIMISED_INTERMEDIATE = auto()
+    OPTIMISED_INTERMEDIATE = "optimised intermediate bounds"
     # bounds by linear functions of the input, pushed forward
-    FORWARD = auto()
+    FORWARD = "forward bounds"
     # of a subproblem of the input, only the last layers bounded by CROWN
-    LAST_LAYERS = auto()
+    LAST_LAYERS = "last layers"
     # cutting planes
-    CUTS = auto()
+    CUTS = "cuts"
     # intermediate bounds by a branch and bound of each neuron
-    BRANCHED_BOUNDS = auto()
+    BRANCHED_BOUNDS = "branched bounds"
     # roots refuted by CROWN on their intermediate bounds
-    CROWN_ROOTS = auto()
+    CROWN_ROOTS = "CROWN of roots"
     # neurons left out that are 0 on all boxes
-    REDUCED_NETWORK = auto()
+    REDUCED_NETWORK = "reduced network"
     # clauses left out that no input meets
-    EXCLUDED_CLAUSES = auto()
+    EXCLUDED_CLAUSES = "excluded clauses"
     # a second search that splits otherwise
-    OTHER_SEARCH = auto()
+    OTHER_SEARCH = "other search"
 
 
 @dataclass(frozen=True)

@@ -16,9 +16,9 @@ from verify.process import answer
 from verify.request import Request
 
 if TYPE_CHECKING:
+    from verify.bab.progress import Reporter
     from verify.reports.log import JsonLog
     from verify.result import Result
-    from verify.search.branch_and_bound import Reporter
 
 
 @click.command(epilog=options.EXIT_CODES)
@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 @options.SEED
 @options.FORMAT
 @click.option("--quiet", is_flag=True, help="Nothing on stderr but errors and warnings.")
+@click.option("--explain", is_flag=True, help="On stderr, where the time went and what it bought.")
 @click.option("--log-json", type=options.FILE, help="A file for progress, one JSON object a line.")
 @click.option(
     "--certificate",
@@ -47,6 +48,7 @@ def run(
     specification: Path,
     form: str,
     quiet: bool,
+    explain: bool,
     log_json: Path | None,
     no_rigorous: bool,
     **asked: Any,
@@ -57,7 +59,7 @@ def run(
     tensor's name, type and shape and then one value a line, as ONNX Runtime reproduced it.
     """
     request = Request(model, specification, rigorous=not no_rigorous, **asked)
-    return _Command(request, (model, specification), form, quiet, log_json).run()
+    return _Command(request, (model, specification), form, quiet, explain, log_json).run()
 
 
 @dataclass
@@ -68,6 +70,7 @@ class _Command:
     inputs: tuple[Path, ...]
     form: str
     quiet: bool
+    explain: bool
     log_file: Path | None
     started: float = field(default_factory=options.begun)
     log: JsonLog | None = None
@@ -117,7 +120,11 @@ class _Command:
         """Says the verdict; its exit code."""
         answer(_answer(result, self.form))
         if not self.quiet:
-            _explain(result)
+            _tell(result)
+        if self.explain:
+            from verify.reports.explanation import explanation
+
+            click.echo(explanation(result.statistics), err=True)
         return DECIDED if result.verdict in ("sat", "unsat") else UNDECIDED
 
 
@@ -131,7 +138,7 @@ def _answer(result: Result, form: str) -> str:
     return f"{result.verdict}\n" + (format_assignment(witness.variables, witness.types) if witness else "")
 
 
-def _explain(result: Result) -> None:
+def _tell(result: Result) -> None:
     counts = result.statistics
     found = ", {clauses} clauses, {subproblems} subproblems, depth {depth}".format(**counts) if counts else ""
     click.echo(f"{result.verdict}: {result.reason} ({result.seconds:.2f} s{found})", err=True)

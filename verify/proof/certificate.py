@@ -17,7 +17,7 @@ from jaxtyping import Bool, Int
 from torch import Tensor
 
 from verify.bounders.dual import DualProblem
-from verify.bounders.tracing import BoundTracer, ConstrainedBounds, Observer, OptimisedBounds, Technique
+from verify.bounders.tracing import BoundTracer, ConstrainedBounds, Observer, OptimisedBounds, Provable
 from verify.network.activations.relu import Relu
 from verify.network.graph import Layer, Network
 from verify.proof.blocks import (
@@ -44,18 +44,18 @@ from verify.state import Bounds, DualState, Subproblems, outward
 
 # What no block holds yet. To lift a restriction, take its line away.
 UNPROVED = {
-    Technique.OPTIMISED_OUTPUT_CONSTRAINED,
-    Technique.FORWARD,
-    Technique.LAST_LAYERS,
-    Technique.CUTS,
-    Technique.BRANCHED_BOUNDS,
-    Technique.CROWN_ROOTS,
-    Technique.REDUCED_NETWORK,
-    Technique.EXCLUDED_CLAUSES,
-    Technique.OTHER_SEARCH,
+    Provable.OPTIMISED_OUTPUT_CONSTRAINED,
+    Provable.FORWARD,
+    Provable.LAST_LAYERS,
+    Provable.CUTS,
+    Provable.BRANCHED_BOUNDS,
+    Provable.CROWN_ROOTS,
+    Provable.REDUCED_NETWORK,
+    Provable.EXCLUDED_CLAUSES,
+    Provable.OTHER_SEARCH,
 }
 # What blocks hold of networks without activations but ReLU alone, since slopes are stored of no others.
-PIECEWISE = {Technique.OUTPUT_CONSTRAINED, Technique.OPTIMISED_INTERMEDIATE}
+PIECEWISE = {Provable.OUTPUT_CONSTRAINED, Provable.OPTIMISED_INTERMEDIATE}
 # of an interval, for who rounds in another way
 _SLACK = 1e-9
 # of an interval: a clipped box that keeps more of all of them is not worth a proof
@@ -78,7 +78,7 @@ class CertificateTracer(ProofTracer):
         self._writer, self._lock = writer, Lock()
         self._roots = self._splits = 0
 
-    def proves(self, technique: Technique) -> bool:
+    def proves(self, technique: Provable) -> bool:
         return technique not in UNPROVED and (self.piecewise or technique not in PIECEWISE)
 
     def write(self, block: Block) -> None:

@@ -8,7 +8,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from verify.bounders.dual import DualProblem
-from verify.bounders.tracing import UNTRACED, BoundTracer, Observer, Technique, unobserved
+from verify.bounders.tracing import UNTRACED, BoundTracer, Observer, Provable, unobserved
 from verify.network.graph import Layer
 from verify.proof.blocks import Block
 from verify.state import Bounds, DualState, Struct, Subproblems
@@ -33,7 +33,7 @@ class ProofTracer:
 
     writes = False
 
-    def proves(self, technique: Technique) -> bool:
+    def proves(self, technique: Provable) -> bool:
         """Whether the proof can hold what the technique finds."""
         return True
 

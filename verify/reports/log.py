@@ -10,9 +10,10 @@ from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from verify.bab.effort import Observation
+from verify.bab.progress import Progress, Reporter
 from verify.errors import VerifyError
 from verify.output import Growing
-from verify.search.branch_and_bound import Progress, Reporter
 
 if TYPE_CHECKING:
     from verify.result import Result
@@ -32,6 +33,11 @@ class JsonLog:
             {"event": "progress", "phase": progress.phase, "worst_bound": worst, **progress.statistics()}
         )
         self._passed_on.update(progress)
+
+    def observe(self, seen: Observation) -> None:
+        """One line: a technique, what it was applied to, its price in seconds, and its gain."""
+        self._write({"event": "technique", **seen.summary()})
+        self._passed_on.observe(seen)
 
     def finish(self, result: Result) -> None:
         """The last line. Raises UnwrittenError where this or an earlier one could not be written."""

@@ -7,15 +7,10 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from verify.search.branch_and_bound import Progress, Reporter
+from verify.bab.progress import Progress, Reporter, Silent
 
 
-class _Silent:
-    def update(self, progress: Progress) -> None:
-        """Says nothing."""
-
-
-class _Live:
+class _Live(Silent):
     """Rewrites one line of stderr, a few times a second."""
 
     def __init__(self) -> None:
@@ -48,7 +43,7 @@ class _Live:
 def terminal(quiet: bool) -> Iterator[Reporter]:
     """The reporter that suits stderr."""
     if quiet or not sys.stderr.isatty():
-        yield _Silent()
+        yield Silent()
     else:
         with _Live() as live:
             yield live

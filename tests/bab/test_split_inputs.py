@@ -1,0 +1,74 @@
+"""Clipping and joining of rows: no point where all rows can be at most 0 is lost, and what rows say together is used."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from nets import DOUBLE
+
+from verify.bab.strategy import grouped
+from verify.bab.techniques.clipping import Clipping
+from verify.state import Bounds
+
+
+def linear_rows(seed: int) -> tuple[Bounds, torch.Tensor, torch.Tensor, torch.Tensor]:
+    """A box, rows' least values on it and their coefficients (2 clauses of 3 rows), and the rows at the box's lower end."""
+    generator = torch.Generator().manual_seed(seed)
+    lower = torch.randn(5, 4, generator=generator, dtype=DOUBLE)
+    box = Bounds(lower, lower + torch.rand(5, 4, generator=generator, dtype=DOUBLE))
+    cotangent = torch.randn(5, 2, 3, 4, generator=generator, dtype=DOUBLE)
+    bound = -torch.rand(5, 2, 3, generator=generator, dtype=DOUBLE)
+    width = (box.upper - box.lower)[:, None, None]
+    return box, bound, cotangent, bound - (cotangent.clamp(max=0) * width).sum(3)
+
+
+def sampled(
+    box: Bounds, cotangent: torch.Tensor, start: torch.Tensor, seed: int
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Random points, as distances from the boxes' lower ends, and the rows' values there."""
+    share = torch.rand(5, 4000, 4, generator=torch.Generator().manual_seed(seed), dtype=DOUBLE)
+    moved = share * (box.upper - box.lower)[:, None]
+    return moved, start[..., None, :] + torch.einsum("bgri,bsi->bgsr", cotangent, moved)
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_joined_rows_lie_below_the_largest_and_above_the_best_alone(seed: int) -> None:
+    box, bound, cotangent, start = linear_rows(seed)
+    joint, *_ = Clipping().joined(box, bound, cotangent)
+    _, values = sampled(box, cotangent, start, seed)
+    assert bool((joint[..., 0] <= values.amax(3).amin(2)).all())
+    mean = (start.mean(2) + (cotangent.mean(2).clamp(max=0) * (box.upper - box.lower)[:, None]).sum(2))[
+        ..., None
+    ]
+    assert bool((joint >= mean - 1e-9).all())
+
+
+def test_conflicting_rows_refute_together() -> None:
+    """x - 0.4 <= 0 and 0.6 - x <= 0 cannot both hold, though each can."""
+    box = Bounds(torch.zeros(1, 1, dtype=DOUBLE), torch.ones(1, 1, dtype=DOUBLE))
+    cotangent = torch.tensor([1.0, -1.0], dtype=DOUBLE).reshape(1, 1, 2, 1)
+    bound = torch.tensor([-0.4, -0.4], dtype=DOUBLE).reshape(1, 1, 2)
+    joint, *_ = Clipping().joined(box, bound, cotangent)
+    assert 0.05 < float(joint) <= 0.1
+    lower, upper = Clipping().clipped(box, bound, cotangent)
+    assert bool((lower > upper).all())
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_clipped_boxes_hold_every_unsafe_point(seed: int) -> None:
+    box, bound, cotangent, start = linear_rows(seed)
+    lower, upper = Clipping().clipped(box, bound, cotangent)
+    moved, values = sampled(box, cotangent, start, seed)
+    x = (box.lower[:, None] + moved)[:, None]
+    inside = ((x >= lower[:, :, None]) & (x <= upper[:, :, None])).all(3)
+    assert bool((inside | (values > 0).any(3)).all())
+    assert bool((lower > box.lower[:, None]).any() | (upper < box.upper[:, None]).any())
+
+
+def test_groups_hold_every_clause_once() -> None:
+    boxes = [0, 1, 0, 2] + [3] * 70 + [0]
+    group_of, members = grouped(boxes, 32)
+    for clause, box in enumerate(boxes):
+        assert clause in members[group_of[clause]].tolist()
+        assert all(boxes[other] == box for other in members[group_of[clause]].tolist())
+    assert sorted(set(members.flatten().tolist())) == list(range(len(boxes)))

@@ -1,0 +1,177 @@
+"""Bounding boxes of the input afresh, for all clauses of a group; nothing is inherited but the box.
+
+A subproblem stands for all clauses on one box that share it as a group: intermediate bounds, the dear part, are theirs in common. A
+clause's rows bound linear functions of the input from below, so its unsafe points lie in a smaller box, which the subproblem
+is clipped to. Every bound charges its own rounding errors.
+"""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass, replace
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from verify.bab.strategy import Bounded, Objectives, grouped
+from verify.bab.techniques.clipping import Clipping
+from verify.bounders.dual import DualProblem
+from verify.bounders.ibp import interval, magnitudes
+from verify.deadline import Deadline
+from verify.memory import budget
+from verify.network.graph import Network
+from verify.problem import Problem
+from verify.state import Bounds, Objective, Subproblems
+
+_GROUP = 32  # clauses that a subproblem stands for, at most
+_MOST_ELEMENTS = 2**25  # variables of all objectives that are bounded at once
+
+
+@dataclass(frozen=True)
+class Groups:
+    """The clauses that are left, in groups that share a box: each clause's group (-1: none), and the groups' members."""
+
+    of_clause: Int[Tensor, " clauses"]
+    members: Int[Tensor, "groups group"]
+
+    @classmethod
+    def of(cls, problem: Problem, clauses: Int[Tensor, " left"], device: torch.device) -> Groups:
+        """From now on these clauses are all there are."""
+        group_of, members = grouped(problem.box_of[clauses.numpy()].tolist(), _GROUP)
+        of_clause = torch.full((problem.clauses,), -1)
+        of_clause[clauses] = group_of
+        return cls(of_clause.to(device), clauses[members].to(device))
+
+
+@dataclass(frozen=True)
+class BoundedBoxes(Bounded):
+    """What bounding boxes afresh gives, of the clause that is furthest from refuted, and where all unsafe points lie.
+
+    (Of all clauses of a subproblem: `refuted` is said of all.) tried: the last kind of tightening that was tried. spent: seconds.
+    """
+
+    bounds: Bounds
+    clause: Int[Tensor, " batch"]
+    bound: Float[Tensor, " batch"]
+    cotangent: Float[Tensor, "batch inputs"]
+    lower: Float[Tensor, "batch inputs"]
+    upper: Float[Tensor, "batch inputs"]
+    # of each clause's rows, as joined; 0 in a pass not made
+    weights: Float[Tensor, "batch passes group rows"]
+    tried: Int[Tensor, " batch"]
+    spent: Float[Tensor, " batch"]
+
+    def better(self, other: BoundedBoxes) -> BoundedBoxes:
+        """The better bound of the two, and the box that both have in common; without one, nothing in it is unsafe."""
+        lower, upper = torch.maximum(self.lower, other.lower), torch.minimum(self.upper, other.upper)
+        return replace(
+            self,
+            bound=torch.maximum(self.bound, other.bound),
+            refuted=self.refuted | other.refuted | (lower > upper).any(1),
+            lower=lower,
+            upper=upper,
+            weights=self.weights + other.weights,
+            spent=self.spent + other.spent,
+        )
+
+    @property
+    def passes(self) -> Int[Tensor, " batch"]:
+        """Bits: 1 for CROWN on intervals, 2 for CROWN on tightened bounds."""
+        return torch.where(self.tried > 0, 3, 1)
+
+
+@dataclass(frozen=True, eq=False)
+class BoxBounder:
+    """CROWN's bound of every row of every clause, on whatever bounds of the pre-activations are given."""
+
+    problem: Problem
+    network: Network
+    objectives: Objectives
+    clipping: Clipping = Clipping()
+
+    def boxes(self, subproblems: Subproblems) -> Bounds:
+        """The input boxes: the clauses' own, split and clipped."""
+        lower, upper = (
+            end.to(self.network.device) for end in self.problem.boxes(subproblems.clause.tolist())
+        )
+        box = subproblems.splits.apply(Bounds(lower, upper))
+        return Bounds(
+            torch.maximum(box.lower, subproblems.constrained_lower),
+            torch.minimum(box.upper, subproblems.constrained_upper),
+        )
+
+    def on_intervals(
+        self, subproblems: Subproblems, whole: Bounds, groups: Groups, deadline: Deadline
+    ) -> BoundedBoxes:
+        """The first pass, on interval bounds."""
+        began = time.monotonic()
+        bounds, _ = interval(self.network, whole.lower, whole.upper)
+        found = self.bounded(subproblems, bounds, groups, 0, deadline)
+        spent = torch.full_like(found.bound, (time.monotonic() - began) / max(1, len(subproblems)))
+        return replace(found, spent=spent)
+
+    def bounded(
+        self, subproblems: Subproblems, bounds: Bounds, groups: Groups, number: int, deadline: Deadline
+    ) -> BoundedBoxes:
+        """Every row of every clause bounded by CROWN, in the first pass (0) or a later one (1)."""
+        members = groups.members[groups.of_clause[subproblems.clause]]
+        bound, cotangent = self._crown(bounds, self.rows(members), deadline)
+        shape = (*members.shape, self.problem.rows)
+        bound = torch.where(bound.isfinite(), bound, -torch.inf).reshape(shape)
+        cotangent = cotangent.nan_to_num(nan=0.0).reshape(*shape, -1)
+        inputs = slice(0, self.network.inputs)
+        box = Bounds(bounds.lower[:, inputs], bounds.upper[:, inputs])
+        weights = bound.new_zeros(len(bound), 2, *shape[1:])
+        if self.problem.rows > 1:
+            joint, direction, weights[:, number] = self.clipping.joined(box, bound, cotangent)
+            bound, cotangent = torch.cat([bound, joint], 2), torch.cat([cotangent, direction], 2)
+        lower, upper = self.clipping.clipped(box, bound, cotangent)
+        refuted = (bound > 0).any(2) | (lower > upper).any(2)
+        open_clause = ~refuted[..., None]
+        nearest, row = bound.max(2)
+        worst = torch.where(refuted, torch.inf, nearest).argmin(1, keepdim=True)
+        row = row.gather(1, worst)[:, 0]
+        cotangent = cotangent[torch.arange(len(row), device=row.device), worst[:, 0], row]
+        return BoundedBoxes(
+            subproblems=subproblems,
+            refuted=refuted.all(1),
+            minimiser=torch.where(cotangent > 0, box.lower, box.upper),
+            bounds=bounds,
+            clause=members.gather(1, worst)[:, 0],
+            bound=nearest.gather(1, worst)[:, 0],
+            cotangent=cotangent,
+            lower=torch.where(open_clause, lower, torch.inf).amin(1),
+            upper=torch.where(open_clause, upper, -torch.inf).amax(1),
+            weights=weights,
+            tried=torch.zeros_like(subproblems.clause),
+            spent=torch.zeros_like(bound[:, 0, 0]),
+        )
+
+    def _crown(self, bounds: Bounds, objective: Objective, deadline: Deadline) -> tuple[Tensor, Tensor]:
+        """CROWN's bound of every objective and its slopes, as many objectives at a time as the memory holds."""
+        sizes = magnitudes(self.network, bounds)
+        most = max(1, budget().at_once(_MOST_ELEMENTS) // (len(bounds) * self.network.variables))
+        parts = (
+            part.split(most, 1)
+            for part in (objective.coefficients, objective.thresholds, objective.input_coefficients)
+        )
+        asked = [Objective(*part) for part in zip(*parts, strict=True)]
+        problem, found = DualProblem(self.network, bounds, asked[0]), []
+        for part in asked:
+            deadline.check()
+            some = problem.asked(part)
+            found.append(some.evaluate(some.initial(), sizes))
+        return torch.cat([one.bound for one in found], 1), torch.cat(
+            [one.input_cotangent for one in found], 1
+        )
+
+    def rows(self, members: Int[Tensor, "batch group"]) -> Objective:
+        """Every row of every clause as an objective of its own."""
+        clauses = self.objectives.of(members.flatten(), torch.float64)
+        shape = (len(members), members.shape[1] * self.problem.rows, 1)
+        return Objective(
+            clauses.coefficients.reshape(*shape, -1),
+            clauses.thresholds.reshape(shape),
+            clauses.input_coefficients.reshape(*shape, clauses.input_coefficients.shape[3]),
+        )

@@ -1,0 +1,295 @@
+"""The one controller of effort: what each technique costs, what it brings, and where it beats splitting.
+
+Workers return an `Observation` of every technique that they apply; the search's owner learns from it. Nothing here changes in place:
+to learn gives a new `Effort`, so a worker may go on with what it has seen itself, and any number of them may share one.
+
+Everything is measured in the units of time. A technique takes some seconds, in which splitting would bound some children and so go
+down some levels of the tree; and it brings bounds nearer to 0, for which splitting would need some levels, too. It pays where the
+latter are more. How much it brings is judged by the subproblems it was lately applied to whose bounds were nearest.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any, TypeVar
+
+import numpy as np
+import torch
+from jaxtyping import Bool, Float, Int
+from numpy.typing import NDArray
+from torch import Tensor
+
+from verify.state import CLOSER, SPLITS
+
+_TRIAL = 4  # subproblems that a technique is tried on at least
+_TRIALS = 0.3  # of the time that splitting takes, for trials of all techniques
+_GROWTH, _FARTHER = 4, 1.25  # times as many subproblems as last time, times as far from 0 as any before
+_BESIDE, _MEMORY = 4, 512  # subproblems on either side that one is judged by, of so many lately seen
+_LEAST = 0.005  # what must be closed of a distance for each level that the price would buy
+_UNEVEN = 2.5  # levels for each that the children's mean gain tells of: of two children one gains most of it
+_STUCK, _EASY = 1.9, 1.5  # open children of a subproblem that make ascents longer, or shorter again
+_MANY, _HARDLY = 64, 0.02  # children, and refuted ones of them, that tell of splitting that leads nowhere
+_LONGEST = 8  # times the iterations of a short ascent
+_CLOSE = 1e-12  # to 0: what is left there is no share of anything
+_WEIGHT = 0.3  # of the latest observation in running averages
+_MOST_LEVELS = 60.0  # that one application can be worth
+SPLITTING = "splitting"
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Observation:
+    """What a technique took for some subproblems, and their bounds before (below 0) and after."""
+
+    technique: str
+    seconds: float
+    before: Float[Tensor, " batch"]
+    after: Float[Tensor, " batch"]
+    refuted: Bool[Tensor, " batch"]
+    # seconds that a subproblem had taken before; 0: as a child does
+    beside: float = 0.0
+    # seconds that a child will take, as far as this tells; 0: it does not
+    child: float = 0.0
+    # whether the roots are others now
+    anew: bool = False
+
+    def __len__(self) -> int:
+        return len(self.refuted)
+
+    @property
+    def closed(self) -> Float[Tensor, " batch"]:
+        """How much of their distance from 0 the bounds have closed, from 0 to 1."""
+        share = closed_shares(self.before, self.after).nan_to_num(nan=0.0)
+        return torch.where(self.refuted, torch.ones_like(share), share)
+
+    def update(self, shared: T) -> T:
+        """What subproblems share, with what was found for all of them: nothing, mostly."""
+        return shared
+
+    def summary(self) -> dict[str, Any]:
+        """What a log says of it: the technique, its price, and its gain."""
+        return {
+            "technique": self.technique,
+            "subproblems": len(self),
+            "price": round(self.seconds, 6),
+            "gain": round(float(self.closed.mean()), 6) if len(self) else 0.0,
+            "refuted": int(self.refuted.sum()),
+        }
+
+
+def closed_shares(before: Float[Tensor, " batch"], after: Float[Tensor, " batch"]) -> Float[Tensor, " batch"]:
+    """How much of their distance from 0 bounds have closed that were `before` < 0."""
+    return ((after - before) / before.neg().clamp(min=_CLOSE)).clamp(0, 1)
+
+
+@dataclass(frozen=True)
+class Splitting:
+    """What children cost and gain, where splits of activations bring a bound nearer by some amount each."""
+
+    seconds: float = 0.0  # a child, a running average
+    total: float = 0.0  # seconds
+    level: float = (
+        0.0  # by which a child's bound is nearer to 0 than its parent's: a mean weighted by distances
+    )
+    distance: float = 0.0  # of the parents of late, together
+    growth: float = (_STUCK + _EASY) / 2  # open children of a subproblem, a running average
+    factor: int = 1  # of the iterations of children's ascents
+    children: int = 0  # since the roots were bounded
+    closed: int = 0  # of these
+
+    @property
+    def hopeless(self) -> bool:
+        """Whether next to none of the children so far were refuted."""
+        return self.children >= _MANY and self.closed < _HARDLY * self.children
+
+    def expecting(self, seconds: float) -> Splitting:
+        """What a child will cost, as far as its root tells."""
+        return self if self.total else replace(self, seconds=seconds)
+
+    def forgetting(self) -> Splitting:
+        """The roots were bounded anew."""
+        return replace(self, children=0, closed=0)
+
+    def learned(self, seen: Observation) -> Splitting:
+        """From children that were bounded: their parents' bounds, and their own."""
+        nearer = torch.where(seen.refuted, 0.0, seen.after.clamp(max=0)) - seen.before
+        gained, distance = float(-(nearer * seen.before).sum()), float(-seen.before.sum())
+        level, total = self.level, self.distance
+        if math.isfinite(distance) and distance > 0:
+            total = (1 - _WEIGHT) * self.distance + distance
+            level += (gained - level * distance) / total
+        each, weight = seen.seconds / len(seen), _WEIGHT if self.total else 1.0
+        growth = self.growth + _WEIGHT * (2 * float((~seen.refuted).float().mean()) - self.growth)
+        factor = self.factor
+        if growth > _STUCK:
+            factor = min(2 * factor, _LONGEST)
+        elif growth < _EASY:
+            factor = max(factor // 2, 1)
+        return replace(
+            self,
+            seconds=self.seconds + weight * (each - self.seconds),
+            total=self.total + seen.seconds,
+            level=level,
+            distance=total,
+            growth=growth if factor == self.factor else (_STUCK + _EASY) / 2,
+            factor=factor,
+            children=self.children + len(seen),
+            closed=self.closed + int(seen.refuted.sum()),
+        )
+
+    def gains(self, seen: Observation) -> Float[Tensor, " batch"]:
+        """What is kept of an observation: the share of each distance that was closed."""
+        return seen.closed
+
+    def worth(
+        self, bound: Float[Tensor, " batch"], gain: Float[Tensor, " batch"], price: float
+    ) -> Bool[Tensor, " batch"]:
+        """Whether such gains from these bounds are worth the price of so many children.
+
+        Splitting would go down some L levels from a bound. What was gained, g levels of them, lasts for all that is split off, and
+        the technique is due again after k levels, so it takes away `L g / (k + g)` levels in all. It multiplies the work on k levels by
+        `1 + price / 2^k`, so it costs `log2` of that many.
+        """
+        levels = _UNEVEN * -bound.double() / max(self.level, 1e-30)
+        between, gained = ((1 - CLOSER) * levels).clamp(max=SPLITS), gain * levels
+        dearer = (1 + price / between.exp2()).log2()
+        least = _LEAST * math.log2(1 + price)
+        return (gain > least) & (levels * gained > dearer * (between + gained))
+
+
+@dataclass(frozen=True)
+class Halving(Splitting):
+    """Splits of inputs, where every box is bounded afresh.
+
+    What bounds are off by shrinks with a box's width to the `order`, so N times as many boxes of d open inputs leave
+    `N^(-order / d)` of it.
+    """
+
+    dimensions: int = 1
+    order: float = 1.5
+
+    def gains(self, seen: Observation) -> Float[Tensor, " batch"]:
+        """Levels: by what is left of a distance, or what a refuted box needed of what it gained."""
+        before, after = seen.before.double(), seen.after.double()
+        needed = (after / (after - before)).clamp(min=0)
+        left = torch.where(seen.refuted, needed, after / before).nan_to_num(nan=1.0, posinf=1.0)
+        return (-left.clamp(min=1e-30).log2() * self.dimensions / self.order).clamp(0, _MOST_LEVELS)
+
+    def worth(
+        self, bound: Float[Tensor, " batch"], gain: Float[Tensor, " batch"], price: float
+    ) -> Bool[Tensor, " batch"]:
+        """Whether splitting would have to go down more levels for the same gain than for the price."""
+        return gain > math.log2(1 + price)
+
+
+@dataclass(frozen=True)
+class Ledger:
+    """What was lately seen of one technique."""
+
+    seen: Float[Tensor, "subproblems 2"] = field(
+        default_factory=lambda: torch.zeros(0, 2, dtype=torch.float64)
+    )
+    seconds: float = 0.0  # a subproblem, a running average
+    beside: float = 0.0  # that a subproblem had taken before; 0: as a child does
+    last: int = 0  # subproblems, the last time
+    in_vain: float = 0.0  # seconds
+    calls: NDArray[Any] = field(
+        default_factory=lambda: np.zeros(5)
+    )  # sums, fading: 1, n, seconds, n^2, n * seconds
+
+    @property
+    def at_no_cost(self) -> int:
+        """Subproblems that take no longer together than an application to none does: by a line through the calls."""
+        weight, *sums = self.calls
+        if not weight:
+            return 0
+        count, seconds, squares, products = np.array(sums) / weight
+        slope = (products - count * seconds) / max(squares - count**2, 1e-9)
+        return int((seconds - slope * count) / slope) if 0 < slope * count < seconds else 0
+
+    def gain_beside(self, bound: Float[Tensor, " batch"]) -> Float[Tensor, " batch"]:
+        """The mean gain of the subproblems lately seen whose bounds are next to these."""
+        seen = self.seen[self.seen[:, 0].argsort()]
+        sums = torch.nn.functional.pad(seen[:, 1].cumsum(0), (1, 0))
+        at = torch.searchsorted(seen[:, 0].contiguous(), bound.to("cpu", torch.float64))
+        first, stop = (at - _BESIDE).clamp(min=0), (at + _BESIDE).clamp(max=len(seen))
+        return ((sums[stop] - sums[first]) / (stop - first)).to(bound.device)
+
+
+@dataclass(frozen=True)
+class Effort:
+    """What splitting and every technique cost and brought so far."""
+
+    splitting: Splitting = field(default_factory=Splitting)
+    ledgers: Mapping[str, Ledger] = field(default_factory=dict)
+
+    def learned(self, seen: Observation) -> Effort:
+        """With one more observation."""
+        if not len(seen):
+            return self
+        if seen.technique == SPLITTING:
+            return replace(self, splitting=self.splitting.learned(seen))
+        splitting = self.splitting.expecting(seen.child) if seen.child else self.splitting
+        splitting = splitting.forgetting() if seen.anew else splitting
+        ledger = self.ledger(seen.technique)
+        gains = self.splitting.gains(seen)
+        rows = torch.stack([seen.before.double(), gains.double()], 1).cpu()
+        count, weight = len(seen), _WEIGHT if len(ledger.seen) else 1.0
+        call = np.array([1, count, seen.seconds, count**2, count * seen.seconds])
+        ledger = replace(
+            ledger,
+            seen=torch.cat([ledger.seen, rows])[-_MEMORY:],
+            seconds=ledger.seconds + weight * (seen.seconds / count - ledger.seconds),
+            beside=seen.beside,
+            last=count,
+            calls=(1 - _WEIGHT) * ledger.calls + call,
+        )
+        paid = self.splitting.worth(seen.before, gains, self._price(ledger))
+        if float(paid.double().mean()) <= 0.5:
+            ledger = replace(ledger, in_vain=ledger.in_vain + seen.seconds)
+        return replace(self, splitting=splitting, ledgers={**self.ledgers, seen.technique: ledger})
+
+    def chosen(
+        self, technique: str, bound: Float[Tensor, " due"], techniques: int = 1
+    ) -> Int[Tensor, " chosen"]:
+        """Which of the subproblems that are due, by their bounds below 0, to apply a technique to now: where it pays, or for a trial.
+
+        Nearest first, and neither many more nor much further than before: what comes next is judged with what these tell. techniques:
+        how many share the time for trials.
+        """
+        ledger, nearest = self.ledger(technique), bound.argsort(descending=True)
+        if not len(ledger.seen):
+            return _spread(nearest, _TRIAL)
+        most = _GROWTH * max(ledger.last, _TRIAL)
+        reached = bound >= _FARTHER * float(ledger.seen[:, 0].min())
+        good = (reached & self.splitting.worth(bound, ledger.gain_beside(bound), self._price(ledger)))[
+            nearest
+        ]
+        if count := int(good.sum()):
+            return torch.cat([nearest[good], nearest[~good]])[: min(max(count, ledger.at_no_cost), most)]
+        left = _TRIALS / techniques * self.splitting.total - ledger.in_vain
+        affordable = int(left / max(ledger.seconds, 1e-9))
+        return _spread(nearest, min(max(_TRIAL, affordable), most) if left >= 0 else 0)
+
+    def pays(self, seen: Observation) -> bool:
+        """Whether what was seen closed more than the least that its price asks for."""
+        child = self.splitting.seconds
+        least = _LEAST * math.log2(1 + seen.seconds / child) if child else math.inf
+        return float(seen.closed.mean()) > least
+
+    def _price(self, ledger: Ledger) -> float:
+        """Of a subproblem, in children; infinite before one is known."""
+        child = ledger.beside or self.splitting.seconds
+        return ledger.seconds / child if child else math.inf
+
+    def ledger(self, technique: str) -> Ledger:
+        """What is known of a technique."""
+        return self.ledgers.get(technique, Ledger())
+
+
+def _spread(nearest: Int[Tensor, " due"], count: int) -> Int[Tensor, " chosen"]:
+    """So many of them, evenly."""
+    count = min(count, len(nearest))
+    return nearest[torch.arange(count, device=nearest.device) * len(nearest) // max(count, 1)]

@@ -1,0 +1,156 @@
+"""Splitting inputs: halved boxes, bounded afresh in float64; nothing is inherited but the box."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+
+import torch
+from jaxtyping import Int
+from torch import Tensor
+
+from verify.bab.box_bounds import BoxBounder, Groups
+from verify.bab.effort import SPLITTING, Effort, Halving, Observation
+from verify.bab.executor import Mapper
+from verify.bab.strategy import (
+    Bounded,
+    Knowledge,
+    Objectives,
+    Result,
+    all_refuted,
+    applied,
+    root_subproblems,
+)
+from verify.bab.techniques.forward_bounds import ForwardBounds
+from verify.bab.techniques.tightened_boxes import AllLayers, LastLayers, TightenedBoxes, last_layers
+from verify.bounders.intermediate import IntermediateBounds
+from verify.bounders.tracing import Provable
+from verify.branching.inputs import widest_effect
+from verify.branching.rule import Split
+from verify.deadline import Deadline
+from verify.network.graph import Network
+from verify.problem import Problem
+from verify.proof.tracer import InputBoxes, ProofTracer
+from verify.state import Subproblems
+
+
+@dataclass(frozen=True)
+class Regrouped(Observation):
+    """Clauses were refuted; the others are in these groups."""
+
+    groups: Groups | None = None
+
+    def update(self, shared: Groups) -> Groups:  # type: ignore[override]
+        return shared if self.groups is None else self.groups
+
+
+@dataclass(frozen=True, eq=False)
+class SplitInputs:
+    """Halves and clips input boxes, and bounds each afresh for all clauses of its group; tighter where that pays."""
+
+    bounder: BoxBounder
+    tighter: tuple[TightenedBoxes, ...]
+    forward: ForwardBounds | None
+    tracer: ProofTracer
+
+    @classmethod
+    def of(
+        cls, problem: Problem, network: Network, intermediate: IntermediateBounds, tracer: ProofTracer
+    ) -> SplitInputs:
+        """With all that a proof can hold: forward bounds, those of the last layers, those of all, dearer each."""
+        bounder = BoxBounder(problem, network, Objectives(problem, network.device))
+        first = last_layers(network)
+        last = first < len(network.layers) and tracer.proves(Provable.LAST_LAYERS)
+        forward = tracer.proves(Provable.FORWARD)
+        count = 1 + last + forward
+        tighter: list[TightenedBoxes] = [AllLayers(bounder, count, count, intermediate=intermediate)]
+        if last:
+            tighter.insert(0, LastLayers(bounder, count - 1, count, intermediate=intermediate, first=first))
+        before = ForwardBounds(bounder, 1, count) if forward else None
+        return cls(bounder, (*([before] if before else []), *tighter), before, tracer)
+
+    @property
+    def objectives(self) -> Objectives:
+        return self.bounder.objectives
+
+    def begin(self) -> Knowledge:
+        problem = self.bounder.problem
+        groups = Groups.of(problem, torch.arange(problem.clauses), self.bounder.network.device)
+        return Knowledge(groups, Effort(Halving(dimensions=max(1, problem.free_inputs))))
+
+    def clauses_of(self, clauses: Tensor, knowledge: Knowledge) -> list[int]:
+        table: Groups = knowledge.shared
+        groups = table.of_clause[clauses.to(table.of_clause.device)].unique()
+        return sorted(table.members[groups].unique().tolist())
+
+    def roots(self, knowledge: Knowledge, batch: int, deadline: Deadline) -> Iterator[Result]:
+        """Groups of clauses on their whole boxes; before that, where so many share a box that forward bounds are cheaper, those."""
+        if self.forward is not None:
+            result = self._together(self.forward, deadline)
+            knowledge = knowledge.learned(*result.seen)
+            yield result
+        members = knowledge.shared.members
+        for groups in members.split(batch) if len(members) else ():
+            result = self.bound(self._roots_of(groups), knowledge, deadline)
+            knowledge = knowledge.learned(*result.seen)
+            yield result
+
+    def _together(self, forward: ForwardBounds, deadline: Deadline) -> Result:
+        """The clauses that forward bounds refute together."""
+        began, problem, network = time.monotonic(), self.bounder.problem, self.bounder.network
+        refuted = forward.refuted_together(deadline)
+        closed = root_subproblems(problem.rows, refuted.nonzero()[:, 0].tolist(), 0, network.device)
+        groups = Groups.of(problem, (~refuted).nonzero()[:, 0], network.device)
+        bounded = all_refuted(closed)
+        before = closed.lower_bound
+        name, seconds = f"{forward.name} of roots", time.monotonic() - began
+        return Result(bounded, (Regrouped(name, seconds, before, before, bounded.refuted, groups=groups),))
+
+    def _roots_of(self, groups: Int[Tensor, "batch group"]) -> Subproblems:
+        self.objectives.prepare(groups.unique().tolist())
+        inputs, device = self.bounder.network.inputs, self.bounder.network.device
+        subproblems = root_subproblems(
+            self.bounder.problem.rows, groups[:, 0].tolist(), inputs, device, inputs, torch.float64
+        )
+        return self.tracer.roots(subproblems, groups)
+
+    def bound(self, subproblems: Subproblems, knowledge: Knowledge, deadline: Deadline) -> Result:
+        """CROWN on intervals first; what that leaves open gets tighter bounds where they pay."""
+        whole = self.bounder.boxes(subproblems)
+        began = time.monotonic()
+        found = self.bounder.on_intervals(subproblems, whole, knowledge.shared, deadline)
+        split = Observation(
+            SPLITTING, time.monotonic() - began, subproblems.lower_bound, found.bound.float(), found.refuted
+        )
+        seen, knowledge = [split], knowledge.learned(split)
+        for technique in self.tighter:
+            found, more = applied((technique,), found, knowledge, deadline)
+            knowledge = knowledge.learned(*more)
+            seen += more
+        boxes = InputBoxes(found.refuted, found.passes, found.weights, found.lower, found.upper)
+        box = self.tracer.input_boxes(subproblems, whole, boxes)
+        scale = found.cotangent.abs().amax(1, keepdim=True).clamp(min=1e-300)
+        lower_bound = torch.where(found.refuted, found.bound, found.bound.clamp(max=0)).float()
+        subproblems = replace(
+            subproblems,
+            clause=found.clause,
+            lower_bound=torch.maximum(lower_bound, subproblems.lower_bound),
+            alpha=(found.cotangent / scale).float(),
+            constrained_lower=box.lower,
+            constrained_upper=box.upper,
+        )
+        return Result(Bounded(subproblems, found.refuted, found.minimiser), tuple(seen))
+
+    def due(self, seconds: float, knowledge: Knowledge, deadline: Deadline) -> bool:
+        # every box is bounded afresh
+        return False
+
+    def refine_roots(
+        self, waiting: Subproblems, knowledge: Knowledge, batch: int, deadline: Deadline, run: Mapper
+    ) -> tuple[Subproblems, list[Result]]:
+        return waiting, []
+
+    def choose(self, subproblems: Subproblems, knowledge: Knowledge, deadline: Deadline) -> Split:
+        box = self.bounder.boxes(subproblems)
+        return widest_effect(subproblems.alpha.double(), box.lower, box.upper)

@@ -1,0 +1,401 @@
+"""Branch and bound: attack, bound the roots, then split and bound in batches until nothing is open.
+
+The loop knows neither networks nor duals: a `Strategy` bounds and splits subproblems, a `Frontier` stores them, an `Attack` and
+the bounds' own minimisers look for witnesses, a `Reporter` is told. It ends with a verdict and a reason in words: `unsat` when
+every subproblem of every clause is refuted, `sat` with a replayed witness, else `unknown` or `timeout` saying why.
+
+Whoever runs the loop owns the search: it alone touches frontier, counters and `Knowledge`. An `Executor` works on batches; each piece
+of work is handed the knowledge there is, and brings back bounded subproblems with what it saw.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from concurrent.futures import Future
+from dataclasses import dataclass, field, replace
+from functools import partial
+from threading import Event
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from verify.attack import Attack, constraint_values, free_points, replay_best
+from verify.bab.executor import Executor, Executors, threads
+from verify.bab.frontier import Frontier
+from verify.bab.progress import Outcome, Progress, Reporter
+from verify.bab.strategy import Bounded, Knowledge, Result, Strategy
+from verify.bab.techniques.other_splitting import OtherSplitting
+from verify.deadline import Deadline, OutOfTimeError
+from verify.errors import is_out_of_memory, memory_kept
+from verify.network.graph import Network
+from verify.problem import Problem, Witness
+from verify.proof.tracer import NO_PROOF, ProofTracer
+from verify.state import Subproblems
+
+_FIRST_SHARE = 0.2  # of the time, for attacks, in the first half of the rounds of random starts
+_ATTACK_SHARE = 0.1  # later, and for descents from open subproblems' minimisers
+_DESCENTS = 64  # at once, at least
+_FEW = 16  # subproblems that are not worth dividing among workers
+_ENDING = (
+    0.5  # of the most subproblems that were open at once: when so few are left, splitting will soon be done
+)
+_STEP_SECONDS = 2.0  # that a step may take: others have nothing to do meanwhile if what is left is in it
+
+
+@dataclass(frozen=True)
+class Done:
+    """What a piece of work brought: results to keep, or a witness, or nothing."""
+
+    results: tuple[Result, ...] = ()
+    witness: Witness | None = None
+    # subproblems that could be split no further
+    stuck: int = 0
+    # the largest batch that memory holds, where it did not hold this one
+    fits: int | None = None
+    # of the search, for a subproblem
+    seconds: float = 0.0
+    # of an attack
+    attacked: float = 0.0
+
+    def joined(self, other: Done) -> Done:
+        """Both together."""
+        return replace(
+            self,
+            results=self.results + other.results,
+            witness=self.witness or other.witness,
+            stuck=self.stuck + other.stuck,
+            fits=other.fits
+            if self.fits is None
+            else self.fits
+            if other.fits is None
+            else min(self.fits, other.fits),
+            seconds=max(self.seconds, other.seconds),
+        )
+
+
+@dataclass
+class BranchAndBound:
+    """One search. `batch` subproblems are split at a time by each of the `workers`, as many clauses bounded at a time.
+
+    other: another way of splitting, with a search of its own that is tried for a while. executors: who works on batches.
+    """
+
+    problem: Problem
+    network: Network
+    strategy: Strategy
+    first_attack: Attack
+    second_attack: Attack
+    reporter: Reporter
+    generator: np.random.Generator
+    batch: int
+    workers: int = 1
+    tracer: ProofTracer = NO_PROOF
+    frontier: Frontier = field(default_factory=Frontier)
+    other: OtherSplitting | None = None
+    executors: Executors = threads
+    progress: Progress = field(default_factory=Progress)
+    stuck: int = 0
+    _began: float = 0.0
+    _phase_began: float = 0.0
+    # subproblems that are worked on, and the seconds that one took in the last step
+    _working: int = 0
+    _seconds: float = 0.0
+    # of the second attack, left
+    _rounds: int = 0
+    # clauses of subproblems lately left open, and their minimisers
+    _suspects: tuple[Tensor, Tensor] | None = None
+
+    def __post_init__(self) -> None:
+        self.knowledge: Knowledge = self.strategy.begin()
+
+    def run(self, deadline: Deadline) -> Outcome:
+        """Decides the problem, or says why not."""
+        self._began, self._rounds = time.monotonic(), self.second_attack.rounds
+        try:
+            with deadline.ticking(), memory_kept("searching"):
+                witness = self._search(deadline)
+        except OutOfTimeError:
+            return self._outcome("timeout", self._interrupted())
+        if witness is not None:
+            return self._outcome("sat", "a counterexample was found and replayed in ONNX Runtime", witness)
+        if self.stuck:
+            return self._outcome(
+                "unknown",
+                f"numerical floor: {self.stuck} subproblems can be split no further and are not refuted",
+            )
+        if not self.problem.clauses:
+            return self._outcome("unsat", "no input can violate the property as it is written")
+        return self._outcome("unsat", f"every subproblem of all {self.problem.clauses} clauses is refuted")
+
+    def _interrupted(self) -> str:
+        """What the time ran out in."""
+        if self.progress.phase in ("start", "attack"):
+            return "time ran out in the first attack; nothing has been bounded yet"
+        waiting = len(self.frontier) + self._working
+        if self.progress.phase == "root":
+            return f"time ran out while the roots were bounded; {self.progress.opened} were, {waiting} of them are open"
+        return f"time ran out with {waiting} subproblems waiting"
+
+    def _outcome(self, verdict: str, reason: str, witness: Witness | None = None) -> Outcome:
+        self._report("end", self._working)
+        return Outcome(verdict, reason, witness, self.progress)
+
+    def _search(self, deadline: Deadline) -> Witness | None:
+        clauses = list(range(self.problem.clauses))
+        others_turn = deadline if self.other is None else self.other.turn(deadline)
+        self._report("attack")
+        witness = self.first_attack.run(self.problem, self.network, clauses, self.generator, deadline)
+        if witness is not None:
+            return witness
+        deadline.check()
+        self._report("root")
+        witness = self._roots(deadline)
+        if witness is not None or not len(self.frontier):
+            return witness
+        deadline = replace(deadline, called_off=Event())
+        with self.executors(self.workers, deadline, self.tracer.writes) as executor:
+            clauses = self.strategy.clauses_of(self.frontier.clauses, self.knowledge)
+            return _Branching(self, executor, clauses, deadline, others_turn).run()
+
+    def _roots(self, deadline: Deadline) -> Witness | None:
+        """Bounds every clause's whole box."""
+        for result in self.strategy.roots(self.knowledge, self.batch, deadline):
+            witness = self.absorb(Done((result,), self.tried(result.bounded)))
+            self._report("root")
+            if witness is not None:
+                return witness
+        return None
+
+    def step(self, subproblems: Subproblems, knowledge: Knowledge, deadline: Deadline) -> Done:
+        """Splits subproblems and bounds their children; half of them at a time where memory does not hold them all.
+
+        For workers: nothing of the search is changed.
+        """
+        try:
+            return self._expand(subproblems, knowledge, deadline)
+        except (MemoryError, RuntimeError) as problem:
+            if not is_out_of_memory(problem):
+                raise
+        if len(subproblems) == 1:
+            raise MemoryError("the bounds of a single subproblem do not fit")
+        half = len(subproblems) // 2
+        first = self.step(subproblems.select(slice(0, half)), knowledge, deadline)
+        knowledge = knowledge.learned(*(seen for result in first.results for seen in result.seen))
+        second = self.step(subproblems.select(slice(half, None)), knowledge, deadline)
+        return replace(first.joined(second), fits=min(half, first.joined(second).fits or half))
+
+    def _expand(self, subproblems: Subproblems, knowledge: Knowledge, deadline: Deadline) -> Done:
+        """Splits subproblems and bounds their children."""
+        deadline.check()
+        began, count = time.monotonic(), len(subproblems)
+        split = self.strategy.choose(subproblems, knowledge, deadline)
+        splittable = split.variable >= 0
+        stuck = int((~splittable).sum())
+        subproblems = subproblems.select(splittable)
+        if not len(subproblems):
+            return Done(stuck=stuck)
+        variable, value = split.variable[splittable], split.value[splittable]
+        children = subproblems.split(variable, value, split.beta[splittable])
+        children = self.tracer.split(subproblems, children, variable, value)
+        result = self.strategy.bound(children, knowledge, deadline)
+        seconds = (time.monotonic() - began) / count
+        return Done((result,), self.tried(result.bounded), stuck, seconds=seconds)
+
+    @torch.no_grad()
+    def tried(self, bounded: Bounded) -> Witness | None:
+        """The minimisers of subproblems left open, as they are."""
+        left = bounded.open
+        if not len(left):
+            return None
+        clauses = bounded.subproblems.clause[left]
+        x = bounded.minimiser[left].to(self.network.device, self.network.dtype)
+        objective = self.strategy.objectives.of(clauses, self.network.dtype)
+        values = constraint_values(self.network, objective, x).amax(1)
+        return replay_best(self.problem, clauses.tolist(), x, values)
+
+    def absorb(self, done: Done) -> Witness | None:
+        """Learns from what was done, counts it, and lets what is open wait."""
+        self.stuck += done.stuck
+        self.progress.attack_seconds += done.attacked
+        self._seconds = done.seconds or self._seconds
+        self.batch = min(self.batch, done.fits or self.batch)
+        for result in done.results:
+            self.knowledge = self.knowledge.learned(*result.seen)
+            for seen in result.seen:
+                self.progress.observe(seen)
+                self.reporter.observe(seen)
+            if done.witness is None:
+                self._keep(result.bounded)
+        return done.witness
+
+    def _keep(self, bounded: Bounded) -> None:
+        count, left = len(bounded), bounded.open
+        if not count:
+            return
+        subproblems = bounded.subproblems.select(left)
+        if len(left):
+            self._suspects = subproblems.clause, bounded.minimiser[left]
+        self.frontier.push(subproblems)
+        self.progress.opened += count
+        self.progress.closed += count - len(left)
+        self.progress.batches += 1
+        self.progress.largest_batch = max(self.progress.largest_batch, count)
+        self.progress.depth = max(self.progress.depth, bounded.subproblems.split_variable.shape[1])
+
+    def popped(self, idle: int) -> Subproblems:
+        """The next batch: this worker's share of what waits."""
+        share = max(-(-len(self.frontier) // idle), _FEW)
+        soon_done = max(int(_STEP_SECONDS / max(self._seconds, 1e-9)), _FEW)
+        return self.frontier.pop(min(self.batch, share, soon_done), self.network.device, self.network.dtype)
+
+    def next_attack(self, clauses: list[int]) -> Callable[[Deadline], Witness | None] | None:
+        """Rounds on the clauses open after the root while there are any, then descents from minimisers; each now and then."""
+        share = self.progress.attack_seconds / (self.workers * (time.monotonic() - self._began))
+        early = 2 * self._rounds > self.second_attack.rounds
+        if self._rounds and share < (_FIRST_SHARE if early else _ATTACK_SHARE):
+            self._rounds -= 1
+            return partial(self.second_attack.run, self.problem, self.network, clauses, self.generator)
+        if not self._rounds and share < _ATTACK_SHARE and self._suspects is not None:
+            return self._descent(*self._suspects)
+        return None
+
+    def _descent(self, clauses: Tensor, points: Tensor) -> Callable[[Deadline], Witness | None]:
+        count = max(_DESCENTS, free_points(self.network))
+        chosen = torch.from_numpy(self.generator.permutation(len(clauses))[:count])
+        owners, points = clauses[chosen].tolist(), points[chosen]
+
+        def descend(deadline: Deadline) -> Witness | None:
+            limit = deadline.within(self.second_attack.seconds)
+            return self.second_attack.descend(self.problem, self.network, owners, points, limit)
+
+        return descend
+
+    def _report(self, phase: str, working: int = 0) -> None:
+        """Tells the reporter; `phase` is what comes now."""
+        progress, now = self.progress, time.monotonic()
+        if progress.phase != "start":
+            progress.seconds[progress.phase] = (
+                progress.seconds.get(progress.phase, 0.0) + now - self._phase_began
+            )
+        self._phase_began = now
+        progress.phase, progress.worst = phase, self.frontier.worst
+        progress.waiting = len(self.frontier) + working
+        self.reporter.update(progress)
+
+    def try_other(self, deadline: Deadline) -> Witness | None:
+        """The other way of splitting, for a while; where it decides the problem, nothing waits any longer."""
+        assert self.other is not None
+        other, self.other = self.other, None
+        self._report(other.name)
+        outcome = other.run(deadline)
+        if outcome is None:
+            return None
+        self.progress.opened += outcome.progress.opened
+        self.progress.closed += outcome.progress.closed
+        if outcome.verdict == "unsat":
+            self.frontier, self.stuck = Frontier(), 0
+        return outcome.witness
+
+    def renew(self, executor: Executor, deadline: Deadline) -> Witness | None:
+        """Bounds the roots of open clauses with more effort; where that beats what was split of them, it starts anew."""
+        self._working = len(self.frontier)
+        self._report("roots again")
+        waiting = self.frontier.pop(self._working, self.network.device, self.network.dtype)
+        kept, roots = self.strategy.refine_roots(waiting, self.knowledge, self.batch, deadline, executor.map)
+        self._working = 0
+        self.frontier.push(kept)
+        for result in roots:
+            witness = self.absorb(Done((result,), self.tried(result.bounded)))
+            if witness is not None:
+                return witness
+        return None
+
+    def working_on(self, subproblems: int) -> None:
+        """So many subproblems are worked on now."""
+        self._working = subproblems
+        self._report("branch and bound", subproblems)
+
+
+class _Branching:
+    """Splitting until nothing waits and no subproblem is worked on; other things have their turn meanwhile."""
+
+    def __init__(
+        self,
+        search: BranchAndBound,
+        executor: Executor,
+        clauses: list[int],
+        deadline: Deadline,
+        others_turn: Deadline,
+    ) -> None:
+        self.search, self.executor, self.clauses = search, executor, clauses
+        self.deadline, self.others_turn = deadline, others_turn
+        # each with the number of its subproblems
+        self.steps: dict[Future[Done], int] = {}
+        self.attacks: set[Future[Done]] = set()
+        # the step that may add to what is shared
+        self.sole: Future[Done] | None = None
+        # since when subproblems are split, and the most that were open at once since then
+        self.began, self.most = time.monotonic(), 0
+
+    def run(self) -> Witness | None:
+        """The witness, or None once nothing is open."""
+        search = self.search
+        while len(search.frontier) or self.steps:
+            self.deadline.check()
+            turn = self._turn()
+            if turn is not None and not self.steps:
+                witness = turn(self.deadline)
+                self.began, self.most = time.monotonic(), 0
+            else:
+                self._hand_out(turn is not None)
+                witness = self._collect()
+            if witness is not None:
+                return witness
+        return None
+
+    def _turn(self) -> Callable[[Deadline], Witness | None] | None:
+        """What is to be done next that nothing else may go on beside, if anything is."""
+        search = self.search
+        still_open = len(search.frontier) + sum(self.steps.values())
+        self.most = max(self.most, still_open)
+        if search.other is not None and self.others_turn.remaining <= 0:
+            return search.try_other
+        if _ENDING * self.most > still_open or search.frontier.crowded:
+            return None
+        due = search.strategy.due(time.monotonic() - self.began, search.knowledge, self.deadline)
+        return partial(search.renew, self.executor) if due else None
+
+    def _hand_out(self, draining: bool) -> None:
+        """An attack now and then, and batches for all who are idle, unless steps are to come to their end."""
+        search, deadline = self.search, self.deadline
+        if not self.attacks and (attack := search.next_attack(self.clauses)) is not None:
+            self.attacks.add(self.executor.submit(partial(_timed, attack, deadline)))
+        idle = 0 if draining else self.executor.workers - len(self.steps) - len(self.attacks)
+        for share in range(idle, 0, -1):
+            if len(search.frontier):
+                subproblems = search.popped(share)
+                knowledge = replace(search.knowledge, sole=self.sole is None)
+                job = self.executor.submit(partial(search.step, subproblems, knowledge, deadline))
+                self.sole = self.sole or job
+                self.steps[job] = len(subproblems)
+        search.working_on(sum(self.steps.values()))
+
+    def _collect(self) -> Witness | None:
+        """Waits for something to end, and learns from it."""
+        for job in self.executor.wait({*self.steps, *self.attacks}, self.deadline):
+            done = job.result()
+            self.search._working -= self.steps.pop(job, 0)
+            self.attacks.discard(job)
+            self.sole = None if job is self.sole else self.sole
+            witness = self.search.absorb(done)
+            if witness is not None:
+                return witness
+        return None
+
+
+def _timed(attack: Callable[[Deadline], Witness | None], deadline: Deadline) -> Done:
+    started = time.monotonic()
+    witness = attack(deadline)
+    return Done(witness=witness, attacked=time.monotonic() - started)

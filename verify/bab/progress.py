@@ -1,0 +1,101 @@
+"""What a search says while it runs, and at its end."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+from verify.bab.effort import Observation
+from verify.problem import Witness
+
+
+@dataclass
+class Spent:
+    """What a technique took and brought, all in all."""
+
+    calls: int = 0
+    subproblems: int = 0
+    seconds: float = 0.0
+    refuted: int = 0
+    closed: float = 0.0  # the sum of the shares of distances from 0
+
+    def add(self, seen: Observation) -> None:
+        """One more application."""
+        self.calls += 1
+        self.subproblems += len(seen)
+        self.seconds += seen.seconds
+        self.refuted += int(seen.refuted.sum())
+        self.closed += float(seen.closed.sum())
+
+    def statistics(self) -> dict[str, Any]:
+        """For a result and a log: gain is the mean share of the distances from 0."""
+        gain = self.closed / max(1, self.subproblems)
+        return {
+            "calls": self.calls, "subproblems": self.subproblems, "seconds": round(self.seconds, 4), "refuted": self.refuted,
+            "gain": round(gain, 4),
+        }  # fmt: skip
+
+
+@dataclass
+class Progress:
+    """Counters of a running search."""
+
+    phase: str = "start"
+    closed: int = 0
+    opened: int = 0
+    waiting: int = 0
+    worst: float = float("-inf")
+    depth: int = 0
+    batches: int = 0
+    # subproblems bounded at once
+    largest_batch: int = 0
+    # of all threads, while branching
+    attack_seconds: float = 0.0
+    # by phase
+    seconds: dict[str, float] = field(default_factory=dict)
+    # by technique, of all threads
+    techniques: dict[str, Spent] = field(default_factory=dict)
+
+    def observe(self, seen: Observation) -> None:
+        """Counts what a technique took and brought."""
+        self.techniques.setdefault(seen.technique, Spent()).add(seen)
+
+    def statistics(self) -> dict[str, Any]:
+        """What a result and a log say of it."""
+        return {
+            "subproblems": self.opened, "closed": self.closed, "waiting": self.waiting, "depth": self.depth,
+            "batches": self.batches, "largest_batch": self.largest_batch,
+            "attack_seconds_while_branching": round(self.attack_seconds, 4),
+            "seconds_by_phase": {phase: round(seconds, 4) for phase, seconds in self.seconds.items()},
+            "techniques": {name: spent.statistics() for name, spent in self.techniques.items()},
+        }  # fmt: skip
+
+
+class Reporter(Protocol):
+    """Is told how the search goes."""
+
+    def update(self, progress: Progress) -> None:
+        """Called after every step."""
+
+    def observe(self, seen: Observation) -> None:
+        """Called for every technique that was applied."""
+
+
+class Silent:
+    """A reporter that says nothing."""
+
+    def update(self, progress: Progress) -> None:
+        """Ignores the progress."""
+
+    def observe(self, seen: Observation) -> None:
+        """Ignores the observation."""
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How a search ended: `sat`, `unsat`, `unknown` or `timeout`, and why."""
+
+    verdict: str
+    reason: str
+    witness: Witness | None = None
+    progress: Progress = field(default_factory=Progress)

@@ -1,0 +1,1 @@
+"""What a search does beside splitting to get better bounds: one file each."""

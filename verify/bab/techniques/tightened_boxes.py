@@ -1,0 +1,90 @@
+"""Tighter bounds of all pre-activations of boxes that are left open, where they pay: of the last layers, or of all of them."""
+
+from __future__ import annotations
+
+import time
+from abc import ABC, abstractmethod
+from dataclasses import dataclass, replace
+
+import torch
+from jaxtyping import Int
+from torch import Tensor
+
+from verify.bab.box_bounds import BoundedBoxes, BoxBounder
+from verify.bab.effort import Observation
+from verify.bab.strategy import Knowledge
+from verify.bounders.intermediate import IntermediateBounds
+from verify.deadline import Deadline
+from verify.network.graph import Network
+from verify.state import Bounds
+
+
+@dataclass(frozen=True, eq=False)
+class TightenedBoxes(ABC):
+    """One way to tighten bounds; CROWN's bounds of the rows are made again on them.
+
+    number: of `all`, dearer each, in order. share: of the time left, that one pass may take.
+    """
+
+    bounder: BoxBounder
+    number: int
+    all: int
+    name: str = ""
+    share: float = 0.5
+
+    @abstractmethod
+    def tighten(self, bounds: Bounds, deadline: Deadline, soft_deadline: Deadline) -> Bounds:
+        """No looser bounds of all variables. What is not done by `soft_deadline` is left as it was. Raises OutOfTimeError."""
+
+    def due(self, bounded: BoundedBoxes, knowledge: Knowledge) -> Int[Tensor, " index"]:
+        """Boxes that it was not tried on and where it pays."""
+        index = bounded.open
+        index = index[bounded.tried[index] < self.number]
+        return index[knowledge.effort.chosen(self.name, bounded.bound[index], self.all)]
+
+    def apply(
+        self, bounded: BoundedBoxes, index: Int[Tensor, " index"], knowledge: Knowledge, deadline: Deadline
+    ) -> tuple[BoundedBoxes, Observation]:
+        """The boxes, those of the index with tighter bounds."""
+        deadline.check()
+        began, before = time.monotonic(), bounded.select(index)
+        tight = self.tighten(before.bounds, deadline, deadline.share(self.share))
+        after = self.bounder.bounded(before.subproblems, tight, knowledge.shared, 1, deadline).better(before)
+        seconds = time.monotonic() - began
+        tried = torch.full_like(after.tried, self.number)
+        after = replace(after, tried=tried, spent=after.spent + seconds / len(index))
+        seen = Observation(
+            self.name, seconds, before.bound, after.bound, after.refuted, beside=float(before.spent.mean())
+        )
+        return bounded.updated(index, after), seen
+
+
+@dataclass(frozen=True, eq=False)
+class LastLayers(TightenedBoxes):
+    """CROWN for the layers from `first` on."""
+
+    name: str = "CROWN for the last layers"
+    intermediate: IntermediateBounds = IntermediateBounds()
+    first: int = 0
+
+    def tighten(self, bounds: Bounds, deadline: Deadline, soft_deadline: Deadline) -> Bounds:
+        network = self.bounder.network
+        return self.intermediate.tighten_last(network, self.first, bounds, deadline, soft_deadline)
+
+
+@dataclass(frozen=True, eq=False)
+class AllLayers(TightenedBoxes):
+    """CROWN for every layer."""
+
+    name: str = "CROWN for all layers"
+    intermediate: IntermediateBounds = IntermediateBounds()
+
+    def tighten(self, bounds: Bounds, deadline: Deadline, soft_deadline: Deadline) -> Bounds:
+        return self.intermediate.tighten(self.bounder.network, bounds, deadline, soft_deadline=soft_deadline)
+
+
+def last_layers(network: Network, share: float = 1 / 16) -> int:
+    """The first of the last layers that hold at most this share of all neurons together."""
+    sizes = [layer.size for layer in network.layers]
+    behind = [sum(sizes[i:]) for i in range(len(sizes))]
+    return next((i for i, size in enumerate(behind) if size <= share * sum(sizes)), len(sizes))

@@ -1,0 +1,128 @@
+"""Filtered smart branching (De Palma et al. 2021, section 5): score all, bound a few, choose one.
+
+Every open variable gets two cheap scores in closed form: the activation's own estimate of what a split gains (for ReLU the SR
+score of Bunel et al. 2020b) and, complementary to it, what the relaxation loses at the dual's primal point. The best
+few by either are candidates; both children of each are bounded by one backward sweep with the parent's dual variables (as
+probes: hulls are shared, no child is built), and the split whose worse child improves most is made.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import partial
+
+import torch
+from jaxtyping import Int
+from torch import Tensor
+
+from verify.bounders.dual import DualProblem
+from verify.bounders.sweep import Probes, Supergradient, Sweep
+from verify.branching.rule import Children, Split
+from verify.state import DualState
+
+
+@dataclass(frozen=True)
+class FilteredSmartBranching:
+    """`candidates` by each of the two scores are bounded; 0 trusts the first score alone."""
+
+    candidates: int = 3
+
+    def choose(self, problem: DualProblem, state: DualState, children: Children | None = None) -> Split:
+        """The split for each subproblem of `problem` (one objective each) at its dual point.
+
+        `children` bounds both children of candidate splits where probes would not tell what a split gains.
+        """
+        sweep = problem.evaluate(state)
+        gradient = problem.supergradient(state, sweep)
+        scores, losses, points = _scores(problem, sweep, gradient)
+        best, variable = scores.max(1)
+        value = points.gather(1, variable[:, None])[:, 0]
+        if self.candidates:
+            per_layer = (
+                _best_of_layers(problem, losses) if children else losses.new_zeros(len(losses), 0).long()
+            )
+            children = children or partial(probed, problem, state)
+            variable = self._filter(scores, losses, points, children, per_layer)
+            best = scores.gather(1, variable[:, None])[:, 0]
+            value = points.gather(1, variable[:, None])[:, 0]
+        kept = problem.keeping(sweep, state, _both_sides(variable[:, None], value[:, None]))
+        return Split(torch.where(best.isneginf(), -1, variable), value, kept.nan_to_num(nan=0.0))
+
+    def _filter(
+        self, scores: Tensor, losses: Tensor, points: Tensor, children: Children, more: Tensor
+    ) -> Int[Tensor, " batch"]:
+        count = min(self.candidates, scores.shape[1])
+        shortlist = torch.cat([scores.topk(count).indices, losses.topk(count).indices, more], 1)
+        upper, lower = children(shortlist, points.gather(1, shortlist).nan_to_num(nan=0.0))
+        low, high = torch.minimum(upper, lower).clamp(max=0), torch.maximum(upper, lower).clamp(max=0)
+        gain = low + 1e-3 * high
+        gain = torch.where(scores.gather(1, shortlist).isneginf(), -torch.inf, gain.nan_to_num(nan=-1e30))
+        return shortlist.gather(1, gain.argmax(1, keepdim=True))[:, 0]
+
+
+def _best_of_layers(problem: DualProblem, losses: Tensor) -> Int[Tensor, "batch layers"]:
+    """The variable of each curved layer that loses most: a split there may help many layers behind it.
+
+    (The sum under a quotient loses little itself, but every product with its reciprocal is relaxed over its range.)
+    """
+    curved = [layer for layer in problem.layers if layer.activation.curved]
+    return torch.stack([losses[:, layer.variables].argmax(1) + layer.variables.start for layer in curved], 1)
+
+
+def probed(problem: DualProblem, state: DualState, variable: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
+    """Bounds of both children of each candidate split, [batch, candidates] each, by one sweep over the parent's hulls."""
+    count = 2 * variable.shape[1]
+    probes = _both_sides(variable, value)
+    repeated = _repeated(problem, count)
+    shared = repeated.without_cuts(_shared(state, count), probes.variable)
+    bounds = repeated.evaluate(shared, probes=probes).bound
+    upper, lower = bounds.chunk(2, dim=1)
+    return upper, lower
+
+
+def _both_sides(variable: Tensor, value: Tensor) -> Probes:
+    """Upper sides first."""
+    side = torch.ones_like(variable)
+    return Probes(variable.repeat(1, 2), value.repeat(1, 2), torch.cat([side, -side], 1))
+
+
+def _scores(problem: DualProblem, sweep: Sweep, gradient: Supergradient) -> tuple[Tensor, Tensor, Tensor]:
+    """Both scores and the split point of every variable, [batch, variables]; -inf where no split helps."""
+    lower, upper = problem.bounds.lower, problem.bounds.upper
+    scores = torch.full_like(lower, -torch.inf)
+    losses, points = scores.clone(), torch.full_like(lower, torch.nan)
+    for layer in problem.layers:
+        if layer.node not in sweep.supports:
+            continue
+        columns = layer.variables
+        low, high = lower[:, columns], upper[:, columns]
+        line, t = sweep.supports[layer.node].line, sweep.supports[layer.node].cotangent[:, 0]
+        assert line is not None
+        own = line.first()
+        z = gradient.pre_activations[layer.node][:, 0]
+        bias = problem.network.offsets[layer.pre_node]
+        given = sweep.supports[layer.node].given
+        if given is not None:  # what cuts took over is theirs because it costs most
+            t = t.index_add(1, given.cuts.place, -given.taken[:, 0])
+        scores[:, columns] = layer.activation.split_scores(t, own, z, bias, low, high)
+        losses[:, columns] = layer.activation.relaxation_loss(t, own, z, low, high)
+        points[:, columns] = layer.activation.split_point(low, high)
+    return scores, losses, points
+
+
+def _repeated(problem: DualProblem, count: int) -> DualProblem:
+    """The same boxes with each subproblem's one objective repeated."""
+    objective = problem.objective
+    wide = type(objective)(
+        objective.coefficients.expand(-1, count, -1, -1), objective.thresholds.expand(-1, count, -1),
+        objective.input_coefficients.expand(-1, count, -1, -1),
+    )  # fmt: skip
+    repeated = DualProblem(
+        problem.network, problem.bounds, wide, problem.splits, problem.node, cuts=problem.cuts
+    )
+    repeated.__dict__["hulls"] = problem.hulls
+    return repeated
+
+
+def _shared(state: DualState, count: int) -> DualState:
+    return DualState(state.alpha, *(part.expand(-1, count, -1) for part in list(vars(state).values())[1:]))
