@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from verify.bab.progress import Reporter, Silent
+from verify.bounders.ascent import Bounder
 from verify.clause_bounds import ClauseBounds, Step, bound
 from verify.errors import VacuousWarning
 from verify.problem import prepare
@@ -87,7 +88,7 @@ def bounds(
     model: Model,
     specification: Spec,
     *,
-    method: str = "restricted",
+    method: str | Bounder = "restricted",
     iterations: int | None = None,
     time_limit: float | None = None,
     intermediate: str = "crown",
@@ -95,7 +96,7 @@ def bounds(
     example_input: torch.Tensor | None = None,
     observe: Callable[[Step], None] | None = None,
 ) -> ClauseBounds:
-    """Bounds every clause at the root, by one of `METHODS` of verify.request.
+    """Bounds every clause at the root, by one of `METHODS` of verify.request, or a bounder of one's own.
 
     iterations: the method's own number where None; interval, crown and lp have none. time_limit: seconds of bounding, intermediate
     bounds left out, after which an iterative method stops at the best it has. intermediate: one of `INTERMEDIATE`.

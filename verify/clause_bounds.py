@@ -66,7 +66,7 @@ class ClauseBounds:
 @neutral()
 def bound(
     problem: Problem,
-    method: str = "restricted",
+    method: str | Bounder = "restricted",
     iterations: int | None = None,
     time_limit: float | None = None,
     intermediate: str = "crown",
@@ -74,7 +74,8 @@ def bound(
     observe: Callable[[Step], None] | None = None,
 ) -> ClauseBounds:
     """Bounds every clause of a prepared problem; see `verify.api.bounds`."""
-    choice("method", method, METHODS)
+    if not isinstance(method, Bounder):
+        choice("method", method, METHODS)
     choice("intermediate", intermediate, INTERMEDIATE)
     iterations = None if iterations is None else integer("iterations", iterations, least=0)
     time_limit = seconds("time_limit", time_limit)
@@ -83,18 +84,21 @@ def bound(
     with memory_kept("clauses were bounded"):
         network = problem.model.network.to(choose_device(device), torch.float64)
         ascent = _ascent(method, iterations, network)
-        bounding = _Bounding(problem, network, method, ascent, time_limit, observe)
+        name = type(method).__name__ if isinstance(method, Bounder) else method
+        bounding = _Bounding(problem, network, name, ascent, time_limit, observe)
         for start in range(0, problem.clauses, _CLAUSES_AT_ONCE):
             stop = min(start + _CLAUSES_AT_ONCE, problem.clauses)
             bounding.add(range(start, stop), intermediate == "optimised")
         return bounding.found()
 
 
-def _ascent(method: str, iterations: int | None, network: Network) -> Bounder | None:
+def _ascent(method: str | Bounder, iterations: int | None, network: Network) -> Bounder | None:
     """The method's bounder; None where there is nothing to climb. Longer climbs take as long to cool down.
 
     Raises ResourceError where the network is too large, before anything is spent on it.
     """
+    if isinstance(method, Bounder):
+        return method
     if method == "lp":
         from verify.bounders.linear_program import LinearProgram  # with HiGHS, which others do not need
 

@@ -196,7 +196,7 @@ class SplitActivations:
             (self.cuts, *self._constraints(shared), *self.further), bounded, knowledge, deadline
         )
         knowledge = knowledge.learned(*seen)
-        bounded, last = applied((self.leaves,), bounded, knowledge, deadline, repeat=False)
+        bounded, last = applied((self.leaves,), bounded, knowledge, deadline)
         return Result(bounded, (split, *seen, *last))
 
     def due(self, seconds: float, knowledge: Knowledge, deadline: Deadline) -> bool:

@@ -225,7 +225,6 @@ class BranchAndBound:
             self.knowledge = self.knowledge.learned(*result.seen)
             for seen in result.seen:
                 self.progress.observe(seen)
-                self.reporter.observe(seen)
             if done.witness is None:
                 self._keep(result.bounded)
         return done.witness
@@ -283,6 +282,7 @@ class BranchAndBound:
         progress.phase, progress.worst = phase, self.frontier.worst
         progress.waiting = len(self.frontier) + working
         self.reporter.update(progress)
+        progress.latest.clear()
 
     def try_other(self, deadline: Deadline) -> Witness | None:
         """The other way of splitting, for a while; where it decides the problem, nothing waits any longer."""

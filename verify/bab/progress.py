@@ -55,10 +55,13 @@ class Progress:
     seconds: dict[str, float] = field(default_factory=dict)
     # by technique, of all threads
     techniques: dict[str, Spent] = field(default_factory=dict)
+    # what was seen of techniques since the last report
+    latest: list[Observation] = field(default_factory=list)
 
     def observe(self, seen: Observation) -> None:
         """Counts what a technique took and brought."""
         self.techniques.setdefault(seen.technique, Spent()).add(seen)
+        self.latest.append(seen)
 
     def statistics(self) -> dict[str, Any]:
         """What a result and a log say of it."""
@@ -77,18 +80,12 @@ class Reporter(Protocol):
     def update(self, progress: Progress) -> None:
         """Called after every step."""
 
-    def observe(self, seen: Observation) -> None:
-        """Called for every technique that was applied."""
-
 
 class Silent:
     """A reporter that says nothing."""
 
     def update(self, progress: Progress) -> None:
         """Ignores the progress."""
-
-    def observe(self, seen: Observation) -> None:
-        """Ignores the observation."""
 
 
 @dataclass(frozen=True)

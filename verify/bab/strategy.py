@@ -71,8 +71,12 @@ class Technique(Protocol[B]):
     def name(self) -> str:
         """As the log and `--explain` say it."""
 
+    @property
+    def once(self) -> bool:
+        """Whether a batch has it at most once; else as often as it is due."""
+
     def due(self, bounded: B, knowledge: Knowledge) -> Int[Tensor, " index"]:
-        """Which open subproblems to apply it to now; not again to those that it was just applied to."""
+        """Which open subproblems to apply it to now; if not `once`, not again to those that it was just applied to."""
 
     def apply(
         self, bounded: B, index: Int[Tensor, " index"], knowledge: Knowledge, deadline: Deadline
@@ -81,23 +85,21 @@ class Technique(Protocol[B]):
 
 
 def applied(
-    techniques: Sequence[Technique[B]],
-    bounded: B,
-    knowledge: Knowledge,
-    deadline: Deadline,
-    repeat: bool = True,
+    techniques: Sequence[Technique[B]], bounded: B, knowledge: Knowledge, deadline: Deadline
 ) -> tuple[B, tuple[Observation, ...]]:
-    """What techniques make of subproblems, each in its turn, and with `repeat` as long as any is due."""
+    """What techniques make of a batch, each in its turn, as long as any is due."""
     seen: list[Observation] = []
-    more = True
+    left, more = list(techniques), True
     while more:
         more = False
-        for technique in techniques:
+        for technique in tuple(left):
             index = technique.due(bounded, knowledge)
             if len(index):
                 bounded, one = technique.apply(bounded, index, knowledge, deadline)
-                knowledge, more = knowledge.learned(one), repeat
+                knowledge, more = knowledge.learned(one), True
                 seen.append(one)
+                if technique.once:
+                    left.remove(technique)
     return bounded, tuple(seen)
 
 

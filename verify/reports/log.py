@@ -10,7 +10,6 @@ from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from verify.bab.effort import Observation
 from verify.bab.progress import Progress, Reporter
 from verify.errors import VerifyError
 from verify.output import Growing
@@ -27,17 +26,17 @@ class JsonLog:
         self._failure: VerifyError | None = None
 
     def update(self, progress: Progress) -> None:
-        """One line: seconds since the start, the phase that begins, the worst bound waiting, and all counters."""
+        """A line for each technique that was applied: to how many, its price in seconds, and its gain; and one for the progress.
+
+        (Seconds since the start, the phase that begins, the worst bound waiting, and all counters.)
+        """
+        for seen in progress.latest:
+            self._write({"event": "technique", **seen.summary()})
         worst = progress.worst if math.isfinite(progress.worst) else None
         self._write(
             {"event": "progress", "phase": progress.phase, "worst_bound": worst, **progress.statistics()}
         )
         self._passed_on.update(progress)
-
-    def observe(self, seen: Observation) -> None:
-        """One line: a technique, what it was applied to, its price in seconds, and its gain."""
-        self._write({"event": "technique", **seen.summary()})
-        self._passed_on.observe(seen)
 
     def finish(self, result: Result) -> None:
         """The last line. Raises UnwrittenError where this or an earlier one could not be written."""

@@ -61,6 +61,7 @@ class CuttingPlanes:
     few_in_all: int = 8_000
     affordable: float = 0.1
     name: str = NAME
+    once: bool = True
 
     def due(self, bounded: Bounded, knowledge: Knowledge) -> Int[Tensor, " index"]:
         """Some of the open subproblems where these are a good deal deeper than the last time."""

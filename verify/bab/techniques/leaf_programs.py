@@ -21,6 +21,7 @@ class LeafPrograms:
     variables: int = 1000
     seconds: float = 2.0
     name: str = "linear programs of leaves"
+    once: bool = True
 
     def due(self, bounded: Bounded, knowledge: Knowledge) -> Int[Tensor, " index"]:
         """The open leaves."""

@@ -32,6 +32,7 @@ class OutputConstraints:
     ascent: Restricted
     place: int
     number: int
+    once: bool = False
 
     @property
     def name(self) -> str:

@@ -31,6 +31,7 @@ class TightenedBoxes(ABC):
     all: int
     name: str = ""
     share: float = 0.5
+    once: bool = False
 
     @abstractmethod
     def tighten(self, bounds: Bounds, deadline: Deadline, soft_deadline: Deadline) -> Bounds:
