@@ -15,7 +15,7 @@ import subprocess
 import sys
 from pathlib import Path
 from types import ModuleType
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import click
 import pytest
@@ -100,9 +100,10 @@ def test_commands(
 def test_snippets(document: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Python blocks run, in order."""
     monkeypatch.chdir(ROOT)
-    namespace: dict[str, Any] = {"__name__": "documented"}
+    module = ModuleType("documented")
+    monkeypatch.setitem(sys.modules, module.__name__, module)
     for number, text in enumerate(blocks(document, "python"), start=1):
-        exec(compile(text, f"{document.name}, block {number}", "exec"), namespace)
+        exec(compile(text, f"{document.name}, block {number}", "exec"), module.__dict__)
 
 
 def test_shell_blocks_name_targets_that_exist() -> None:
@@ -257,10 +258,11 @@ def test_the_operator_of_the_guide(monkeypatch: pytest.MonkeyPatch) -> None:
     from verify.loading import registry
     from verify.loading.operators.activations import plain
 
-    namespace: dict[str, Any] = {"__name__": "documented"}
+    module = ModuleType("documented")
+    monkeypatch.setitem(sys.modules, module.__name__, module)
     for text in blocks(ROOT / "docs" / "adding-an-operator.md", "python"):
-        exec(text, namespace)
-    cosh: Activation = namespace["Cosh"]()
+        exec(text, module.__dict__)
+    cosh: Activation = module.__dict__["Cosh"]()
     generator = torch.Generator().manual_seed(1)
     draw = 2 * torch.randn(4, 400, generator=generator, dtype=torch.float64)
     lower, upper = draw[:2].amin(0), draw[:2].amax(0)
