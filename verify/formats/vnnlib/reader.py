@@ -19,6 +19,7 @@ import numpy as np
 
 from verify.deadline import tick
 from verify.errors import SpecificationError
+from verify.formats.vnnlib.cursor import Cursor
 from verify.formats.vnnlib.formula import EQ, GE, GT, LE, LT, All, AnyOf, Atoms, Formula, Node, compare
 from verify.formats.vnnlib.literals import (
     MAXIMUM_BITS,
@@ -32,7 +33,7 @@ from verify.formats.vnnlib.literals import (
     is_number,
 )
 from verify.formats.vnnlib.terms import Linear, representable, scaled, total
-from verify.formats.vnnlib.text import position, without_asides
+from verify.formats.vnnlib.text import without_asides
 
 MAXIMUM_DEPTH = 200
 
@@ -47,9 +48,6 @@ _CONJUNCTION = re.compile(rf"\(\s*and\s*(?:{_ATOM}){{1,20000}}\)\s*", re.ASCII)
 _ASSERT_RUN = re.compile(rf"(?:\(\s*assert\s*{_ATOM}\)\s*){{1,20000}}", re.ASCII)
 _DECLARE_RUN = re.compile(r"(?:\(\s*declare-const\s+[XY]_\d+\s+Real\s*\)\s*){1,20000}", re.ASCII)
 _NO_WORD, _AND_WORD, _ASSERT_WORDS = slice(0, 0), slice(0, 1), slice(0, None, 4)
-_SPACE = re.compile(r"\s*", re.ASCII)
-_WORD = re.compile(r"[^\s()]+", re.ASCII)
-_STATEMENT = re.compile(r"\(\s*(?:assert|declare-const)(?![^\s()])", re.ASCII)
 _is_variable = re.compile(r"[XY]_(?:0|[1-9]\d{0,8})\Z", re.ASCII).match
 
 
@@ -58,19 +56,17 @@ def _tokens(text: str) -> list[str]:
     return text.replace("(", " ").replace(")", " ").split()
 
 
-class Reader:
-    """One pass over the text; `at` is the position of the next unread character, and before
-    `slow_until` no runs are tried.
+class Reader(Cursor):
+    """One pass over the text; before `slow_until` no runs are tried.
 
     Comments and quotations are blanked beforehand by as many other characters, so every position is one of the
     original text.
     """
 
     def __init__(self, text: str, source: str) -> None:
-        self.source = source
-        self.text = text
+        super().__init__(text, source)
         self.text = without_asides(text, self._fail)
-        self.at = self.slow_until = 0
+        self.slow_until = 0
         self.ended = ""  # the statement that ends the property, once it is read
         self.names: dict[str, int] = {}
         self.right_sides = RightSides()
@@ -99,64 +95,6 @@ class Reader:
         right = np.where(right < 0, right, literals.rank[np.maximum(right, 0)].astype(np.int32))
         operator, left = np.array(self.operator, dtype=np.int8), np.array(self.left, dtype=np.int32)
         return Formula(operator, left, right, self.rows, literals, All(tuple(self.parts)))
-
-    # -- errors and characters
-
-    def _fail(self, place: int, reason: str, remedy: str) -> NoReturn:
-        line, column = self.position(place)
-        raise SpecificationError(self.source, line, column, reason, remedy)
-
-    def position(self, place: int) -> tuple[int, int]:
-        """Line and column, from 1, of a position."""
-        return position(self.text, place)
-
-    def declaration(self, name: str) -> int:
-        """Position of a variable's name in its declaration."""
-        match = re.search(rf"\(\s*declare-const\s+({name})\s", self.text)
-        return match.start(1) if match else 0
-
-    def _peek(self) -> str:
-        """The next character that is no white space, or an empty string; `at` moves there."""
-        match = _SPACE.match(self.text, self.at)
-        self.at = match.end() if match else self.at
-        return self.text[self.at : self.at + 1]
-
-    def _word(self, wanted: str) -> str:
-        """The next word; fails if there is a parenthesis or nothing."""
-        self._peek()
-        match = _WORD.match(self.text, self.at)
-        if match is None:
-            self._fail(self.at, f"found {self._found()}, expected {wanted}", f"write {wanted}")
-        self.at = match.end()
-        return match.group()
-
-    def _found(self) -> str:
-        """What comes next, for messages."""
-        if not self._peek():
-            return "the end of the file"
-        match = _WORD.match(self.text, self.at)
-        return repr(match.group()[:60] if match else self.text[self.at])
-
-    def _inside(self, opened: int) -> None:
-        """Fail if the text ends here, or the next statement begins, though a parenthesis is open."""
-        if not self._peek() or _STATEMENT.match(self.text, self.at):
-            line, column = self.position(self.at)
-            reason = f"this parenthesis is not closed before {self._found()} at line {line}, column {column}"
-            self._fail(opened, reason, "write the missing ')'")
-
-    def _more(self, opened: int) -> bool:
-        """Whether something stands before the closing parenthesis, which is read otherwise."""
-        self._inside(opened)
-        if self.text[self.at] != ")":
-            return True
-        self.at += 1
-        return False
-
-    def _close(self, opened: int, after: str) -> None:
-        if self._more(opened):
-            self._fail(self.at, f"found {self._found()} after {after}", f"write ')' after {after}")
-
-    # -- statements
 
     def _declare_run(self) -> bool:
         match = None if self.ended else _DECLARE_RUN.match(self.text, self.at)
@@ -242,24 +180,6 @@ class Reader:
             self._fail(place, reason, "read it with verify.formats.vnnlib2, which reads both")
         else:
             self._fail(place, f"unknown statement {head!r}", "use declare-const and assert only")
-
-    def _head(self, opened: int, wanted: str) -> tuple[int, str]:
-        """Position and text of the word after an opening parenthesis."""
-        self.at = opened + 1
-        self._inside(opened)
-        place = self.at
-        return place, self._word(wanted)
-
-    def _ignore(self, opened: int) -> None:
-        depth = 1
-        while depth:
-            self._inside(opened)
-            tick()
-            if self.text[self.at] in "()":
-                depth += 1 if self.text[self.at] == "(" else -1
-                self.at += 1
-            else:
-                self._word("a word")
 
     def _declare_statement(self, opened: int) -> None:
         self._inside(opened)

@@ -7,7 +7,6 @@ products. A product of variables is a variable of its own, beyond all outputs, s
 
 from __future__ import annotations
 
-import math
 import re
 from collections.abc import Callable
 from fractions import Fraction
@@ -16,42 +15,27 @@ from typing import NoReturn
 from verify.deadline import tick
 from verify.formats.vnnlib.formula import GT, LT, AnyOf, Node
 from verify.formats.vnnlib.literals import is_number
-from verify.formats.vnnlib.reader import MAXIMUM_DEPTH, Reader
+from verify.formats.vnnlib.reader import MAXIMUM_DEPTH
 from verify.formats.vnnlib.terms import Linear, total
 from verify.formats.vnnlib.text import Fail, check_characters, check_foreign
 from verify.formats.vnnlib2.declarations import (
-    ELEMENT_TYPES,
-    EQUAL,
-    HIDDEN,
-    INPUT,
     INTEGERS,
-    ISOMORPHIC,
-    OUTPUT,
-    REAL,
     Declaration,
     Variable,
-    disagreement,
 )
 from verify.formats.vnnlib2.elements import Elements, Operands
+from verify.formats.vnnlib2.networks import INDICES, NAME, NetworkReader, numbers
 
 MAXIMUM_DEGREE = 16
 MAXIMUM_PRODUCTS = 100_000
-MAXIMUM_SIZE = 10**8
 
 _STRING_OR_COMMENT = re.compile(r'"(?:[^"\\\n\r]|\\.)*"|;[^\n]*')
 _LONE_RETURN = re.compile(r"\r(?!\n|\Z)")
 _STRING_OR_INDICES = re.compile(r'"(?:[^"\\\n\r]|\\.)*"|\[[^\[\]()"]*\s[^\[\]()"]*\]', re.ASCII)
 _AROUND = re.compile(r"\s*([\[\],])\s*", re.ASCII)
-_STRING = re.compile(r'"((?:[^"\\\n\r]|\\.)*)"')
-_INDICES = re.compile(r"\[([^\[\]()]*)\]")
-_ARE_NUMBERS = re.compile(r"\s*(?:\d{1,10}\s*(?:,\s*\d{1,10}\s*)*)?\Z", re.ASCII).match
-_NAME = re.compile(r"[A-Za-z][A-Za-z0-9_]*", re.ASCII)
-_NETWORK_NAME = re.compile(r"[A-Za-z][A-Za-z0-9_-]*", re.ASCII)  # the standard's own example is called f-copy
 _VERSION = re.compile(r"<(\d{1,9})\.(\d{1,9})>", re.ASCII)
 _UNEQUAL = re.compile(r"\(\s*!=(?![^\s()])", re.ASCII)
 _EMPTY = re.compile(r"\(\s*(and|or)\s*\)", re.ASCII)
-_TYPES = {"Real": REAL}
-_KINDS = {"declare-input": INPUT, "declare-hidden": HIDDEN, "declare-output": OUTPUT}
 
 
 def _without_comments(text: str, fail: Fail) -> str:
@@ -83,21 +67,18 @@ def _compact(match: re.Match[str]) -> str:
     return short + "".join(space[len(space) - (len(text) - len(short)) :])
 
 
-class QueryReader(Reader):
+class QueryReader(NetworkReader):
     """One pass over the text of a query."""
 
     def __init__(self, text: str, source: str) -> None:
         super().__init__("", source)
         self.text = text
         self.text = _STRING_OR_INDICES.sub(_compact, _without_comments(text, self._fail))
-        self.networks: list[Declaration] = []
         self.elements = Elements()
         self.names = self.elements
         self.right_sides = Operands(self.elements)
         self.products: dict[tuple[int, ...], int] = {}  # codes by the codes of the factors, in order
         self.factors: dict[int, tuple[int, ...]] = {}  # the same the other way round
-        self._known: dict[str, Declaration] = {}  # the networks by name
-        self._taken: dict[str, Variable] = {}  # all variables by name
         self._typed: Variable | None = None  # the first variable of the comparison at hand
         self._decimal = ""  # a number there that is no integer
 
@@ -165,109 +146,6 @@ class QueryReader(Reader):
         self.at = match.end()
         self._close(opened, "the version")
 
-    def _network(self, opened: int) -> None:
-        place = self._skip()
-        name = self._token(_NETWORK_NAME, "the network's name")
-        if name in self._known:
-            self._fail(place, f"the network {name} is declared twice", "give every network its own name")
-        relation, target, where = "", "", place
-        variables: dict[str, list[Variable]] = {kind: [] for kind in (INPUT, HIDDEN, OUTPUT)}
-        while self._more(opened):
-            inner = self.at
-            at, head = self._head(inner, "a declaration")
-            if head in _KINDS:
-                self._ordered(at, _KINDS[head], variables)
-                variables[_KINDS[head]].append(self._variable(inner, _KINDS[head]))
-            elif head in (EQUAL, ISOMORPHIC):
-                if relation or any(variables.values()):
-                    reason = f"{head} stands where no relation may"
-                    self._fail(at, reason, "relate a network once at most, before its variables")
-                where, relation = self._skip(), head
-                target = self._token(_NETWORK_NAME, "a network's name")
-                self._close(inner, "the network's name")
-            else:
-                self._fail(
-                    at,
-                    f"unknown declaration {head[:60]!r}",
-                    f"use {', '.join(_KINDS)}, {EQUAL} or {ISOMORPHIC}",
-                )
-        for kind in (INPUT, OUTPUT):
-            if not variables[kind]:
-                self._fail(place, f"the network {name} has no {kind}", f"add (declare-{kind} ...)")
-        parts = (tuple(variables[kind]) for kind in (INPUT, HIDDEN, OUTPUT))
-        self._add_network(Declaration(name, relation, target, *parts), where)
-
-    def _ordered(self, place: int, kind: str, variables: dict[str, list[Variable]]) -> None:
-        late = {INPUT: (HIDDEN, OUTPUT), HIDDEN: (OUTPUT,), OUTPUT: ()}[kind]
-        if any(variables[other] for other in late):
-            self._fail(
-                place, f"declare-{kind} comes too late", "declare inputs, then hidden nodes, then outputs"
-            )
-        if kind == HIDDEN and not variables[INPUT]:
-            self._fail(
-                place,
-                "a hidden node comes before the inputs",
-                "declare inputs, then hidden nodes, then outputs",
-            )
-
-    def _add_network(self, network: Declaration, place: int) -> None:
-        """Add a network whose relation to another one holds by their declarations."""
-        if network.relation:
-            other = self._known.get(network.target)
-            if other is None:
-                self._fail(place, f"the network {network.target} is not declared before", "declare it first")
-            if other.relation:
-                reason = f"{network.target} is itself {other.relation} {other.target}"
-                self._fail(place, reason, f"name {other.target} here")
-            reason = disagreement(network, other) or ""
-            if reason:
-                self._fail(
-                    place,
-                    f"{network.name} is not {network.relation} {network.target}: {reason}",
-                    "declare them alike",
-                )
-        self.networks.append(network)
-        self._known[network.name] = network
-
-    def _variable(self, opened: int, kind: str) -> Variable:
-        """Read the rest of a declaration: name, element type, shape, and the tensor of a hidden one."""
-        place = self._skip()
-        name = self._token(_NAME, "a variable's name")
-        if name in self._taken:
-            self._fail(place, f"{name} is declared twice", "give every variable of the query its own name")
-        where = self._skip()
-        given = self._token(_NAME, "an element type")
-        element_type = _TYPES.get(given, given)
-        if element_type not in ELEMENT_TYPES:
-            self._fail(where, f"unknown element type {given[:60]!r} of {name}", "use one of ONNX's, or real")
-        first = next(iter(self._taken.values()), None)
-        if first is not None and (element_type == REAL) != (first.element_type == REAL):
-            reason = f"{name} is {element_type} and {first.name} {first.element_type}"
-            self._fail(where, reason, "declare all variables as real, or none")
-        shape = self._shape(name)
-        tensor = self._tensor() if kind == HIDDEN else ""
-        self._close(opened, f"the declaration of {name}")
-        self._taken[name] = Variable(name, kind, element_type, shape, tensor, place)
-        return self._taken[name]
-
-    def _shape(self, name: str) -> tuple[int, ...]:
-        place = self._skip()
-        match = _INDICES.match(self.text, place)
-        shape = _numbers(match)
-        if match is None or shape is None or 0 in shape or math.prod(shape) > MAXIMUM_SIZE:
-            reason = f"found {self._found()}, expected the shape of {name}"
-            self._fail(place, reason, f"write it as [1,3], with 1 to {MAXIMUM_SIZE} elements in all")
-        self.at = match.end()
-        return tuple(shape)
-
-    def _tensor(self) -> str:
-        place = self._skip()
-        match = _STRING.match(self.text, place)
-        if match is None or not match.group(1):
-            self._fail(place, f"found {self._found()}, expected an ONNX name", 'write it as "name"')
-        self.at = match.end()
-        return re.sub(r"\\(.)", lambda m: {"n": "\n", "t": "\t"}.get(m.group(1), m.group(1)), match.group(1))
-
     def _declare_elements(self) -> None:
         """All networks are known: number their variables, hidden ones behind all outputs."""
         for pick in (lambda n: n.inputs, lambda n: n.outputs, lambda n: n.hidden):
@@ -280,17 +158,6 @@ class QueryReader(Reader):
         for network in self.networks:
             for variable in pick(network):
                 self.elements.add(variable)
-
-    def _skip(self) -> int:
-        self._peek()
-        return self.at
-
-    def _token(self, pattern: re.Pattern[str], wanted: str) -> str:
-        match = pattern.match(self.text, self._skip())
-        if match is None:
-            self._fail(self.at, f"found {self._found()}, expected {wanted}", f"write {wanted}")
-        self.at = match.end()
-        return match.group()
 
     # -- formulas
 
@@ -347,7 +214,7 @@ class QueryReader(Reader):
 
     def _element(self) -> Linear:
         place = self.at
-        name = self._token(_NAME, "a variable")
+        name = self._token(NAME, "a variable")
         variable = self.elements.variables.get(name)
         if variable is None:
             self._fail(place, f"{name[:60]} is not declared", "use the variables of the networks")
@@ -357,8 +224,8 @@ class QueryReader(Reader):
         self._typed = self._typed or variable
         indices: list[int] = []
         if self._peek() == "[":
-            match = _INDICES.match(self.text, self.at)
-            found = _numbers(match)
+            match = INDICES.match(self.text, self.at)
+            found = numbers(match)
             if match is None or not found:
                 self._fail(self.at, f"these are no indices of {name}", f"write {_example(variable)}")
             indices, self.at = found, match.end()
@@ -421,13 +288,6 @@ class QueryReader(Reader):
     def _unknown_operator(self, place: int, head: str) -> NoReturn:
         remedy = "use and, or, <=, >=, <, >, ==, != (and +, -, * within terms)"
         self._fail(place, f"unknown operator {head[:60]!r}", remedy)
-
-
-def _numbers(match: re.Match[str] | None) -> list[int] | None:
-    """The numbers between brackets, or None where there is something else."""
-    if match is None or not _ARE_NUMBERS(match.group(1)):
-        return None
-    return [int(word) for word in match.group(1).split(",") if word.strip()]
 
 
 def _example(variable: Variable) -> str:
