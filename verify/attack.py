@@ -90,9 +90,14 @@ class Attack:
 
     @torch.no_grad()
     def _starts(
-        self, problem: Problem, network: Network, clauses: Sequence[int], generator: np.random.Generator, restarts: int,
+        self,
+        problem: Problem,
+        network: Network,
+        clauses: Sequence[int],
+        generator: np.random.Generator,
+        restarts: int,
         samples: int,
-    ) -> Float[Tensor, "batch inputs"]:  # fmt: skip
+    ) -> Float[Tensor, "batch inputs"]:
         """`restarts` points of each clause's box: its middle, a corner, random ones and the best of `samples`."""
         lower, upper = (end[:, None] for end in problem.boxes(clauses))
         count = max(samples, restarts)
@@ -112,8 +117,14 @@ class Attack:
         return x[:, :restarts].flatten(0, 1)
 
     def _diversified(
-        self, problem: Problem, network: Network, owners: list[int], x: Tensor, generator: np.random.Generator, limit: Deadline
-    ) -> Float[Tensor, "batch inputs"]:  # fmt: skip
+        self,
+        problem: Problem,
+        network: Network,
+        owners: list[int],
+        x: Tensor,
+        generator: np.random.Generator,
+        limit: Deadline,
+    ) -> Float[Tensor, "batch inputs"]:
         """Two starts of four after some steps along random directions of the output (Tashiro et al. 2020).
 
         They spread over what the network can do, where random inputs mostly have the same few outputs.

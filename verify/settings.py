@@ -149,9 +149,19 @@ def build_search(
     def search(strategy: Strategy, told: Reporter, other: OtherSplitting | None = None) -> BranchAndBound:
         frontier = Frontier(budget().store, torch.float16 if unit else torch.float32)
         return BranchAndBound(
-            problem, own_network, strategy, settings.first_attack, settings.second_attack, told,
-            np.random.default_rng(seed), batch, workers, tracer, frontier, other,
-        )  # fmt: skip
+            problem,
+            own_network,
+            strategy,
+            settings.first_attack,
+            settings.second_attack,
+            told,
+            np.random.default_rng(seed),
+            batch,
+            workers,
+            tracer,
+            frontier,
+            other,
+        )
 
     other = None
     if few or either:

@@ -76,9 +76,10 @@ def _row(value: Any) -> Row:
         return value
     if not isinstance(value, tuple | list) or len(value) != 2:
         refuse(
-            "a row of a Specification", f"is {shown(value)}",
+            "a row of a Specification",
+            f"is {shown(value)}",
             "unsafe is a list of lists of rows, each a Row or a pair (coefficients, threshold)",
-        )  # fmt: skip
+        )
     return Row(*value)
 
 
@@ -169,9 +170,10 @@ def _limits(clip: Any, x: Floats) -> tuple[Any, Any]:
     if outside := _first((x < low) | (x > high), x, low, high):
         place, (value, least, most) = outside
         refuse(
-            f"x of a LinfBall lies outside clip: x{place}", f"is {value}, clip is [{least}, {most}]",
+            f"x of a LinfBall lies outside clip: x{place}",
+            f"is {value}, clip is [{least}, {most}]",
             "give the range of your data as clip, or clip=None for none",
-        )  # fmt: skip
+        )
     return low, high
 
 

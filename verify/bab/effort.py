@@ -90,9 +90,8 @@ class Splitting:
 
     seconds: float = 0.0  # a child, a running average
     total: float = 0.0  # seconds
-    level: float = (
-        0.0  # by which a child's bound is nearer to 0 than its parent's: a mean weighted by distances
-    )
+    # by which a child's bound is nearer to 0 than its parent's: a mean weighted by distances
+    level: float = 0.0
     distance: float = 0.0  # of the parents of late, together
     growth: float = (_STUCK + _EASY) / 2  # open children of a subproblem, a running average
     factor: int = 1  # of the iterations of children's ascents
@@ -195,9 +194,8 @@ class Ledger:
     beside: float = 0.0  # that a subproblem had taken before; 0: as a child does
     last: int = 0  # subproblems, the last time
     in_vain: float = 0.0  # seconds
-    calls: NDArray[Any] = field(
-        default_factory=lambda: np.zeros(5)
-    )  # sums, fading: 1, n, seconds, n^2, n * seconds
+    # sums, fading: 1, n, seconds, n^2, n * seconds
+    calls: NDArray[Any] = field(default_factory=lambda: np.zeros(5))
 
     @property
     def at_no_cost(self) -> int:

@@ -38,9 +38,8 @@ _FIRST_SHARE = 0.2  # of the time, for attacks, in the first half of the rounds 
 _ATTACK_SHARE = 0.1  # later, and for descents from open subproblems' minimisers
 _DESCENTS = 64  # at once, at least
 _FEW = 16  # subproblems that are not worth dividing among workers
-_ENDING = (
-    0.5  # of the most subproblems that were open at once: when so few are left, splitting will soon be done
-)
+# of the most subproblems that were open at once: when so few are left, splitting will soon be done
+_ENDING = 0.5
 _STEP_SECONDS = 2.0  # that a step may take: others have nothing to do meanwhile if what is left is in it
 
 

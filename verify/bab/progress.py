@@ -31,9 +31,12 @@ class Spent:
         """For a result and a log: gain is the mean share of the distances from 0."""
         gain = self.closed / max(1, self.subproblems)
         return {
-            "calls": self.calls, "subproblems": self.subproblems, "seconds": round(self.seconds, 4), "refuted": self.refuted,
+            "calls": self.calls,
+            "subproblems": self.subproblems,
+            "seconds": round(self.seconds, 4),
+            "refuted": self.refuted,
             "gain": round(gain, 4),
-        }  # fmt: skip
+        }
 
 
 @dataclass
@@ -66,12 +69,16 @@ class Progress:
     def statistics(self) -> dict[str, Any]:
         """What a result and a log say of it."""
         return {
-            "subproblems": self.opened, "closed": self.closed, "waiting": self.waiting, "depth": self.depth,
-            "batches": self.batches, "largest_batch": self.largest_batch,
+            "subproblems": self.opened,
+            "closed": self.closed,
+            "waiting": self.waiting,
+            "depth": self.depth,
+            "batches": self.batches,
+            "largest_batch": self.largest_batch,
             "attack_seconds_while_branching": round(self.attack_seconds, 4),
             "seconds_by_phase": {phase: round(seconds, 4) for phase, seconds in self.seconds.items()},
             "techniques": {name: spent.statistics() for name, spent in self.techniques.items()},
-        }  # fmt: skip
+        }
 
 
 class Reporter(Protocol):

@@ -75,10 +75,19 @@ class RootBounds:
         none = torch.zeros(0, network.variables, dtype=network.dtype, device=network.device)
         index = torch.full((boxes,), -1, device=network.device)
         found = cls(
-            problem, Objectives(problem, network.device), tracer, network, network, CarriedLayers((), network.device), 0,
-            CutPool.none(network, network), index, Bounds(none, none),
-            torch.full((problem.clauses,), -torch.inf, device=network.device), rigorous=rigorous,
-        )  # fmt: skip
+            problem,
+            Objectives(problem, network.device),
+            tracer,
+            network,
+            network,
+            CarriedLayers((), network.device),
+            0,
+            CutPool.none(network, network),
+            index,
+            Bounds(none, none),
+            torch.full((problem.clauses,), -torch.inf, device=network.device),
+            rigorous=rigorous,
+        )
         return found._with_network(network, none, none, working, methods)
 
     def _with_network(
@@ -87,9 +96,14 @@ class RootBounds:
         copy = network.to(network.device, working)
         carried = CarriedLayers.of(network) if methods else CarriedLayers((), network.device)
         return replace(
-            self, network=network, working=copy, carried=carried, steps=methods * len(carried.layers),
-            cuts=CutPool.none(network, copy), bounds=Bounds(lower, upper),
-        )  # fmt: skip
+            self,
+            network=network,
+            working=copy,
+            carried=carried,
+            steps=methods * len(carried.layers),
+            cuts=CutPool.none(network, copy),
+            bounds=Bounds(lower, upper),
+        )
 
     def index(self, clauses: Int[Tensor, " batch"]) -> Int[Tensor, " batch"]:
         """The clauses' rows of `bounds`."""

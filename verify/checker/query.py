@@ -34,9 +34,8 @@ is_variable = re.compile(r"[XY]_(?:0|[1-9]\d{0,8})\Z", re.ASCII).match
 next_token = re.compile(r"\s*([()]|[^\s()]+)", re.ASCII).match
 next_comparison = re.compile(r"\(\s*([<>]=)\s+([^\s()]+)\s+([^\s()]+)\s*\)", re.ASCII).match
 
-Term: TypeAlias = tuple[
-    dict[int, Fraction], Fraction
-]  # coefficients by variable (2 i: X_i, 2 j + 1: Y_j), and a constant
+# coefficients by variable (2 i: X_i, 2 j + 1: Y_j), and a constant
+Term: TypeAlias = tuple[dict[int, Fraction], Fraction]
 
 
 @dataclass(frozen=True, eq=False)

@@ -17,9 +17,8 @@ from typing import Any, BinaryIO
 Request = dict[str, Any]
 _DIES_WITH_PARENT = 1  # PR_SET_PDEATHSIG of Linux's prctl
 _GRACE = 5.0  # seconds past a call's limit: by then the other side has ended this process
-KINDS = frozenset(
-    "bool float16 float32 float64 int8 int16 int32 int64 uint8 uint16 uint32 uint64".split()
-)  # of arrays that are sent
+# of arrays that are sent
+KINDS = frozenset("bool float16 float32 float64 int8 int16 int32 int64 uint8 uint16 uint32 uint64".split())
 
 
 class _Trouble(Exception):

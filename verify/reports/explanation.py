@@ -16,11 +16,15 @@ def explanation(statistics: dict[str, Any]) -> str:
     lines = [f"{phase:<32}{seconds:>10.2f} s" for phase, seconds in phases.items()]
     rows = [
         (
-            name, str(spent["calls"]), str(spent["subproblems"]), f"{spent['seconds']:.2f}", f"{spent['gain']:.1%}",
+            name,
+            str(spent["calls"]),
+            str(spent["subproblems"]),
+            f"{spent['seconds']:.2f}",
+            f"{spent['gain']:.1%}",
             str(spent["refuted"]),
         )
         for name, spent in sorted(found.items(), key=lambda one: -one[1]["seconds"])
-    ]  # fmt: skip
+    ]
     if rows:
         lines += ["", _line(_COLUMNS), *map(_line, rows)]
     return "\n".join(lines or ["nothing was searched"])

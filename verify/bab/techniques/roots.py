@@ -94,9 +94,13 @@ class Roots:
         index, owner = shared.index(roots.clause).unique(return_inverse=True)
         soft_deadline = deadline.share(stage.share * part)
         tight = stage.method.tighten(
-            shared.network, shared.bounds.select(index), deadline, shared.working, soft_deadline,
+            shared.network,
+            shared.bounds.select(index),
+            deadline,
+            shared.working,
+            soft_deadline,
             shared.tracer.boxes(roots, owner, len(index)),
-        )  # fmt: skip
+        )
         shared = shared.tightened(index, tight)
         refuted = torch.zeros_like(roots.clause, dtype=torch.bool)
         if shared.tracer.proves(Provable.CROWN_ROOTS):
@@ -128,9 +132,14 @@ class Roots:
         return RootsBounded(name, time.monotonic() - began, before, before, refuted, shared=shared)
 
     def _crown(
-        self, shared: RootBounds, roots: Subproblems, bounds: Bounds, owner: Int[Tensor, " batch"],
-        sizes: dict[int, Tensor], deadline: Deadline,
-    ) -> Bool[Tensor, " batch"]:  # fmt: skip
+        self,
+        shared: RootBounds,
+        roots: Subproblems,
+        bounds: Bounds,
+        owner: Int[Tensor, " batch"],
+        sizes: dict[int, Tensor],
+        deadline: Deadline,
+    ) -> Bool[Tensor, " batch"]:
         """Which roots CROWN refutes, each on the row of `bounds` that `owner` tells."""
         refuted = torch.zeros_like(roots.clause, dtype=torch.bool)
         if not len(roots):

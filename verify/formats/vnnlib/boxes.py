@@ -55,9 +55,8 @@ class Boxes:
 
     def _scan(self, candidates: int) -> None:
         """Find the empty boxes and the unbounded inputs, and keep the codes of the first boxes."""
-        widest = sum(
-            max(map(len, factor), default=1) for factor in self._factors
-        )  # ranges of a candidate, at most
+        # ranges of a candidate, at most
+        widest = sum(max(map(len, factor), default=1) for factor in self._factors)
         step, room = max(1, _CHUNK // max(self._inputs, widest)), KEPT_BOUNDS // self._inputs
         kept = [self._tighten([])]
         full: list[Booleans] = [np.zeros(0, dtype=np.bool_)]

@@ -13,9 +13,8 @@ from typing import NoReturn, TypeAlias
 
 Fail: TypeAlias = Callable[[int, str, str], NoReturn]  # with place, reason and remedy
 
-_UNCLEAR = re.compile(
-    "[\x00-\x08\x0b\x0c\x0e-\x1f\x7f\x85\u2028\u2029]"
-)  # some take them for white space or ends of lines
+# some take them for white space or ends of lines
+_UNCLEAR = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f\x85\u2028\u2029]")
 _ASIDE = re.compile(r'"[^"]*"|\|[^|]*\||;[^\n\r]*|["|]')
 _FOREIGN = re.compile(r'"(?:[^"\\\n\r]|\\.)*"|([^\x00-\x7f])')
 _LINE = re.compile(r"\r\n?|\n")

@@ -11,9 +11,8 @@ from torch import Tensor
 
 from verify.network.activations.base import Elementwise, LinearRelaxation
 
-_SHARE = (
-    0.05  # of what a copy's interval moves the bound by, what a split may be worth to the products behind it
-)
+# of what a copy's interval moves the bound by, what a split may be worth to the products behind it
+_SHARE = 0.05
 
 
 class Copy(Elementwise):

@@ -79,9 +79,8 @@ class Product(Activation):
         (a_low, b_low), (a_high, b_high) = _halves(lower), _halves(upper)
         corners = torch.stack([a_low * b_low, a_low * b_high, a_high * b_low, a_high * b_high])
         unknown = torch.logical_or(*_halves(lower.isnan() | upper.isnan()))
-        corners = torch.where(
-            corners.isnan() & ~unknown, 0.0, corners
-        )  # 0 times infinity: one factor is exactly 0
+        # 0 times infinity: one factor is exactly 0
+        corners = torch.where(corners.isnan() & ~unknown, 0.0, corners)
         limits = torch.finfo(lower.dtype)
         possible = ((a_low != 0) | (a_high != 0)) & ((b_low != 0) | (b_high != 0))  # it may underflow
         slack = corners.abs().amax(dim=0) * 2 * limits.eps + possible.to(lower) * limits.tiny

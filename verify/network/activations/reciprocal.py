@@ -30,9 +30,8 @@ class Reciprocal(Elementwise):
         )
 
     def minimise(self, t: Tensor, rho: Tensor, lower: Tensor, upper: Tensor) -> Tensor:
-        inner = (
-            (-t / torch.where(rho == 0, 1.0, rho)).clamp(min=0).sqrt()
-        )  # t/z - rho z is stationary at z^2 = -t/rho
+        # t/z - rho z is stationary at z^2 = -t/rho
+        inner = (-t / torch.where(rho == 0, 1.0, rho)).clamp(min=0).sqrt()
         return self.least(t, rho, (lower, upper, inner.clamp(lower, upper), (-inner).clamp(lower, upper)))
 
     def slopes(self, lower: Tensor, upper: Tensor) -> Tensor:

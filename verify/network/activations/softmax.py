@@ -160,9 +160,8 @@ class _Box:
         limits = torch.finfo(lower.dtype)
         self.tiny, self.eps = limits.tiny, 2 * limits.eps
         self.unit = (lower.shape[-1] + 32) * self.eps  # of what some sums and exponentials may be off by
-        self.scale = (
-            1 + self.largest.amax(-1, keepdim=True) + self.most.abs()
-        )  # and how that grows with the values
+        # and how that grows with the values
+        self.scale = 1 + self.largest.amax(-1, keepdim=True) + self.most.abs()
 
     def exponential(self, z: Tensor, direction: int) -> Tensor:
         """`exp(z - most)`, rounded in that direction."""
