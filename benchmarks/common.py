@@ -22,9 +22,9 @@ from typing import Any
 import numpy as np
 import torch
 
-from verify.bounders.dual import DualProblem
 from verify.bounders.ibp import interval
 from verify.deadline import Deadline
+from verify.lagrangian.dual import DualProblem
 from verify.network.graph import Network
 from verify.output import write_whole
 from verify.problem import Problem, prepare

@@ -10,9 +10,9 @@ from pytest_benchmark.fixture import BenchmarkFixture
 from torch import Tensor
 
 from benchmarks.common import ROOT, cases, root
-from verify.bounders.dual import DualProblem
 from verify.bounders.restricted import Restricted
 from verify.branching.fsb import probed
+from verify.lagrangian.dual import DualProblem
 from verify.state import DualState
 
 BATCH = 64
@@ -55,7 +55,7 @@ def open_variables(problem: DualProblem, count: int) -> tuple[Tensor, Tensor]:
 
 def test_hulls(benchmark: BenchmarkFixture, problem: DualProblem) -> None:
     """The activations' hulls on new boxes."""
-    benchmark(lambda: DualProblem(problem.network, problem.bounds, problem.objective).hulls)
+    benchmark(lambda: DualProblem(problem.network, problem.bounds, problem.objective).domain.hulls)
 
 
 def test_value(benchmark: BenchmarkFixture, problem: DualProblem, state: DualState) -> None:

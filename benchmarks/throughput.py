@@ -15,7 +15,7 @@ import click
 import torch
 
 from benchmarks.common import RESULTS, Case, Root, Row, cases, clock, machine, root, table, write
-from verify.bounders.dual import DualProblem
+from verify.lagrangian.dual import DualProblem
 from verify.network.affine import Affine
 from verify.network.graph import Network
 from verify.settings import preset
@@ -59,7 +59,7 @@ def measure(place: Root, batch: int, seconds: float) -> Row:
     state = dual.initial()  # and the hulls with it
 
     def hulls() -> object:
-        return DualProblem(dual.network, dual.bounds, dual.objective).hulls
+        return DualProblem(dual.network, dual.bounds, dual.objective).domain.hulls
 
     maps, climb, hull = interleaved(
         [bare(dual.network, batch), lambda: method.ascend(dual, state), hulls], seconds

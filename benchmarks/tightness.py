@@ -19,10 +19,10 @@ import torch
 from benchmarks.common import RESULTS, Case, Root, Row, cases, clock, machine, root, table, write
 from verify.bounders.ascent import Iterative
 from verify.bounders.decoupled import Dvijotham, SupergradientAscent
-from verify.bounders.dual import DualProblem
 from verify.bounders.ibp import interval, interval_bound, magnitudes
 from verify.bounders.proximal import Proximal
 from verify.bounders.restricted import Restricted
+from verify.lagrangian.dual import DualProblem
 from verify.state import DualState
 
 INTERVAL, CROWN, RESTRICTED = "interval", "CROWN", "restricted"

@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from onnx import helper, numpy_helper
 from torch import Tensor
 
-from verify.bounders.cuts import Cuts
+from verify.lagrangian.cuts import Cuts
 from verify.loading import LoadedModel
 from verify.network.activations import (
     ACTIVATIONS,
@@ -292,8 +292,10 @@ def kept(splits: Splits, row: int, values: Tensor) -> Tensor:
 def random_state(like: DualState, seed: int) -> DualState:
     """A dual point far from the initial one; not yet clamped."""
     generator = torch.Generator().manual_seed(seed)
-    noise = [torch.randn(part.shape, generator=generator, dtype=DOUBLE) for part in vars(like).values()]
-    return DualState(like.alpha + noise[0], noise[1].exp(), *(2 * part for part in noise[2:]))
+    found = {name: torch.randn(part.shape, generator=generator, dtype=DOUBLE) for name, part in like.items()}
+    for name, noise in found.items():
+        found[name] = {"alpha": like[name] + noise, "constraint_weights": noise.exp()}.get(name, 2 * noise)
+    return DualState(found)
 
 
 def above(cuts: Cuts, network: Network, x: Tensor) -> Tensor:

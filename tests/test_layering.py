@@ -42,7 +42,7 @@ LAYERS: tuple[dict[str, set[str]], ...] = (
         "network": MATHS,
         "state": MATHS,
     },
-    {"loading": FILES},
+    {"loading": FILES, "lagrangian": MATHS},
     {"problem": {"numpy", "torch", "onnx"}, "bounders": MATHS | {"highspy", "numpy"}},
     {"branching": MATHS, "attack": MATHS | {"numpy"}, "proof": MATHS | {"numpy"}},
     {"bab": MATHS | {"numpy"}, "request": {"torch"}, "result": set()},

@@ -11,12 +11,12 @@ import torch
 
 from verify.bounders.ascent import Bounder
 from verify.bounders.decoupled import Dvijotham, SupergradientAscent
-from verify.bounders.dual import DualProblem
 from verify.bounders.ibp import interval, interval_bound, magnitudes
 from verify.bounders.proximal import Proximal
 from verify.bounders.restricted import Restricted
 from verify.deadline import Deadline
 from verify.errors import memory_kept
+from verify.lagrangian.dual import DualProblem
 from verify.network.graph import Layer, Network
 from verify.neutral import neutral
 from verify.problem import Problem

@@ -29,6 +29,7 @@ from verify.bounders.tracing import Provable
 from verify.branching.fsb import FilteredSmartBranching
 from verify.branching.rule import BranchingRule
 from verify.errors import InputError
+from verify.lagrangian.dual import storage
 from verify.memory import budget, enforce
 from verify.network.activations.relu import Relu
 from verify.network.graph import Network
@@ -142,12 +143,11 @@ def build_search(
     room = budget().at_once
     several = max(1, min(16, room(_MOST_ELEMENTS, workers) // network.variables))
     batch = max(several, min(2048, room(settings.batch_elements, workers) // network.variables))
-    unit = all(layer.activation.unit_alpha for layer in network.layers)
     own_type = torch.float64 if problem.model.element_type == "float64" else torch.float32
     own_network = network.to(device, own_type)
 
     def search(strategy: Strategy, told: Reporter, other: OtherSplitting | None = None) -> BranchAndBound:
-        frontier = Frontier(budget().store, torch.float16 if unit else torch.float32)
+        frontier = Frontier(budget().store, storage(network))
         return BranchAndBound(
             problem,
             own_network,

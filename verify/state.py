@@ -5,7 +5,7 @@ One sign convention: a clause is refuted on a subproblem when its `lower_bound` 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, ItemsView, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from typing import Any, TypeVar
 
@@ -27,27 +27,35 @@ class Struct:
     def __len__(self) -> int:
         return len(getattr(self, fields(self)[0].name))
 
+    def map(self: T, change: Callable[..., Tensor], *others: T) -> T:
+        """The same struct with `change` made to every tensor, given those of `others` in the same place."""
+        structs = (self, *others)
+        return type(self)(
+            **{f.name: _mapped(change, *(getattr(s, f.name) for s in structs)) for f in fields(self)}
+        )
+
     def select(self: T, rows: Tensor | slice) -> T:
         """The given rows (indices, a mask or a range)."""
-        return type(self)(**{f.name: _chosen(getattr(self, f.name), rows) for f in fields(self)})
+        return self.map(lambda part: part[rows])
 
     def updated(self: T, rows: Tensor, other: T) -> T:
         """The same struct with the given rows replaced by those of `other`."""
-        names = [f.name for f in fields(self)]
-        return type(self)(**{n: _changed(getattr(self, n), rows, getattr(other, n)) for n in names})
+
+        def changed(part: Tensor, new: Tensor) -> Tensor:
+            part = part.clone()
+            part[rows] = new
+            return part
+
+        return self.map(changed, other)
 
     def to(self: T, device: torch.device, dtype: torch.dtype) -> T:
         """All floating-point fields as `dtype`, everything on `device`."""
-        values = {f.name: getattr(self, f.name) for f in fields(self)}
-        return type(self)(
-            **{k: v.to(device, dtype if v.is_floating_point() else v.dtype) for k, v in values.items()}
-        )
+        return self.map(lambda part: part.to(device, dtype if part.is_floating_point() else part.dtype))
 
     @classmethod
     def concatenate(cls: type[T], parts: Sequence[T]) -> T:
         """The parts' rows in order."""
-        columns = {f.name: [getattr(part, f.name) for part in parts] for f in fields(cls)}
-        return cls(**{name: _joined(column) for name, column in columns.items()})
+        return parts[0].map(lambda *column: torch.cat(column), *parts[1:])
 
 
 def is_wide(lower: Tensor, upper: Tensor, point: float = _POINT) -> Bool[Tensor, "*shape"]:
@@ -65,24 +73,15 @@ def outward(value: Tensor, towards: float) -> Tensor:
     return torch.where(beyond, torch.nextafter(near, near.new_tensor(towards)), near)
 
 
-def _chosen(value: Any, rows: Tensor | slice) -> Any:
-    """The given rows of a tensor, or of a struct of them."""
-    return value.select(rows) if isinstance(value, Struct) else value[rows]
-
-
-def _changed(value: Any, rows: Tensor, new: Any) -> Any:
-    """A copy of a tensor, or of a struct of them, with new rows."""
-    if isinstance(value, Struct):
-        return value.updated(rows, new)
-    value = value.clone()
-    value[rows] = new
-    return value
-
-
-def _joined(column: list[Any]) -> Any:
-    """Tensors, or structs of them, one after the other."""
-    first = column[0]
-    return type(first).concatenate(column) if isinstance(first, Struct) else torch.cat(column)
+def _mapped(change: Callable[..., Tensor], first: Any, *others: Any) -> Any:
+    """`change` made to a tensor, or to each of a struct or of a mapping."""
+    if isinstance(first, Struct):
+        return first.map(change, *others)
+    if isinstance(first, dict):
+        if any(other.keys() != first.keys() for other in others):
+            raise ValueError("these have other parts")
+        return {name: change(part, *(other[name] for other in others)) for name, part in first.items()}
+    return change(first, *others)
 
 
 @dataclass(frozen=True)
@@ -120,30 +119,45 @@ class Objective(Struct):
         rows[:, 0].scatter_(2, neurons[..., None], 1.0)
         rows[:, 1].scatter_(2, neurons[..., None], -1.0)
         return cls(
-            rows.reshape(batch, 2 * count, 1, size), rows.new_zeros(batch, 2 * count, 1),
+            rows.reshape(batch, 2 * count, 1, size),
+            rows.new_zeros(batch, 2 * count, 1),
             rows.new_zeros(batch, 2 * count, 1, 0),
-        )  # fmt: skip
+        )
 
 
 @dataclass(frozen=True)
 class DualState(Struct):
-    """A point of the dual domain: any values are sound. Children inherit it; a certificate is made of it.
+    """A point of the dual domain: a part for each term of the Lagrangian that is in play, by the term's name.
 
-    A field without columns is out of play: slopes 0, multipliers 0, post_multipliers equal to the cotangents.
+    Any values are sound. Children inherit it; a certificate is made of it.
     """
 
-    alpha: Float[Tensor, "batch objectives alpha"]  # slopes of the supporting lines
-    constraint_weights: Float[Tensor, "batch objectives rows"]
-    beta: Float[Tensor, "batch objectives depth"]  # beta of each split
-    rho: Float[Tensor, "batch objectives pre"]  # of every pre-activation, beside slope times cotangent
-    post_multipliers: Float[Tensor, "batch objectives post"]  # of every activation's own equality
-    cut_shares: Float[
-        Tensor, "batch objectives cuts"
-    ]  # of what the output below each cutting plane loses: its part
+    parts: dict[str, Float[Tensor, "batch objectives width"]]
+
+    def __len__(self) -> int:
+        return len(next(iter(self.parts.values())))
+
+    def __getitem__(self, term: str) -> Tensor:
+        return self.parts[term]
+
+    def __contains__(self, term: str) -> bool:
+        return term in self.parts
+
+    def __or__(self, parts: Mapping[str, Tensor]) -> DualState:
+        """The same point with other parts, or with more."""
+        return DualState({**self.parts, **parts})
+
+    def width(self, term: str) -> int:
+        """How many columns a term has; 0 where it is not in play."""
+        return self.parts[term].shape[2] if term in self.parts else 0
+
+    def items(self) -> ItemsView[str, Tensor]:
+        """Every part and whose it is."""
+        return self.parts.items()
 
     def objectives(self, chosen: Tensor) -> DualState:
         """The points of some objectives (indices or a mask) alone."""
-        return DualState(*(part[:, chosen] for part in vars(self).values()))
+        return self.map(lambda part: part[:, chosen])
 
 
 @dataclass(frozen=True)
@@ -203,10 +217,10 @@ class Subproblems(Struct):
     split_variable: Int[Tensor, "batch depth"]
     split_value: Float[Tensor, "batch depth"]
     split_side: Int[Tensor, "batch depth"]
-    beta: Float[Tensor, "batch depth"]
-    cut_shares: Float[Tensor, "batch cuts"]
-    constraint_weights: Float[Tensor, "batch rows"]
-    alpha: Float[Tensor, "batch alpha"]
+    # The dual point, of one objective: [batch, 1, width] each.
+    state: DualState
+    # Of the worst constraint's bound over the input box, scaled: what input splits are chosen by; no columns elsewhere.
+    slopes: Float[Tensor, "batch inputs"]
     constrained_lower: Float[
         Tensor, "batch carried"
     ]  # over the subproblem's unsafe points: of the inputs, or of the last pre-activations
@@ -220,31 +234,22 @@ class Subproblems(Struct):
     def splits(self) -> Splits:
         return Splits(self.split_variable, self.split_value, self.split_side)
 
-    @property
-    def state(self) -> DualState:
-        """The dual point, as one objective for each subproblem."""
-        none = self.alpha.new_zeros(len(self), 1, 0)
-        return DualState(
-            self.alpha[:, None], self.constraint_weights[:, None], self.beta[:, None],
-            none, none, self.cut_shares[:, None],
-        )  # fmt: skip
-
-    def with_cuts(self, cuts: int) -> Subproblems:
-        """The same subproblems with shares for so many cutting planes, 0 for new ones."""
-        missing = cuts - self.cut_shares.shape[1]
-        return replace(self, cut_shares=torch.nn.functional.pad(self.cut_shares, (0, missing)))
+    def with_cuts(self, term: str, cuts: int) -> Subproblems:
+        """The same subproblems with shares for so many cuts of one term, 0 for new ones; without that term for none."""
+        parts = dict(self.state.parts)
+        known = parts.pop(term, self.lower_bound.new_zeros(len(self), 1, 0))
+        if cuts:
+            parts[term] = torch.nn.functional.pad(known, (0, cuts - known.shape[2]))
+        return replace(self, state=DualState(parts))
 
     def with_state(self, bound: Tensor, state: DualState) -> Subproblems:
         """The same subproblems with another dual point (of one objective each) and its bound."""
-        return replace(
-            self, lower_bound=bound, alpha=state.alpha[:, 0], constraint_weights=state.constraint_weights[:, 0],
-            beta=state.beta[:, 0], cut_shares=state.cut_shares[:, 0],
-        )  # fmt: skip
+        return replace(self, lower_bound=bound, state=state)
 
-    def split(self, variable: Tensor, value: Tensor, multipliers: Float[Tensor, "batch 2"]) -> Subproblems:
+    def split(self, variable: Tensor, value: Tensor, beta: Float[Tensor, "batch 2"]) -> Subproblems:
         """Both children of every subproblem split at `variable` = `value`: all upper sides first, then all lower sides.
 
-        multipliers: of the new splits, the upper side's and the lower side's.
+        beta: of the new splits, the upper side's and the lower side's.
         """
         parts = []
         for column, side in enumerate((1, -1)):
@@ -256,7 +261,8 @@ class Subproblems(Struct):
                     split_value=splits.value,
                     split_side=splits.side,
                     tightened_at=_FADING * self.tightened_at,
-                    beta=torch.cat([self.beta, multipliers[:, column, None]], 1),
+                    state=self.state
+                    | {"beta": torch.cat([self.state["beta"], beta[:, None, column, None]], 2)},
                 )
             )
         return Subproblems.concatenate(parts)

@@ -104,13 +104,13 @@ def test_cuts_hold_on_all_open_boxes() -> None:
     for seed in range(6):
         shared = searched(seed)
         cuts = shared.cuts.of(shared.cuts.count, shared.network)
-        if cuts is None:
+        if not cuts:
             continue
         deeper += len(shared.cuts.versions) > 1
         ends = torch.full((1, 12), 0.5, dtype=DOUBLE)
         x = samples(-ends, ends, 2000)[0]
         x = torch.cat([x, ends * x.sign()])
-        assert float(above(cuts, shared.network, x).min()) >= 0
+        assert float(above(cuts[0], shared.network, x).min()) >= 0
     assert deeper >= 2
 
 
@@ -118,10 +118,10 @@ def test_subproblems_that_know_of_fewer_go_by_the_first() -> None:
     shared = searched(0)
     counts = sorted(shared.cuts.versions)
     assert len(counts) > 1 and counts[-1] == shared.cuts.count
-    fewer, all_of_them = (shared.cuts.of(count, shared.network) for count in (counts[0], counts[-1]))
+    fewer, all_of_them = (shared.cuts.of(count, shared.network)[0] for count in (counts[0], counts[-1]))
     assert fewer is not None and all_of_them is not None
     assert torch.equal(fewer.offsets, all_of_them.offsets[: counts[0]])
-    assert shared.cuts.of(0, shared.network) is None
+    assert shared.cuts.of(0, shared.network) == ()
 
 
 def test_when_more_are_due() -> None:
@@ -144,7 +144,7 @@ def test_when_more_are_due() -> None:
     found, tried = technique.apply(roots, roots.open, sole, Deadline())
     after = tried.update(knowledge.shared).cuts
     assert after.next_depth == technique.deeper
-    assert found.subproblems.cut_shares.shape[1] == after.count
+    assert found.subproblems.state["cut_shares"].shape[2] == after.count
 
 
 def test_subproblems_that_are_linear_programs_know_no_cuts() -> None:
@@ -152,7 +152,7 @@ def test_subproblems_that_are_linear_programs_know_no_cuts() -> None:
     _, strategy = search_of(dense_problem(1, 0.05))
     bounded, knowledge = bounded_roots(strategy)
     subproblems = bounded[-1].subproblems.select(bounded[-1].open)
-    assert subproblems.cut_shares.shape[1]
+    assert subproblems.state["cut_shares"].shape[2]
     zeros = torch.zeros(len(subproblems), dtype=torch.int64)
     children = subproblems.split(zeros, zeros.double(), torch.zeros(len(subproblems), 2))
     found = strategy.bound(children, knowledge, Deadline()).bounded

@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 import verify.bab.frontier as frontier_module
 from verify.bab.frontier import Frontier
 from verify.errors import ResourceError
-from verify.state import Subproblems
+from verify.state import DualState, Subproblems
 
 CPU = torch.device("cpu")
 
@@ -27,13 +27,20 @@ def subproblems(bounds: list[float], depth: int, first: int = 0) -> Subproblems:
     count = len(bounds)
     number = torch.arange(first, first + count)
     level = torch.arange(depth)[None]
+    state = DualState(
+        {
+            "beta": (number[:, None, None] + level).float() / 3,
+            "constraint_weights": torch.stack([number, number + 1], 1)[:, None].float() / 3,
+            "alpha": number[:, None, None].float() % 8 / 8,
+            "cut_shares": number[:, None, None].float() / 5,
+        }
+    )
     return Subproblems(
         clause=number, lower_bound=torch.tensor(bounds, dtype=torch.float32),
         split_variable=number[:, None] * 100 + level, split_value=number[:, None].double() + level.double() / 7 + 1 / 3,
-        split_side=(number[:, None] + level) % 2 * 2 - 1, beta=(number[:, None] + level).float() / 3,
-        constraint_weights=torch.stack([number, number + 1], 1).float() / 3, alpha=number[:, None].float() % 8 / 8,
+        split_side=(number[:, None] + level) % 2 * 2 - 1, state=state, slopes=number[:, None].float() / 9,
         constrained_lower=-number[:, None].double() / 3, constrained_upper=number[:, None].double() / 7,
-        tightened_at=-number[:, None].float() / 3, subproblem_id=number + 7, cut_shares=number[:, None].float() / 5,
+        tightened_at=-number[:, None].float() / 3, subproblem_id=number + 7,
     )  # fmt: skip
 
 
@@ -44,20 +51,22 @@ def assert_whole(popped: Subproblems, depths: dict[int, int]) -> None:
         number = int(one.clause)
         depth = depths[number]
         want = subproblems([float(one.lower_bound)], depth, number)
-        for name in ("split_variable", "split_value", "split_side", "beta"):
+        beta = one.state["beta"]
+        assert torch.equal(beta[..., :depth], want.state["beta"])
+        for name in ("split_variable", "split_value", "split_side"):
             assert torch.equal(getattr(one, name)[:, :depth], getattr(want, name)), name
         assert bool((one.split_variable[:, depth:] == -1).all())
-        assert bool((one.beta[:, depth:] == 0).all())
+        assert bool((beta[..., depth:] == 0).all())
         for name in (
-            "constraint_weights",
             "constrained_lower",
             "constrained_upper",
             "tightened_at",
-            "node",
-            "cut_shares",
+            "subproblem_id",
+            "slopes",
         ):
             assert torch.equal(getattr(one, name), getattr(want, name)), name
-        assert torch.equal(one.alpha, want.alpha)
+        for name in ("constraint_weights", "alpha", "cut_shares"):
+            assert torch.equal(one.state[name], want.state[name]), name
 
 
 def popped(frontier: Frontier, count: int) -> Subproblems:

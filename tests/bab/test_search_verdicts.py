@@ -42,6 +42,7 @@ from verify.branching.rule import Split
 from verify.deadline import Deadline, OutOfTimeError
 from verify.errors import ResourceError
 from verify.formats.vnnlib import parse
+from verify.lagrangian.dual import storage
 from verify.network.activations import Activation, Relu
 from verify.network.graph import Network
 from verify.problem import Problem, Witness, prepare
@@ -139,7 +140,7 @@ def test_searches_without_attacks_agree(splits: str, on_disk: bool, monkeypatch:
             text = property_text(lower, upper, 3, conjunction(coefficients, thresholds + optimum + shift))
             search = search_for(prepare(model, text), splits, settings)  # type: ignore[arg-type]
             if on_disk:
-                search.frontier, search.batch = Frontier(capacity_bytes=1, slopes=torch.float32), 1
+                search.frontier, search.batch = Frontier(1, storage(search.network)), 1
             outcome = search.run(Deadline.after(PATIENCE))
             assert outcome.verdict == expected, (seed, shift, outcome.reason)
     assert bool(sizes) == on_disk

@@ -34,12 +34,12 @@ from torch import Tensor
 
 from verify.bounders.ascent import Iterative
 from verify.bounders.decoupled import Dvijotham, SupergradientAscent
-from verify.bounders.dual import DualProblem
 from verify.bounders.ibp import magnitudes
 from verify.bounders.intermediate import IntermediateBounds
 from verify.bounders.proximal import Proximal
 from verify.bounders.restricted import Restricted
 from verify.deadline import Deadline, OutOfTimeError
+from verify.lagrangian.dual import DualProblem
 from verify.network.activations import Activation, Clip, LeakyRelu, Relu, Sigmoid, Square, Tanh
 from verify.network.affine import Affine, Combine, Convolution
 from verify.network.graph import Network
@@ -63,8 +63,8 @@ def starts(problem: DualProblem, seed: int) -> list[DualState]:
     """A point of every domain: CROWN's, a random one, and that one decoupled (twice) and coupled."""
     state = problem.clamp(random_state(problem.initial(), seed))
     apart = problem.decoupled(state)
-    noise = random_state(replace(apart, rho=0 * apart.rho), seed).rho
-    shifted = replace(apart, rho=apart.rho + 0.2 * noise)
+    noise = random_state(apart | {"rho": 0 * apart["rho"]}, seed)["rho"]
+    shifted = apart | {"rho": apart["rho"] + 0.2 * noise}
     return [
         problem.initial(), state, apart, problem.decoupled(state, posts=True), problem.coupled(state), shifted,
         problem.coupled(shifted),
@@ -86,7 +86,9 @@ def check(method: Iterative, problem: DualProblem, start: DualState, keeper: Ten
     assert bool((found.bound >= before - slack(before, problem.evaluate(start, sizes).bound)).all())
     assert bool(((again - found.bound).abs() <= slack(again, certified)).all())
     assert bool((certified <= again).all())
-    torch.testing.assert_close(problem.clamp(found.state).constraint_weights, found.state.constraint_weights)
+    torch.testing.assert_close(
+        problem.clamp(found.state)["constraint_weights"], found.state["constraint_weights"]
+    )
     assert_below(problem, found.state, certified, problem.network, 1e-12)
     assert_keepers_above(problem, found.state, certified, keeper, 1e-12)
 
@@ -204,8 +206,8 @@ def test_conversions_lose_nothing(network: Network, seed: int, depth: int) -> No
         after, certified = problem.evaluate(apart).bound, problem.evaluate(apart, sizes).bound
         allowed = slack(after, certified) + slack(before, problem.evaluate(state, sizes).bound)
         assert bool((after >= before - allowed).all())
-        assert not apart.alpha.shape[2]
-        assert apart.post_multipliers.shape[2] == 0
+        assert "alpha" not in apart
+        assert "post_multipliers" not in apart
         for other in (
             problem.decoupled(state, posts=True), problem.coupled(state), problem.coupled(apart),
             problem.decoupled(problem.coupled(apart)), problem.coupled(problem.decoupled(apart, posts=True)),
@@ -291,8 +293,8 @@ def test_targets_stop_early(method: Iterative) -> None:
 
 def assert_same_states(found: DualState, expected: DualState) -> None:
     """But for rounding: sums of a few hundred terms in some tens of layers' operations lose 1e5 times 1e-16 at most."""
-    for name, part in vars(expected).items():
-        torch.testing.assert_close(getattr(found, name), part, rtol=1e-11, atol=1e-11)
+    for name, part in expected.items():
+        torch.testing.assert_close(found[name], part, rtol=1e-11, atol=1e-11)
 
 
 def assert_reproduced(problem: DualProblem, state: DualState, bound: Tensor) -> Tensor:
@@ -378,16 +380,14 @@ def test_multipliers_against_differences(family: str, activation: Activation) ->
     problem = DualProblem(network, splits.apply(bounds), random_objective(network, 4, 2, 3, seed), splits)
     state = interior(problem, random_state(problem.initial(), seed), seed)
     for point in (problem.decoupled(state), problem.decoupled(state, posts=True), problem.coupled(state)):
-        nothing = DualState(*(torch.zeros_like(part) for part in vars(point).values()))
+        nothing = point.map(torch.zeros_like)
         noise, direction = random_state(nothing, seed + 3), random_state(nothing, seed + 9)
-        weights = direction.constraint_weights - direction.constraint_weights.mean(2, keepdim=True)
-        direction = replace(direction, constraint_weights=0.1 * weights)
+        weights = direction["constraint_weights"] - direction["constraint_weights"].mean(2, keepdim=True)
+        direction = direction | {"constraint_weights": 0.1 * weights}
         point = problem.clamp(
-            replace(
-                point, rho=point.rho + 0.1 * noise.rho,
-                post_multipliers=point.post_multipliers + 0.1 * noise.post_multipliers,
-            )
-        )  # fmt: skip
+            point
+            | {name: point[name] + 0.1 * noise[name] for name in ("rho", "post_multipliers") if name in point}
+        )
         found, expected = difference(problem, point, direction, 1e-7)
         scale = 1e-7 * (1 + problem.evaluate(point).bound.abs())
         agreeing += int(((found - expected).abs() <= 1e-4 * (found.abs() + scale)).sum())

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import pytest
 import torch
 from hypothesis import given
@@ -24,14 +22,14 @@ from nets import (
 )
 from torch import Tensor
 
-from verify.bounders.cuts import Cuts
-from verify.bounders.dual import DualProblem
 from verify.bounders.ibp import magnitudes
 from verify.bounders.intermediate import IntermediateBounds
 from verify.bounders.linear_program import LinearProgram
 from verify.bounders.restricted import Restricted
 from verify.bounders.single_neuron_cuts import cuts_at, mean_point
 from verify.deadline import Deadline, OutOfTimeError
+from verify.lagrangian.cuts import Cuts
+from verify.lagrangian.dual import DualProblem
 from verify.network.activations import Relu
 from verify.network.affine import Combine
 from verify.network.graph import Network
@@ -73,7 +71,7 @@ def problem_of(seed: int) -> DualProblem:
 
 def corners(bounds: Bounds, network: Network, seed: int) -> Tensor:
     """Inputs of the box: corners, and points within."""
-    lower, upper = (end[:, : network.inputs] for end in vars(bounds).values())
+    lower, upper = (end[:, : network.inputs] for end in (bounds.lower, bounds.upper))
     inside = samples(lower, upper, 300, seed)[0]
     return torch.cat([inside, torch.where(inside > (lower + upper) / 2, upper, lower)])
 
@@ -106,7 +104,9 @@ def test_any_multipliers_bound_from_below(network: Network, seed: int, depth: in
     cuts = cuts_of(network, whole, seed, wild)
     splits, keeper = random_splits(network, whole, depth, seed)
     objective = random_objective(network, 1, 2, 1 + seed % 3, seed)
-    problem = DualProblem(network, splits.apply(whole), objective, splits, cuts=cuts)
+    problem = DualProblem(
+        network, splits.apply(whole), objective, splits, cuts=[] if cuts is None else [cuts]
+    )
     x = torch.cat([corners(whole, network, seed), keeper])
     x = x[kept(splits, 0, variables(network, x))]
     sizes = magnitudes(network, problem.bounds)
@@ -117,7 +117,7 @@ def test_any_multipliers_bound_from_below(network: Network, seed: int, depth: in
         values = network.forward(x) @ objective.coefficients[0].mT - objective.thresholds[0][:, None]
         if objective.input_coefficients.shape[3]:
             values = values + x @ objective.input_coefficients[0].mT
-        least = (values * state.constraint_weights[0][:, None]).sum(2).amin(1)
+        least = (values * state["constraint_weights"][0][:, None]).sum(2).amin(1)
         assert bool((bound <= least + 1e-9 * (1 + least.abs())).all())
 
 
@@ -130,22 +130,22 @@ def test_the_supergradient_is_the_slope(seed: int, depth: int, decoupled: bool) 
         return
     splits, _ = random_splits(network, whole, depth, seed)
     problem = DualProblem(
-        network, splits.apply(whole), random_objective(network, 1, 2, 1, seed), splits, cuts=cuts
+        network, splits.apply(whole), random_objective(network, 1, 2, 1, seed), splits, cuts=[cuts]
     )
     random = random_state(problem.initial(), seed)
-    start = problem.clamp(replace(random, cut_shares=0.1 + 0.3 * random.cut_shares.sigmoid()))
+    start = problem.clamp(random | {"cut_shares": 0.1 + 0.3 * random["cut_shares"].sigmoid()})
     if decoupled:
         start = problem.decoupled(start)
-        noise = random_state(start, seed + 2).rho  # off the ties that slopes lead to
-        start = replace(start, rho=start.rho + noise)
+        noise = random_state(start, seed + 2)["rho"]  # off the ties that slopes lead to
+        start = start | {"rho": start["rho"] + noise}
     found = problem.supergradient(start, problem.backward(start))
     torch.testing.assert_close(found.bound, problem.evaluate(start).bound, rtol=1e-9, atol=1e-9)
-    direction = random_state(start, seed + 1).cut_shares.sign() * (start.cut_shares > 0)
+    direction = random_state(start, seed + 1)["cut_shares"].sign() * (start["cut_shares"] > 0)
     ahead, behind = (
-        problem.evaluate(replace(start, cut_shares=start.cut_shares + side * direction)).bound
+        problem.evaluate(start | {"cut_shares": start["cut_shares"] + side * direction}).bound
         for side in (1e-7, -1e-7)
     )
-    slope = (found.state.cut_shares * direction).sum(2)
+    slope = (found.state["cut_shares"] * direction).sum(2)
     torch.testing.assert_close((ahead - behind) / 2e-7, slope, rtol=1e-4, atol=1e-4)
 
 
@@ -165,9 +165,10 @@ def test_climbs_under_cuts_pass_the_relaxations_optimum() -> None:
             if more is None:
                 break
             cuts = more if cuts is None else Cuts.joined([cuts, more])
-            problem = DualProblem(network, bounds, problem.objective, cuts=cuts)
-            new = state.cut_shares.new_zeros(1, 1, len(cuts) - state.cut_shares.shape[2])
-            state = replace(state, cut_shares=torch.cat([state.cut_shares, new], 2))
+            problem = DualProblem(network, bounds, problem.objective, cuts=[cuts])
+            known = state.parts.get("cut_shares", torch.zeros(1, 1, 0, dtype=DOUBLE))
+            new = known.new_zeros(1, 1, len(cuts) - known.shape[2])
+            state = state | {"cut_shares": torch.cat([known, new], 2)}
             state = Restricted(iterations=60, step=0.3, decay=0.96).ascend(problem, state).state
         bound = float(problem.evaluate(problem.clamp(state)).bound)
         x = corners(bounds, network, seed)
@@ -186,13 +187,13 @@ def test_cuts_of_decided_neurons_are_out_of_play() -> None:
     split = bounds.lower.clone()
     split[:, cuts.neurons[0]] = 0.0
     problem = DualProblem(
-        network, Bounds(split, bounds.upper), random_objective(network, 1, 1, 1, 0), cuts=cuts
+        network, Bounds(split, bounds.upper), random_objective(network, 1, 1, 1, 0), cuts=[cuts]
     )
     state = problem.clamp(
-        replace(problem.initial(), cut_shares=torch.full((1, 1, len(cuts)), 0.25, dtype=DOUBLE))
+        problem.initial() | {"cut_shares": torch.full((1, 1, len(cuts)), 0.25, dtype=DOUBLE)}
     )
     decided = cuts.neurons == cuts.neurons[0]
-    assert torch.equal(state.cut_shares[0, 0], 0.25 * (~decided))
+    assert torch.equal(state["cut_shares"][0, 0], 0.25 * (~decided))
 
 
 def test_cuts_are_chosen_joined_and_turned() -> None:

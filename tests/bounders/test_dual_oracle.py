@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from itertools import pairwise
 
 import pytest
@@ -27,12 +26,12 @@ from nets import (
 from oracles import Planet
 from torch import Tensor
 
-from verify.bounders.dual import DualProblem
 from verify.bounders.ibp import interval, magnitudes
 from verify.bounders.intermediate import IntermediateBounds
 from verify.bounders.restricted import Restricted
-from verify.bounders.sweep import Sweep
 from verify.deadline import Deadline
+from verify.lagrangian.dual import DualProblem
+from verify.lagrangian.terms import Sweep
 from verify.network.activations import Activation, Product, Relu
 from verify.network.graph import Network
 from verify.state import Bounds, DualState, Objective
@@ -220,15 +219,15 @@ def test_objectives_equal_one_by_one(network: Network, seed: int) -> None:
     together = problem.evaluate(state).bound
     for which in range(3):
         part = slice(which, which + 1)
-        own = Objective(*(value[:, part] for value in vars(objective).values()))
-        at = DualState(*(value[:, part] for value in vars(state).values()))
+        own = objective.map(lambda value, part=part: value[:, part])
+        at = state.map(lambda value, part=part: value[:, part])
         alone = DualProblem(network, bounds, own).evaluate(at).bound
         torch.testing.assert_close(alone[:, 0], together[:, which], rtol=1e-9, atol=1e-9)
 
 
 def moved(state: DualState, direction: DualState, size: float) -> DualState:
     """A step."""
-    return DualState(*(getattr(state, name) + size * part for name, part in vars(direction).items()))
+    return DualState({name: state[name] + size * part for name, part in direction.items()})
 
 
 def difference(
@@ -238,10 +237,7 @@ def difference(
     ahead, behind = (problem.clamp(moved(state, direction, sign * size)) for sign in (1, -1))
     found = problem.evaluate(ahead).bound - problem.evaluate(behind).bound
     gradient = problem.supergradient(state, problem.evaluate(state)).state
-    expected = sum(
-        (getattr(gradient, name) * (getattr(ahead, name) - getattr(behind, name))).sum(2)
-        for name in vars(state)
-    )
+    expected = sum((gradient[name] * (ahead[name] - behind[name])).sum(2) for name in state.parts)
     assert isinstance(expected, Tensor)
     return found, expected
 
@@ -249,13 +245,12 @@ def difference(
 def interior(problem: DualProblem, state: DualState, seed: int) -> DualState:
     """The state with all slopes strictly between their limits, where piecewise-linear operators have their kinks."""
     low, high = (
-        problem.clamp(DualState(torch.full_like(state.alpha, end), *list(vars(state).values())[1:]))
-        for end in (-1e9, 1e9)
+        problem.clamp(state | {"alpha": torch.full_like(state["alpha"], end)}) for end in (-1e9, 1e9)
     )
     share = 0.1 + 0.8 * torch.rand(
-        state.alpha.shape, generator=torch.Generator().manual_seed(seed), dtype=DOUBLE
+        state["alpha"].shape, generator=torch.Generator().manual_seed(seed), dtype=DOUBLE
     )
-    return replace(low, alpha=low.alpha + share * (high.alpha - low.alpha))
+    return low | {"alpha": low["alpha"] + share * (high["alpha"] - low["alpha"])}
 
 
 @pytest.mark.parametrize("activation", EXAMPLES, ids=label)
@@ -269,11 +264,9 @@ def test_supergradient_against_differences(family: str, activation: Activation) 
         splits, _ = random_splits(network, bounds, 2, seed)
         problem = DualProblem(network, splits.apply(bounds), random_objective(network, 2, 2, 3, seed), splits)
         state = interior(problem, random_state(problem.initial(), seed), seed)
-        direction = random_state(
-            DualState(*(torch.zeros_like(part) for part in vars(state).values())), seed + 9
-        )
-        weights = direction.constraint_weights - direction.constraint_weights.mean(2, keepdim=True)
-        direction = replace(direction, constraint_weights=0.1 * weights)
+        direction = random_state(state.map(torch.zeros_like), seed + 9)
+        weights = direction["constraint_weights"] - direction["constraint_weights"].mean(2, keepdim=True)
+        direction = direction | {"constraint_weights": 0.1 * weights}
         found, expected = difference(problem, state, direction, 1e-7)
         scale = 1e-7 * (1 + problem.evaluate(state).bound.abs())
         agreeing += int(((found - expected).abs() <= 1e-4 * (found.abs() + scale)).sum())
@@ -294,13 +287,13 @@ def test_supergradient_lies_above_on_weights(network: Network, seed: int) -> Non
     problem = DualProblem(network, bounds, random_objective(network, 2, 2, 3, seed))
     state = problem.clamp(random_state(problem.initial(), seed))
     sweep = problem.evaluate(state)
-    gradient = problem.supergradient(state, sweep).state.constraint_weights
+    gradient = problem.supergradient(state, sweep).state["constraint_weights"]
     noise = torch.randn(
-        state.constraint_weights.shape, generator=torch.Generator().manual_seed(seed), dtype=DOUBLE
+        state["constraint_weights"].shape, generator=torch.Generator().manual_seed(seed), dtype=DOUBLE
     )
-    new = problem.clamp(replace(state, constraint_weights=state.constraint_weights + 0.05 * noise))
+    new = problem.clamp(state | {"constraint_weights": state["constraint_weights"] + 0.05 * noise})
     again = problem.evaluate(new)
-    predicted = sweep.bound + (gradient * (new.constraint_weights - state.constraint_weights)).sum(2)
+    predicted = sweep.bound + (gradient * (new["constraint_weights"] - state["constraint_weights"])).sum(2)
     same = torch.stack([
         ((cotangents(again)[node] >= 0) == (t >= 0)).all(2) for node, t in cotangents(sweep).items()
     ]).all(0) if sweep.supports else torch.ones_like(sweep.bound, dtype=torch.bool)  # fmt: skip
@@ -311,7 +304,7 @@ def test_supergradient_lies_above_on_weights(network: Network, seed: int) -> Non
 @pytest.mark.parametrize("activation", [a for a in EXAMPLES if not isinstance(a, Product)], ids=label)
 def test_probes_bound_the_children_they_stand_for(activation: Activation) -> None:
     """A probe's bound is the child's own bound at the parent's dual point, with the split's multiplier at 0."""
-    from verify.bounders.sweep import Probes
+    from verify.lagrangian.probes import Probes
 
     for seed in range(4):
         network = random_network(seed, "chain", [activation, activation])
@@ -323,7 +316,9 @@ def test_probes_bound_the_children_they_stand_for(activation: Activation) -> Non
             variable = torch.full((2, 1), layer.variables.start)
             middle = ((bounds.lower + bounds.upper) / 2).gather(1, variable)
             for side in (1, -1):
-                probes = Probes(variable, middle, torch.full_like(variable, side))
+                probes = Probes(
+                    problem.domain, state["alpha"][:, 0], variable, middle, torch.full_like(variable, side)
+                )
                 probed = problem.evaluate(state, probes=probes).bound
                 end = [bounds.lower.clone(), bounds.upper.clone()]
                 end[0 if side > 0 else 1][:, layer.variables.start] = middle[:, 0]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from fractions import Fraction
 
 import numpy as np
@@ -28,11 +27,11 @@ from nets import (
 )
 from torch import Tensor
 
-from verify.bounders.dual import DualProblem
 from verify.bounders.ibp import interval, magnitudes
 from verify.bounders.intermediate import IntermediateBounds
 from verify.bounders.restricted import Restricted
 from verify.deadline import Deadline
+from verify.lagrangian.dual import DualProblem
 from verify.network.activations import Relu
 from verify.network.affine import Dense
 from verify.network.graph import Network, Node
@@ -52,7 +51,7 @@ def weighted(objective: Objective, state: DualState, row: int, x: Tensor, y: Ten
     values = objective.coefficients[row] @ y.T - objective.thresholds[row][..., None]
     if objective.input_coefficients.shape[3]:
         values = values + objective.input_coefficients[row] @ x.T
-    return (state.constraint_weights[row][..., None] * values).sum(1)
+    return (state["constraint_weights"][row][..., None] * values).sum(1)
 
 
 def assert_below(
@@ -105,7 +104,7 @@ def test_any_dual_point_bounds_from_below(network: Network, seed: int, depth: in
         plain, certified = problem.evaluate(state).bound, problem.evaluate(state, sizes).bound
         assert bool((certified <= plain).all())
         assert bool(
-            (certified >= plain - 1e-6 * (1 + plain.abs()) - 1e-5 * (1 + state.beta.abs().sum(2))).all()
+            (certified >= plain - 1e-6 * (1 + plain.abs()) - 1e-5 * (1 + state["beta"].abs().sum(2))).all()
         )
         assert_below(problem, state, certified, network, 1e-12)
         assert_keepers_above(problem, state, certified, keeper, 1e-12)
@@ -148,7 +147,7 @@ def test_single_precision_bounds_up_to_rounding(network: Network, seed: int, dep
     state = narrow.clamp(random_state(problem.initial(), seed).to(cpu, single))
     bound = narrow.evaluate(state).bound
     exact = problem.evaluate(problem.clamp(state.to(cpu, DOUBLE))).bound
-    size = 1 + exact.abs() + state.beta.abs().sum(2)
+    size = 1 + exact.abs() + state["beta"].abs().sum(2)
     assert bool(((bound.double() - exact) <= 2e-3 * size).all())
     assert_below(narrow, state, bound - 1e-3 * size.float(), network, 1e-4)
 
@@ -301,7 +300,7 @@ def test_multipliers_without_a_layer_gain_nothing(variable: int, far: float) -> 
     expected = without.evaluate(without.initial()).bound
     state = with_split.initial()
     for multiplier in (-5.0, 0.0, 5.0):
-        shifted = replace(state, beta=torch.full_like(state.beta, multiplier))
+        shifted = state | {"beta": torch.full_like(state["beta"], multiplier)}
         assert bool((with_split.evaluate(shifted).bound <= expected + 1e-9).all())
     ascended = Restricted(40).ascend(with_split, with_split.initial()).bound
     alone = Restricted(40).ascend(without, without.initial()).bound

@@ -5,10 +5,10 @@ from __future__ import annotations
 import pytest
 import torch
 
-from verify.bounders.dual import DualProblem
 from verify.bounders.ibp import interval, magnitudes
 from verify.bounders.intermediate import IntermediateBounds
 from verify.deadline import Deadline
+from verify.lagrangian.dual import DualProblem
 from verify.network.activations.product import Product
 from verify.network.activations.reciprocal import Reciprocal
 from verify.network.activations.relu import Relu

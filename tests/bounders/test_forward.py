@@ -26,10 +26,10 @@ from test_dual_unbounded import quotient
 from test_mixing import attention
 from torch import Tensor
 
-from verify.bounders.dual import DualProblem
 from verify.bounders.forward import forward
 from verify.bounders.ibp import interval
 from verify.deadline import Deadline
+from verify.lagrangian.dual import DualProblem
 from verify.network.activations import Activation, Relu
 from verify.network.affine import Combine, Constant, Dense
 from verify.network.graph import Network, Node

@@ -26,15 +26,15 @@ from nets import (
 from oracles import Planet
 from torch import Tensor
 
-from verify.bounders.dual import DualProblem
 from verify.bounders.intermediate import IntermediateBounds
 from verify.bounders.linear_program import LinearProgram
 from verify.bounders.restricted import Restricted
 from verify.deadline import Deadline, OutOfTimeError
 from verify.errors import ResourceError
+from verify.lagrangian.dual import DualProblem
 from verify.network.activations import Activation, Relu
 from verify.network.graph import Network
-from verify.state import Bounds, Objective, Splits
+from verify.state import Bounds, Splits
 
 
 def problem_of(network: Network, seed: int, depth: int, rows: int, radius: float = 0.7) -> DualProblem:
@@ -187,7 +187,7 @@ def test_objectives_are_those_of_their_own_box() -> None:
     together = LinearProgram().ascend(problem, problem.initial()).bound
     for row in range(2):
         part = problem.select(torch.tensor([row]))
-        own = Objective(*(value.flip(1) for value in vars(part.objective).values()))
+        own = part.objective.map(lambda value: value.flip(1))
         alone = DualProblem(part.network, part.bounds, own, part.splits)
         found = LinearProgram().ascend(alone, alone.initial()).bound.flip(1)
         torch.testing.assert_close(found[0], together[row], rtol=1e-7, atol=1e-7)

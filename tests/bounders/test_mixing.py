@@ -12,7 +12,6 @@ from test_dual_soundness import assert_below, assert_keepers_above, dual_problem
 from torch import Tensor
 
 from verify.bounders.ascent import Iterative
-from verify.bounders.dual import DualProblem
 from verify.bounders.ibp import interval, magnitudes
 from verify.bounders.intermediate import IntermediateBounds
 from verify.bounders.linear_program import LinearProgram
@@ -20,6 +19,7 @@ from verify.bounders.restricted import Restricted
 from verify.branching.fsb import FilteredSmartBranching
 from verify.deadline import Deadline
 from verify.errors import ResourceError
+from verify.lagrangian.dual import DualProblem
 from verify.network.activations import Hull, Relu
 from verify.network.activations.matrix_product import MatrixProduct
 from verify.network.activations.mixing import Mixing
@@ -27,7 +27,7 @@ from verify.network.activations.product import Product
 from verify.network.activations.softmax import Softmax, SoftmaxHull
 from verify.network.graph import Network
 from verify.network.moves import NonNegative
-from verify.state import DualState, Objective
+from verify.state import DualState
 
 SIZES = {
     MatrixProduct(2, 3, 2, 4): 2 * (3 * 2 + 2 * 4),
@@ -89,7 +89,7 @@ def test_lines_support_the_activation(activation: Mixing, size: int, seed: int) 
     largest = hull.size(t)
     assert largest is not None
     for alpha in every_parameter(hull, t, seed):
-        gap = t * (activation.forward(z) - hull.line(t, alpha).push(z))
+        gap = t * (activation.forward(z) - hull.line(t, alpha).apply(z))
         assert bool((gap >= -1e-15 * 50 * largest.unsqueeze(-1)).all())
 
 
@@ -147,8 +147,8 @@ def test_pull_is_the_adjoint_of_along(activation: Mixing, size: int) -> None:
         torch.testing.assert_close(there, back, rtol=1e-9, atol=1e-9 * float(there.abs().max()))
         torch.testing.assert_close(line.apply(z), line.intercept + line.along(z))
         first = line.first()
-        torch.testing.assert_close(first.push(z[:, 0]), line.apply(z)[:, 0])
-        torch.testing.assert_close(first.pull(t[:, 0]), line.vjp(t)[:, 0])
+        torch.testing.assert_close(first.apply(z[:, 0]), line.apply(z)[:, 0])
+        torch.testing.assert_close(first.vjp(t[:, 0]), line.vjp(t)[:, 0])
 
 
 @every_activation
@@ -157,7 +157,7 @@ def test_parameters_have_their_supergradient(activation: Mixing, size: int) -> N
     lower, upper = boxes(size, 9, DOUBLE)
     hull, z, t = activation.hull(lower, upper), points(lower, upper, 9), signs(activation, size, 9, DOUBLE)
     before, after = every_parameter(hull, t, 9)[3], every_parameter(hull, t, 10)[3]
-    values = [(t * hull.line(t, alpha).push(z)).sum(-1) for alpha in (before, after)]
+    values = [(t * hull.line(t, alpha).apply(z)).sum(-1) for alpha in (before, after)]
     found = torch.empty_like(before)
     hull.gradient(t, z, found)
     predicted = ((after - before) * found).sum(-1)
@@ -171,9 +171,9 @@ def test_boxes_that_are_alike_share_their_hull(activation: Mixing, size: int) ->
     whole, shared = activation.hull(lower, upper), activation.hull(lower[:1], upper[:1])
     for alpha in every_parameter(whole, t, 6):
         one, other = whole.line(t, alpha), shared.line(t, alpha)
-        torch.testing.assert_close(other.push(z), one.push(z))
-        torch.testing.assert_close(other.pull(t), one.pull(t))
-        torch.testing.assert_close(other.first().push(z[:, 0]), one.first().push(z[:, 0]))
+        torch.testing.assert_close(other.apply(z), one.apply(z))
+        torch.testing.assert_close(other.vjp(t), one.vjp(t))
+        torch.testing.assert_close(other.first().apply(z[:, 0]), one.first().apply(z[:, 0]))
         torch.testing.assert_close(shared.value(t, other), whole.value(t, one))
         torch.testing.assert_close(shared.size(t), whole.size(t))
 
@@ -298,7 +298,7 @@ def test_networks_without_slopes(seed: int) -> None:
 
 def _single(problem: DualProblem) -> tuple[DualProblem, DualState]:
     """The same with its first objective alone, as a search has it."""
-    objective = Objective(*(part[:, :1] for part in vars(problem.objective).values()))
+    objective = problem.objective.map(lambda part: part[:, :1])
     one = DualProblem(problem.network, problem.bounds, objective, problem.splits)
     return one, one.initial()
 

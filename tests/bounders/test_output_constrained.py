@@ -24,14 +24,13 @@ from nets import (
 from torch import Tensor
 
 from verify.bounders import output_constrained
-from verify.bounders.dual import DualProblem
 from verify.bounders.ibp import magnitudes
 from verify.bounders.intermediate import IntermediateBounds
 from verify.bounders.optimised_output_constrained import OptimisedOutputConstrained
 from verify.bounders.output_constrained import OutputConstrained
 from verify.bounders.restricted import Restricted
-from verify.bounders.sweep import OutputConstraint
 from verify.deadline import Deadline
+from verify.lagrangian.dual import DualProblem
 from verify.network.activations import Relu
 from verify.network.graph import Network
 from verify.state import Bounds, Objective
@@ -102,7 +101,7 @@ def test_sharing_the_row_changes_nothing(network: Network, seed: int, depth: int
     problem = DualProblem(network, splits.apply(bounds), random_objective(network, 2, 1, 1, seed), splits)
     state = Restricted(3).ascend(problem, random_state(problem.initial(), seed)).state
     random = torch.Generator().manual_seed(seed)
-    for layer in network.layers:
+    for layer in problem.layers:
         neurons = torch.randint(layer.size, (2, 3), generator=random)
         weights = torch.rand(2, 6, 1, generator=random, dtype=DOUBLE) * 10.0 ** (seed % 7 - 3)
         sizes = magnitudes(network, bounds)
@@ -121,12 +120,8 @@ def test_both_sweeps_agree_beside_another_objective(network: Network, seed: int,
     bounds = IntermediateBounds().tighten(network, random_box(network, 2, seed), Deadline())
     layer = network.layers[seed % len(network.layers)]
     coefficients = torch.randn(2, 2, layer.size, generator=torch.Generator().manual_seed(seed), dtype=DOUBLE)
-    problem = DualProblem(
-        network,
-        bounds,
-        random_objective(network, 2, 2, rows, seed),
-        output_constraint=OutputConstraint(layer.pre_node, coefficients),
-    )
+    problem = DualProblem(network, bounds, random_objective(network, 2, 2, rows, seed))
+    problem = problem.beside(layer.pre_node, coefficients)
     if layer not in problem.layers:
         return
     state = problem.clamp(random_state(problem.initial(), seed))

@@ -8,12 +8,12 @@ from nets import DOUBLE, EXAMPLES, Draft, label, random_box, samples, variables
 from torch import Tensor
 
 from verify.bounders import patches as local_module
-from verify.bounders.dual import DualProblem
 from verify.bounders.ibp import interval, magnitudes
 from verify.bounders.intermediate import IntermediateBounds
 from verify.bounders.patches import PatchNetwork
 from verify.bounders.restricted import Restricted
 from verify.deadline import Deadline
+from verify.lagrangian.dual import DualProblem
 from verify.network.activations import Activation, Relu, Sigmoid
 from verify.network.affine import Combine, Convolution, Reshape, Scale
 from verify.network.graph import Layer, Network
@@ -78,7 +78,7 @@ def whole(network: Network, layer: Layer, bounds: Bounds) -> Tensor:
     neurons = torch.arange(layer.size).expand(len(bounds), -1)
     objective = Objective.both_ends(neurons, layer.size, bounds.lower)
     problem = DualProblem(network, bounds, objective, node=layer.pre_node)
-    problem.__dict__["frozen"] = {}
+    problem.domain.__dict__["frozen"] = {}
     return problem.evaluate(problem.initial(), magnitudes(network, bounds)).bound.unflatten(
         1, (2, layer.size)
     )

@@ -19,11 +19,11 @@ from nets import (
     seeds,
 )
 
-from verify.bounders.dual import DualProblem
 from verify.bounders.intermediate import IntermediateBounds
 from verify.branching.fsb import FilteredSmartBranching
 from verify.branching.inputs import widest_effect
 from verify.deadline import Deadline
+from verify.lagrangian.dual import DualProblem
 from verify.network.activations import Activation, Product
 from verify.network.graph import Network
 

@@ -23,7 +23,6 @@ from nets import property_text, relu_model, row_text
 from verify.bab.strategy import root_subproblems
 from verify.bounders.ascent import Bounder
 from verify.bounders.decoupled import Dvijotham, SupergradientAscent
-from verify.bounders.dual import DualProblem
 from verify.bounders.ibp import interval, magnitudes
 from verify.bounders.linear_program import LinearProgram
 from verify.bounders.proximal import Proximal
@@ -34,6 +33,7 @@ from verify.checker.dual import Arithmetic, Dual
 from verify.checker.errors import NotProved, Refused
 from verify.checker.onnx_reader import read_model
 from verify.checker.query import read_query
+from verify.lagrangian.dual import DualProblem
 from verify.problem import prepare
 from verify.proof.certificate import CertificateTracer
 from verify.proof.recording import recording
@@ -301,7 +301,7 @@ def test_dual_points_convert(name: str, family: str, tmp_path: Path) -> None:
         tracer = CertificateTracer(net, problem.rows, record.writer)
         subproblems = root_subproblems(problem.rows, [0], net.alphas, net.device)
         subproblems = tracer.roots(
-            replace(subproblems, constraint_weights=state.constraint_weights[:, 0].float()),
+            replace(subproblems, state=state.map(torch.Tensor.float)),
             subproblems.clause[:, None],
         )
         tracer.leaves_by_multipliers(subproblems, dual, state)

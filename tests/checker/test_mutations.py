@@ -93,7 +93,9 @@ def in_float32(search: BranchAndBound) -> None:
     assert search.tracer.writes
 
     def nothing(state: DualState) -> DualState:
-        return replace(state, constraint_weights=0 * state.constraint_weights.double(), beta=state.beta.double(), alpha=state.alpha.double())  # fmt: skip
+        return state.map(torch.Tensor.double) | {
+            "constraint_weights": 0 * state["constraint_weights"].double()
+        }
 
     search.tracer.rounded = nothing  # type: ignore[method-assign]
 

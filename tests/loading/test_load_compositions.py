@@ -18,12 +18,12 @@ from test_load_operators import agree
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from verify.bounders.dual import DualProblem
 from verify.bounders.ibp import interval, magnitudes
 from verify.bounders.intermediate import IntermediateBounds
 from verify.bounders.restricted import Restricted
 from verify.deadline import Deadline
 from verify.errors import UnsupportedOperatorError
+from verify.lagrangian.dual import DualProblem
 from verify.loading import LoadedModel, calls, load
 from verify.network.activations import Copy, Exp, Floor, Gelu, Positive, Product, Reciprocal, Rsqrt, Swish
 from verify.network.activations.matrix_product import MatrixProduct

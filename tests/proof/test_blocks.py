@@ -83,7 +83,7 @@ def test_a_new_kind_needs_no_other_file(
         tracer = CertificateTracer(network, problem.rows, record.writer)
         roots = root_subproblems(problem.rows, [0], network.alphas, network.device)
         roots = tracer.roots(roots, roots.clause[:, None])
-        tracer.write(documented(roots.subproblem_id, roots.constraint_weights))
+        tracer.write(documented(roots.subproblem_id, roots.state["constraint_weights"][:, 0]))
         failure = record.close_unsat(problem)
     assert (failure is None) == proved == target.exists()
     if failure is not None:

@@ -15,10 +15,10 @@ import torch
 from nets import property_text, random_layers, relu_model
 
 from verify.bab.strategy import root_subproblems
-from verify.bounders.dual import DualProblem
 from verify.bounders.ibp import interval, magnitudes
 from verify.bounders.tracing import UNTRACED, BoundTracer, Provable, unobserved
 from verify.checker.container import read
+from verify.lagrangian.dual import DualProblem
 from verify.problem import prepare
 from verify.proof import certificate
 from verify.proof.certificate import PIECEWISE, UNPROVED, BoxTracer, CertificateTracer

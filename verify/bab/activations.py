@@ -37,6 +37,7 @@ from verify.bounders.tracing import Provable
 from verify.branching.inputs import widest_effect
 from verify.branching.rule import BranchingRule, Split
 from verify.deadline import Deadline
+from verify.lagrangian.cuts import CutShares
 from verify.state import Bounds, Subproblems
 
 _CHILDREN = 2_000_000  # variables of children that candidate splits are tried on at once
@@ -163,8 +164,10 @@ class SplitActivations:
             seen += more
         pool = knowledge.shared.cuts
         if pool.count:
-            used = (bounded.subproblems.cut_shares.amax(0) > 0).nonzero()[:, 0]
-            subproblems = replace(bounded.subproblems, cut_shares=bounded.subproblems.cut_shares[:, used])
+            shares = bounded.subproblems.state[CutShares.name]
+            used = (shares[:, 0].amax(0) > 0).nonzero()[:, 0]
+            state = bounded.subproblems.state | {CutShares.name: shares[..., used]}
+            subproblems = replace(bounded.subproblems, state=state).with_cuts(CutShares.name, len(used))
             bounded = replace(bounded, subproblems=subproblems)
             none = bounded.subproblems.lower_bound[:0]
             seen.append(
@@ -181,7 +184,7 @@ class SplitActivations:
 
     def bound(self, subproblems: Subproblems, knowledge: Knowledge, deadline: Deadline) -> Result:
         began, shared = time.monotonic(), knowledge.shared
-        subproblems = subproblems.with_cuts(shared.cuts.count)
+        subproblems = subproblems.with_cuts(CutShares.name, shared.cuts.count)
         ascent = self.child.longer(knowledge.effort.splitting.factor)
         bounded = shared.optimised(reset_new_beta(subproblems), ascent, deadline, subproblems.state)
         split = Observation(
@@ -310,7 +313,7 @@ def _both_children(
     shared: RootBounds, subproblems: Subproblems, variable: Tensor, value: Tensor
 ) -> tuple[Tensor, Tensor]:
     owners = torch.arange(len(subproblems), device=variable.device).repeat_interleave(variable.shape[1])
-    none = subproblems.alpha.new_zeros(len(owners), 2)
+    none = subproblems.state["alpha"].new_zeros(len(owners), 2)
     children = subproblems.select(owners).split(variable.flatten(), value.flatten(), none)
     problem = shared.dual(children, shared.working)
     state = problem.clamp(children.state.to(shared.network.device, shared.working.dtype))

@@ -16,9 +16,9 @@ from torch import Tensor
 
 from verify.bab.strategy import Bounded, Objectives, grouped
 from verify.bab.techniques.clipping import Clipping
-from verify.bounders.dual import DualProblem
 from verify.bounders.ibp import interval, magnitudes
 from verify.deadline import Deadline
+from verify.lagrangian.dual import DualProblem
 from verify.memory import budget
 from verify.network.graph import Network
 from verify.problem import Problem
@@ -152,11 +152,8 @@ class BoxBounder:
         """CROWN's bound of every objective and its slopes, as many objectives at a time as the memory holds."""
         sizes = magnitudes(self.network, bounds)
         most = max(1, budget().at_once(_MOST_ELEMENTS) // (len(bounds) * self.network.variables))
-        parts = (
-            part.split(most, 1)
-            for part in (objective.coefficients, objective.thresholds, objective.input_coefficients)
-        )
-        asked = [Objective(*part) for part in zip(*parts, strict=True)]
+        every = torch.arange(objective.thresholds.shape[1], device=self.network.device)
+        asked = [objective.map(lambda part, some=some: part[:, some]) for some in every.split(most)]
         problem, found = DualProblem(self.network, bounds, asked[0]), []
         for part in asked:
             deadline.check()

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field, replace
 
 from torch import Tensor
 
-from verify.bounders.cuts import Cuts
+from verify.lagrangian.cuts import Cuts
 from verify.network.graph import Network
 from verify.state import Bounds
 
@@ -40,9 +40,9 @@ class CutPool:
         """Those there are."""
         return [self.versions[self.count][0]] if self.count else []
 
-    def of(self, count: int, network: Network) -> Cuts | None:
+    def of(self, count: int, network: Network) -> tuple[Cuts, ...]:
         """The first so many cuts, as the network's numbers are."""
-        return self.versions[count][network is self.working] if count else None
+        return (self.versions[count][network is self.working],) if count else ()
 
     def added(self, cuts: Cuts, box: Bounds) -> CutPool:
         """With some more, which hold on the box as the others do."""

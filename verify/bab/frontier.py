@@ -1,6 +1,6 @@
 """The open subproblems: a pool of slots with a priority each, worst bound first.
 
-Every field of `Subproblems` is one growing tensor; a pop gathers the rows of the lowest bounds and frees their slots, a push
+Every field of `Subproblems`, and every term's part of the dual point, is one growing tensor; a pop gathers the rows of the lowest bounds and frees their slots, a push
 fills free slots, so neither ever copies the rest. Slopes within [0, 1] wait in half precision (any value of
 them is sound); other activations' may be of any size and keep theirs.
 Beyond `capacity_bytes` the order turns round, best bound first, which finishes subtrees instead of opening them, and what
@@ -14,6 +14,7 @@ import math
 import os
 import shutil
 import tempfile
+from collections.abc import Mapping
 from dataclasses import fields
 
 import numpy as np
@@ -22,15 +23,24 @@ from jaxtyping import Int
 from torch import Tensor
 
 from verify.errors import ResourceError
+from verify.lagrangian.alpha import Alpha
+from verify.lagrangian.beta import Beta
+from verify.lagrangian.terms import Storage
 from verify.output import scratch_folder
-from verify.state import Subproblems
+from verify.state import DualState, Subproblems
+
+# Of networks whose slopes range within [0, 1].
+_STORAGE = {Alpha.name: Storage(torch.float16), Beta.name: Storage(along_splits=True)}
+# Before the name of a term, in a column's.
+_PART = "state."
 
 
 class Frontier:
     """A priority store of subproblems."""
 
-    def __init__(self, capacity_bytes: int = 2**30, slopes: torch.dtype = torch.float16) -> None:
-        self._capacity_bytes, self._slopes = capacity_bytes, slopes
+    def __init__(self, capacity_bytes: int = 2**30, storage: Mapping[str, Storage] = _STORAGE) -> None:
+        """storage: how the parts of dual points wait, by term, where they do not wait as they come."""
+        self._capacity_bytes, self._storage = capacity_bytes, storage
         self._columns: dict[str, Tensor] = {}
         self._priority = torch.zeros(0)
         self._count = 0
@@ -66,16 +76,19 @@ class Frontier:
         """Adds subproblems. Raises ResourceError where neither memory nor disk has room for them."""
         if not len(batch):
             return
-        if not self._count:  # whatever comes may be of another network
+        # Whatever comes may be of another network.
+        if not self._count:
             self._columns, self._priority = {}, torch.zeros(0)
-        self._make_room(batch)
+        values = _columns(batch)
+        self._make_room(values, len(batch))
         slots = self._priority.isposinf().nonzero()[: len(batch), 0]
-        for field in fields(Subproblems):
-            value = getattr(batch, field.name)
-            column = self._columns[field.name]
-            if value.dim() == 2 and value.shape[1] < column.shape[1]:
-                fill = -1 if field.name == "split_variable" else 0
-                value = torch.nn.functional.pad(value, (0, column.shape[1] - value.shape[1]), value=fill)
+        for name, column in self._columns.items():
+            # Subproblems that know nothing of a term have 0 of it.
+            value = values.get(name, torch.zeros(len(batch), 0))
+            if column.dim() == 2 and value.shape[1] < column.shape[1]:
+                value = torch.nn.functional.pad(
+                    value, (0, column.shape[1] - value.shape[1]), value=_fill(name)
+                )
             column[slots] = value.to(column)
         self._priority[slots] = batch.lower_bound.to("cpu", torch.float32).nan_to_num(nan=-1e30, neginf=-1e30)
         self._count += len(batch)
@@ -91,40 +104,45 @@ class Frontier:
         self._count -= count
         values = {name: column[slots] for name, column in self._columns.items()}
         used = int((values["split_variable"] >= 0).sum(1).max()) if count else 0
-        # a child's last split stands behind the padding of its batch: bring each row's splits to the front before trimming
+        # A child's last split stands behind the padding of its batch: bring each row's splits to the front before trimming.
         order = (values["split_variable"] < 0).to(torch.int8).argsort(dim=1, stable=True)[:, :used]
-        for name in ("split_variable", "split_value", "split_side", "beta"):
-            values[name] = values[name].gather(1, order)
-        half = {"beta", "cut_shares", "constraint_weights", "alpha"}
-        return Subproblems(**{k: v.to(device, dtype if k in half else v.dtype) for k, v in values.items()})
+        for name in values:
+            if self._along_splits(name):
+                values[name] = values[name].gather(1, order)
+        state = {
+            n.removeprefix(_PART): values.pop(n)[:, None].to(device, dtype)
+            for n in list(values)
+            if _PART in n
+        }
+        return Subproblems(**{n: value.to(device) for n, value in values.items()}, state=DualState(state))
 
-    def _make_room(self, batch: Subproblems) -> None:
-        free = self._priority.shape[0] - self._count
+    def _stored(self, name: str) -> Storage:
+        """How a column waits."""
+        return self._storage.get(name.removeprefix(_PART), Storage()) if _PART in name else Storage()
+
+    def _along_splits(self, name: str) -> bool:
+        return name.startswith("split_") or self._stored(name).along_splits
+
+    def _make_room(self, values: dict[str, Tensor], count: int) -> None:
+        """Columns for what comes, and rows for so many."""
         rows = self._priority.shape[0]
-        if free < len(batch):
-            rows = max(2 * rows, rows + len(batch), 256)
-        for field in fields(Subproblems):
-            value = getattr(batch, field.name)
-            old = self._columns.get(field.name)
+        if rows - self._count < count:
+            rows = max(2 * rows, rows + count, 256)
+        for name, value in ({n: column[:0] for n, column in self._columns.items()} | values).items():
+            old = self._columns.get(name)
             width = value.shape[1] if value.dim() == 2 else 0
             if old is not None and old.shape[0] == rows and (value.dim() == 1 or old.shape[1] >= width):
                 continue
             shape: tuple[int, ...] = (rows,)
             if value.dim() == 2:
                 known = old.shape[1] if old is not None else 0
-                shape = (
-                    rows,
-                    max(width + 8, known)
-                    if field.name.startswith(("split_", "beta")) and width > known
-                    else max(width, known),
-                )
-            dtype = self._slopes if field.name == "alpha" else value.dtype
-            fill = -1 if field.name == "split_variable" else 0
+                spare = 8 if self._along_splits(name) and width > known else 0
+                shape = (rows, max(width + spare, known))
             held = 0 if old is None else old.nbytes
-            new = self._column(shape, dtype, held).fill_(fill)
+            new = self._column(shape, self._stored(name).dtype or value.dtype, held).fill_(_fill(name))
             if old is not None:
                 new[tuple(slice(0, n) for n in old.shape)] = old
-            self._columns[field.name] = new
+            self._columns[name] = new
         grown = torch.full((rows,), torch.inf)
         grown[: self._priority.shape[0]] = self._priority
         self._priority = grown
@@ -141,6 +159,17 @@ class Frontier:
                 f"{self._count} open subproblems fill {self.bytes >> 20} MiB, and {scratch_folder()} has no room for "
                 f"{size >> 20} MiB more ({problem.strerror}); TMPDIR names the folder to use"
             ) from problem
+
+
+def _columns(batch: Subproblems) -> dict[str, Tensor]:
+    """Every field by its name, and of the dual point every term's part."""
+    plain = {field.name: getattr(batch, field.name) for field in fields(batch) if field.name != "state"}
+    return plain | {_PART + name: part[:, 0] for name, part in batch.state.items()}
+
+
+def _fill(name: str) -> int:
+    """What a column holds where a subproblem has nothing."""
+    return -1 if name == "split_variable" else 0
 
 
 def _on_disk(size: int) -> Tensor:

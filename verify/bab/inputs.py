@@ -29,6 +29,7 @@ from verify.bounders.tracing import Provable
 from verify.branching.inputs import widest_effect
 from verify.branching.rule import Split
 from verify.deadline import Deadline
+from verify.lagrangian.alpha import Alpha
 from verify.network.graph import Network
 from verify.problem import Problem
 from verify.proof.tracer import InputBoxes, ProofTracer
@@ -111,7 +112,7 @@ class SplitInputs:
         self.objectives.prepare(groups.unique().tolist())
         inputs, device = self.bounder.network.inputs, self.bounder.network.device
         subproblems = root_subproblems(
-            self.bounder.problem.rows, groups[:, 0].tolist(), inputs, device, inputs, torch.float64
+            self.bounder.problem.rows, groups[:, 0].tolist(), 0, device, inputs, torch.float64, slopes=inputs
         )
         return self.tracer.roots(subproblems, groups)
 
@@ -136,11 +137,16 @@ class SplitInputs:
             subproblems,
             clause=found.clause,
             lower_bound=torch.maximum(lower_bound, subproblems.lower_bound),
-            alpha=(found.cotangent / scale).float(),
+            slopes=(found.cotangent / scale).float().to(self._slopes_dtype),
             constrained_lower=box.lower,
             constrained_upper=box.upper,
         )
         return Result(Bounded(subproblems, found.refuted, found.minimiser), tuple(seen))
+
+    @property
+    def _slopes_dtype(self) -> torch.dtype:
+        """In which slopes wait: as alpha does."""
+        return Alpha.storage(self.bounder.network).dtype or torch.float32
 
     def due(self, seconds: float, knowledge: Knowledge, deadline: Deadline) -> bool:
         # every box is bounded afresh
@@ -153,4 +159,4 @@ class SplitInputs:
 
     def choose(self, subproblems: Subproblems, knowledge: Knowledge, deadline: Deadline) -> Split:
         box = self.bounder.boxes(subproblems)
-        return widest_effect(subproblems.alpha.double(), box.lower, box.upper)
+        return widest_effect(subproblems.slopes.double(), box.lower, box.upper)

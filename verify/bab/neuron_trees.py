@@ -16,12 +16,12 @@ from torch import Tensor
 
 from verify.bab.executor import Mapper
 from verify.bab.strategy import no_looser, reset_new_beta, root_subproblems
-from verify.bounders.dual import DualProblem
 from verify.bounders.ibp import interval, magnitudes
 from verify.bounders.intermediate import still_open
 from verify.bounders.restricted import Restricted
 from verify.branching.fsb import FilteredSmartBranching
 from verify.deadline import Deadline
+from verify.lagrangian.dual import DualProblem
 from verify.memory import budget
 from verify.network.graph import Layer, Network
 from verify.network.reduced import Reduced
@@ -266,5 +266,5 @@ def _deepened(subproblems: Subproblems, more: int) -> Subproblems:
     splits = subproblems.splits.padded(subproblems.split_variable.shape[1] + more)
     return replace(
         subproblems, split_variable=splits.variable, split_value=splits.value, split_side=splits.side,
-        beta=torch.nn.functional.pad(subproblems.beta, (0, more)),
+        state=subproblems.state | {"beta": torch.nn.functional.pad(subproblems.state["beta"], (0, more))},
     )  # fmt: skip

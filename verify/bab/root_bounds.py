@@ -17,16 +17,17 @@ from torch import Tensor
 from verify.bab.carried import CarriedLayers
 from verify.bab.cut_pool import CutPool
 from verify.bab.strategy import Bounded, Objectives, no_looser, root_subproblems
-from verify.bounders.dual import DualProblem
 from verify.bounders.ibp import interval, magnitudes
 from verify.bounders.restricted import Restricted
 from verify.deadline import Deadline
+from verify.lagrangian.cuts import CutShares
+from verify.lagrangian.dual import DualProblem
 from verify.network.activations.relu import Relu
 from verify.network.graph import Network
 from verify.network.reduced import Reduced
 from verify.problem import Problem
 from verify.proof.tracer import ProofTracer
-from verify.state import Bounds, DualState, Objective, Subproblems
+from verify.state import Bounds, DualState, Subproblems
 
 
 @dataclass(frozen=True)
@@ -175,15 +176,10 @@ class RootBounds:
     def roots(self, clauses: Sequence[int]) -> Subproblems:
         """The whole boxes of clauses, whose dual points are not known yet."""
         network, carried = self.network, self.carried
-        return root_subproblems(
-            self.problem.rows,
-            clauses,
-            network.alphas,
-            network.device,
-            carried.width,
-            steps=self.steps,
-            cuts=self.cuts.count,
+        found = root_subproblems(
+            self.problem.rows, clauses, network.alphas, network.device, carried.width, steps=self.steps
         )
+        return found.with_cuts(CutShares.name, self.cuts.count)
 
     def dual(self, subproblems: Subproblems, network: Network) -> DualProblem:
         """The subproblems' dual function, in the precision of one of the two networks."""
@@ -197,7 +193,7 @@ class RootBounds:
             exact, _ = interval(self.network, exact.lower[:, inputs], exact.upper[:, inputs], exact)
             bounds = bounds.updated(spread, exact.to(network.device, network.dtype))
         bounds = self.carried.apply(bounds, subproblems)
-        cuts = self.cuts.of(subproblems.cut_shares.shape[1], network)
+        cuts = self.cuts.of(subproblems.state.width(CutShares.name), network)
         objective = self.objectives.of(subproblems.clause, network.dtype)
         return DualProblem(network, bounds, objective, subproblems.splits, cuts=cuts)
 
@@ -242,11 +238,7 @@ class RootBounds:
     ) -> Bool[Tensor, "boxes group"]:
         """Which clauses CROWN refutes, each on its box's row of `bounds`; those on one box share its hulls."""
         objective = self.objectives.of(clauses.flatten(), torch.float64)
-        objective = Objective(
-            objective.coefficients.reshape(*clauses.shape, *objective.coefficients.shape[2:]),
-            objective.thresholds.reshape(*clauses.shape, -1),
-            objective.input_coefficients.reshape(*clauses.shape, *objective.input_coefficients.shape[2:]),
-        )
+        objective = objective.map(lambda part: part.reshape(*clauses.shape, *part.shape[2:]))
         problem = DualProblem(self.network, bounds, objective)
         bound = problem.evaluate(problem.initial(), sizes).bound
         return (bound > 0) & bound.isfinite()

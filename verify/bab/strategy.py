@@ -168,35 +168,40 @@ def root_subproblems(
     constrained: int = 0,
     dtype: torch.dtype = torch.float32,
     steps: int = 0,
-    cuts: int = 0,
+    slopes: int = 0,
 ) -> Subproblems:
     """The whole boxes of clauses of so many rows; nothing is known of them yet. `dtype` is of the bounds they carry."""
     count = len(clauses)
     unknown = torch.full((count, constrained), torch.inf, dtype=dtype, device=device)
     none = torch.zeros(count, 0, dtype=torch.int64, device=device)
+    state = DualState(
+        {
+            "alpha": torch.zeros(count, 1, alpha, device=device),
+            "constraint_weights": torch.full((count, 1, rows), 1 / rows, device=device),
+            "beta": torch.zeros(count, 1, 0, device=device),
+        }
+    )
     return Subproblems(
         torch.tensor(list(clauses), dtype=torch.int64, device=device), torch.full((count,), -torch.inf, device=device),
-        none, none.double(), none, none.to(torch.float32), torch.zeros(count, cuts, device=device),
-        torch.full((count, rows), 1 / rows, device=device),
-        torch.zeros(count, alpha, device=device), -unknown, unknown,
+        none, none.double(), none, state, torch.zeros(count, slopes, device=device), -unknown, unknown,
         torch.full((count, steps), -torch.inf, device=device), torch.zeros(count, dtype=torch.int64, device=device),
     )  # fmt: skip
 
 
 def reset_new_beta(children: Subproblems) -> Subproblems:
     """Children where their climb begins: the new split's multiplier would leave the bound as it was; from 0 it mostly gets further."""
-    multipliers = children.beta.clone()
-    multipliers[:, -1:] = 0
-    return replace(children, beta=multipliers)
+    beta = children.state["beta"].clone()
+    beta[..., -1:] = 0
+    return replace(children, state=children.state | {"beta": beta})
 
 
 def no_looser(subproblems: Subproblems, ascended: Ascended, kept: DualState | None = None) -> Subproblems:
     """Subproblems after a climb; where that ends below what they inherited, their bound stays and they take the state `kept`."""
-    inherited, state = subproblems.lower_bound, ascended.state
+    inherited, bound, state = subproblems.lower_bound, ascended.bound[:, 0], ascended.state
     if kept is not None:
-        better = (ascended.bound[:, 0] >= inherited).nonzero()[:, 0]
-        state = kept.to(state.alpha.device, state.alpha.dtype).updated(better, state.select(better))
-    return subproblems.with_state(torch.maximum(ascended.bound[:, 0], inherited), state)
+        better = (bound >= inherited).nonzero()[:, 0]
+        state = kept.to(bound.device, bound.dtype).updated(better, state.select(better))
+    return subproblems.with_state(torch.maximum(bound, inherited), state)
 
 
 def grouped(boxes: Sequence[int], most: int) -> tuple[Tensor, Tensor]:

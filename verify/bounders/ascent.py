@@ -9,16 +9,16 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 from torch.optim.adam import adam
 
-from verify.bounders.dual import DualProblem
-from verify.bounders.sweep import Supergradient
 from verify.deadline import Deadline
+from verify.lagrangian.dual import DualProblem
+from verify.lagrangian.sweeps import Supergradient
 from verify.state import DualState
 
 Observer = Callable[[int, Tensor], None]  # is told the best bounds after every iteration
@@ -61,9 +61,14 @@ class Bounder(ABC):
 
     @abstractmethod
     def ascend(
-        self, problem: DualProblem, state: DualState, target: float = torch.inf, deadline: Deadline | None = None,
-        soft_deadline: Deadline | None = None, observe: Observer | None = None,
-    ) -> Ascended:  # fmt: skip
+        self,
+        problem: DualProblem,
+        state: DualState,
+        target: float = torch.inf,
+        deadline: Deadline | None = None,
+        soft_deadline: Deadline | None = None,
+        observe: Observer | None = None,
+    ) -> Ascended:
         """The best point found before every objective's bound exceeds `target` or `soft_deadline` has passed.
 
         Raises OutOfTimeError when the deadline passes.
@@ -80,9 +85,14 @@ class Iterative(Bounder):
         """A climb from a valid state, whose own domain's point there is no looser."""
 
     def ascend(
-        self, problem: DualProblem, state: DualState, target: float = torch.inf, deadline: Deadline | None = None,
-        soft_deadline: Deadline | None = None, observe: Observer | None = None,
-    ) -> Ascended:  # fmt: skip
+        self,
+        problem: DualProblem,
+        state: DualState,
+        target: float = torch.inf,
+        deadline: Deadline | None = None,
+        soft_deadline: Deadline | None = None,
+        observe: Observer | None = None,
+    ) -> Ascended:
         optimiser = self.start(problem, problem.clamp(state))
         run = _Run(optimiser, target, deadline or Deadline(), soft_deadline or Deadline(), observe)
         return run.optimise(self.iterations)
@@ -99,20 +109,16 @@ class _Run:
         soft_deadline: Deadline,
         observe: Observer | None,
     ) -> None:
-        self.optimiser, self.target, self.deadline, self.soft_deadline = (
-            optimiser,
-            target,
-            deadline,
-            soft_deadline,
-        )
-        self.observe = observe
+        self.optimiser, self.target, self.observe = optimiser, target, observe
+        self.deadline, self.soft_deadline = deadline, soft_deadline
         problem, state = optimiser.problem, optimiser.state
         shape, like = (problem.batch, problem.objectives), problem.bounds.lower
         self.bound = like.new_full(shape, -torch.inf)
-        self.best = DualState(*(part.clone() for part in vars(state).values()))
-        self.minimiser = problem.input_minimiser(like.new_zeros(*shape, problem.network.inputs))
+        self.best = state.map(Tensor.clone)
+        self.minimiser = problem.domain.input_minimiser(like.new_zeros(*shape, problem.network.inputs))
         self.rows = torch.arange(problem.batch, device=like.device)
-        self.period = 1 if like.device.type == "cpu" else 8  # asking a GPU how far it is makes it wait
+        # Asking a GPU how far it is makes it wait.
+        self.period = 1 if like.device.type == "cpu" else 8
 
     def optimise(self, iterations: int) -> Ascended:
         """Alternates looks and steps; after the last step only q is evaluated."""
@@ -128,7 +134,7 @@ class _Run:
         if len(self.rows):
             found = self.optimiser.problem.evaluate(self.optimiser.state)
             self.keep(found.bound)
-            self.minimiser[self.rows] = self.optimiser.problem.input_minimiser(found.input_cotangent)
+            self.minimiser[self.rows] = self.optimiser.problem.domain.input_minimiser(found.input_cotangent)
             self.tell(count)
         return Ascended(self.bound, self.best, self.minimiser, count)
 
@@ -148,8 +154,8 @@ class _Run:
         before = self.best.select(self.rows)
         better = bound > self.bound[self.rows]
         self.bound[self.rows] = torch.where(better, bound, self.bound[self.rows])
-        for name, part in vars(_better(better, state, before)).items():
-            getattr(self.best, name)[self.rows] = part
+        for name, part in _better(better, state, before).items():
+            self.best[name][self.rows] = part
 
     def drop_refuted(self) -> bool:
         """Lets refuted rows go once they are worth a smaller batch; whether none is left."""
@@ -158,7 +164,7 @@ class _Run:
         if finished < len(self.rows) and finished <= 0.25 * len(self.rows):
             return False
         # What climbs on must not share memory with the best points, which are written row by row from now on.
-        self.best = DualState(*(part.clone() for part in vars(self.best).values()))
+        self.best = self.best.map(Tensor.clone)
         kept = (~done).nonzero()[:, 0]
         self.rows = self.rows[kept]
         if len(kept):
@@ -174,9 +180,7 @@ def _better(better: Bool[Tensor, "batch objectives"], new: DualState, old: DualS
         if not bool(better.any()):
             return old
     mask = better[..., None]
-    return DualState(
-        *(torch.where(mask, a, b) for a, b in zip(vars(new).values(), vars(old).values(), strict=True))
-    )
+    return new.map(lambda part, other: torch.where(mask, part, other), old)
 
 
 class Moments:
@@ -200,18 +204,25 @@ class Moments:
         )
         done = torch.tensor(float(count), device=gradient.device)
         adam(
-            [step], [gradient], [self.mean], [self.square], [], [done - 1], fused=True, amsgrad=False, beta1=0.9,
-            beta2=0.99, lr=size, weight_decay=0.0, eps=1e-12, maximize=True,
-        )  # fmt: skip
+            [step],
+            [gradient],
+            [self.mean],
+            [self.square],
+            [],
+            [done - 1],
+            fused=True,
+            amsgrad=False,
+            beta1=0.9,
+            beta2=0.99,
+            lr=size,
+            weight_decay=0.0,
+            eps=1e-12,
+            maximize=True,
+        )
         return step if unit is None else step.mul_(unit).add_(start)
 
     def select(self, rows: Tensor) -> Moments:
         return Moments(self.mean[rows], self.square[rows])
-
-
-def weight_direction(weights: Tensor, direction: Tensor) -> Tensor:
-    """The supergradient of constraint weights that are divided by their sum: rows of the optimum's face agree there."""
-    return direction - (weights * direction).sum(2, keepdim=True)
 
 
 @dataclass
@@ -223,66 +234,60 @@ class GradientOptimiser(Optimiser):
 
     problem: DualProblem
     state: DualState
-    moments: dict[str, Moments]  # by the state's field
+    # By the term's name.
+    moments: dict[str, Moments]
     step_size: float
     decay: float
     rho_step: float
-    units: DualState | None = None  # of the multipliers' steps, from the first sweep
+    # Of each term's steps, as of the last evaluation.
+    units: dict[str, Tensor | None] = field(default_factory=dict)
     found: Supergradient | None = None
 
     @classmethod
     def begin(
         cls, problem: DualProblem, state: DualState, step: float, decay: float, rho_step: float = 0.0
     ) -> GradientOptimiser:
-        """A climb from `state`; multipliers start at `multiplier_step` units."""
-        moments = {name: Moments.like(part) for name, part in vars(state).items()}
+        """A climb from `state`; free multipliers start at `rho_step` units."""
+        moments = {name: Moments.like(part) for name, part in state.items()}
         return cls(problem, state, moments, step, decay, rho_step)
 
     def evaluate(self, values: dict[int, Tensor] | None = None) -> Tensor:
-        """As for any climber; `values` is filled with the primal point, by node."""
+        """As for any optimiser; `values` is filled with the primal point, by node."""
         sweep = self.problem.backward(self.state)
-        if self.units is None:
-            self.units = self.problem.units(self.state, sweep)
+        for term in self.problem.in_play(self.state).terms:
+            if not (term.unit_lasts and term.name in self.units):
+                self.units[term.name] = term.unit(self.state[term.name], sweep)
         self.found = self.problem.supergradient(self.state, sweep, values)
         return self.found.bound
 
     def step(self, count: int) -> None:
-        assert self.found is not None and self.units is not None
-        direction, state, units = self.found.state, self.state, self.units
-        size = self.step_size * self.decay ** (count - 1)
-        other = self.rho_step * self.decay ** (count - 1)
-        simplex = self.problem.output_constraint is None
-        if simplex and self.problem.rows > 1:
-            direction = replace(
-                direction,
-                constraint_weights=weight_direction(state.constraint_weights, direction.constraint_weights),
-            )
-
-        def moved(name: str, size: float, unit: Tensor | None) -> Tensor:
-            return self.moments[name].step(getattr(state, name), getattr(direction, name), count, size, unit)
-
-        self.state = self.problem.clamp(
-            DualState(
-                moved("alpha", size, self.problem.spans),
-                moved("constraint_weights", size, None if simplex else units.constraint_weights)
-                if self.problem.rows > 1 or not simplex
-                else state.constraint_weights,
-                moved("beta", size, self.found.beta_units),
-                moved("rho", other, units.rho),
-                moved("post_multipliers", other, units.post_multipliers),
-                moved("cut_shares", size, None),
-            )
-        )  # fmt: skip
+        assert self.found is not None
+        shrunk = self.decay ** (count - 1)
+        moved = dict(self.state.parts)
+        for term in self.problem.in_play(self.state).terms:
+            if term.moves:
+                part, size = moved[term.name], self.rho_step if term.free else self.step_size
+                direction = term.direction(part, self.found.state[term.name])
+                moved[term.name] = self.moments[term.name].step(
+                    part, direction, count, size * shrunk, self.units[term.name]
+                )
+        self.state = self.problem.clamp(DualState(moved))
 
     def select(self, rows: Tensor) -> GradientOptimiser:
         found = self.found
         if found is not None:
             found = replace(
-                found, state=found.state.select(rows), bound=found.bound[rows], beta_units=found.beta_units[rows],
-                pre_activations={},
-            )  # fmt: skip
+                found, state=found.state.select(rows), bound=found.bound[rows], pre_activations={}
+            )
         moments = {name: part.select(rows) for name, part in self.moments.items()}
+        units = {name: unit if unit is None else unit[rows] for name, unit in self.units.items()}
         return GradientOptimiser(
-            self.problem.select(rows), self.state.select(rows), moments, self.step_size, self.decay, self.rho_step,
-            None if self.units is None else self.units.select(rows), found,
-        )  # fmt: skip
+            self.problem.select(rows),
+            self.state.select(rows),
+            moments,
+            self.step_size,
+            self.decay,
+            self.rho_step,
+            units,
+            found,
+        )

@@ -13,7 +13,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from verify.bounders.ascent import GradientOptimiser, Iterative, Optimiser
-from verify.bounders.dual import DualProblem
+from verify.lagrangian.dual import DualProblem
 from verify.state import DualState
 
 

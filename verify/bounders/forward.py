@@ -14,10 +14,10 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from verify.bounders.dual import DualProblem
 from verify.bounders.ibp import magnitudes
-from verify.bounders.sweep import dot
 from verify.deadline import Deadline
+from verify.lagrangian.dual import DualProblem
+from verify.lagrangian.value import dot
 from verify.network.activations import LinearRelaxation
 from verify.network.affine import Affine
 from verify.network.graph import Layer, Network
@@ -65,19 +65,19 @@ class Forward:
         """
         network, unit = self.network, _SAFETY * self.network.gamma
         problem = DualProblem(network, self.bounds, objective)
-        none = objective.thresholds.new_zeros(problem.batch, problem.objectives, 0)
-        state = DualState(none, torch.ones_like(objective.thresholds), none, none, none, none)
-        pending, account = problem.start_sweep(state, magnitudes(network, self.bounds))
-        problem.descend(pending, network.affine_from(problem.node), state, account)
-        columns, slack = none.new_zeros(()), _SAFETY * network.gamma * account.charged + account.deployed
-        for index, cotangent in pending.items():
+        state = DualState({"constraint_weights": torch.ones_like(objective.thresholds)})
+        descent = problem.start_sweep(state, magnitudes(network, self.bounds))
+        descent.down_to(network.affine_from(problem.node))
+        rounding, like = descent.value.rounding, objective.thresholds
+        columns, slack = like.new_zeros(()), _SAFETY * network.gamma * rounding.total + rounding.deployed
+        for index, cotangent in descent.pending.items():
             t, one = cotangent.reshape(problem.batch, problem.objectives, -1), self._enclosures[index]
             columns = columns + (t @ one.centre.mT - t.abs() @ one.radius.mT)
             slack = slack + (1 + unit) * dot(t.abs(), one.error) + unit * dot(t.abs(), one.sizes)
-        slack = slack + torch.finfo(slack.dtype).tiny ** 0.5
-        bound = account.bound + columns[..., 0] - columns[..., 1:].abs().sum(2) - slack
+        slack = slack + torch.finfo(like.dtype).tiny ** 0.5
+        bound = descent.value.bound + columns[..., 0] - columns[..., 1:].abs().sum(2) - slack
         free, radius = self._free
-        slopes = none.new_zeros(problem.batch, problem.objectives, network.inputs)
+        slopes = like.new_zeros(problem.batch, problem.objectives, network.inputs)
         slopes[..., free] = torch.where(radius > 0, columns[..., 1:] / radius, 0.0)
         return bound, slopes
 

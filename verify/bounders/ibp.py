@@ -46,9 +46,11 @@ def affine_interval(network: Network, index: int, operands: list[Pair]) -> Pair:
 
 
 def interval(
-    network: Network, lower: Float[Tensor, "batch inputs"], upper: Float[Tensor, "batch inputs"],
+    network: Network,
+    lower: Float[Tensor, "batch inputs"],
+    upper: Float[Tensor, "batch inputs"],
     known: Bounds | None = None,
-) -> tuple[Bounds, Pair]:  # fmt: skip
+) -> tuple[Bounds, Pair]:
     """Bounds of all variables on input boxes, intersected with `known`, and those of the outputs ([batch, outputs]).
 
     Source: interval arithmetic as in Gowal et al. 2018 (IBP).

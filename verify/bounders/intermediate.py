@@ -15,12 +15,12 @@ import torch
 from jaxtyping import Bool, Int
 from torch import Tensor
 
-from verify.bounders.dual import DualProblem
 from verify.bounders.ibp import interval, magnitudes
 from verify.bounders.patches import PatchNetwork
 from verify.bounders.restricted import Restricted
 from verify.bounders.tracing import UNTRACED, BoundTracer, OptimisedBounds
 from verify.deadline import Deadline
+from verify.lagrangian.dual import DualProblem
 from verify.network.graph import Layer, Network
 from verify.state import Bounds, DualState, Objective
 
@@ -38,9 +38,14 @@ class IntermediateBounds:
     ascent: Restricted | None = None
 
     def tighten(
-        self, network: Network, bounds: Bounds, deadline: Deadline, working: Network | None = None,
-        soft_deadline: Deadline | None = None, tracer: BoundTracer = UNTRACED,
-    ) -> Bounds:  # fmt: skip
+        self,
+        network: Network,
+        bounds: Bounds,
+        deadline: Deadline,
+        working: Network | None = None,
+        soft_deadline: Deadline | None = None,
+        tracer: BoundTracer = UNTRACED,
+    ) -> Bounds:
         """Bounds of all variables, no looser than those given (whose input columns are the boxes).
 
         Once `soft_deadline` has passed the remaining neurons keep what they have; so do layers that a plain pass would not get through
@@ -87,9 +92,16 @@ class IntermediateBounds:
         return bounds
 
     def _tighten_layer(
-        self, network: Network, layer: Layer, bounds: Bounds, open_neurons: Bool[Tensor, "batch size"],
-        deadline: Deadline, working: Network, soft_deadline: Deadline | None, tracer: BoundTracer,
-    ) -> Bounds:  # fmt: skip
+        self,
+        network: Network,
+        layer: Layer,
+        bounds: Bounds,
+        open_neurons: Bool[Tensor, "batch size"],
+        deadline: Deadline,
+        working: Network,
+        soft_deadline: Deadline | None,
+        tracer: BoundTracer,
+    ) -> Bounds:
         lower, upper = bounds.lower.clone(), bounds.upper.clone()
         sizes = magnitudes(network, bounds)
         began, done, total = time.monotonic(), 0, int(open_neurons.sum())
@@ -136,7 +148,7 @@ class IntermediateBounds:
         assert self.ascent is not None
         like = problem.bounds.lower
         ascended = self.ascent.ascend(problem, state.to(like.device, like.dtype), deadline=deadline).state
-        return ascended.to(state.alpha.device, state.alpha.dtype)
+        return ascended.to(state["alpha"].device, state["alpha"].dtype)
 
 
 @dataclass(frozen=True)

@@ -33,14 +33,17 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from verify.bounders.ascent import Ascended, Bounder, Observer
-from verify.bounders.dual import DualProblem
-from verify.bounders.sweep import join, sources
 from verify.deadline import Deadline
 from verify.errors import ResourceError
+from verify.lagrangian.beta import Beta
+from verify.lagrangian.dual import DualProblem
+from verify.lagrangian.rho import Rho
+from verify.lagrangian.supports import join
+from verify.lagrangian.sweeps import sources
 from verify.network.activations.base import spread
 from verify.network.activations.mixing import Mixing
 from verify.network.graph import Layer, Network
-from verify.state import DualState, Objective
+from verify.state import DualState
 
 Array = NDArray[np.float64]
 Indices = NDArray[np.int32]
@@ -87,8 +90,7 @@ class LinearProgram(Bounder):
         """
         self.admit(problem.network)
         deadline, soft_deadline = deadline or Deadline(), soft_deadline or Deadline()
-        best = _Best(problem, state, observe)
-        maps = _Maps.of(problem)
+        best, maps = _Best(problem, state, observe), _Maps.of(problem)
         for row, which in product(range(problem.batch), range(problem.objectives)):
             if soft_deadline.remaining <= 0:
                 break
@@ -99,7 +101,8 @@ class LinearProgram(Bounder):
     def _improve(
         self, best: _Best, row: int, which: int, maps: _Maps, deadline: Deadline, soft_deadline: Deadline
     ) -> None:
-        program = _Program(_only(best.problem, row, which), maps)
+        part = best.problem.select(torch.tensor([row], device=best.bound.device))
+        program = _Program(part.asked(part.objective.map(lambda value: value[:, which : which + 1])), maps)
         for _ in range(self.rounds):
             deadline.check()
             points = program.solve(min(deadline.remaining, soft_deadline.remaining))
@@ -114,15 +117,12 @@ class _Best:
 
     def __init__(self, problem: DualProblem, state: DualState, observe: Observer | None) -> None:
         start = problem.decoupled(problem.clamp(state))
-        self.problem, self.observe, self.programs = problem, observe, 0
-        self.state = DualState(*(part.clone() for part in vars(start).values()))
+        self.problem, self.programs = problem, 0
+        self.observe = observe or (lambda count, bound: None)
+        self.state = start.map(torch.Tensor.clone)
         bound = problem.evaluate(start).bound
         self.bound = torch.where(bound.isnan(), -torch.inf, bound)
-        self._tell()
-
-    def _tell(self) -> None:
-        if self.observe is not None:
-            self.observe(self.programs, self.bound)
+        self.observe(self.programs, self.bound)
 
     def offer(self, row: int, which: int, single: DualProblem, points: list[DualState]) -> None:
         """Dual points of one objective's own problem; the best is kept if it is better than what there was."""
@@ -130,24 +130,17 @@ class _Best:
             bound = float(single.evaluate(single.clamp(point)).bound)
             if bound > float(self.bound[row, which]):
                 self.bound[row, which] = bound
-                for own, new in zip(vars(self.state).values(), vars(point).values(), strict=True):
-                    own[row, which] = new[0, 0]
+                for name, part in point.items():
+                    self.state[name][row, which] = part[0, 0]
         self.programs += 1
-        self._tell()
+        self.observe(self.programs, self.bound)
 
     def ascended(self) -> Ascended:
         """The points found, evaluated together."""
         state = self.problem.clamp(self.state)
         found = self.problem.evaluate(state)
-        minimiser = self.problem.input_minimiser(found.input_cotangent)
+        minimiser = self.problem.domain.input_minimiser(found.input_cotangent)
         return Ascended(found.bound, state, minimiser, self.programs)
-
-
-def _only(problem: DualProblem, row: int, which: int) -> DualProblem:
-    """The problem of one objective on one box."""
-    part = problem.select(torch.tensor([row], device=problem.bounds.lower.device))
-    objective = Objective(*(value[:, which : which + 1] for value in vars(part.objective).values()))
-    return DualProblem(problem.network, part.bounds, objective, part.splits, problem.node)
 
 
 @dataclass(frozen=True)
@@ -213,9 +206,8 @@ def _sorted_rows(row: Tensor, column: Tensor, value: Tensor, lower: Tensor, uppe
     """Entries in any order as rows with the given limits."""
     order = torch.argsort(row, stable=True)
     lengths = torch.bincount(row, minlength=len(lower))
-    return _Rows(
-        *(part.cpu().double().numpy() for part in (lengths, column[order], value[order], lower, upper))
-    )
+    parts = (lengths, column[order], value[order], lower, upper)
+    return _Rows(*(part.cpu().double().numpy() for part in parts))
 
 
 def _equalities(
@@ -253,7 +245,7 @@ class _Program:
         if problem.objective.input_coefficients.shape[3]:
             join(parts, 0, problem.objective.input_coefficients[0, 0])
         row, column, value = _entries(parts, self.maps.columns)
-        own = torch.arange(problem.rows, device=row.device)
+        own = torch.arange(problem.constraints.count, device=row.device)
         constant = problem.objective.coefficients[0, 0] @ network.offsets[problem.node]
         return _sorted_rows(
             torch.cat([own, row]), torch.cat([torch.full_like(own, self.maps.width - 1), column]),
@@ -265,7 +257,7 @@ class _Program:
         """The lines of the parameters' ends and of CROWN's."""
         found = []
         for layer in self.problem.layers:
-            hull = self.problem.hulls[layer.node]
+            hull = self.problem.domain.hulls[layer.node]
             for sign in (1.0, -1.0):
                 known: list[Array] = []
                 for alpha in (*hull.alpha_range, hull.initial()):
@@ -281,7 +273,7 @@ class _Program:
         """The supporting lines of a sign at these parameters: slopes and intercept, [post, copies + 1]."""
         post = self.problem.network.nodes[layer.node].size
         signs = alpha.new_full((1, 1, post), sign)
-        hull = self.problem.hulls[layer.node]
+        hull = self.problem.domain.hulls[layer.node]
         line = hull.line(signs, alpha)
         slopes, intercept = torch.broadcast_to(line.slope, (1, 1, layer.size)), line.intercept
         tiny = (slopes != 0) & (slopes.abs() < _TINY)
@@ -298,8 +290,7 @@ class _Program:
         places = [self.maps.columns[layer.node], *(first + copy * post for copy in range(copies))]
         columns = chosen[:, None] + np.array(places)
         values = np.concatenate([np.ones((len(chosen), 1)), -lines[chosen, :-1]], axis=1)
-        intercept = lines[chosen, -1]
-        none = np.full_like(intercept, np.inf)
+        intercept, none = lines[chosen, -1], np.full(len(chosen), np.inf)
         limits = (intercept, none) if sign > 0 else (-none, intercept)
         return _Rows(np.full(len(chosen), copies + 1.0), columns.ravel(), values.ravel(), *limits)
 
@@ -319,9 +310,8 @@ class _Program:
     def _column_limits(self) -> tuple[Array, Array]:
         """The box of inputs and pre-activations; outputs and v are free."""
         bounds, inputs = self.problem.bounds, self.problem.network.inputs
-        box = [
-            end[0].cpu().double().numpy() for end in (bounds.lower, torch.maximum(bounds.lower, bounds.upper))
-        ]
+        ends = bounds.lower, torch.maximum(bounds.lower, bounds.upper)
+        box = [end[0].cpu().double().numpy() for end in ends]
         limits = [np.full(self.maps.width, -np.inf), np.full(self.maps.width, np.inf)]
         for end, values in zip(limits, box, strict=True):
             end[:inputs] = values[:inputs]
@@ -335,8 +325,7 @@ class _Program:
 
         Interior points first and simplex after them, which starts from the last optimum: on networks the quickest by far.
         """
-        self.values = None
-        deadline = Deadline.after(seconds)
+        self.values, deadline = None, Deadline.after(seconds)
         for method in ("simplex",) if self.solved else ("ipm", "simplex"):
             status = self._run(method, deadline)
             if status == highspy.HighsModelStatus.kInfeasible:
@@ -370,33 +359,30 @@ class _Program:
         if not np.isfinite(dual).all():
             return []
         problem, like = self.problem, self.problem.bounds.lower
-        none, start = like.new_zeros(1, 1, 0), 0
-        point = DualState(
-            none, like.new_zeros(1, 1, problem.rows), like.new_zeros(1, 1, problem.splits.variable.shape[1]),
-            like.new_zeros(1, 1, problem.network.variables - problem.network.inputs), none, none,
-        )  # fmt: skip
+        own, count, start = problem.term(Rho), problem.constraints.count, 0
+        rho = own.init(1)
         for layer in problem.layers:
-            values = like.new_tensor(dual[start : start + layer.size])
-            point.rho[..., problem.place(layer)] = values
+            rho[..., own.place(layer)] = like.new_tensor(dual[start : start + layer.size])
             start += layer.size
-        point.constraint_weights.copy_(like.new_tensor(dual[start : start + problem.rows]))
-        return [point]
+        weights = like.new_tensor(dual[start : start + count])[None, None]
+        beta = problem.term(Beta).init(1)
+        return [DualState({"constraint_weights": weights, "rho": rho, "beta": beta})]
 
     def refine(self) -> bool:
         """Adds every neuron's most violated lines at the last optimum; whether there were any."""
         if self.values is None:
             return False
         rows = _Rows.joined([part for layer in self.problem.layers for part in self._violated(layer)])
-        count, entries = len(rows.lower), len(rows.values)
+        count, starts = len(rows.lower), rows.starts[:-1]
         if count:
             self.solver.addRows(
-                count, rows.lower, rows.upper, entries, rows.starts[:-1], rows.places, rows.values
+                count, rows.lower, rows.upper, len(rows.values), starts, rows.places, rows.values
             )
         return count > 0
 
     def _violated(self, layer: Layer) -> list[_Rows]:
         """Each output's lines of both signs that the optimum violates most, by a search over the lines' parameters."""
-        hull, post = self.problem.hulls[layer.node], self.problem.network.nodes[layer.node].size
+        hull, post = self.problem.domain.hulls[layer.node], self.problem.network.nodes[layer.node].size
         z, y = self._optimum(layer)
         low, high = hull.alpha_range
         signs = torch.tensor([1.0, -1.0], dtype=y.dtype, device=y.device)[:, None, None]

@@ -7,14 +7,13 @@ the more it gains, and tighter bounds bring the clause's bound nearer: a subprob
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import ClassVar
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from verify.bounders.dual import DualProblem
 from verify.bounders.output_constrained import (
     ELEMENTS,
     LEAST,
@@ -28,6 +27,7 @@ from verify.bounders.restricted import Restricted
 from verify.bounders.shared_constraint import weighed
 from verify.bounders.tracing import Observer, Provable, unobserved
 from verify.deadline import Deadline
+from verify.lagrangian.dual import DualProblem
 from verify.network.graph import Layer
 from verify.state import Bounds, DualState
 
@@ -43,16 +43,24 @@ class OptimisedOutputConstrained(OutputConstrained):
     technique: ClassVar[Provable] = Provable.OPTIMISED_OUTPUT_CONSTRAINED
 
     def tighten(
-        self, problem: DualProblem, working: DualProblem, state: DualState, layer: Layer, magnitudes: dict[int, Tensor],
-        deadline: Deadline, observe: Observer = unobserved,
-    ) -> Bounds:  # fmt: skip
+        self,
+        problem: DualProblem,
+        working: DualProblem,
+        state: DualState,
+        layer: Layer,
+        magnitudes: dict[int, Tensor],
+        deadline: Deadline,
+        observe: Observer = unobserved,
+    ) -> Bounds:
         working_like = working.bounds.lower
         bound, gains = _gains(working, state.to(working_like.device, working_like.dtype), layer)
         variables = problem.network.variables
         counts = self._counts(gains).clamp(max=max(1, MOST // variables))
         counts[bound >= 0] = 0
         most = max(1, ELEMENTS[working_like.device.type] // variables)
-        lower, upper = (end[:, layer.variables].clone() for end in vars(problem.bounds).values())
+        lower, upper = (
+            end[:, layer.variables].clone() for end in (problem.bounds.lower, problem.bounds.upper)
+        )
         known = torch.cat([lower, -upper], 1)
         widths = (upper - lower).repeat(1, 2)
         for rows, ends in in_batches(gains, counts, most):
@@ -61,7 +69,7 @@ class OptimisedOutputConstrained(OutputConstrained):
                 neurons, sides = some % layer.size, torch.where(some < layer.size, 1.0, -1.0)
                 point = state.select(rows)
                 weights = self._weights(problem.bounds.select(rows), point, bound[rows], layer, neurons)
-                start = replace(weighed(point, weights.sum(2)), constraint_weights=weights)
+                start = weighed(point, weights.sum(2)) | {"constraint_weights": weights}
                 working_problem, rigorous_problem = (
                     output_constrained_problem(one.select(rows), layer, neurons, sides)
                     for one in (working, problem)
@@ -73,9 +81,13 @@ class OptimisedOutputConstrained(OutputConstrained):
         return Bounds(known[:, : layer.size], -known[:, layer.size :])
 
     def _optimised(
-        self, working: DualProblem, problem: DualProblem, start: DualState, magnitudes: dict[int, Tensor],
+        self,
+        working: DualProblem,
+        problem: DualProblem,
+        start: DualState,
+        magnitudes: dict[int, Tensor],
         deadline: Deadline,
-    ) -> Float[Tensor, "batch ends"]:  # fmt: skip
+    ) -> Float[Tensor, "batch ends"]:
         """Lower bounds of the objectives beside the rows; -inf where nothing is known."""
         working_like, rigorous_like = working.bounds.lower, problem.bounds.lower
         point = working.clamp(start.to(working_like.device, working_like.dtype))
@@ -90,7 +102,7 @@ def _gains(
     problem: DualProblem, state: DualState, layer: Layer
 ) -> tuple[Float[Tensor, " batch"], Float[Tensor, "batch ends"]]:
     """Each subproblem's bound, and what it gains at the dual's primal point if a neuron's lower, or upper, end is moved inwards."""
-    lower, upper = (end[:, layer.variables] for end in vars(problem.bounds).values())
+    lower, upper = (end[:, layer.variables] for end in (problem.bounds.lower, problem.bounds.upper))
     inwards = _NARROWER * (upper - lower).clamp(min=0)
     bound, [now, *moved] = losses(
         problem, state, layer, (lower, upper), (lower + inwards, upper), (lower, upper - inwards)

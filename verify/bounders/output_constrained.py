@@ -12,18 +12,17 @@ the clause serve as they are, so each bound is one sweep; and only neurons whose
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import ClassVar
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from verify.bounders.dual import DualProblem
 from verify.bounders.shared_constraint import Entries, bound_output_constrained, weighed
-from verify.bounders.sweep import OutputConstraint
 from verify.bounders.tracing import ConstrainedBounds, Observer, Provable, unobserved
 from verify.deadline import Deadline
+from verify.lagrangian.dual import DualProblem
 from verify.network.graph import Layer
 from verify.state import Bounds, DualState
 
@@ -48,16 +47,24 @@ class OutputConstrained:
     technique: ClassVar[Provable] = Provable.OUTPUT_CONSTRAINED
 
     def tighten(
-        self, problem: DualProblem, working: DualProblem, state: DualState, layer: Layer, magnitudes: dict[int, Tensor],
-        deadline: Deadline, observe: Observer = unobserved,
-    ) -> Bounds:  # fmt: skip
+        self,
+        problem: DualProblem,
+        working: DualProblem,
+        state: DualState,
+        layer: Layer,
+        magnitudes: dict[int, Tensor],
+        deadline: Deadline,
+        observe: Observer = unobserved,
+    ) -> Bounds:
         """The layer's bounds, [batch, size] each, over the unsafe points of each subproblem.
 
         problem, working: the subproblems' clauses in float64, in which the bounds are proved, and as they are climbed on; state: their
         dual points of one objective each, in float64. Subproblems whose bound there is not below 0 keep what they have. Raises
         OutOfTimeError.
         """
-        lower, upper = (end[:, layer.variables].clone() for end in vars(problem.bounds).values())
+        lower, upper = (
+            end[:, layer.variables].clone() for end in (problem.bounds.lower, problem.bounds.upper)
+        )
         working_like = working.bounds.lower
         intervals = (lower.to(working_like), upper.to(working_like))
         bound, [loss] = losses(working, state.to(working_like.device, working_like.dtype), layer, intervals)
@@ -99,7 +106,7 @@ class OutputConstrained:
         """The rows' weights beside an end of each neuron, as float32 holds them."""
         width = (bounds.upper - bounds.lower)[:, layer.variables].gather(1, neurons)
         weight = self.weight * width / (-bound.to(width)[:, None]).clamp(min=1e-9)
-        return (weight[..., None] * state.constraint_weights).float().to(width)
+        return (weight[..., None] * state["constraint_weights"]).float().to(width)
 
 
 def in_batches(losses: Tensor, counts: Int[Tensor, " batch"], most: int) -> list[tuple[Tensor, Tensor]]:
@@ -119,7 +126,7 @@ def _entries(
     problem: DualProblem, layer: Layer, neurons: list[Tensor], magnitudes: dict[int, Tensor]
 ) -> Entries | None:
     """What the neurons pull, where clauses have one row each to share."""
-    if problem.rows > 1 or not neurons:
+    if problem.constraints.moves or not neurons:
         return None
     chosen = torch.cat([some.flatten() for some in neurons]).unique()
     if not Entries.fit(problem.network, layer, len(chosen)):
@@ -128,9 +135,14 @@ def _entries(
 
 
 def _bound(
-    problem: DualProblem, state: DualState, layer: Layer, neurons: Int[Tensor, "batch count"], weights: Tensor,
-    magnitudes: dict[int, Tensor], entries: Entries | None,
-) -> tuple[Tensor, Tensor]:  # fmt: skip
+    problem: DualProblem,
+    state: DualState,
+    layer: Layer,
+    neurons: Int[Tensor, "batch count"],
+    weights: Tensor,
+    magnitudes: dict[int, Tensor],
+    entries: Entries | None,
+) -> tuple[Tensor, Tensor]:
     """Both ends of each neuron, [batch, count]; infinite where nothing is known."""
     count = neurons.shape[1]
     if entries is not None:
@@ -142,7 +154,7 @@ def _bound(
     else:
         sides = weights.new_ones(len(neurons), 2 * count)
         sides[:, count:] = -1.0
-        point = replace(weighed(state, weights.sum(2)), constraint_weights=weights)
+        point = weighed(state, weights.sum(2)) | {"constraint_weights": weights}
         beside = output_constrained_problem(problem, layer, neurons.repeat(1, 2), sides)
         found = beside.evaluate(beside.clamp(point), magnitudes).bound
     low, high = torch.where(found.isfinite(), found, -torch.inf).chunk(2, dim=1)
@@ -178,7 +190,7 @@ def losses(
     costs = []
     for low, high in intervals:
         hull = layer.activation.hull(low[:, None], torch.maximum(low, high)[:, None])
-        line = hull.line(t, hull.clamp(state.alpha[..., layer.alpha])).first()
+        line = hull.line(t, hull.clamp(state["alpha"][..., layer.alpha])).first()
         cost = layer.activation.relaxation_loss(t[:, 0], line, z, low, high)
         costs.append(cost.nan_to_num(nan=0.0).clamp(min=0))
     return found.bound[:, 0], costs
@@ -191,4 +203,4 @@ def output_constrained_problem(
     batch, count = neurons.shape
     rows = problem.bounds.lower.new_zeros(batch, count, layer.size)
     rows.scatter_(2, neurons[..., None], sides[..., None].to(rows))
-    return problem.widened(count, OutputConstraint(layer.pre_node, rows))
+    return problem.beside(layer.pre_node, rows)

@@ -18,8 +18,8 @@ from jaxtyping import Bool, Int
 from torch import Tensor
 from torch.nn import functional
 
-from verify.bounders.dual import DualProblem
-from verify.bounders.sweep import Patches
+from verify.lagrangian.domain import Patches
+from verify.lagrangian.dual import DualProblem
 from verify.network.activations import Activation
 from verify.network.affine import Affine, Combine, Convolution, Scale, Shape
 from verify.network.graph import Layer, Network, Node
@@ -158,7 +158,7 @@ class PatchNetwork:
         boxes, seen = rows // self.positions, self._seen(rows)
         base = next(iter(self.windows))
         ends = []
-        for end in vars(bounds).values():
+        for end in (bounds.lower, bounds.upper):
             first = self._moved(base, end[:, : self.whole.inputs])
             parts = [first[boxes[:, None], seen[base][0]]]
             for layer in self._layers:
@@ -170,8 +170,8 @@ class PatchNetwork:
             if not bool(within.all()):
                 inside[i] = within.to(offsets[i])
         objective = Objective.both_ends(channels, self.network.nodes[-1].size, bounds.lower)
-        patches = Patches(offsets, inside, self.whole.gamma)
-        return DualProblem(self.network, Bounds(*ends), objective, patches=patches)
+        view = Patches(offsets, inside, self.whole.gamma)
+        return DualProblem(self.network, Bounds(*ends), objective, view=view)
 
     def sizes(self, rows: Int[Tensor, " rows"], sizes: dict[int, Tensor]) -> dict[int, Tensor]:
         """The magnitudes that rounding is charged by, of the windows."""

@@ -12,14 +12,17 @@ same, because it is measured on the current residuals.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from verify.bounders.ascent import Iterative, Moments, Optimiser, weight_direction
-from verify.bounders.dual import DualProblem
-from verify.bounders.sweep import Sweep, join, pull
+from verify.bounders.ascent import Iterative, Moments, Optimiser
+from verify.lagrangian.dual import DualProblem
+from verify.lagrangian.rho import Rho
+from verify.lagrangian.supports import join
+from verify.lagrangian.sweeps import pull
+from verify.lagrangian.terms import Sweep
 from verify.network.affine import Affine
 from verify.network.graph import Layer
 from verify.state import DualState
@@ -72,9 +75,18 @@ class ProximalOptimiser(Optimiser):
     """Multipliers, and the primal point that goes with them: outputs by node, pre-activations and residuals by layer."""
 
     def __init__(
-        self, method: Proximal, problem: DualProblem, state: DualState, maps: _Maps, velocity: Tensor, weights: Moments,
-        scales: Values, posts: Values, pres: Values, residuals: Values,
-    ) -> None:  # fmt: skip
+        self,
+        method: Proximal,
+        problem: DualProblem,
+        state: DualState,
+        maps: _Maps,
+        velocity: Tensor,
+        weights: Moments,
+        scales: Values,
+        posts: Values,
+        pres: Values,
+        residuals: Values,
+    ) -> None:
         self.method, self.problem, self.state, self.maps = method, problem, state, maps
         self.velocity, self.weights, self.scales = velocity, weights, scales
         self.posts, self.pres, self.residuals = posts, pres, residuals
@@ -84,15 +96,23 @@ class ProximalOptimiser(Optimiser):
     def begin(cls, method: Proximal, problem: DualProblem, state: DualState) -> ProximalOptimiser:
         """From the Lagrangian's own minimisers at `state`, which has multipliers alone."""
         sweep = problem.backward(state)
-        posts = {_INPUT: problem.input_minimiser(sweep.input_cotangent)}
+        posts = {_INPUT: problem.domain.input_minimiser(sweep.input_cotangent)}
         pres: Values = {}
         for node, support in sweep.supports.items():
-            assert support.post is not None and isinstance(support.minimiser, Tensor)
+            assert isinstance(support.minimiser, Tensor)
             posts[node], pres[node] = support.post, support.minimiser
         made = cls(
-            method, problem, state, _Maps(problem), torch.zeros_like(state.rho), Moments.like(state.constraint_weights),
-            _scales(problem, state, sweep), posts, pres, {},
-        )  # fmt: skip
+            method,
+            problem,
+            state,
+            _Maps(problem),
+            torch.zeros_like(state["rho"]),
+            Moments.like(state["constraint_weights"]),
+            _scales(problem, state, sweep),
+            posts,
+            pres,
+            {},
+        )
         reached = made._values(posts)
         made.residuals = {
             layer.node: reached[layer.pre_node].reshape(pres[layer.node].shape) - pres[layer.node]
@@ -112,44 +132,49 @@ class ProximalOptimiser(Optimiser):
         self.velocity = self.velocity * method.momentum
         for layer in self.problem.layers:
             scaled = self.weight * self.scales[layer.node] * self.residuals[layer.node]
-            self.velocity[..., self.problem.place(layer)] += scaled
-        weights = state.constraint_weights
-        if self.problem.rows > 1:
+            self.velocity[..., self.place(layer)] += scaled
+        weights, constraints = state["constraint_weights"], self.problem.constraints
+        if constraints.moves:
             output = self._values(self.posts)[self.problem.node]
-            along = weight_direction(weights, self.problem.constraint_values(output, self.posts[_INPUT]))
+            along = constraints.direction(weights, constraints.values(output, self.posts[_INPUT]))
             size = _FIRST_WEIGHT_STEP * (_LAST_WEIGHT_STEP / _FIRST_WEIGHT_STEP) ** share
             weights = self.weights.step(weights, along, count, size)
         self.state = self.problem.clamp(
-            replace(state, rho=state.rho + self.velocity, constraint_weights=weights)
+            state | {"rho": state["rho"] + self.velocity, "constraint_weights": weights}
         )
 
     def _round(self) -> None:
         """One Frank-Wolfe step for every block, from the last layer to the input."""
         problem, network = self.problem, self.problem.network
-        start, straight = problem.weighted_objective(self.state)
         flat = problem.batch * problem.objectives
-        pending = {problem.node: start.reshape(flat, *network.nodes[problem.node].shape)}
-        if straight is not None:
-            join(pending, _INPUT, straight.reshape(flat, *network.nodes[_INPUT].shape))
+        pending = {i: t.reshape(flat, *network.nodes[i].shape) for i, t in self._cotangents().items()}
         for index in range(problem.node, -1, -1):
             cotangent = pending.pop(index, None)
             if cotangent is None:
                 continue
             node, t = network.nodes[index], cotangent.reshape(problem.batch, problem.objectives, -1)
             if index == _INPUT:
-                self._step(_INPUT, problem.input_minimiser(t), None)
+                self._step(_INPUT, problem.domain.input_minimiser(t), None)
             elif isinstance(node.operator, Affine):
                 pull(problem.network, index, cotangent, pending)
             else:
                 layer = network.layer_of_node[index]
-                minimiser, post = problem.minimum(layer, t, self._augmented(layer))
+                minimiser, post = problem.domain.minimum(layer, t, self._augmented(layer))
                 self._step(index, post, minimiser)
                 rho = self._augmented(layer)
                 join(pending, layer.pre_node, rho.reshape(flat, *network.nodes[layer.pre_node].shape))
 
+    def _cotangents(self) -> Values:
+        """The weighted objective's coefficients."""
+        return self.problem.constraints.cotangents(self.state["constraint_weights"])
+
+    def place(self, layer: Layer) -> slice:
+        """A layer's columns of rho."""
+        return self.problem.term(Rho).place(layer)
+
     def _augmented(self, layer: Layer) -> Tensor:
         """The augmented Lagrangian's multipliers: `rho_k + w_k r_k`."""
-        rho = self.state.rho[..., self.problem.place(layer)]
+        rho = self.state["rho"][..., self.place(layer)]
         return rho + self.weight * self.scales[layer.node] * self.residuals[layer.node]
 
     def _step(self, node: int, post: Tensor, minimiser: Tensor | None) -> None:
@@ -180,12 +205,10 @@ class ProximalOptimiser(Optimiser):
             for layer in self.problem.layers
             if layer.pre_node in reached
         }
-        start, straight = self.problem.weighted_objective(self.state)
         slope = change.new_zeros(change.shape[:2])
-        if self.problem.node in reached:
-            slope = slope + (start * reached[self.problem.node].reshape(start.shape)).sum(2)
-        if node == _INPUT and straight is not None:
-            slope = slope + (straight * change).sum(2)
+        for index, cotangent in self._cotangents().items():
+            if index in reached:
+                slope = slope + (cotangent * reached[index].reshape(cotangent.shape)).sum(2)
         return shifts, slope
 
     def _values(self, sources: Values) -> Values:
@@ -217,17 +240,23 @@ class ProximalOptimiser(Optimiser):
             for part in (self.scales, self.posts, self.pres, self.residuals)
         )
         return ProximalOptimiser(
-            self.method, self.problem.select(rows), self.state.select(rows), self.maps, self.velocity[rows],
-            self.weights.select(rows), *parts,
-        )  # fmt: skip
+            self.method,
+            self.problem.select(rows),
+            self.state.select(rows),
+            self.maps,
+            self.velocity[rows],
+            self.weights.select(rows),
+            *parts,
+        )
 
 
 def _scales(problem: DualProblem, state: DualState, sweep: Sweep) -> Values:
     """Per layer [batch, objectives, 1]: a multiplier's size over a residual's, the unit of the proximal weight."""
-    scales, units = {}, problem.units(state, sweep).rho
+    own = problem.term(Rho)
+    scales, units = {}, own.unit(state["rho"], sweep)
     for layer in problem.layers:
         width = (problem.bounds.upper - problem.bounds.lower)[:, None, layer.variables]
-        scale = _norm(units[..., problem.place(layer)]) / _norm(width)
+        scale = _norm(units[..., own.place(layer)]) / _norm(width)
         scales[layer.node] = scale.nan_to_num(nan=0.0, posinf=0.0)
     return scales
 

@@ -14,7 +14,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 from verify.bounders.ascent import GradientOptimiser, Iterative, Optimiser
-from verify.bounders.dual import DualProblem
+from verify.lagrangian.dual import DualProblem
 from verify.state import DualState
 
 _LARGEST = 0.3  # first step of a longer climb
@@ -30,14 +30,16 @@ class Restricted(Iterative):
     everywhere: bool = False
 
     def start(self, problem: DualProblem, state: DualState) -> Optimiser:
-        if self.everywhere or not problem.sloped(state):
+        if self.everywhere or "alpha" not in state:
             state = problem.coupled(state)
-        own = 0.03 * self.step if state.rho.shape[2] else 0.0
+        own = 0.03 * self.step if "rho" in state else 0.0
         return GradientOptimiser.begin(problem, state, self.step, self.decay, own)
 
     def longer(self, factor: int) -> Restricted:
         """As many times the iterations, with steps that start larger and end at the same fraction of that."""
         return replace(
-            self, iterations=factor * self.iterations, step=min(factor * self.step, _LARGEST),
+            self,
+            iterations=factor * self.iterations,
+            step=min(factor * self.step, _LARGEST),
             decay=self.decay ** (1 / factor),
-        )  # fmt: skip
+        )

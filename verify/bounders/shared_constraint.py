@@ -7,14 +7,14 @@ the same in all subproblems. So what is left to do for each objective begins whe
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from verify.bounders.dual import DualProblem
-from verify.bounders.sweep import Account, join, pull
+from verify.lagrangian.dual import DualProblem, end_sweep
+from verify.lagrangian.supports import join
+from verify.lagrangian.sweeps import pull
+from verify.lagrangian.value import RoundingError, Value
 from verify.network.graph import Layer, Network
 from verify.state import DualState
 
@@ -34,13 +34,14 @@ class Entries:
         self.place[neurons] = every
         ones = torch.zeros(len(neurons), layer.size, dtype=network.dtype, device=network.device)
         ones[every, neurons] = 1.0
-        self.account = Account(network.offsets[node][neurons, None], magnitudes)
-        self.account.charge(ones[:, None], node)
+        self.bound = network.offsets[node][neurons, None]
+        self.rounding = RoundingError(magnitudes, network.gamma, self.bound)
+        self.rounding.add(ones[:, None], node)
         self.pending = {node: ones.reshape(-1, *network.nodes[node].shape)}
         self.last = network.affine_from(node)
         for index in range(node, self.last - 1, -1):
             if index in self.pending:
-                pull(network, index, self.pending.pop(index), self.pending, self.account)
+                pull(network, index, self.pending.pop(index), self.pending, self.rounding)
 
     @staticmethod
     def fit(network: Network, layer: Layer, count: int) -> bool:
@@ -50,33 +51,36 @@ class Entries:
 
 
 def bound_output_constrained(
-    problem: DualProblem, state: DualState, entries: Entries, neurons: Int[Tensor, "batch objectives"],
-    sides: Float[Tensor, " objectives"], weights: Float[Tensor, "batch objectives"], magnitudes: dict[int, Tensor],
-) -> Float[Tensor, "batch objectives"]:  # fmt: skip
+    problem: DualProblem,
+    state: DualState,
+    entries: Entries,
+    neurons: Int[Tensor, "batch objectives"],
+    sides: Float[Tensor, " objectives"],
+    weights: Float[Tensor, "batch objectives"],
+    magnitudes: dict[int, Tensor],
+) -> Float[Tensor, "batch objectives"]:
     """Bounds of `side z_i` where the row of each subproblem's clause holds, with the rounding of the sweep charged.
 
     problem, state: one objective of one row each, on which the multipliers of splits are those of weight 1.
     """
-    pending, account = problem.start_sweep(state, magnitudes)
-    problem.descend(pending, entries.last, state, account)
-    wide = problem.widened(neurons.shape[1])
-    places = entries.place[neurons]
-    together = Account(weights * account.bound + sides * entries.account.bound[places, 0], magnitudes)
-    together.charge_size(weights * account.charged + entries.account.charged[places, 0])
-    together.deployed = weights * account.deployed + entries.account.deployed[places, 0]
+    above, places = problem.start_sweep(state, magnitudes).down_to(entries.last), entries.place[neurons]
+    bound = weights * above.value.bound + sides * entries.bound[places, 0]
+    rounding = RoundingError(magnitudes, problem.domain.view.gamma, bound)
+    rounding.total = weights * above.value.rounding.total + entries.rounding.total[places, 0]
+    rounding.deployed = weights * above.value.rounding.deployed + entries.rounding.deployed[places, 0]
     flat = places.numel()
     scaled = {
         index: (weights[..., None] * value.reshape(len(neurons), 1, -1)).reshape(flat, *value.shape[1:])
-        for index, value in pending.items()
+        for index, value in above.pending.items()
     }
     for index, rows in entries.pending.items():
         own = sides[:, None] * rows.flatten(1)[places]
         join(scaled, index, own.reshape(flat, *rows.shape[1:]))
-    supports = wide.descend(scaled, 1, weighed(state, weights), together)
-    return wide.end_sweep(scaled, supports, together).bound
+    wide, value = problem.widened(neurons.shape[1]), Value(problem.domain, bound, rounding)
+    return end_sweep(wide.descent(weighed(state, weights), scaled, value).down_to(1)).bound
 
 
 def weighed(state: DualState, weights: Float[Tensor, "batch objectives"]) -> DualState:
     """Points of one objective each for so many; the multipliers of splits belong to the rows, so they go with the rows' weights."""
-    wide = DualState(*(part.expand(-1, weights.shape[1], -1) for part in vars(state).values()))
-    return replace(wide, beta=wide.beta * weights[..., None])
+    wide = state.map(lambda part: part.expand(-1, weights.shape[1], -1))
+    return wide | {"beta": wide["beta"] * weights[..., None]}

@@ -20,10 +20,11 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from verify.bounders.ascent import GradientOptimiser
-from verify.bounders.cuts import Cuts, compressed
-from verify.bounders.dual import DualProblem
-from verify.bounders.sweep import Sweep, sources
 from verify.deadline import Deadline
+from verify.lagrangian.cuts import Cuts, compressed
+from verify.lagrangian.dual import DualProblem
+from verify.lagrangian.sweeps import sources
+from verify.lagrangian.terms import Sweep
 from verify.network.activations.relu import Relu
 from verify.network.affine import Affine
 from verify.network.graph import Layer, Network
@@ -52,9 +53,14 @@ def mean_point(
 
 
 def cuts_at(
-    problem: DualProblem, state: DualState, point: dict[int, Float[Tensor, "batch size"]], box: Bounds,
-    magnitudes: dict[int, Float[Tensor, " size"]], most: int, deadline: Deadline,
-) -> Cuts | None:  # fmt: skip
+    problem: DualProblem,
+    state: DualState,
+    point: dict[int, Float[Tensor, "batch size"]],
+    box: Bounds,
+    magnitudes: dict[int, Float[Tensor, " size"]],
+    most: int,
+    deadline: Deadline,
+) -> Cuts | None:
     """Cuts that hold on `box` (one row) and cut off the points, one for each row of `problem`; None if there are none.
 
     state: of one objective each, whose cotangents tell what outputs are worth at the points; most: coefficients, of all cuts
@@ -71,9 +77,14 @@ def cuts_at(
 
 
 def _searches(
-    problem: DualProblem, sweep: Sweep, row: int, point: dict[int, Tensor], box: Bounds,
-    magnitudes: dict[int, Tensor], deadline: Deadline,
-) -> list[_Search]:  # fmt: skip
+    problem: DualProblem,
+    sweep: Sweep,
+    row: int,
+    point: dict[int, Tensor],
+    box: Bounds,
+    magnitudes: dict[int, Tensor],
+    deadline: Deadline,
+) -> list[_Search]:
     """Of each layer the neurons whose outputs are beyond their ReLUs: those where that costs most, as far as there is room left."""
     network, room, found = problem.network, _ELEMENTS, list[_Search]()
     for layer in problem.layers:
@@ -86,7 +97,7 @@ def _searches(
         ):
             continue
         worth = sweep.supports[layer.node].cotangent[row, 0].clamp(max=0).neg()
-        low, high = (end[0, layer.variables] for end in vars(box).values())
+        low, high = (end[0, layer.variables] for end in (box.lower, box.upper))
         unstable = (low < 0) & (high > 0) & (high - low).isfinite()
         gap = worth * unstable * (point[layer.node] - point[layer.pre_node].relu()).clamp(min=0)
         widest = max(network.nodes[node].size for node in network.ancestors[layer.pre_node])
@@ -151,9 +162,15 @@ class _Search:
     """
 
     def __init__(
-        self, network: Network, layer: Layer, neurons: Int[Tensor, " n"], worth: Float[Tensor, " n"],
-        point: dict[int, Tensor], box: Bounds, magnitudes: dict[int, Tensor],
-    ) -> None:  # fmt: skip
+        self,
+        network: Network,
+        layer: Layer,
+        neurons: Int[Tensor, " n"],
+        worth: Float[Tensor, " n"],
+        point: dict[int, Tensor],
+        box: Bounds,
+        magnitudes: dict[int, Tensor],
+    ) -> None:
         self.network, self.layer, self.neurons = network, layer, neurons
         unit = torch.zeros(len(neurons), layer.size, dtype=network.dtype, device=network.device)
         parts = sources(network, layer.pre_node, unit.scatter_(1, neurons[:, None], 1.0))
@@ -161,7 +178,7 @@ class _Search:
         self.nodes = inputs.nodes
         self.columns, self.weights = _packed(torch.cat(list(parts.values()), 1))
         self.lower, self.upper = inputs.lower[self.columns], inputs.upper[self.columns]
-        self.low, self.high = (end[0, layer.variables][neurons] for end in vars(box).values())
+        self.low, self.high = (end[0, layer.variables][neurons] for end in (box.lower, box.upper))
         self.bias = network.offsets[layer.pre_node][neurons]
         self.size = magnitudes[layer.pre_node][neurons]
         ends = self.weights * self.lower, self.weights * self.upper

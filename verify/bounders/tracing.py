@@ -12,7 +12,7 @@ from enum import Enum
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from verify.bounders.dual import DualProblem
+from verify.lagrangian.dual import DualProblem
 from verify.network.graph import Layer
 from verify.state import Bounds, DualState
 

@@ -15,9 +15,11 @@ import torch
 from jaxtyping import Int
 from torch import Tensor
 
-from verify.bounders.dual import DualProblem
-from verify.bounders.sweep import Probes, Supergradient, Sweep
 from verify.branching.rule import Children, Split
+from verify.lagrangian.dual import DualProblem
+from verify.lagrangian.probes import Probes
+from verify.lagrangian.sweeps import Supergradient
+from verify.lagrangian.terms import Sweep
 from verify.state import DualState
 
 
@@ -45,7 +47,7 @@ class FilteredSmartBranching:
             variable = self._filter(scores, losses, points, children, per_layer)
             best = scores.gather(1, variable[:, None])[:, 0]
             value = points.gather(1, variable[:, None])[:, 0]
-        kept = problem.keeping(sweep, state, _both_sides(variable[:, None], value[:, None]))
+        kept = _both_sides(problem, state, variable[:, None], value[:, None]).keeping(sweep)
         return Split(torch.where(best.isneginf(), -1, variable), value, kept.nan_to_num(nan=0.0))
 
     def _filter(
@@ -72,18 +74,19 @@ def _best_of_layers(problem: DualProblem, losses: Tensor) -> Int[Tensor, "batch 
 def probed(problem: DualProblem, state: DualState, variable: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
     """Bounds of both children of each candidate split, [batch, candidates] each, by one sweep over the parent's hulls."""
     count = 2 * variable.shape[1]
-    probes = _both_sides(variable, value)
-    repeated = _repeated(problem, count)
-    shared = repeated.without_cuts(_shared(state, count), probes.variable)
-    bounds = repeated.evaluate(shared, probes=probes).bound
+    probes, repeated = _both_sides(problem, state, variable, value), problem.widened(count)
+    # All objectives share the slopes.
+    shared = state.map(lambda part: part.expand(-1, count, -1)) | {"alpha": state["alpha"]}
+    bounds = repeated.evaluate(repeated.without(shared, probes.variable), probes=probes).bound
     upper, lower = bounds.chunk(2, dim=1)
     return upper, lower
 
 
-def _both_sides(variable: Tensor, value: Tensor) -> Probes:
+def _both_sides(problem: DualProblem, state: DualState, variable: Tensor, value: Tensor) -> Probes:
     """Upper sides first."""
-    side = torch.ones_like(variable)
-    return Probes(variable.repeat(1, 2), value.repeat(1, 2), torch.cat([side, -side], 1))
+    side, alpha = torch.ones_like(variable), state["alpha"][:, 0]
+    both = variable.repeat(1, 2), value.repeat(1, 2), torch.cat([side, -side], 1)
+    return Probes(problem.domain, alpha, *both)
 
 
 def _scores(problem: DualProblem, sweep: Sweep, gradient: Supergradient) -> tuple[Tensor, Tensor, Tensor]:
@@ -96,33 +99,13 @@ def _scores(problem: DualProblem, sweep: Sweep, gradient: Supergradient) -> tupl
             continue
         columns = layer.variables
         low, high = lower[:, columns], upper[:, columns]
-        line, t = sweep.supports[layer.node].line, sweep.supports[layer.node].cotangent[:, 0]
+        # What cut families took over is the neurons' own because it costs most.
+        line, t = sweep.supports[layer.node].line, sweep.supports[layer.node].whole[:, 0]
         assert line is not None
         own = line.first()
         z = gradient.pre_activations[layer.node][:, 0]
         bias = problem.network.offsets[layer.pre_node]
-        given = sweep.supports[layer.node].given
-        if given is not None:  # what cuts took over is theirs because it costs most
-            t = t.index_add(1, given.cuts.place, -given.taken[:, 0])
         scores[:, columns] = layer.activation.split_scores(t, own, z, bias, low, high)
         losses[:, columns] = layer.activation.relaxation_loss(t, own, z, low, high)
         points[:, columns] = layer.activation.split_point(low, high)
     return scores, losses, points
-
-
-def _repeated(problem: DualProblem, count: int) -> DualProblem:
-    """The same boxes with each subproblem's one objective repeated."""
-    objective = problem.objective
-    wide = type(objective)(
-        objective.coefficients.expand(-1, count, -1, -1), objective.thresholds.expand(-1, count, -1),
-        objective.input_coefficients.expand(-1, count, -1, -1),
-    )  # fmt: skip
-    repeated = DualProblem(
-        problem.network, problem.bounds, wide, problem.splits, problem.node, cuts=problem.cuts
-    )
-    repeated.__dict__["hulls"] = problem.hulls
-    return repeated
-
-
-def _shared(state: DualState, count: int) -> DualState:
-    return DualState(state.alpha, *(part.expand(-1, count, -1) for part in list(vars(state).values())[1:]))

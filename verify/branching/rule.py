@@ -9,7 +9,7 @@ from typing import Protocol
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from verify.bounders.dual import DualProblem
+from verify.lagrangian.dual import DualProblem
 from verify.state import DualState
 
 # Bounds of the upper and the lower child of candidate splits (variable, value), all [batch, candidates].

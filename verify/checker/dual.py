@@ -26,7 +26,7 @@ from verify.checker.activations import MULTIPLYING, PIECEWISE, interval, minimum
 from verify.checker.errors import NotProved, Refused
 from verify.checker.maps import Convolution, Dense, Gather, Identity, Map, Scale
 from verify.checker.network import Activation, Affine, Input, Network
-from verify.checker.rationals import rational, rationals
+from verify.checker.numbers import rational, rationals
 
 Array = NDArray[Any]
 
@@ -268,15 +268,9 @@ class Dual:
     # the sweep
 
     def sweep(
-        self,
-        lower: Array,
-        upper: Array,
-        start: dict[int, Array],
-        constant: Array,
-        error: Array,
-        rho: Rho,
+        self, lower: Array, upper: Array, start: dict[int, Array], constant: Array, error: Array, rho: Rho,
         sizes: dict[int, Array],
-    ) -> Linear:
+    ) -> Linear:  # fmt: skip
         """The objective as a linear function of the input.
 
         lower, upper: [subproblems, variables], for all objectives of a subproblem. start: the objective's coefficients on nodes' values,

@@ -69,10 +69,8 @@ class Affine(ABC):
     def to(self, device: torch.device, dtype: torch.dtype) -> Affine:
         """The map with its tensors on `device`, as `dtype`."""
         changes = {
-            name: value.to(device, dtype)
-            for name, value in tensors(self).items()
-            if value.is_floating_point()
-        }
+            name: value.to(device, dtype) for name, value in tensors(self).items() if value.is_floating_point()
+        }  # fmt: skip
         return replace(self, **changes) if changes else self  # type: ignore[type-var]
 
 
@@ -219,14 +217,9 @@ class Convolution(Affine):
     def _undo_padding(self, small: Tensor) -> Shape:
         """What a deconvolution of `small` must add at the far ends to reach the operand's size."""
         sizes = zip(
-            self.input_shape[-self._rank :],
-            small.shape[-self._rank :],
-            self.stride,
-            self.padding,
-            self.dilation,
-            self.weight.shape[2:],
-            strict=True,
-        )
+            self.input_shape[-self._rank :], small.shape[-self._rank :], self.stride, self.padding, self.dilation,
+            self.weight.shape[2:], strict=True,
+        )  # fmt: skip
         return tuple(full - ((n - 1) * s - 2 * p + d * (k - 1) + 1) for full, n, s, p, d, k in sizes)
 
     def forward(self, *operands: Tensor) -> Tensor:

@@ -16,8 +16,9 @@ import torch
 from jaxtyping import Bool, Int
 from torch import Tensor
 
-from verify.bounders.dual import DualProblem
 from verify.bounders.tracing import BoundTracer, ConstrainedBounds, Observer, OptimisedBounds, Provable
+from verify.lagrangian.alpha import Alpha
+from verify.lagrangian.dual import DualProblem
 from verify.network.activations.relu import Relu
 from verify.network.graph import Layer, Network
 from verify.proof.blocks import (
@@ -115,11 +116,10 @@ class CertificateTracer(ProofTracer):
 
     def rounded(self, state: DualState) -> DualState:
         """A dual point in as few bytes as leaves and lemmas have for it."""
-        return replace(
-            rounded_slopes(state),
-            constraint_weights=state.constraint_weights.float().double(),
-            beta=state.beta.clamp(-_MOST, _MOST).half().double(),
-        )
+        return rounded_slopes(state) | {
+            "constraint_weights": state["constraint_weights"].float().double(),
+            "beta": state["beta"].clamp(-_MOST, _MOST).half().double(),
+        }
 
     def lemmas(self, subproblems: Subproblems, layer: Layer, bounds: Bounds, state: DualState) -> Observer:
         return partial(self._write_lemmas, subproblems, layer, bounds, state)
@@ -135,7 +135,7 @@ class CertificateTracer(ProofTracer):
         rows = found.rows
         kept, claims = _claims(layer, found.neurons, found.lower, found.upper)
         weights, split = stored(found.weights, "<f4"), stored(subproblems.split_variable[rows] >= 0, "?")
-        multipliers, slopes = (stored(part[rows, 0], "<f8") for part in (state.beta, state.alpha))
+        multipliers, slopes = (stored(part[rows, 0], "<f8") for part in (state["beta"], state["alpha"]))
         unstable = stored(_unstable(bounds.select(rows), self.network.layers), "?")
         number = self.number(layer)
         for i, node in enumerate(subproblems.subproblem_id[rows].tolist()):
@@ -162,7 +162,7 @@ class CertificateTracer(ProofTracer):
                 break
             part = problem.select(left)
             point = rounded(state.select(left))
-            point = replace(point, alpha=point.alpha.clamp(*part.alpha_range))
+            point = point | {"alpha": part.term(Alpha).project(point["alpha"])}
             bound = part.evaluate(point, sizes).bound[:, 0]
             closed = (bound > 0) & bound.isfinite()
             if bool(closed.any()):
@@ -186,9 +186,9 @@ class CertificateTracer(ProofTracer):
         self, kind: type[SlopedLeaves], subproblems: Subproblems, problem: DualProblem, state: DualState
     ) -> Block:
         unstable = _unstable(problem.bounds, self.network.layers)
-        multipliers = state.beta[:, 0][subproblems.split_variable >= 0]
-        slopes = state.alpha[:, 0][unstable]
-        return kind(subproblems.subproblem_id, state.constraint_weights[:, 0], multipliers, slopes)
+        multipliers = state["beta"][:, 0][subproblems.split_variable >= 0]
+        slopes = state["alpha"][:, 0][unstable]
+        return kind(subproblems.subproblem_id, state["constraint_weights"][:, 0], multipliers, slopes)
 
     def leaves_by_multipliers(self, subproblems: Subproblems, problem: DualProblem, state: DualState) -> None:
         if len(subproblems):
@@ -196,7 +196,9 @@ class CertificateTracer(ProofTracer):
 
     def leaves_by_default(self, subproblems: Subproblems) -> None:
         if len(subproblems):
-            self.write(LeavesDefault(subproblems.subproblem_id, subproblems.constraint_weights))
+            self.write(
+                LeavesDefault(subproblems.subproblem_id, subproblems.state["constraint_weights"][:, 0])
+            )
 
     def input_boxes(self, subproblems: Subproblems, whole: Bounds, found: InputBoxes) -> Bounds:
         """Boxes clipped by little, which the checker would work for, are left whole."""
@@ -261,24 +263,24 @@ class BoxTracer(BoundTracer):
             used = found.used[i]
             ends = (part[i, used][None] for part in (found.neurons, found.lower, found.upper))
             kept, (claims,) = _claims(found.layer, *ends)
-            slopes = _of_layers(found.state.alpha[i, torch.cat([used, used])], layers)[:, unstable[i]]
+            slopes = _of_layers(found.state["alpha"][i, torch.cat([used, used])], layers)[:, unstable[i]]
             self._tracer.write(Slopes(self._roots[box], number, claims, stored(slopes, "<f8")[kept[0]]))
 
 
 def _by_rho(subproblems: Subproblems, problem: DualProblem, state: DualState) -> Block:
     return LeavesRho(
-        subproblems.subproblem_id, state.constraint_weights[:, 0], problem.decoupled(state).rho[:, 0]
+        subproblems.subproblem_id, state["constraint_weights"][:, 0], problem.decoupled(state)["rho"][:, 0]
     )
 
 
 def rounded_slopes(state: DualState) -> DualState:
     """Slopes as bytes hold them."""
-    levels = (state.alpha.double() * LEVELS).round().clamp(0, LEVELS)
-    return replace(state, alpha=levels / LEVELS)
+    levels = (state["alpha"].double() * LEVELS).round().clamp(0, LEVELS)
+    return state | {"alpha": levels / LEVELS}
 
 
 def _in_single_precision(state: DualState) -> DualState:
-    return DualState(*(part.float().double() for part in vars(state).values()))
+    return state.map(lambda part: part.float().double())
 
 
 def _on_grid(end: Tensor, slack: Tensor, towards: float) -> Tensor:

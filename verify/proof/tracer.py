@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from verify.bounders.dual import DualProblem
 from verify.bounders.tracing import UNTRACED, BoundTracer, Observer, Provable, unobserved
+from verify.lagrangian.dual import DualProblem
 from verify.network.graph import Layer
 from verify.proof.blocks import Block
 from verify.state import Bounds, DualState, Struct, Subproblems

@@ -21,6 +21,7 @@ from verify.bounders.restricted import Restricted
 from verify.bounders.single_neuron_cuts import cuts_at, mean_point
 from verify.bounders.tracing import Provable
 from verify.deadline import Deadline
+from verify.lagrangian.cuts import CutShares
 from verify.network.affine import Affine
 from verify.network.graph import Network
 from verify.state import Bounds, Subproblems
@@ -84,14 +85,16 @@ class CuttingPlanes:
         refuted = torch.zeros_like(bounded.refuted[index])
         if pool.count > shared.cuts.count:
             tried = replace(shared, cuts=pool)
-            ascended = tried.optimised(subproblems.with_cuts(pool.count), self.ascent, deadline)
+            ascended = tried.optimised(
+                subproblems.with_cuts(CutShares.name, pool.count), self.ascent, deadline
+            )
             after, refuted = ascended.subproblems.lower_bound, ascended.refuted
         seen = CutsTried(self.name, time.monotonic() - began, before, after, refuted)
         paid = pool.count > shared.cuts.count and float(seen.closed.mean()) >= self.least
         if paid:
-            bounded = replace(bounded, subproblems=bounded.subproblems.with_cuts(pool.count)).updated(
-                index, ascended
-            )
+            bounded = replace(
+                bounded, subproblems=bounded.subproblems.with_cuts(CutShares.name, pool.count)
+            ).updated(index, ascended)
         else:
             pool = replace(shared.cuts, box=pool.box)
         pool = replace(pool, next_depth=depth + self.deeper if paid else 2 * depth + self.deeper)

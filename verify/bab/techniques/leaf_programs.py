@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from jaxtyping import Int
 from torch import Tensor
@@ -12,6 +12,7 @@ from verify.bab.effort import Observation
 from verify.bab.strategy import Bounded, Knowledge
 from verify.bounders.linear_program import LinearProgram
 from verify.deadline import Deadline
+from verify.lagrangian.cuts import CutShares
 
 
 @dataclass(frozen=True)
@@ -35,9 +36,8 @@ class LeafPrograms:
     ) -> tuple[Bounded, Observation]:
         """The subproblems with the leaves refuted that are; the others' minimisers are the programs'."""
         began, shared = time.monotonic(), knowledge.shared
-        leaves = bounded.subproblems.select(index)
         # programs know hulls alone
-        leaves = replace(leaves, cut_shares=leaves.cut_shares[:, :0])
+        leaves = bounded.subproblems.select(index).with_cuts(CutShares.name, 0)
         problem = shared.dual(leaves, shared.network)
         found = LinearProgram().ascend(
             problem, problem.initial(), 0.0, deadline, deadline.within(self.seconds)

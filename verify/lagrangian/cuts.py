@@ -1,11 +1,11 @@
-"""Cutting planes: upper limits of activations' outputs that know the values before the layer, not its pre-activations alone.
+"""Cutting planes and their term: upper limits of activations' outputs that know the values before the layer, not its pre-activations alone.
 
     y_i <= s_i z_i + sum_j m_ij x_j + d_i
 
 A share of an output's cotangent < 0 is passed to its cuts, the rest to the activation's own line, as it were one more slope: any
 shares are sound. (De Palma et al. 2021, "Scaling the convex barrier with active sets"; Zhang et al. 2022, "General cutting planes",
 have multipliers of their own, which must follow the cotangents as these change.) Cuts hold on a whole box, so all subproblems in
-it share them: sparse matrices that both sweeps multiply by. Who makes them: see single_neuron_cuts.py.
+it share them: sparse matrices that both sweeps multiply by. Who makes them: see bounders/single_neuron_cuts.py.
 """
 
 from __future__ import annotations
@@ -15,9 +15,13 @@ from dataclasses import dataclass, field
 from functools import cached_property
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from verify.lagrangian.domain import Domain
+from verify.lagrangian.supports import Support
+from verify.lagrangian.terms import Part, Passing, Term
+from verify.lagrangian.value import RoundingError, Value, dot
 from verify.network.graph import Layer
 
 
@@ -25,8 +29,10 @@ from verify.network.graph import Layer
 class LayerCuts:
     """Those of one layer. Matrices are sparse, [own, size], by node."""
 
-    own: Int[Tensor, " own"]  # which of all cuts they are
-    place: Int[Tensor, " own"]  # of the outputs in the layer
+    # Which of all cuts they are.
+    own: Int[Tensor, " own"]
+    # Of the outputs in the layer.
+    place: Int[Tensor, " own"]
     slopes: Float[Tensor, " own"]
     offsets: Float[Tensor, " own"]
     coefficients: dict[int, Tensor]
@@ -66,7 +72,8 @@ class LayerCuts:
 class Cuts:
     """Cuts of any layers. Matrices are sparse, [cuts, size], by node."""
 
-    neurons: Int[Tensor, " cuts"]  # whose outputs they are above, on the axis of variables
+    # Whose outputs they are above, on the axis of variables.
+    neurons: Int[Tensor, " cuts"]
     slopes: Float[Tensor, " cuts"]
     offsets: Float[Tensor, " cuts"]
     coefficients: dict[int, Tensor]
@@ -74,6 +81,10 @@ class Cuts:
 
     def __len__(self) -> int:
         return len(self.neurons)
+
+    def term(self, domain: Domain) -> CutShares:
+        """Their term on a batch of boxes."""
+        return CutShares(domain, self)
 
     @cached_property
     def entries(self) -> int:
@@ -146,6 +157,78 @@ class Cuts:
         return cls(neurons, slopes, offsets, parts)
 
 
+class _Taken:
+    """What the cuts of a layer take over of its outputs' cotangents: of those < 0, as sizes."""
+
+    def __init__(self, at: Support, cuts: LayerCuts, shares: Float[Tensor, "batch objectives cuts"]) -> None:
+        self.at, self.cuts = at, cuts
+        self.whole: Float[Tensor, "batch objectives own"] = at.cotangent.clamp(max=0).neg_()[..., cuts.place]
+        self.amount = self.whole * shares[..., cuts.own]
+        none = self.amount.new_zeros(*self.amount.shape[:2], at.layer.size)
+        self.slopes = none.index_add(2, cuts.place, -self.amount * cuts.slopes)
+
+    def count(self, value: Value) -> None:
+        offsets = self.at.domain.offsets[self.at.layer.pre_node]
+        value.add(dot(self.slopes, offsets) - self.amount @ self.cuts.offsets)
+
+    def charge(self, rounding: RoundingError) -> None:
+        rounding.add_size(self.amount @ self.cuts.sizes(rounding.magnitudes, self.at.layer))
+
+
+class CutShares(Term):
+    """Shares of the outputs' cotangents that their cuts take over: those >= 0 that no output has more than 1 of."""
+
+    name = "cut_shares"
+
+    def __init__(self, domain: Domain, cuts: Cuts) -> None:
+        super().__init__(domain)
+        self.cuts = cuts
+
+    def select(self, index: Tensor, domain: Domain) -> CutShares:
+        return CutShares(domain, self.cuts)
+
+    def acts_on(self, layer: Layer) -> bool:
+        return self.cuts.on(layer) is not None
+
+    def init(self, objectives: int) -> Part:
+        return self.domain.like.new_zeros(self.domain.batch, objectives, len(self.cuts))
+
+    @cached_property
+    def _idle(self) -> Bool[Tensor, "batch 1 cuts"]:
+        """Cuts of outputs that are linear on the box: there they say less than the line."""
+        lower, upper = (
+            end[:, None, self.cuts.neurons] for end in (self.domain.bounds.lower, self.domain.bounds.upper)
+        )
+        return torch.logical_or(lower >= 0, upper <= 0)
+
+    def project(self, part: Part) -> Part:
+        return self.cuts.shared(part.clamp(min=0).masked_fill(self._idle, 0.0))
+
+    def without(self, part: Part, variable: Int[Tensor, "batch objectives"]) -> Part:
+        return part.masked_fill(self.cuts.neurons == variable[..., None], 0.0)
+
+    def pull(self, at: Support, part: Part) -> None:
+        """Carries what the cuts take over back, past the activation."""
+        cuts = self.cuts.on(at.layer)
+        assert cuts is not None
+        taken = _Taken(at, cuts, part)
+        at.join(at.layer.pre_node, taken.slopes)
+        for node, cotangent in cuts.pull(taken.amount.flatten(0, 1)).items():
+            at.join(node, cotangent)
+        at.cotangent = at.cotangent.index_add(2, cuts.place, taken.amount)
+        at.parts = {**at.parts, self.name: taken}
+
+    def push(self, at: Passing, part: Part, out: Part) -> None:
+        """Outputs are part on their lines and part on their cuts: what that changes is the supergradient of the shares."""
+        taken = at.support.parts[self.name]
+        assert isinstance(taken, _Taken)
+        cuts, whole = taken.cuts, taken.whole
+        lower = cuts.heights(at.z, at.values).reshape(whole.shape) - at.post[..., cuts.place]
+        out[..., cuts.own] = -whole * lower
+        shares = torch.where(whole > 0, part[..., cuts.own], 0.0)
+        at.post = at.post.index_add(2, cuts.place, shares * lower)
+
+
 def compressed(
     places: Int[Tensor, "2 entries"], values: Float[Tensor, " entries"], size: tuple[int, int]
 ) -> Tensor:
@@ -153,7 +236,8 @@ def compressed(
     row, column = places
     order = (row * size[1] + column).argsort()
     starts = torch.nn.functional.pad(row.bincount(minlength=size[0]).cumsum(0), (1, 0))
-    with warnings.catch_warnings():  # torch says of the first one that such matrices are young
+    # torch says of the first one that such matrices are young
+    with warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)
         return torch.sparse_csr_tensor(starts, column[order], values[order], size)
 

@@ -1,0 +1,172 @@
+"""What is known of a batch of subproblems: a box each over the variables of one network, and what follows from it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+from typing import ClassVar
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from verify.network.activations import Hull, LinearRelaxation
+from verify.network.graph import Layer, Network
+from verify.state import Bounds
+
+# Relative width below which an interval counts as a single value.
+_FIXED = 1e-9
+
+
+@dataclass(frozen=True)
+class Whole:
+    """How subproblems see a network: all of it, from one place. `Patches` is the other way."""
+
+    network: Network
+    whole: ClassVar[bool] = True
+
+    @property
+    def offsets(self) -> dict[int, Tensor]:
+        """Every node's value where the input and all activations' outputs are zero, [size] or [batch, size]."""
+        return self.network.offsets
+
+    @property
+    def gamma(self) -> float:
+        """The constant by which rounding errors are counted."""
+        return self.network.gamma
+
+    def inside(self, node: int, value: Tensor) -> Tensor:
+        """A node's value or cotangent, 0 where there is nothing."""
+        return value
+
+    def select(self, index: Tensor) -> Whole:
+        """That of some subproblems."""
+        return self
+
+
+@dataclass(frozen=True)
+class Patches:
+    """A batch of patches of one network, each from its own place (see bounders/patches.py); by node."""
+
+    # Values where the input and all activations' outputs are zero.
+    offsets: dict[int, Float[Tensor, "batch size"]]
+    # 0 beyond the image, where nothing is; only nodes that reach there.
+    within: dict[int, Float[Tensor, "batch size"]]
+    # The whole network's.
+    gamma: float
+    whole: ClassVar[bool] = False
+
+    def inside(self, node: int, value: Tensor) -> Tensor:
+        """A node's value or cotangent, 0 where there is nothing."""
+        if node not in self.within:
+            return value
+        within = self.within[node][:, None]
+        return (value.reshape(len(within), -1, within.shape[2]) * within).reshape(value.shape)
+
+    def select(self, index: Tensor) -> Patches:
+        """Those of some subproblems."""
+        offsets, within = (
+            {node: value[index] for node, value in part.items()} for part in (self.offsets, self.within)
+        )
+        return Patches(offsets, within, self.gamma)
+
+
+class Domain:
+    """A batch of boxes over the variables of a network, up to the node whose values are bounded."""
+
+    def __init__(
+        self, network: Network, bounds: Bounds, node: int | None = None, view: Whole | Patches | None = None
+    ) -> None:
+        """By default up to the network's output, and all of the network is seen."""
+        self.network, self.bounds = network, bounds
+        self.node = len(network.nodes) - 1 if node is None else node
+        self.view = Whole(network) if view is None else view
+        self.offsets = self.view.offsets
+        ancestors = network.ancestors[self.node]
+        self.layers = tuple(layer for layer in network.layers if layer.node in ancestors)
+
+    def select(self, index: Tensor) -> Domain:
+        """That of some subproblems."""
+        return Domain(self.network, self.bounds.select(index), self.node, self.view.select(index))
+
+    @property
+    def batch(self) -> int:
+        """How many subproblems there are."""
+        return len(self.bounds)
+
+    @property
+    def like(self) -> Tensor:
+        """A tensor of the device and dtype."""
+        return self.bounds.lower
+
+    def _interval(self, layer: Layer) -> tuple[Tensor, Tensor]:
+        """The intervals of a layer's pre-activations, [batch, 1, pre] each."""
+        columns = layer.variables
+        return self.bounds.lower[:, None, columns], self.bounds.upper[:, None, columns]
+
+    @cached_property
+    def hulls(self) -> dict[int, Hull]:
+        """The layers' activations on the boxes, by node; shaped to broadcast over objectives, and over boxes that are alike."""
+        return {layer.node: self._hull(layer) for layer in self.layers}
+
+    def _hull(self, layer: Layer) -> Hull:
+        lower, upper = self._interval(layer)
+        if layer.activation.mixes and self.batch > 1:
+            alike = bool((lower == lower[:1]).all() and (upper == upper[:1]).all())
+            lower, upper = (end[:1] if alike else end for end in (lower, upper))
+        return layer.activation.hull(lower, torch.maximum(lower, upper))
+
+    @cached_property
+    def frozen(self) -> dict[int, tuple[Tensor, Tensor]]:
+        """Layers whose pre-activations are all but fixed on every box: their outputs' intervals, [batch, 1, post].
+
+        A sweep may end there with the interval's minimum: what is below such a layer makes no difference. (In a deployed
+        network it may: something below may overflow.)
+        """
+        found: dict[int, tuple[Tensor, Tensor]] = {}
+        if self.network.deployed or not self.view.whole:
+            return found
+        for layer in self.layers:
+            lower, upper = self._interval(layer)
+            excess = (upper - lower) - _FIXED * torch.maximum(lower.abs(), upper.abs())
+            # NaN, as infinities make it, is not.
+            if bool(excess.max() <= 0):
+                found[layer.node] = self.outputs(layer)
+        return found
+
+    def outputs(self, layer: Layer) -> tuple[Tensor, Tensor]:
+        """The intervals of a layer's outputs, [batch, 1, post] each."""
+        lower, upper = self._interval(layer)
+        return layer.activation.interval(lower, torch.maximum(lower, upper))
+
+    def minimum(
+        self, layer: Layer, t: Tensor, rho: Tensor, line: LinearRelaxation | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """Where `t x - rho z` has its minimum over a layer's box: z* [batch, objectives, pre] and x* [batch, objectives, post]."""
+        return layer.activation.minimum_on(self.hulls[layer.node], t, rho, line)
+
+    @property
+    def _inputs(self) -> tuple[Tensor, Tensor]:
+        inputs = slice(0, self.network.inputs)
+        return self.bounds.lower[:, None, inputs], self.bounds.upper[:, None, inputs]
+
+    @cached_property
+    def _ball(self) -> tuple[Tensor, Tensor]:
+        """Centre and radius of the input box."""
+        lower, upper = self._inputs
+        return (lower + upper) / 2, (upper - lower) / 2
+
+    def input_minimum(self, t: Float[Tensor, "batch objectives inputs"]) -> Float[Tensor, "batch objectives"]:
+        """The least value of `t . x` over the input box."""
+        centre, radius = self._ball
+        return (t @ centre.mT - t.abs() @ radius.mT)[..., 0]
+
+    def input_minimiser(self, t: Float[Tensor, "batch objectives inputs"]) -> Tensor:
+        """A corner of the input box where `t . x` is least."""
+        lower, upper = self._inputs
+        falling = t.sign().clamp_(max=0).abs_()
+        return torch.lerp(lower.expand_as(falling), upper.expand_as(falling), falling)
+
+    def central_minimiser(self, t: Float[Tensor, "batch objectives inputs"]) -> Tensor:
+        """A point of the input box where `t . x` is least; in the middle along inputs that do not matter."""
+        return torch.addcmul(*self._ball, t.sign(), value=-1)
