@@ -82,14 +82,12 @@ class ProximalOptimiser(Optimiser):
         maps: _Maps,
         velocity: Tensor,
         weights: Moments,
-        scales: Values,
-        posts: Values,
-        pres: Values,
-        residuals: Values,
+        values: tuple[Values, Values, Values, Values],
     ) -> None:
+        """values: the units of residuals, outputs, pre-activations, and residuals."""
         self.method, self.problem, self.state, self.maps = method, problem, state, maps
-        self.velocity, self.weights, self.scales = velocity, weights, scales
-        self.posts, self.pres, self.residuals = posts, pres, residuals
+        self.velocity, self.weights = velocity, weights
+        self.scales, self.posts, self.pres, self.residuals = values
         self.weight = method.first
 
     @classmethod
@@ -108,10 +106,7 @@ class ProximalOptimiser(Optimiser):
             _Maps(problem),
             torch.zeros_like(state["rho"]),
             Moments.like(state["constraint_weights"]),
-            _scales(problem, state, sweep),
-            posts,
-            pres,
-            {},
+            (_scales(problem, state, sweep), posts, pres, {}),
         )
         reached = made._values(posts)
         made.residuals = {
@@ -235,10 +230,9 @@ class ProximalOptimiser(Optimiser):
         return moves
 
     def select(self, rows: Tensor) -> ProximalOptimiser:
-        parts = (
-            {node: value[rows] for node, value in part.items()}
-            for part in (self.scales, self.posts, self.pres, self.residuals)
-        )
+        def chosen(part: Values) -> Values:
+            return {node: value[rows] for node, value in part.items()}
+
         return ProximalOptimiser(
             self.method,
             self.problem.select(rows),
@@ -246,7 +240,7 @@ class ProximalOptimiser(Optimiser):
             self.maps,
             self.velocity[rows],
             self.weights.select(rows),
-            *parts,
+            (chosen(self.scales), chosen(self.posts), chosen(self.pres), chosen(self.residuals)),
         )
 
 
