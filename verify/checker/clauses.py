@@ -49,9 +49,11 @@ class Rows:
             if place[0] == old
         }
         return Rows(
-            self.outputs[repeated], inputs or None, [self.exact_thresholds[row] for row in repeated],
+            self.outputs[repeated],
+            inputs or None,
+            [self.exact_thresholds[row] for row in repeated],
             self.thresholds[repeated],
-        )  # fmt: skip
+        )
 
     def dense_inputs(self, count: int) -> Array:
         """The coefficients of inputs, [rows, count]."""
@@ -69,10 +71,11 @@ class Rows:
             inputs |= {(at + row, column): value for (row, column), value in (part.inputs or {}).items()}
             at += len(part)
         return Rows(
-            np.concatenate([part.outputs for part in parts]), inputs or None,
+            np.concatenate([part.outputs for part in parts]),
+            inputs or None,
             [value for part in parts for value in part.exact_thresholds],
             np.concatenate([part.thresholds for part in parts]),
-        )  # fmt: skip
+        )
 
 
 class Clauses:

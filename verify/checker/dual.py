@@ -268,9 +268,15 @@ class Dual:
     # the sweep
 
     def sweep(
-        self, lower: Array, upper: Array, start: dict[int, Array], constant: Array, error: Array, rho: Rho,
+        self,
+        lower: Array,
+        upper: Array,
+        start: dict[int, Array],
+        constant: Array,
+        error: Array,
+        rho: Rho,
         sizes: dict[int, Array],
-    ) -> Linear:  # fmt: skip
+    ) -> Linear:
         """The objective as a linear function of the input.
 
         lower, upper: [subproblems, variables], for all objectives of a subproblem. start: the objective's coefficients on nodes' values,

@@ -245,9 +245,11 @@ class Clauses(Sequence[Clause]):
             raise Refused("an input lacks a bound in some clause")
         outside = {(k, end) for k, one in enumerate(intervals) for end in (False, True) if one[2 + end]}
         return Clause(
-            [one[0] for one in intervals], [one[1] for one in intervals],
-            [*self._base.rows(0), *(row for part in reversed(rows) for row in part)], frozenset(outside),
-        )  # fmt: skip
+            [one[0] for one in intervals],
+            [one[1] for one in intervals],
+            [*self._base.rows(0), *(row for part in reversed(rows) for row in part)],
+            frozenset(outside),
+        )
 
     def violated(self, lower: dict[int, Fraction], upper: dict[int, Fraction]) -> bool:
         """Whether some clause is shown to hold for all values between the bounds, by variable's code; its inputs are single values."""

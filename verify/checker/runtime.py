@@ -110,9 +110,11 @@ class Session:
         arrays = {name: np.ascontiguousarray(array) for name, array in fed.items()}
         samples = len(next(iter(arrays.values())))
         request = {
-            "do": "run", "samples": samples, "outputs": list(outputs),
+            "do": "run",
+            "samples": samples,
+            "outputs": list(outputs),
             "inputs": [[name, array.dtype.name, array.shape] for name, array in arrays.items()],
-        }  # fmt: skip
+        }
         told = self._asked(request, [array.reshape(-1).view(np.uint8) for array in arrays.values()], seconds)
         if len(told["arrays"]) != len(outputs) or any(shape[:1] != [samples] for _, shape in told["arrays"]):
             raise Trouble(_NONSENSE)
@@ -168,15 +170,20 @@ class _Process:
         self._back, answers = _pipe()
         main = threading.current_thread() is threading.main_thread()
         settings = {
-            "path": [os.path.abspath(entry) for entry in sys.path if entry], "memory": _memory(),
+            "path": [os.path.abspath(entry) for entry in sys.path if entry],
+            "memory": _memory(),
             "dies_with": os.getpid() if main else 0,  # with this thread, to be precise
-        }  # fmt: skip
+        }
         kept = {name: os.environ[name] for name in _KEPT if name in os.environ}
         try:
             self._popen = subprocess.Popen(
                 [sys.executable or "python3", "-I", "-S", "-B", str(_SCRIPT), json.dumps(settings)],
-                stdin=given, stdout=answers, stderr=subprocess.DEVNULL, env={**kept, **_SET}, cwd=os.sep,
-            )  # fmt: skip
+                stdin=given,
+                stdout=answers,
+                stderr=subprocess.DEVNULL,
+                env={**kept, **_SET},
+                cwd=os.sep,
+            )
         except (OSError, ValueError) as error:
             self._close()
             raise Trouble(f"no process could be started for it: {error}") from error

@@ -42,9 +42,10 @@ def check_witness(
     same = outputs == stored
     told = [
         f"over the reals: {'confirmed' if real else 'not confirmed'}",
-        "ONNX Runtime: not installed" if in_runtime is None else
-        f"ONNX Runtime: {'confirmed' if in_runtime else 'not confirmed'}{'' if same else ' (other outputs than recorded)'}",
-    ]  # fmt: skip
+        "ONNX Runtime: not installed"
+        if in_runtime is None
+        else f"ONNX Runtime: {'confirmed' if in_runtime else 'not confirmed'}{'' if same else ' (other outputs than recorded)'}",
+    ]
     if moved:
         told.append(f"{moved} inputs are the nearest numbers to intervals that hold none of their type")
     if not (in_runtime if deployed else real):

@@ -69,8 +69,10 @@ class Affine(ABC):
     def to(self, device: torch.device, dtype: torch.dtype) -> Affine:
         """The map with its tensors on `device`, as `dtype`."""
         changes = {
-            name: value.to(device, dtype) for name, value in tensors(self).items() if value.is_floating_point()
-        }  # fmt: skip
+            name: value.to(device, dtype)
+            for name, value in tensors(self).items()
+            if value.is_floating_point()
+        }
         return replace(self, **changes) if changes else self  # type: ignore[type-var]
 
 
@@ -217,9 +219,14 @@ class Convolution(Affine):
     def _undo_padding(self, small: Tensor) -> Shape:
         """What a deconvolution of `small` must add at the far ends to reach the operand's size."""
         sizes = zip(
-            self.input_shape[-self._rank :], small.shape[-self._rank :], self.stride, self.padding, self.dilation,
-            self.weight.shape[2:], strict=True,
-        )  # fmt: skip
+            self.input_shape[-self._rank :],
+            small.shape[-self._rank :],
+            self.stride,
+            self.padding,
+            self.dilation,
+            self.weight.shape[2:],
+            strict=True,
+        )
         return tuple(full - ((n - 1) * s - 2 * p + d * (k - 1) + 1) for full, n, s, p, d, k in sizes)
 
     def forward(self, *operands: Tensor) -> Tensor:
