@@ -26,8 +26,8 @@ from verify.checker.dual import Arithmetic, Dual, Linear, Multipliers
 from verify.checker.errors import Refused
 from verify.checker.maps import Convolution, Dense, Gather, Identity, Map, Scale
 from verify.checker.network import Activation, Affine, Input, Network
-from verify.checker.numbers import rationals
 from verify.checker.onnx_reader import read_model
+from verify.checker.rationals import rationals
 
 Array = np.ndarray[Any, Any]
 ACTIVATIONS: tuple[tuple[str, tuple[Any, ...]], ...] = (

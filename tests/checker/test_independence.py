@@ -107,7 +107,7 @@ def test_libraries_are_imported_where_they_must_be() -> None:
     for library, files in (
         ("onnx", {"onnx_call", "onnx_constants", "onnx_reader", "onnx_schema"}),
         ("onnxruntime", {"runtime_process"}),
-        ("flint", {"numbers"}),
+        ("flint", {"rationals"}),
     ):
         users = {
             path.stem

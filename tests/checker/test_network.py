@@ -12,7 +12,7 @@ from verify.checker.activations import apply
 from verify.checker.errors import Refused
 from verify.checker.maps import Convolution, Dense, Gather, Identity, Map, Scale
 from verify.checker.network import Activation, Affine, Input, Network
-from verify.checker.numbers import rational, rationals
+from verify.checker.rationals import rational, rationals
 
 RANDOM = np.random.default_rng(0)
 

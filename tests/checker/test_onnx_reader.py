@@ -17,10 +17,10 @@ from onnx import TensorProto, helper, numpy_helper
 from verify.checker.errors import Refused
 from verify.checker.maps import Scale
 from verify.checker.network import Network
-from verify.checker.numbers import rationals
 from verify.checker.onnx_reader import read_model
 from verify.checker.onnx_register import rule
 from verify.checker.operators import CONSTANTS, RULES
+from verify.checker.rationals import rationals
 from verify.loading import load
 
 FOLDER = Path(__file__).resolve().parents[3] / "shared" / "instances"

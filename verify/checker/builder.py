@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from verify.checker.errors import Refused
 from verify.checker.maps import Gather, Identity, Map, Scale
 from verify.checker.network import Activation, Affine, Input, Network, Node
-from verify.checker.numbers import Array, Integers, Shape
+from verify.checker.rationals import Array, Integers, Shape
 
 MOST_NUMBERS = 2**28  # of one tensor
 ROOT_BITS = 200  # of a square root that is no rational number

@@ -26,7 +26,7 @@ from verify.checker.activations import MULTIPLYING, PIECEWISE, interval, minimum
 from verify.checker.errors import NotProved, Refused
 from verify.checker.maps import Convolution, Dense, Gather, Identity, Map, Scale
 from verify.checker.network import Activation, Affine, Input, Network
-from verify.checker.numbers import rational, rationals
+from verify.checker.rationals import rational, rationals
 
 Array = NDArray[Any]
 

@@ -14,7 +14,7 @@ from functools import cached_property
 
 import numpy as np
 
-from verify.checker.numbers import Array, Integers, Shape, rationals, zeros
+from verify.checker.rationals import Array, Integers, Shape, rationals, zeros
 
 _SPREAD_OUT = 400_000  # numbers that a convolution spreads its operand out to, at a time
 

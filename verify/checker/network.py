@@ -16,7 +16,7 @@ import numpy as np
 from verify.checker.activations import apply, operands_of
 from verify.checker.errors import Refused
 from verify.checker.maps import Map
-from verify.checker.numbers import Array, Shape, rationals
+from verify.checker.rationals import Array, Shape, rationals
 
 
 @dataclass(frozen=True, eq=False)

@@ -17,11 +17,11 @@ from onnx import TensorProto, defs, external_data_helper
 from verify.checker.builder import Builder, Tensor, Value
 from verify.checker.errors import Refused
 from verify.checker.network import Network
-from verify.checker.numbers import Shape
 from verify.checker.onnx_call import Call, Rule
 from verify.checker.onnx_constants import NUMPY, constant_of
 from verify.checker.onnx_schema import DOMAINS, FLOATS, type_name, types_of
 from verify.checker.operators import CONSTANTS, RULES, facts_of
+from verify.checker.rationals import Shape
 
 OLDEST, NEWEST = 7, 26  # versions of ONNX's operators that these rules were compared with ONNX Runtime for
 

@@ -12,8 +12,8 @@ from typing import Any, TypeAlias
 
 from verify.checker.builder import Tensor, Value, numbering
 from verify.checker.errors import Refused
-from verify.checker.numbers import Integers
 from verify.checker.onnx_call import Call, Result, Rule
+from verify.checker.rationals import Integers
 
 Move: TypeAlias = Callable[[Call, Integers], "Integers | list[Integers]"]
 

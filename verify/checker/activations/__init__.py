@@ -9,7 +9,7 @@ from pkgutil import iter_modules
 
 from verify.checker.activations.base import KINDS, Function, Parameters
 from verify.checker.errors import Refused
-from verify.checker.numbers import Array
+from verify.checker.rationals import Array
 
 __import__("verify.checker.activations", fromlist=sorted(found.name for found in iter_modules(__path__)))
 

@@ -14,7 +14,7 @@ from typing import Any, ClassVar
 import numpy as np
 
 from verify.checker.errors import Refused
-from verify.checker.numbers import Array, rational
+from verify.checker.rationals import Array, rational
 
 Parameters = tuple[Any, ...]
 ULPS = 16 * 2.0**-53  # what an elementary function of numpy may be off by, generously

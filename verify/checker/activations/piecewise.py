@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from verify.checker.activations.base import Elementwise, like, within
-from verify.checker.numbers import Array
+from verify.checker.rationals import Array
 
 
 class Piecewise(Elementwise):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from verify.checker.activations.base import Function, least
-from verify.checker.numbers import Array
+from verify.checker.rationals import Array
 
 
 class Product(Function):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from verify.checker.activations.base import Curved
-from verify.checker.numbers import Array, rational
+from verify.checker.rationals import Array, rational
 
 
 class Reciprocal(Curved):

@@ -6,7 +6,7 @@ import numpy as np
 
 from verify.checker.activations.base import like
 from verify.checker.activations.piecewise import Piecewise
-from verify.checker.numbers import Array
+from verify.checker.rationals import Array
 
 
 class Relu(Piecewise):

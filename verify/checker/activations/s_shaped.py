@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from verify.checker.activations.base import FLATTEST, Curved
-from verify.checker.numbers import Array
+from verify.checker.rationals import Array
 
 
 class Sigmoid(Curved):

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from verify.checker.activations.base import Elementwise
-from verify.checker.numbers import Array, rational
+from verify.checker.rationals import Array, rational
 
 
 class Square(Elementwise):

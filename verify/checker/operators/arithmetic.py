@@ -11,10 +11,10 @@ import numpy as np
 
 from verify.checker.builder import Builder, Constant, Tensor, Value, fractions, real, reciprocals, rounded
 from verify.checker.errors import Refused
-from verify.checker.numbers import Array
 from verify.checker.onnx_call import Call, Result
 from verify.checker.onnx_register import of_constants, rule
 from verify.checker.onnx_schema import FLOATS
+from verify.checker.rationals import Array
 
 MOST_POWER = 64  # the largest exponent
 

@@ -10,9 +10,9 @@ import numpy as np
 from verify.checker.builder import Builder, Constant, Tensor, Value, fractions, real, simplest
 from verify.checker.errors import Refused
 from verify.checker.maps import Dense
-from verify.checker.numbers import Array
 from verify.checker.onnx_call import Call, Result
 from verify.checker.onnx_register import rule
+from verify.checker.rationals import Array
 
 
 @rule("MatMul")

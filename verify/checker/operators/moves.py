@@ -9,9 +9,9 @@ import numpy as np
 
 from verify.checker.builder import affordable, numbering, real
 from verify.checker.errors import Refused
-from verify.checker.numbers import Integers
 from verify.checker.onnx_call import Call, Result
 from verify.checker.onnx_register import move, of_constants, rule
+from verify.checker.rationals import Integers
 
 
 @move("Reshape")

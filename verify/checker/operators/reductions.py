@@ -9,10 +9,10 @@ import numpy as np
 
 from verify.checker.builder import Value, numbering, real
 from verify.checker.errors import Refused
-from verify.checker.numbers import Integers, Shape
 from verify.checker.onnx_call import Call, Result
 from verify.checker.onnx_register import rule
 from verify.checker.operators.arithmetic import several
+from verify.checker.rationals import Integers, Shape
 
 
 def axes_of(call: Call, rank: int) -> tuple[int, ...] | None:

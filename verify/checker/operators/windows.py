@@ -11,9 +11,9 @@ import numpy as np
 from verify.checker.builder import affordable, numbering, real, reciprocals
 from verify.checker.errors import Refused
 from verify.checker.maps import Convolution
-from verify.checker.numbers import Integers, Shape
 from verify.checker.onnx_call import Call, Result
 from verify.checker.onnx_register import rule
+from verify.checker.rationals import Integers, Shape
 
 
 @dataclass(frozen=True)
