@@ -123,17 +123,31 @@ def test_json_is_one_object(command: Command, property_: Path, verdict: str) -> 
 
 
 def test_log_of_a_run(command: Command, tmp_path: Path) -> None:
-    """A JSON object a line, the last one with the verdict; every counter only grows."""
+    """A JSON object a line, the last one with the verdict; every counter only grows, and every technique says what it took and brought."""
     path = tmp_path / "log.jsonl"
     ran = command("run", MODEL, UNSAT, "--device", "cpu", "--quiet", "--log-json", path)
     assert (ran.code, ran.out, ran.err) == (0, "unsat\n", "")
     *steps, last = [json.loads(line) for line in path.read_text().splitlines()]
     assert (last["event"], last["verdict"], last["clauses"]) == ("result", "unsat", 9)
-    assert {step["event"] for step in steps} == {"progress"}
+    assert {step["event"] for step in steps} == {"progress", "technique"}
+    applied = [step for step in steps if step["event"] == "technique"]
+    assert all(step["price"] >= 0 and 0 <= step["gain"] <= 1 for step in applied)
+    assert {step["technique"] for step in applied} == set(last["techniques"])
+    assert sum(step["refuted"] for step in applied) == sum(
+        one["refuted"] for one in last["techniques"].values()
+    )
+    steps = [step for step in steps if step["event"] == "progress"]
     for counter in ("seconds", "subproblems", "closed", "batches"):
         values = [record[counter] for record in [*steps, last]]
         assert values == sorted(values), counter
     assert set(last["seconds_by_phase"]) <= {"attack", "root", "branch and bound"}
+
+
+def test_where_the_time_went(command: Command) -> None:
+    """Phases and techniques on stderr, also where it is quiet otherwise; the verdict as ever."""
+    ran = command("run", MODEL, UNSAT, "--device", "cpu", "--quiet", "--explain")
+    assert (ran.code, ran.out) == (0, "unsat\n")
+    assert "root " in ran.err and "CROWN" in ran.err and "refuted" in ran.err
 
 
 def test_log_that_cannot_be_written(command: Command, tmp_path: Path) -> None:
