@@ -13,7 +13,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
 import torch
@@ -36,7 +36,6 @@ _CLOSE = 1e-12  # to 0: what is left there is no share of anything
 _WEIGHT = 0.3  # of the latest observation in running averages
 _MOST_LEVELS = 60.0  # that one application can be worth
 SPLITTING = "splitting"
-T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -64,7 +63,7 @@ class Observation:
         share = closed_shares(self.before, self.after).nan_to_num(nan=0.0)
         return torch.where(self.refuted, torch.ones_like(share), share)
 
-    def update(self, shared: T) -> T:
+    def update(self, shared: Any) -> Any:
         """What subproblems share, with what was found for all of them: nothing, mostly."""
         return shared
 

@@ -42,7 +42,7 @@ class Regrouped(Observation):
 
     groups: Groups | None = None
 
-    def update(self, shared: Groups) -> Groups:  # type: ignore[override]
+    def update(self, shared: Groups) -> Groups:
         return shared if self.groups is None else self.groups
 
 

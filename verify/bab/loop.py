@@ -183,7 +183,8 @@ class BranchAndBound:
         first = self.step(subproblems.select(slice(0, half)), knowledge, deadline)
         knowledge = knowledge.learned(*(seen for result in first.results for seen in result.seen))
         second = self.step(subproblems.select(slice(half, None)), knowledge, deadline)
-        return replace(first.joined(second), fits=min(half, first.joined(second).fits or half))
+        both = first.joined(second)
+        return replace(both, fits=half if both.fits is None else min(half, both.fits))
 
     def _expand(self, subproblems: Subproblems, knowledge: Knowledge, deadline: Deadline) -> Done:
         """Splits subproblems and bounds their children."""

@@ -35,7 +35,7 @@ class CutsTried(Observation):
 
     pool: CutPool | None = None
 
-    def update(self, shared: RootBounds) -> RootBounds:  # type: ignore[override]
+    def update(self, shared: RootBounds) -> RootBounds:
         return shared if self.pool is None else replace(shared, cuts=self.pool)
 
 

@@ -34,7 +34,7 @@ class RootsBounded(Observation):
 
     shared: RootBounds | None = None
 
-    def update(self, shared: RootBounds) -> RootBounds:  # type: ignore[override]
+    def update(self, shared: RootBounds) -> RootBounds:
         return shared if self.shared is None else self.shared
 
 
