@@ -18,20 +18,20 @@ _PLACES = {
     "load": "verify.loading", "LoadedModel": "verify.loading", "Problem": "verify.problem", "Witness": "verify.problem",
     "LinfBall": "verify.specification", "Specification": "verify.specification", "Row": "verify.specification",
     "VerifyError": "verify.errors", "InputError": "verify.errors", "ResourceError": "verify.errors",
-    "VacuousWarning": "verify.errors",
+    "DialectWarning": "verify.errors", "VacuousWarning": "verify.errors",
 }  # fmt: skip
 
 if TYPE_CHECKING:
     from verify.api import bounds, verify
     from verify.clause_bounds import ClauseBounds
-    from verify.errors import InputError, ResourceError, VacuousWarning, VerifyError
+    from verify.errors import DialectWarning, InputError, ResourceError, VacuousWarning, VerifyError
     from verify.loading import LoadedModel, load
     from verify.problem import Problem, Witness
     from verify.result import Result
     from verify.specification import LinfBall, Row, Specification
 
 __all__ = [
-    "ClauseBounds", "InputError", "LinfBall", "LoadedModel", "Problem", "ResourceError", "Result", "Row",
+    "ClauseBounds", "DialectWarning", "InputError", "LinfBall", "LoadedModel", "Problem", "ResourceError", "Result", "Row",
     "Specification", "VacuousWarning", "VerifyError", "Witness", "bounds", "load", "verify",
 ]  # fmt: skip
 

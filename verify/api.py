@@ -13,7 +13,7 @@ import torch
 from verify.bab.progress import Reporter, Silent
 from verify.bounders.ascent import Bounder
 from verify.clause_bounds import ClauseBounds, Step, bound
-from verify.errors import VacuousWarning
+from verify.errors import DialectWarning, VacuousWarning
 from verify.problem import prepare
 from verify.request import Request
 from verify.result import Result
@@ -21,7 +21,7 @@ from verify.run import run
 from verify.validation import path, refuse, shown
 
 if TYPE_CHECKING:
-    from verify.problem import Model, Spec
+    from verify.problem import Model, Problem, Spec
 
 
 def verify(
@@ -66,7 +66,7 @@ def verify(
     )
     _check_reporter(reporter)
     result = run(request, lambda: reporter or Silent(), started)
-    _warn(result.warning)
+    _warn(result)
     return result
 
 
@@ -78,10 +78,12 @@ def _check_reporter(reporter: object) -> None:
         refuse("reporter", f"is {shown(reporter)}", "give an object with a method update(progress)")
 
 
-def _warn(warning: str | None) -> None:
-    """A VacuousWarning where the property holds as it is written."""
-    if warning is not None:
-        warnings.warn(warning, VacuousWarning, stacklevel=3)
+def _warn(of: Result | Problem) -> None:
+    """A DialectWarning for each way in which the property was read generously, and a VacuousWarning where it holds as it is
+    written."""
+    for warning in of.warnings:
+        kind = VacuousWarning if warning not in of.notes else DialectWarning
+        warnings.warn(warning, kind, stacklevel=3)
 
 
 def bounds(
@@ -104,5 +106,5 @@ def bounds(
     Raises InputError for bad input, ResourceError where a linear program would be too large.
     """
     problem = prepare(model, specification, example_input)
-    _warn(problem.vacuous)
+    _warn(problem)
     return bound(problem, method, iterations, time_limit, intermediate, device, observe)

@@ -61,6 +61,7 @@ class ClauseBounds:
     intermediate_seconds: float
     layers: tuple[dict[str, Any], ...]
     vacuous: bool = False
+    notes: tuple[str, ...] = ()
 
 
 @neutral()
@@ -192,7 +193,13 @@ class _Bounding:
         """Everything together."""
         bounds, times = tuple(self.bounds), (self.seconds, self.intermediate_seconds)
         return ClauseBounds(
-            self.method, self.iterations, bounds, *times, self.layers, bool(self.problem.vacuous)
+            self.method,
+            self.iterations,
+            bounds,
+            *times,
+            self.layers,
+            bool(self.problem.vacuous),
+            self.problem.notes,
         )
 
 

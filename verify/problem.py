@@ -85,6 +85,16 @@ class Problem:
         return f"{spec.source}: the property is vacuous: {why} as it is written, so it holds for every model"
 
     @property
+    def notes(self) -> tuple[str, ...]:
+        """How the property was read where it is not as the standard of VNN-LIB has it."""
+        return self.specification.notes
+
+    @property
+    def warnings(self) -> tuple[str, ...]:
+        """All that whoever wrote the property should know: how it was read, and whether it is vacuous."""
+        return (*self.notes, *([] if self.vacuous is None else [self.vacuous]))
+
+    @property
     def clauses(self) -> int:
         return len(self.specification.clauses)
 

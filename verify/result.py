@@ -20,6 +20,7 @@ class Result:
     by phase, and of attacks beside branching (of all threads); by technique, its calls, subproblems, seconds, mean gain (the share
     of the distance from 0 that it closed) and how many it refuted; none where the time ran out before the search began.
     `certificate`: the file written, if one was asked for and proved. `warning`: why the property is vacuous, if it is.
+    `notes`: how the property was read where it is not as the standard of VNN-LIB has it.
     """
 
     verdict: str
@@ -29,6 +30,12 @@ class Result:
     statistics: dict[str, Any] = field(default_factory=dict)
     certificate: Path | None = None
     warning: str | None = None
+    notes: tuple[str, ...] = ()
+
+    @property
+    def warnings(self) -> tuple[str, ...]:
+        """All that whoever wrote the property should know."""
+        return (*self.notes, *([] if self.warning is None else [self.warning]))
 
     @property
     def vacuous(self) -> bool:

@@ -68,7 +68,7 @@ class _Work:
                 deadline.check()
                 search = build_search(problem, settings, self.device, request.seed, self.reporter, writer)
         except OutOfTimeError:
-            return replace(late(self.started), warning=problem.vacuous)
+            return replace(late(self.started), warning=problem.vacuous, notes=problem.notes)
         found = search.run(deadline)
         statistics = {"clauses": problem.clauses, "snapped": problem.snapped, **found.progress.statistics()}
         reason = found.reason
@@ -76,7 +76,13 @@ class _Work:
             reason += ", by float32 bounds that nothing has proved (--no-rigorous)"
         warning = problem.vacuous
         return Result(
-            found.verdict, warning or reason, self._seconds, found.witness, statistics, warning=warning
+            found.verdict,
+            warning or reason,
+            self._seconds,
+            found.witness,
+            statistics,
+            warning=warning,
+            notes=problem.notes,
         )
 
     @property

@@ -307,6 +307,8 @@ class Reader:
             return scaled(result, Fraction(-1))
         if head in "+-":
             return total([(1, result), *((1 if head == "+" else -1, term) for term in others)])
+        if head == "/" and not others:
+            raise Refused("a quotient of one term")
         for other in others:
             check_time(self.until)
             if head == "/" and (other[0] or not other[1]):

@@ -52,7 +52,7 @@ def bounds(
 
     problem = prepare(model, specification)
     found = bound(problem, observe=_trace if trace else None, **how)
-    options.warn(problem.vacuous)
+    options.warn(problem.warnings)
     if form == "json":
         click.echo(json.dumps(_as_json(found, layers)))
     else:
@@ -72,6 +72,7 @@ def _as_json(found: ClauseBounds, layers: bool) -> dict[str, Any]:
         "seconds": found.seconds,
         "intermediate_seconds": found.intermediate_seconds,
         "vacuous": found.vacuous,
+        "notes": list(found.notes),
         "clauses": [{"index": index, "bound": bound} for index, bound in enumerate(found.bounds)],
     }
     if layers:

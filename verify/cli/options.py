@@ -117,7 +117,7 @@ def _data_files(model: Path) -> Iterable[Path]:
     return external.data_files(model)
 
 
-def warn(warning: str | None) -> None:
-    """Says on stderr, whatever the options, that a property holds as it is written."""
-    if warning is not None:
+def warn(warnings: Iterable[str]) -> None:
+    """Says on stderr, whatever the options, how a property was read, and that it holds as it is written."""
+    for warning in warnings:
         click.echo(f"verify: warning: {warning}", err=True)

@@ -94,7 +94,7 @@ class _Command:
                 raise UnwrittenError(
                     f"{error}; the search's answer was:\n{_answer(found, self.form)}"
                 ) from None
-        options.warn(result.warning)
+        options.warn(result.warnings)
         return self._show(result)
 
     def _ready(self, live: Reporter, stack: ExitStack) -> Reporter:
@@ -157,6 +157,7 @@ def _as_json(result: Result) -> dict[str, Any]:
         "reason": result.reason,
         "seconds": round(result.seconds, 4),
         "vacuous": result.vacuous,
+        "notes": list(result.notes),
         "statistics": result.statistics,
         "witness": None,
         "certificate": None if result.certificate is None else str(result.certificate),

@@ -82,7 +82,7 @@ def verify(specification: Path, networks: dict[str, Path], folder: Path | None, 
         text = _text(result.witness)
     elif result.witness is not None and folder is not None:
         _serialise(result.witness, folder, Outputs([specification, *networks.values()]))
-    options.warn(result.warning)
+    options.warn(result.warnings)
     return _show(result, text)
 
 

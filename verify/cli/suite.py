@@ -149,6 +149,8 @@ class _Suite:
             f"[{self._done}/{len(self.instances)}] {row.benchmark} {row.onnx} {row.vnnlib}: {row.result} "
             f"{row.seconds:.2f} s" + ("" if plain else f" ({ended.answer.reason})")
         )
+        for note in ended.answer.notes:
+            _say(f"  {note}")
         if one.contradiction:
             _say(click.style(one.complaint(), fg="red", bold=True))
         if ended.answer.witness is not None:

@@ -1,7 +1,7 @@
 """The networks of a query side by side, as one network whose flat inputs and outputs its property speaks of.
 
 Inputs: those of all networks, the ones that must be equal as one. Outputs: those of all networks, then all hidden tensors, then
-the products of variables in the assertions. A network that is `equal-to` another one is the same graph lowered again at
+all initialized inputs, then the products of variables in the assertions. A network that is `equal-to` another one is the same graph lowered again at
 its own inputs. The ground truth stays the models themselves: each runs in its own session on its own inputs; hidden tensors
 come from another session of the same model with more outputs; products are computed exactly from what came out.
 """
@@ -45,14 +45,14 @@ MOST_EXACT = 2**53  # the greatest integer up to which float64 has all
 
 
 class JointRunner:
-    """All models at joint inputs: their outputs, then the hidden tensors."""
+    """All models at joint inputs: their outputs, then the hidden tensors, then the initialized inputs."""
 
     def __init__(self, parts: Sequence[Part]) -> None:
         self._parts = parts
 
     def __call__(self, samples: NDArray[Any]) -> NDArray[Any]:
-        outputs, hidden = zip(*(part.run(samples) for part in self._parts), strict=True)
-        arrays = [array for group in (*outputs, *hidden) for array in group]
+        kinds = zip(*(part.run(samples) for part in self._parts), strict=True)
+        arrays = [array for kind in kinds for group in kind for array in group]
         return np.concatenate([_exact(array).reshape(len(samples), -1) for array in arrays], axis=1)
 
 
@@ -90,9 +90,11 @@ class JointModel(LoadedModel):
 
     def variables(self, inputs: NDArray[Any], outputs: NDArray[Any]) -> dict[str, tuple[str, NDArray[Any]]]:
         given = np.split(inputs[self.query.input_of], _ends(self.query, "inputs"))
-        found = np.split(outputs, np.cumsum([*_sizes(self.query, "outputs"), *_sizes(self.query, "hidden")]))
+        computed = ("outputs", "hidden", "given")
+        found = np.split(outputs, np.cumsum([size for kind in computed for size in _sizes(self.query, kind)]))
         tensors: dict[str, NDArray[Any]] = {}
-        for kind, values in (("inputs", iter(given)), ("outputs", rest := iter(found)), ("hidden", rest)):
+        rest = iter(found)
+        for kind, values in (("inputs", iter(given)), *((kind, rest) for kind in computed)):
             for variable in _variables(self.query, kind):
                 values_of = next(values).astype(self.tensor_types[variable.name])
                 tensors[variable.name] = values_of.reshape(variable.shape)
@@ -133,8 +135,9 @@ def _side_by_side(query: Query, parts: Sequence[Part], fold: bool) -> JointModel
         for part, of in zip(parts, tensors, strict=True)
         for variable in part.declaration.hidden
     ]
+    constants = [of.value(name) for part, of in zip(parts, tensors, strict=True) for name in part.given]
     builder.label = "outputs"
-    core = side_by_side(builder, [*outputs, *hidden])
+    core = side_by_side(builder, [*outputs, *hidden, *constants])
     names = ", ".join(variable.name for variable in _variables(query, "inputs"))
     types = input_types(query, parts)
     loaded = JointModel(
@@ -186,7 +189,7 @@ def _opset(parts: Sequence[Part]) -> int | None:
 
 def _inputs(query: Query, parts: Sequence[Part]) -> tuple[Builder, Value, dict[str, list[Value]]]:
     """A builder; its input, flat; and every network's inputs by its name."""
-    size = int(query.input_of.max()) + 1
+    size = int(query.input_of.max(initial=0)) + 1
     alone = len(parts) == 1 and len(parts[0].shapes) == 1 and len(query.input_of) == size
     builder = Builder(parts[0].shapes[0] if alone else (size,), "inputs")
     builder.label = "inputs"

@@ -10,9 +10,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import onnx
 from numpy.typing import NDArray
+from onnx import numpy_helper
 
 from verify.errors import ModelError
-from verify.formats.vnnlib2 import Declaration, Query, Variable
+from verify.formats.vnnlib2 import INITIALIZED, ISOMORPHIC, REAL, Declaration, Query, Variable
 from verify.loading.guard import IN_MEMORY, reading
 from verify.loading.onnx.graph import Graph
 from verify.loading.onnx.model import ELEMENT_TYPES, OnnxModel, Tensor, fixed, read
@@ -34,11 +35,14 @@ class Part:
     session: OnnxSession
     within: OnnxSession | None  # the same model, for hidden tensors
     places: tuple[NDArray[np.int64], ...]  # of each input's elements among the joint inputs
+    given: Mapping[str, NDArray[Any]]  # of each initialized input: its tensor's name and value
 
-    def run(self, samples: NDArray[Any]) -> tuple[list[NDArray[Any]], list[NDArray[Any]]]:
-        """Outputs and hidden tensors at joint inputs, [batch, inputs], each [batch, ..] in the model's own shape and type."""
-        given = [samples[:, places] for places in self.places]
-        return self.session(given), [] if self.within is None else self.within(given)
+    def run(self, samples: NDArray[Any]) -> tuple[list[NDArray[Any]], ...]:
+        """Outputs, hidden tensors and initialized inputs at joint inputs, [batch, inputs], each [batch, ..] in the model's
+        own shape and type."""
+        inputs = [samples[:, places] for places in self.places]
+        given = [np.broadcast_to(value, (len(samples), *value.shape)) for value in self.given.values()]
+        return self.session(inputs), [] if self.within is None else self.within(inputs), given
 
 
 def check_names(query: Query, models: Mapping[str, Source]) -> None:
@@ -70,8 +74,11 @@ def matched_parts(query: Query, models: Mapping[str, Source]) -> list[Part]:
             first += variable.size
         name = network.name if network.name in models else network.target
         if name in owned:
-            part = replace(owned[name], declaration=network, places=tuple(places))
-            _matched(network, part.model)
+            model = owned[name].model
+            _matched(network, model)
+            part = replace(
+                owned[name], declaration=network, places=tuple(places), given=_given(network, model)
+            )
         else:
             with reading(_name(models[name])):
                 part = owned[name] = _part(network, models[name], tuple(places))
@@ -85,12 +92,15 @@ def _name(model: Source) -> str:
 
 def _part(network: Declaration, source: Source, places: tuple[NDArray[np.int64], ...]) -> Part:
     model = read(source)
+    given = _given(network, model)
+    if not model.inputs:
+        raise ModelError(f"{model.name}: the file gives all its inputs values, so there is nothing to vary")
     shapes = _matched(network, model)
     model.fix(shapes)
     inputs = [(t.name, shape, t.element_type) for t, shape in zip(model.inputs, shapes, strict=True)]
     session = OnnxSession(model.original, inputs, [tensor.name for tensor in model.outputs])
     session.check_types({tensor.name: tensor.element_type for tensor in model.outputs})
-    return Part(network, model, Graph(model), shapes, session, None, places)
+    return Part(network, model, Graph(model), shapes, session, None, places, given)
 
 
 def _matched(network: Declaration, model: OnnxModel) -> tuple[Shape, ...]:
@@ -104,17 +114,45 @@ def _matched(network: Declaration, model: OnnxModel) -> tuple[Shape, ...]:
                 f"{model.name}: it has {len(found)} {kind}, the network {network.name} of the query {len(declared)}"
             )
         for variable, tensor in zip(declared, found, strict=True):
-            check_type(variable, tensor.element_type, model, tensor.name)
+            check_type(network, variable, tensor.element_type, model, tensor.name)
     return tuple(_shape(v, t, model) for v, t in zip(network.inputs, model.inputs, strict=True))
 
 
-def check_type(variable: Variable, found: str, model: OnnxModel, name: str) -> None:
-    """Element types must be the declared ones, if those are not real."""
-    if variable.element_type not in (found, "real"):
+def _given(network: Declaration, model: OnnxModel) -> dict[str, NDArray[Any]]:
+    """The tensors of a network's initialized inputs, by their names; all inputs of the file are matched by order."""
+    if not network.given:
+        return {}
+    declared = [(variable, variable.kind == INITIALIZED) for variable in network.all_inputs]
+    if [is_given for _, is_given in declared] != [is_given for _, is_given in model.given]:
+        found = ", ".join(f"{name} {'with' if own else 'without'} a value" for name, own in model.given)
         raise ModelError(
-            f"{model.name}: {name!r} is {found}, but the query declares {variable.name} as {variable.element_type}; "
-            "declare its own type, or real"
+            f"{model.name}: the network {network.name} of the query declares {len(declared)} inputs, initialized are "
+            f"{', '.join(variable.name for variable in network.given)}; the file's inputs are, in order, {found}"
         )
+    values = {tensor.name: tensor for tensor in model.proto.graph.initializer}
+    tensors = {}
+    for (variable, is_given), (name, _) in zip(declared, model.given, strict=True):
+        if is_given:
+            value = numpy_helper.to_array(values[name])
+            check_type(network, variable, value.dtype.name, model, name)
+            check_shape(variable, value.shape, model, name)
+            tensors[name] = value
+    return tensors
+
+
+def check_type(network: Declaration, variable: Variable, found: str, model: OnnxModel, name: str) -> None:
+    """Element types must be the declared ones, if those are not real."""
+    if variable.element_type in (found, REAL):
+        return
+    remedy = "declare its own type, or real"
+    if network.relation == ISOMORPHIC:
+        remedy = (
+            f"the network {network.name} may be isomorphic to {network.target} in another type, but then the file that is "
+            f"given for it must be in that type: give such a file, or declare {found}, or all variables real"
+        )
+    raise ModelError(
+        f"{model.name}: {name!r} is {found}, but the query declares {variable.name} as {variable.element_type}; {remedy}"
+    )
 
 
 def _shape(variable: Variable, tensor: Tensor, model: OnnxModel) -> Shape:
@@ -161,7 +199,7 @@ def tensor_name(model: OnnxModel, name: str) -> str:
 
 def input_types(query: Query, parts: Sequence[Part]) -> tuple[str, ...]:
     """The element type of each joint input: the narrowest of those that it stands for."""
-    types = ["float64"] * (int(query.input_of.max()) + 1)
+    types = ["float64"] * (int(query.input_of.max(initial=0)) + 1)
     for part in parts:
         for tensor, places in zip(part.model.inputs, part.places, strict=True):
             for place in places.tolist() if tensor.element_type == "float32" else ():
@@ -176,11 +214,11 @@ def tensor_types(query: Query, parts: Sequence[Part], sample: NDArray[Any]) -> d
     for part in parts:
         for variable, tensor in zip(part.declaration.inputs, part.model.inputs, strict=True):
             types[variable.name] = tensor.element_type
-        outputs, hidden = part.run(sample[None])
-        declared = (*part.declaration.outputs, *part.declaration.hidden)
-        for variable, array in zip(declared, (*outputs, *hidden), strict=True):
+        arrays = [array for group in part.run(sample[None]) for array in group]
+        declared = (*part.declaration.outputs, *part.declaration.hidden, *part.declaration.given)
+        for variable, array in zip(declared, arrays, strict=True):
             name = variable.tensor or variable.name
-            check_type(variable, array.dtype.name, part.model, name)
+            check_type(part.declaration, variable, array.dtype.name, part.model, name)
             check_shape(variable, array.shape[1:], part.model, name)
             types[variable.name] = array.dtype.name
     return types

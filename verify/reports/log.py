@@ -46,6 +46,7 @@ class JsonLog:
                 "verdict": result.verdict,
                 "reason": result.reason,
                 "vacuous": result.vacuous,
+                "notes": list(result.notes),
                 **result.statistics,
             }
         )

@@ -37,6 +37,7 @@ class Answer:
     witness: str | None = None
     healthy: bool = True  # whether the process can be trusted with another one
     vacuous: bool = False  # whether the property holds as it is written
+    notes: tuple[str, ...] = ()  # how it was read where it is not as the standard has it
 
 
 Decide = Callable[[Request], Answer]
@@ -75,7 +76,7 @@ def _verdict(request: Request) -> Answer:
 
     found = run(request)
     witness = None if found.witness is None else _text(found.witness)
-    return Answer(found.verdict, found.reason, witness, vacuous=found.vacuous)
+    return Answer(found.verdict, found.reason, witness, vacuous=found.vacuous, notes=found.notes)
 
 
 def _text(witness: Witness) -> str:

@@ -260,13 +260,14 @@ class Property:
 
     `clauses` is a sequence that makes each `Clause` on access (iterate rather than copy); neighbouring
     clauses with the same box share its arrays, and `box_ids[k]` tells which ones do.  `source` is the file
-    it was read from.
+    it was read from, and `notes` tell how it was read where it is not as the standard has it.
     """
 
     inputs: int
     outputs: int
     clauses: Clauses
     source: str | None
+    notes: tuple[str, ...] = ()
 
     @property
     def empty_box(self) -> bool:

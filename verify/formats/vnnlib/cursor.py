@@ -11,7 +11,7 @@ from verify.formats.vnnlib.text import position
 
 _SPACE = re.compile(r"\s*", re.ASCII)
 _WORD = re.compile(r"[^\s()]+", re.ASCII)
-_STATEMENT = re.compile(r"\(\s*(?:assert|declare-const)(?![^\s()])", re.ASCII)
+_STATEMENT = re.compile(r"\(\s*(?:assert|declare-const|declare-fun)(?![^\s()])", re.ASCII)
 
 
 class Cursor:
@@ -19,6 +19,21 @@ class Cursor:
 
     def __init__(self, text: str, source: str) -> None:
         self.text, self.source, self.at = text, source, 0
+        self._read_as: dict[str, list[int]] = {}  # of what is not as the standard has it: the places
+
+    def _note(self, place: int, reading: str) -> None:
+        """Keep in mind how something was read that is not as the standard has it, and means one thing all the same."""
+        self._read_as.setdefault(reading, []).append(place)
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """How the text was read where it is not as the standard has it: a line for each kind, with its first place."""
+        return tuple(map(self._noted, self._read_as, self._read_as.values()))
+
+    def _noted(self, reading: str, places: list[int]) -> str:
+        line, column = self.position(places[0])
+        others = f" (and so {len(places) - 1} more)" if len(places) > 1 else ""
+        return f"{self.source}:{line}:{column}: {reading}{others}"
 
     def _fail(self, place: int, reason: str, remedy: str) -> NoReturn:
         line, column = self.position(place)
@@ -89,7 +104,7 @@ class Cursor:
 
     def declaration(self, name: str) -> int:
         """Position of a variable's name in its declaration."""
-        match = re.search(rf"\(\s*declare-const\s+({name})\s", self.text)
+        match = re.search(rf"\(\s*declare-(?:const|fun)\s+({name})\s", self.text)
         return match.start(1) if match else 0
 
     # -- statements

@@ -49,7 +49,7 @@ def _parsed(text: str, source: str) -> Property:
         remedy = f"add (assert (>= {name} ...)) and (assert (<= {name} ...))"
         line, column = reader.position(reader.declaration(name))
         raise UnboundedInputError(source, line, column, name, reason, remedy)
-    return Property(inputs, outputs, clauses, source)
+    return Property(inputs, outputs, clauses, source, reader.notes)
 
 
 def clauses_of(formula: Formula, inputs: int, outputs: int, source: str) -> Clauses:

@@ -41,13 +41,20 @@ _OPERATORS = {"<=": LE, "<": LT, ">=": GE, ">": GT, "=": EQ, "==": EQ}
 _MIRRORED = (GE, GT, LE, LT, EQ)
 _IGNORED = frozenset({"set-logic", "set-info", "set-option"})
 _ENDING = frozenset({"check-sat", "get-model", "exit"})
+_DECLARING = frozenset({"declare-const", "declare-fun"})
 
 _ATOM = r"\(\s*[<>=]+\s+[^\s()]+\s+[^\s()]+\s*\)\s*"
 _ATOM_RUN = re.compile(rf"(?:{_ATOM}){{1,20000}}", re.ASCII)
 _CONJUNCTION = re.compile(rf"\(\s*and\s*(?:{_ATOM}){{1,20000}}\)\s*", re.ASCII)
 _ASSERT_RUN = re.compile(rf"(?:\(\s*assert\s*{_ATOM}\)\s*){{1,20000}}", re.ASCII)
 _DECLARE_RUN = re.compile(r"(?:\(\s*declare-const\s+[XY]_\d+\s+Real\s*\)\s*){1,20000}", re.ASCII)
+_VERSION = re.compile(r"\s+(?:1\.0|<1\.0>)\s*\)", re.ASCII)
 _NO_WORD, _AND_WORD, _ASSERT_WORDS = slice(0, 0), slice(0, 1), slice(0, None, 4)
+# a term, and then a comparison where only prefix operators should stand
+_IS_INFIX = re.compile(
+    r"\(\s*(?:\(\s*[-+*/](?=[\s(])|(?![-+*/<>=!]+\s|and\s|or\s)[^\s()]+(?:\s*\[[^\[\]()]*\])?\s+(?:[<>=!]=|[<>=])(?=[\s(]))",
+    re.ASCII,
+).match
 _is_variable = re.compile(r"[XY]_(?:0|[1-9]\d{0,8})\Z", re.ASCII).match
 
 
@@ -62,6 +69,8 @@ class Reader(Cursor):
     Comments and quotations are blanked beforehand by as many other characters, so every position is one of the
     original text.
     """
+
+    comparisons = frozenset(_OPERATORS)
 
     def __init__(self, text: str, source: str) -> None:
         super().__init__(text, source)
@@ -161,11 +170,11 @@ class Reader(Cursor):
             reason = f"found {self._found()}, expected '('"
             self._fail(opened, reason, "write (declare-const ...) or (assert ...)")
         place, head = self._head(opened, "'declare-const' or 'assert'")
-        if self.ended and head in ("declare-const", "assert"):
+        if self.ended and (head in _DECLARING or head == "assert"):
             reason = f"{head} comes after ({self.ended}), which does not ask about it"
             self._fail(place, reason, f"move ({self.ended}) to the end")
-        if head == "declare-const":
-            self._declare_statement(opened)
+        if head in _DECLARING:
+            self._declare_statement(opened, head)
         elif head == "assert":
             self._inside(opened)
             self.parts.append(self._formula(0))
@@ -175,13 +184,18 @@ class Reader(Cursor):
         elif head in _ENDING:
             self.ended = head
             self._ignore(opened)
+        elif head == "vnnlib-version" and not self.names and (match := _VERSION.match(self.text, self.at)):
+            self.at = match.end()
+            self._note(
+                place, "a version, which VNN-LIB 1.0 has no statement for, is taken to be said of the text"
+            )
         elif head in ("vnnlib-version", "declare-network"):
             reason = f"this is VNN-LIB 2.0 ({head}), not 1.0"
             self._fail(place, reason, "read it with verify.formats.vnnlib2, which reads both")
         else:
             self._fail(place, f"unknown statement {head!r}", "use declare-const and assert only")
 
-    def _declare_statement(self, opened: int) -> None:
+    def _declare_statement(self, opened: int, head: str) -> None:
         self._inside(opened)
         place = self.at
         name = self._word("a variable")
@@ -190,13 +204,31 @@ class Reader(Cursor):
             self._fail(place, f"{name!r} is no variable of VNN-LIB 1.0", remedy)
         if name in self.names:
             self._fail(place, f"{name} is declared twice", "remove one of the declarations")
+        if head == "declare-fun":
+            self._no_arguments(opened, name)
         self._inside(opened)
         place = self.at
         sort = self._word("Real")
-        if sort != "Real":
+        if sort.lower() != "real":
             self._fail(place, f"unknown type {sort!r} of {name}", "declare it as Real")
+        if sort != "Real":
+            self._note(place, f"the type {sort} is read as Real")
         self._declare(name)
         self._close(opened, "the declaration")
+
+    def _no_arguments(self, opened: int, name: str) -> None:
+        """The empty list of arguments of a function that is a constant."""
+        self._inside(opened)
+        place = self.at
+        if self.text[place] != "(":
+            self._fail(place, f"found {self._found()} after {name}", "write (declare-fun X_0 () Real)")
+        self.at += 1
+        if self._more(place):
+            self._fail(
+                place,
+                f"{name} is a function of something",
+                "declare inputs and outputs by (declare-const X_0 Real)",
+            )
 
     def _declared(self, letter: str, kind: str) -> int:
         """How many inputs or outputs there are; fails when there are none or the numbering has a gap."""
@@ -225,12 +257,14 @@ class Reader(Cursor):
         node = self._run(_CONJUNCTION, _AND_WORD)
         if node:
             return node
+        if _IS_INFIX(self.text, opened):
+            return self._related(*self._around(opened), opened)
         place, head = self._head(opened, "an operator")
         if head in ("and", "or"):
             return self._connective(head, opened, depth)
-        if head not in _OPERATORS:
+        if head not in self.comparisons:
             self._unknown_operator(place, head)
-        return self._comparison(head, opened)
+        return self._related(head, *self._sides(head, opened), opened)
 
     def _unknown_operator(self, place: int, head: str) -> NoReturn:
         remedy = "use and, or, <=, >=, <, >, = (and +, -, * within terms)"
@@ -246,9 +280,22 @@ class Reader(Cursor):
                 parts.append(node or self._formula(depth + 1))
         return All(tuple(parts)) if head == "and" else AnyOf(tuple(parts))
 
-    def _comparison(self, head: str, opened: int) -> Node:
-        left, right = self._sides(head, opened)
+    def _related(self, head: str, left: Linear, right: Linear, opened: int) -> Node:
+        """The formula `left head right` of a comparison that begins at `opened`."""
         return self._compared(_OPERATORS[head], left, right, opened)
+
+    def _around(self, opened: int) -> tuple[str, Linear, Linear]:
+        """A comparison with its operator in the middle, which can mean one thing alone: operator and terms."""
+        self.at = opened + 1
+        left = self._term(0)
+        self._inside(opened)
+        place, head = self.at, self._word("a comparison")
+        if head not in self.comparisons:
+            self._unknown_operator(place, head)
+        right = self._term(0)
+        self._close(opened, f"the second term of {head!r}")
+        self._note(opened, "a comparison with its operator in the middle, (a <= b), is read as (<= a b)")
+        return head, left, right
 
     def _sides(self, head: str, opened: int) -> tuple[Linear, Linear]:
         """The rest of a comparison: its two terms."""
@@ -343,6 +390,8 @@ class Reader(Cursor):
             return total([first, *(scaled(other, Fraction(1 if head == "+" else -1)) for other in rest)])
         if head == "-":
             return scaled(first, Fraction(-1))
+        if head == "/" and not rest:
+            self._fail(opened, "'/' has one argument", "give it two: what is divided, and by what")
         for other in rest:
             if head == "/":
                 if other[0] or not other[1]:

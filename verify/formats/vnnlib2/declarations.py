@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 INPUT, HIDDEN, OUTPUT = "input", "hidden", "output"
+INITIALIZED = "initialized"  # an input whose value is the one that the model's file gives it
 EQUAL, ISOMORPHIC = "equal-to", "isomorphic-to"
 REAL = "real"
 FLOATS = frozenset({"float16", "float32", "float64", "bfloat16", "float8e4m3fn", "float8e4m3fnuz", "float8e5m2",
@@ -34,7 +35,10 @@ class Variable:
 
 @dataclass(frozen=True)
 class Declaration:
-    """A network's interface. `relation` is `equal-to`, `isomorphic-to` or empty, and `target` the network it names."""
+    """A network's interface. `relation` is `equal-to`, `isomorphic-to` or empty, and `target` the network it names.
+
+    `given`: inputs that are declared initialized; `inputs` are the others.
+    """
 
     name: str
     relation: str
@@ -42,11 +46,17 @@ class Declaration:
     inputs: tuple[Variable, ...]
     hidden: tuple[Variable, ...]
     outputs: tuple[Variable, ...]
+    given: tuple[Variable, ...] = ()
+
+    @property
+    def all_inputs(self) -> tuple[Variable, ...]:
+        """The inputs, initialized or not, in order of declaration."""
+        return tuple(sorted((*self.inputs, *self.given), key=lambda variable: variable.place))
 
     @property
     def variables(self) -> Iterator[Variable]:
         """All variables, in order of declaration."""
-        yield from (*self.inputs, *self.hidden, *self.outputs)
+        yield from (*self.all_inputs, *self.hidden, *self.outputs)
 
 
 def disagreement(one: Declaration, other: Declaration) -> str | None:
@@ -56,10 +66,16 @@ def disagreement(one: Declaration, other: Declaration) -> str | None:
     have the same element types too.
     """
     pairs: list[tuple[Variable, Variable]] = []
-    for ours, others in ((one.inputs, other.inputs), (one.outputs, other.outputs)):
+    for kind, ours, others in (
+        (INPUT, one.all_inputs, other.all_inputs),
+        (OUTPUT, one.outputs, other.outputs),
+    ):
         if len(ours) != len(others):
-            return f"{one.name} has {len(ours)} {ours[0].kind}s, {other.name} {len(others)}"
+            return f"{one.name} has {len(ours)} {kind}s, {other.name} {len(others)}"
         pairs += zip(ours, others, strict=True)
+    for mine, theirs in pairs:
+        if mine.kind != theirs.kind:
+            return f"{mine.name} is {mine.kind}, {theirs.name} {theirs.kind}"
     tensors: dict[
         str, dict[tuple[object, ...], Variable]
     ] = {}  # one of each kind that a tensor is declared as

@@ -26,7 +26,10 @@ def place_in(shape: tuple[int, ...], indices: list[int]) -> int:
 
 
 class Elements(dict[str, int]):
-    """Codes of elements by text, found out when first asked for; KeyError for what is no element."""
+    """Codes of elements by text, found out when first asked for; KeyError for what is no element.
+
+    Initialized inputs are constants, which the network computes: their codes are those of outputs.
+    """
 
     def __init__(self) -> None:
         super().__init__()

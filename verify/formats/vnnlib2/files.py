@@ -3,20 +3,24 @@
 from __future__ import annotations
 
 import re
+from fractions import Fraction
 from pathlib import Path
+
+import numpy as np
 
 from verify.deadline import Deadline
 from verify.errors import UnboundedInputError
 from verify.formats.vnnlib import Property
 from verify.formats.vnnlib import parse as parse_property
 from verify.formats.vnnlib.files import MAXIMUM_BYTES, clauses_of, text_of, within
+from verify.formats.vnnlib.formula import EQ
 from verify.formats.vnnlib.literals import Integers
 from verify.formats.vnnlib2.query import Query
 from verify.formats.vnnlib2.reader import QueryReader
 from verify.formats.vnnlib2.relations import derive_bounds, drop_unused_products, merge_equal_inputs
 
 _BLANK = re.compile(r"(?:\s|;[^\n\r]*[\n\r])*", re.ASCII)
-_HEAD = re.compile(r"\(\s*(?:vnnlib-version|declare-network)(?![^\s()])", re.ASCII)
+_HEAD = re.compile(r"\(\s*(?:vnnlib-version(?!\s+<?1\.)|declare-network)(?![^\s()])", re.ASCII)
 
 
 def is_query(text: str) -> bool:
@@ -55,15 +59,21 @@ def _parsed(text: str, source: str) -> Query:
     reader = QueryReader(text, source)
     reader.read_query()
     drop_unused_products(reader)
-    input_of = merge_equal_inputs(reader)
-    inputs = int(input_of.max()) + 1
-    derive_bounds(reader, input_of)
+    if reader.elements.inputs:
+        input_of = merge_equal_inputs(reader)
+        derive_bounds(reader, input_of)
+    else:
+        input_of = np.zeros(0, dtype=np.int64)
+        idle = {0: Fraction(1)}, Fraction(0)
+        reader.parts.append(reader.compared(EQ, idle))
+    inputs = int(input_of.max(initial=0)) + 1
     products = tuple(reader.factors.values())
     outputs = reader.elements.outputs + len(products)
     clauses = clauses_of(reader.formula(), inputs, outputs, source)
     if clauses.boxes.unbounded is not None:
         _unbounded(reader, input_of, clauses.boxes.unbounded)
-    return Query(tuple(reader.networks), Property(inputs, outputs, clauses, source), input_of, products)
+    property_ = Property(inputs, outputs, clauses, source, reader.notes)
+    return Query(tuple(reader.networks), property_, input_of, products)
 
 
 def _unbounded(reader: QueryReader, input_of: Integers, missing: int) -> None:

@@ -10,6 +10,7 @@ from verify.formats.vnnlib2.declarations import (
     ELEMENT_TYPES,
     EQUAL,
     HIDDEN,
+    INITIALIZED,
     INPUT,
     ISOMORPHIC,
     OUTPUT,
@@ -25,6 +26,7 @@ INDICES = re.compile(r"\[([^\[\]()]*)\]")
 NAME = re.compile(r"[A-Za-z][A-Za-z0-9_]*", re.ASCII)
 # the standard's own example is called f-copy
 _NETWORK_NAME = re.compile(r"[A-Za-z][A-Za-z0-9_-]*", re.ASCII)
+_INITIALIZED = re.compile(r"initialized(?=[\s()])", re.ASCII)
 _TYPES = {"Real": REAL}
 _KINDS = {"declare-input": INPUT, "declare-hidden": HIDDEN, "declare-output": OUTPUT}
 _ARE_NUMBERS = re.compile(r"\s*(?:\d{1,10}\s*(?:,\s*\d{1,10}\s*)*)?\Z", re.ASCII).match
@@ -46,13 +48,14 @@ class NetworkReader(Reader):
         if name in self._known:
             self._fail(place, f"the network {name} is declared twice", "give every network its own name")
         relation, target, where = "", "", place
-        variables: dict[str, list[Variable]] = {kind: [] for kind in (INPUT, HIDDEN, OUTPUT)}
+        variables: dict[str, list[Variable]] = {kind: [] for kind in (INPUT, HIDDEN, OUTPUT, INITIALIZED)}
         while self._more(opened):
             inner = self.at
             at, head = self._head(inner, "a declaration")
             if head in _KINDS:
                 self._ordered(at, _KINDS[head], variables)
-                variables[_KINDS[head]].append(self._variable(inner, _KINDS[head]))
+                variable = self._variable(inner, _KINDS[head])
+                variables[variable.kind].append(variable)
             elif head in (EQUAL, ISOMORPHIC):
                 if relation or any(variables.values()):
                     reason = f"{head} stands where no relation may"
@@ -66,10 +69,10 @@ class NetworkReader(Reader):
                     f"unknown declaration {head[:60]!r}",
                     f"use {', '.join(_KINDS)}, {EQUAL} or {ISOMORPHIC}",
                 )
-        for kind in (INPUT, OUTPUT):
-            if not variables[kind]:
+        for kind, found in ((INPUT, variables[INPUT] + variables[INITIALIZED]), (OUTPUT, variables[OUTPUT])):
+            if not found:
                 self._fail(place, f"the network {name} has no {kind}", f"add (declare-{kind} ...)")
-        parts = (tuple(variables[kind]) for kind in (INPUT, HIDDEN, OUTPUT))
+        parts = (tuple(variables[kind]) for kind in (INPUT, HIDDEN, OUTPUT, INITIALIZED))
         self._add_network(Declaration(name, relation, target, *parts), where)
 
     def _ordered(self, place: int, kind: str, variables: dict[str, list[Variable]]) -> None:
@@ -78,7 +81,7 @@ class NetworkReader(Reader):
             self._fail(
                 place, f"declare-{kind} comes too late", "declare inputs, then hidden nodes, then outputs"
             )
-        if kind == HIDDEN and not variables[INPUT]:
+        if kind == HIDDEN and not (variables[INPUT] or variables[INITIALIZED]):
             self._fail(
                 place,
                 "a hidden node comes before the inputs",
@@ -121,6 +124,8 @@ class NetworkReader(Reader):
             self._fail(where, reason, "declare all variables as real, or none")
         shape = self._shape(name)
         tensor = self._tensor() if kind == HIDDEN else ""
+        if kind == INPUT and self._initialized(name):
+            kind = INITIALIZED
         self._close(opened, f"the declaration of {name}")
         self._taken[name] = Variable(name, kind, element_type, shape, tensor, place)
         return self._taken[name]
@@ -134,6 +139,18 @@ class NetworkReader(Reader):
             self._fail(place, reason, f"write it as [1,3], with 1 to {MAXIMUM_SIZE} elements in all")
         self.at = match.end()
         return tuple(shape)
+
+    def _initialized(self, name: str) -> bool:
+        """Whether the input at hand is declared initialized."""
+        place = self._skip()
+        match = _INITIALIZED.match(self.text, place)
+        if match is None:
+            return False
+        self.at = match.end()
+        self._note(
+            place, f"the initialized input {name} is taken to have the value that the model's file gives it"
+        )
+        return True
 
     def _tensor(self) -> str:
         place = self._skip()

@@ -15,9 +15,9 @@ class Query:
     """A query about a *joint network*, which is all networks side by side.
 
     `property`: of the joint network's flat inputs and outputs. Its outputs are those of all networks in order of
-    declaration, then all hidden variables, then the products that the assertions speak of; `products` holds the factors of
+    declaration, then all hidden variables, then all initialized inputs, then the products that the assertions speak of; `products` holds the factors of
     each: 2 i for joint input i, 2 j + 1 for joint output j.  `input_of`: int64 [elements of declared inputs], the joint
-    input of each; inputs that must be equal are one.
+    input of each; inputs that must be equal are one, and where there are none, there is one that is 0 and that nothing depends on.
     """
 
     networks: tuple[Declaration, ...]

@@ -33,8 +33,7 @@ _STRING_OR_COMMENT = re.compile(r'"(?:[^"\\\n\r]|\\.)*"|;[^\n]*')
 _LONE_RETURN = re.compile(r"\r(?!\n|\Z)")
 _STRING_OR_INDICES = re.compile(r'"(?:[^"\\\n\r]|\\.)*"|\[[^\[\]()"]*\s[^\[\]()"]*\]', re.ASCII)
 _AROUND = re.compile(r"\s*([\[\],])\s*", re.ASCII)
-_VERSION = re.compile(r"<(\d{1,9})\.(\d{1,9})>", re.ASCII)
-_UNEQUAL = re.compile(r"\(\s*!=(?![^\s()])", re.ASCII)
+_VERSION = re.compile(r"(?:<(\d{1,9}\.\d{1,9})>|(\d{1,9}\.\d{1,9}))(?=[\s()])", re.ASCII)
 _EMPTY = re.compile(r"\(\s*(and|or)\s*\)", re.ASCII)
 
 
@@ -69,6 +68,8 @@ def _compact(match: re.Match[str]) -> str:
 
 class QueryReader(NetworkReader):
     """One pass over the text of a query."""
+
+    comparisons = NetworkReader.comparisons | {"!="}
 
     def __init__(self, text: str, source: str) -> None:
         super().__init__("", source)
@@ -139,16 +140,23 @@ class QueryReader(NetworkReader):
         match = _VERSION.match(self.text, self.at)
         if match is None:
             self._fail(self.at, f"found {self._found()}, expected a version", "write <2.0>")
-        if (int(match.group(1)), int(match.group(2))) != (2, 0):
+        bracketed, bare = match.groups()
+        major, minor = map(int, (bracketed or bare).split("."))
+        if major != 2:
             self._fail(
                 self.at, f"version {match.group()} is not known", "give a file of version 1.0 or <2.0>"
             )
+        if minor:
+            reading = "whose minor versions change no meaning"
+            self._note(self.at, f"version {match.group()} is read as <2.0>, {reading}")
+        elif bare:
+            self._note(self.at, f"the bare version number {bare} is read as <{bare}>")
         self.at = match.end()
         self._close(opened, "the version")
 
     def _declare_elements(self) -> None:
-        """All networks are known: number their variables, hidden ones behind all outputs."""
-        for pick in (lambda n: n.inputs, lambda n: n.outputs, lambda n: n.hidden):
+        """All networks are known: number their variables, hidden and initialized ones behind all outputs."""
+        for pick in (lambda n: n.inputs, lambda n: n.outputs, lambda n: n.hidden, lambda n: n.given):
             self._add_all(pick)
         types = {variable.element_type for variable in self.elements.variables.values()}
         if len(types) > 1 or types & INTEGERS:
@@ -167,27 +175,34 @@ class QueryReader(NetworkReader):
         empty = _EMPTY.match(self.text, self.at)
         if empty is not None:
             self._fail(self.at, f"{empty.group(1)!r} has no arguments", "give it at least one")
-        if _UNEQUAL.match(self.text, self.at):
-            return self._unequal()
         return super()._formula(depth)
 
-    def _unequal(self) -> Node:
-        """`(!= a b)`: below or above."""
-        opened = self.at
-        _, head = self._head(opened, "an operator")
-        left, right = self._sides(head, opened)
+    def _related(self, head: str, left: Linear, right: Linear, opened: int) -> Node:
+        """`!=` is below or above."""
+        if head != "!=":
+            return super()._related(head, left, right, opened)
         return AnyOf(tuple(self._compared(operator, left, right, opened) for operator in (LT, GT)))
 
     def _sides(self, head: str, opened: int) -> tuple[Linear, Linear]:
         self._forget_types()
         sides = super()._sides(head, opened)
+        self._check_types(opened)
+        return sides
+
+    def _around(self, opened: int) -> tuple[str, Linear, Linear]:
+        self._forget_types()
+        found = super()._around(opened)
+        self._check_types(opened)
+        return found
+
+    def _check_types(self, opened: int) -> None:
+        """Fail where the comparison that begins at `opened` has no type, or a decimal among integers."""
         typed = self._typed
         if typed is None:
             self._fail(opened, "this comparison has no variable, so it has no type", "leave it out")
         if self._decimal and typed.element_type in INTEGERS:
             reason = f"{self._decimal[:60]} is no {typed.element_type}, the type of {typed.name}"
             self._fail(opened, reason, "compare integers with integers")
-        return sides
 
     def _forget_types(self) -> None:
         self._typed, self._decimal = None, ""

@@ -26,6 +26,7 @@ from onnx import numpy_helper
 from verify.deadline import tick
 from verify.errors import ModelError, ResourceError
 from verify.loading.guard import IN_MEMORY
+from verify.loading.onnx.element_types import TORCH, element_types
 from verify.loading.onnx.external import outside, put_inside
 from verify.loading.onnx.order import sort
 from verify.loading.operators import operator_of
@@ -64,6 +65,8 @@ class OnnxModel:
     outputs: tuple[Tensor, ...]
     opset: int
     operators: Counter[str]
+    # every input by name, and whether the file gives it a value; those are no `inputs`
+    given: tuple[tuple[str, bool], ...] = ()
 
     def fix(self, shapes: Sequence[tuple[int, ...]]) -> None:
         """Write the inputs' shapes into `proto`."""
@@ -162,6 +165,7 @@ def _checked(proto: onnx.ModelProto, original: bytes, name: str) -> OnnxModel:
     _constants_to_initializers(proto.graph)
     _check_weights(proto.graph, name)
     weights = {initializer.name for initializer in proto.graph.initializer}
+    every = tuple((value.name, value.name in weights) for value in proto.graph.input)
     given = [value for value in proto.graph.input if value.name not in weights]
     del proto.graph.input[:]
     proto.graph.input.extend(given)
@@ -173,8 +177,9 @@ def _checked(proto: onnx.ModelProto, original: bytes, name: str) -> OnnxModel:
             )
         if tensor.shape is None:
             raise ModelError(f"{name}: input {tensor.name!r} has no shape")
+    _infer_types(proto.graph, opset)
     outputs = tuple(_tensor(value, name) for value in proto.graph.output)
-    return OnnxModel(name, original, proto, inputs, outputs, opset, operators)
+    return OnnxModel(name, original, proto, inputs, outputs, opset, operators, every)
 
 
 def _opset(proto: onnx.ModelProto, name: str) -> int:
@@ -238,7 +243,24 @@ def _check_weights(graph: onnx.GraphProto, name: str) -> None:
             raise ModelError(f"{name}: initializer {initializer.name!r} holds NaN or infinity")
 
 
+def _infer_types(graph: onnx.GraphProto, opset: int) -> None:
+    """Give outputs that are declared without an element type the one that their operators compute."""
+    untyped = [value for value in graph.output if _is_untyped(value)]
+    found = element_types(graph, opset) if untyped else {}
+    for value in untyped:
+        if value.name in found:
+            code = next(code for code, dtype in TORCH.items() if dtype == found[value.name])
+            value.type.tensor_type.elem_type = code
+
+
+def _is_untyped(value: onnx.ValueInfoProto) -> bool:
+    kind = value.type.WhichOneof("value")
+    return kind is None or (kind == "tensor_type" and not value.type.tensor_type.elem_type)
+
+
 def _tensor(value: onnx.ValueInfoProto, name: str) -> Tensor:
+    if _is_untyped(value):
+        raise ModelError(f"{name}: {value.name!r} is declared without an element type; declare one")
     if not value.type.HasField("tensor_type"):
         raise ModelError(f"{name}: {value.name!r} is no tensor; only float32 and float64 are supported")
     tensor = value.type.tensor_type
