@@ -89,12 +89,13 @@ _TROUBLES = {"refused": Trouble, "missing": NotInstalled, "memory": NoMemory}
 class Session:
     """A model in ONNX Runtime on the CPU, one thread, graph optimisations as by default: what is deployed.
 
+    as_written: without what it does of its own about quantised weights: it quantises what they are multiplied with, too.
     inputs: names, types and shapes (with names for unknown sizes), outputs: names and types, as ONNX Runtime tells them.
     """
 
-    def __init__(self, model: bytes, seconds: float = LOAD_SECONDS) -> None:
+    def __init__(self, model: bytes, seconds: float = LOAD_SECONDS, as_written: bool = False) -> None:
         """Raises Trouble."""
-        self._model, self._name = model, next(_NAMES)
+        self._model, self._name, self._as_written = model, next(_NAMES), as_written
         self._process: _Process | None = None
         weakref.finalize(self, _DROPPED.append, self._name)
         told = self._asked(None, (), seconds)
@@ -133,7 +134,12 @@ class Session:
                     process = _running()
                     told = None
                     if self._process is not process:
-                        load = {"do": "load", "size": len(self._model), "session": self._name}
+                        load = {
+                            "do": "load",
+                            "size": len(self._model),
+                            "session": self._name,
+                            "as_written": self._as_written,
+                        }
                         limit = seconds if request is None else LOAD_SECONDS
                         told = process.ask(load, [self._model], limit)
                         self._process = process

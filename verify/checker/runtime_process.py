@@ -88,7 +88,7 @@ def _answer(
     arrays: list[Any] = []
     try:
         if request["do"] == "load":
-            told = _load(requests.read(request["size"]), request["session"], runtime, sessions)
+            told = _load(requests.read(request["size"]), request, runtime, sessions)
         else:
             told, arrays = _run(request, requests, sessions)
     except _Trouble as trouble:
@@ -106,14 +106,16 @@ def _answer(
     answers.flush()
 
 
-def _load(model: bytes, name: int, runtime: Any, sessions: dict[int, Any]) -> Request:
+def _load(model: bytes, request: Request, runtime: Any, sessions: dict[int, Any]) -> Request:
     if runtime is None:
         raise _Trouble("missing", "ONNX Runtime is not installed")
     options = runtime.SessionOptions()
     options.intra_op_num_threads = options.inter_op_num_threads = 1
     options.log_severity_level = 4
+    if request["as_written"]:
+        options.add_session_config_entry("session.disable_quant_qdq", "1")
     session = runtime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
-    sessions[name] = session
+    sessions[request["session"]] = session
     return {
         "inputs": [[one.name, one.type, one.shape] for one in session.get_inputs()],
         "outputs": [[one.name, one.type] for one in session.get_outputs()],

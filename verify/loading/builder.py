@@ -58,6 +58,7 @@ class Builder:
         self.nodes: list[Node] = [Node(None, (), self.input.stored, name)]
         self.label = name
         self.whole: set[int] = set()  # nodes of integer tensors
+        self.rounds = 0  # of loops that were unrolled
         self.ranges: dict[int, tuple[Tensor, Tensor]] = {}  # of nodes, whatever the input is (integers.py)
 
     def network(self, output: Value) -> Network:

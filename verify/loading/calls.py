@@ -84,7 +84,8 @@ class Call:
         return found
 
 
-Rule = Callable[[Call], "Value | tuple[Value, ...]"]
+# what a rule gives: values, or of `static` ones sequences and constants, too
+Rule = Callable[[Call], "Value | tuple[Value, ...] | list[Any]"]
 
 
 def tensor(value: Any) -> Tensor:

@@ -171,7 +171,7 @@ class _Points:
 
 def _compare(loaded: LoadedModel, samples: NDArray[Any]) -> tuple[int, int]:
     """At how many inputs the outputs are the same, and at how many it is unclear; raises ModelError where they differ."""
-    expected = torch.from_numpy(loaded.evaluate(samples).astype(np.float64))
+    expected = torch.from_numpy(loaded.evaluate(samples, as_written=True).astype(np.float64))
     x = torch.from_numpy(samples.astype(np.float64))
     with torch.no_grad():
         values = loaded.network.values(x)

@@ -160,6 +160,13 @@ def of_its_type(result: Any, element: torch.dtype | None) -> Any:
     return converted(result, element)
 
 
+def rounded_to(result: Any, element: torch.dtype | None) -> Any:
+    """A constant float as its type has it, in float64: to types of fewer bits by way of float32, as ONNX Runtime goes."""
+    if not isinstance(result, Tensor) or not result.is_floating_point() or element in (None, torch.float64):
+        return result
+    return result.float().to(element).double()
+
+
 def converted(x: Tensor, element: torch.dtype) -> Tensor:
     """A constant cast. Raises Unsupported for a float that an integer type does not hold: machines differ there."""
     if x.is_floating_point() and is_integer(element) and element != torch.bool:

@@ -153,6 +153,7 @@ def _side_by_side(query: Query, parts: Sequence[Part], fold: bool) -> JointModel
         query,
         types,
         tensor_types(query, parts, np.zeros(flat.size)),
+        as_written=JointRunner([part.as_written for part in parts]),
     )
     clauses = query.property.clauses
     check_agreement(loaded, _moderate(*query.property.some_boxes()) if len(clauses) else None)

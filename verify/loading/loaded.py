@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from fractions import Fraction
 from typing import TYPE_CHECKING, Any
 
@@ -38,6 +38,8 @@ class LoadedModel:
     element_type: str  # of the model: float32 or float64
     operators: Counter[str]  # ONNX operators of the file as it is
     opset: int | None  # None for a torch.nn.Module
+    # the model as its file says, where ONNX Runtime may compute otherwise: it quantises more than is written
+    as_written: Runner | None = field(default=None, kw_only=True)
 
     @property
     def of_query(self) -> bool:
@@ -69,11 +71,15 @@ class LoadedModel:
         tensors = {"X": inputs.reshape(self.input_shape), "Y": outputs.reshape(self.output_shape)}
         return {name: (tensor.dtype.name, tensor) for name, tensor in tensors.items()}
 
-    def evaluate(self, x: NDArray[Any]) -> NDArray[Any]:
-        """The model's own outputs at `x` ([inputs] or [batch, inputs]), one sample at a time. Raises InputError."""
+    def evaluate(self, x: NDArray[Any], as_written: bool = False) -> NDArray[Any]:
+        """The model's own outputs at `x` ([inputs] or [batch, inputs]), one sample at a time. Raises InputError.
+
+        as_written: as the file says, also where ONNX Runtime computes otherwise.
+        """
         samples, count = plain("the inputs", x), self.network.inputs
         batch = samples[None] if samples.ndim < 2 else samples.reshape(len(samples), -1)
         if samples.dtype.kind not in "iuf" or batch.shape[1:] != (count,):
             refuse("the inputs", f"are {shown(x)}", f"give numbers of shape [{count}] or [batch, {count}]")
-        outputs = self.runner(batch)
+        runner = self.as_written if as_written and self.as_written is not None else self.runner
+        outputs = runner(batch)
         return outputs[0] if samples.ndim == 1 else outputs

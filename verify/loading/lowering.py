@@ -20,7 +20,7 @@ from verify.deadline import OutOfTimeError, tick
 from verify.errors import ModelError, UnsupportedOperatorError, VerifyError, is_out_of_memory
 from verify.loading.builder import Builder, Value
 from verify.loading.calls import NO_RULE, Call, Rule, Unsupported, tensor
-from verify.loading.integers import check_constants, held, is_integer, of_its_type, reducible
+from verify.loading.integers import check_constants, held, is_integer, of_its_type, reducible, rounded_to
 from verify.loading.registry import CONVERTED, GROWTH, TORCH, operator_of
 from verify.loading.sizes import check_size
 from verify.network.affine import Shape
@@ -37,6 +37,7 @@ class Origin:
     opset: int | None = None
     element: torch.dtype | None = None  # of its value, or the first of them; None where that is not known
     truncates: bool = False  # an operation that would cut its results to integers, had it integers
+    narrow: bool = False  # whether an operand or a result is of floats of fewer bits than float32
 
 
 class Lowered(NamedTuple):
@@ -102,6 +103,11 @@ def _lower_node(
     builder.label, since = origin.name, len(builder.nodes)
     try:
         _check_growth(module, args)
+        known = operator_of(origin.operator)
+        if origin.narrow and not known.keeps:
+            raise Unsupported("it computes with floats of fewer bits than float32, which it rounds to")
+        if known.static:
+            return _rule_of(node, module)(call)
         if not any(isinstance(part, Value) for part in _leaves((args, kwargs))):
             return _of_constants(call, origin)
         shape = _shape_query(node, args)
@@ -147,6 +153,8 @@ def _of_constants(call: Call, origin: Origin) -> Any:
     if origin.element is None or is_integer(origin.element):
         check_constants(origin.operator, origin.truncates, list(_leaves((call.args, call.kwargs))))
     result = of_its_type(_in_float64(call.function(*call.args, **call.kwargs)), origin.element)
+    if operator_of(origin.operator).casts:
+        result = rounded_to(result, origin.element)
     if any(isinstance(part, Tensor) and bool(part.isnan().any()) for part in _leaves(result)):
         raise Unsupported("what it computes of constants is no number, which libraries treat differently")
     return result

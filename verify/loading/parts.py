@@ -44,6 +44,15 @@ class Part:
         given = [np.broadcast_to(value, (len(samples), *value.shape)) for value in self.given.values()]
         return self.session(inputs), [] if self.within is None else self.within(inputs), given
 
+    @property
+    def as_written(self) -> Part:
+        """With the model as its file says, where ONNX Runtime may compute otherwise."""
+        if not self.model.quantised:
+            return self
+        names = [tensor.name for tensor in self.model.outputs]
+        session = OnnxSession(self.model.original, self.session.inputs, names, as_written=True)
+        return replace(self, session=session, within=_within(self, as_written=True))
+
 
 def check_names(query: Query, models: Mapping[str, Source]) -> None:
     """Raises ModelError where a model is missing, surplus, or not of ONNX."""
@@ -173,7 +182,7 @@ def check_shape(variable: Variable, shape: Shape, model: OnnxModel, name: str) -
         )
 
 
-def _within(part: Part) -> OnnxSession | None:
+def _within(part: Part, as_written: bool = False) -> OnnxSession | None:
     """A session of the model for the network's hidden tensors, if there are any."""
     if not part.declaration.hidden:
         return None
@@ -182,7 +191,7 @@ def _within(part: Part) -> OnnxSession | None:
     known = {value.name for value in proto.graph.output}
     wanted = [name for name in dict.fromkeys(names) if name not in known]
     proto.graph.output.extend(onnx.ValueInfoProto(name=name) for name in wanted)
-    return OnnxSession(proto.SerializeToString(), part.session.inputs, names)
+    return OnnxSession(proto.SerializeToString(), part.session.inputs, names, as_written)
 
 
 def tensor_name(model: OnnxModel, name: str) -> str:

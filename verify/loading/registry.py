@@ -28,6 +28,8 @@ class Operator:
     computed: how it is executed where it arrives as it stands (a function of the module and its operands); without one, by ONNX's
     reference implementation.
     infinite: its operands but the first may hold infinity.
+    moves: it puts entries elsewhere, and does nothing with them.
+    static: its rule takes constants and sequences as well, and may give such; it is left to itself.
 
     Of integers:
     chooses: whatever it gives is an operand's entry, or a number of the type.
@@ -43,12 +45,19 @@ class Operator:
     alike: int | None = None
     computed: Callable[..., Any] | None = None
     infinite: bool = False
+    moves: bool = False
+    static: bool = False
     chooses: bool = False
     casts: bool = False
     wraps: bool = True
     truncates: bool | Callable[[dict[str, bytes]], bool] = False
     guard: Callable[[Builder, Value, torch.dtype], Value] | None = None
     check: Callable[[list[Tensor]], None] | None = None
+
+    @property
+    def keeps(self) -> bool:
+        """Whether its results are operands' entries, or such cast: exact in any type."""
+        return self.moves or self.static or self.chooses or self.casts
 
     def cuts(self, attributes: dict[str, bytes]) -> bool:
         """Whether it would cut its results, had it integers."""

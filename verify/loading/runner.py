@@ -41,15 +41,19 @@ class Runner(Protocol):
 class OnnxSession:
     """A model in ONNX Runtime, with inputs of fixed shapes (see checker/runtime.py).
 
-    inputs: name, shape and element type of each. outputs: the tensors wanted.
+    inputs: name, shape and element type of each. outputs: the tensors wanted. as_written: as the file says, quantised or not.
     """
 
     def __init__(
-        self, model: bytes, inputs: Sequence[tuple[str, tuple[int, ...], str]], outputs: Sequence[str]
+        self,
+        model: bytes,
+        inputs: Sequence[tuple[str, tuple[int, ...], str]],
+        outputs: Sequence[str],
+        as_written: bool = False,
     ) -> None:
         """Raises ModelError or ResourceError."""
         with _explained("ONNX Runtime cannot load the model"):
-            self._session = Session(model, patience(LOAD_SECONDS))
+            self._session = Session(model, patience(LOAD_SECONDS), as_written)
         self.inputs, self._outputs = tuple(inputs), list(outputs)
 
     def check_types(self, declared: Mapping[str, str]) -> None:

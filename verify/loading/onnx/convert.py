@@ -31,6 +31,7 @@ from verify.errors import ModelError, UnsupportedOperatorError
 from verify.loading.calls import Unsupported
 from verify.loading.onnx.element_types import TORCH
 from verify.loading.onnx.model import OnnxModel
+from verify.loading.onnx.storage import widen
 from verify.loading.operators import operator_of
 
 DOMAIN = "verify"
@@ -50,6 +51,9 @@ class OnnxOperator(nn.Module):
         self.opset = opset
         self.attributes: dict[str, Any] = dict(node.attributes)
         self.results = len(node.output_values)
+        # set where the whole graph is known (onnx/graph.py): the graphs that it holds, by attribute, and its first result's type
+        self.bodies: dict[str, Any] = {}
+        self.element = 0
 
     @property
     def target(self) -> torch.dtype | None:
@@ -66,9 +70,10 @@ class OnnxOperator(nn.Module):
         f: Any = None,
         g: Any = None,
         h: Any = None,
+        *others: Any,
     ) -> Any:
         """Executes the operator. The arguments have names: onnx2torch passes optional operands by name."""
-        operands = [a, b, c, d, e, f, g, h]
+        operands = [a, b, c, d, e, f, g, h, *others]
         computed = operator_of(self.operator).computed
         return self._by_reference(operands) if computed is None else computed(self, *operands)
 
@@ -97,6 +102,7 @@ class OnnxOperator(nn.Module):
 def _prepare(model: onnx.ModelProto, opset: int) -> None:
     """Changes the model in place so that onnx2torch converts every node of it, see the head of this file."""
     moved = False
+    widen(model.graph)
     for node in model.graph.node:
         _write_out_defaults(node, opset)
         if node.domain == "" and _is_known(node.op_type, opset):

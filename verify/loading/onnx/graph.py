@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -13,10 +15,12 @@ from torch import fx
 
 from verify.errors import ModelError
 from verify.loading.builder import Builder, Value
+from verify.loading.calls import Unsupported
 from verify.loading.fold import fold as folded
 from verify.loading.loaded import LoadedModel
 from verify.loading.lowering import Origin, as_value, walk
-from verify.loading.onnx.element_types import element_types
+from verify.loading.onnx.bodies import close, named_bodies
+from verify.loading.onnx.element_types import NARROW, body_types, codes_of, element_types
 from verify.loading.onnx.model import OnnxModel, fixed, read
 from verify.loading.onnx.onnx2torch import import_onnx2torch
 from verify.loading.operators import operator_of
@@ -29,8 +33,10 @@ def from_onnx(source: str | Path | bytes | onnx.ModelProto, fold: bool) -> Loade
     given, output = model.only()
     shape = fixed(given.shape or ())
     model.fix([shape])
-    session = OnnxSession(model.original, [(given.name, shape, given.element_type)], [output.name])
+    inputs = [(given.name, shape, given.element_type)]
+    session = OnnxSession(model.original, inputs, [output.name])
     session.check_types({output.name: output.element_type})
+    plain = OnnxSession(model.original, inputs, [output.name], as_written=True) if model.quantised else None
     builder = Builder(shape, given.name)
     result = Graph(model).at(builder, [builder.input]).value(output.name)
     network = builder.network(builder.output(result))
@@ -44,23 +50,38 @@ def from_onnx(source: str | Path | bytes | onnx.ModelProto, fold: bool) -> Loade
         given.element_type,
         model.operators,
         model.opset,
+        as_written=None if plain is None else OnnxRunner(plain),
     )
 
 
 class Graph:
-    """An ONNX model as a torch.fx graph, to be lowered as often as it is wanted."""
+    """An ONNX model as a torch.fx graph, to be lowered as often as it is wanted.
 
-    def __init__(self, model: OnnxModel) -> None:
+    given: the element types of its inputs (ONNX's numbers), where it is a body that says none.
+    """
+
+    def __init__(self, model: OnnxModel, given: Sequence[int] = ()) -> None:
         self.model = model
-        outputs = list(model.proto.graph.output)
-        computed = {name for node in model.proto.graph.node for name in node.output}
-        del model.proto.graph.output[:]  # onnx2torch knows outputs of nodes only
-        model.proto.graph.output.extend(output for output in outputs if output.name in computed)
+        graph = model.proto.graph
+        close(graph)
+        codes = codes_of(graph, model.opset, given)
+        outputs = list(graph.output)
+        computed = {name for node in graph.node for name in node.output}
+        del graph.output[:]  # onnx2torch knows outputs of nodes only
+        graph.output.extend(output for output in outputs if output.name in computed)
         import_onnx2torch()
-        from verify.loading.onnx.convert import converted  # only now: it imports parts of onnx2torch
+        from verify.loading.onnx.convert import (  # only now: it imports parts of onnx2torch
+            OnnxOperator,
+            converted,
+        )
 
         self.module = converted(model)
-        self.origins = _Origins(self.module, model)
+        self.origins = _Origins(self.module, model, codes)
+        for module in self.module.modules():
+            if isinstance(module, OnnxOperator):
+                types = body_types(module.proto, codes)
+                module.element = codes.get(next(iter(module.proto.output), ""), 0)
+                module.bodies = {name: Body(model, body, types) for name, body in named_bodies(module.proto)}
 
     def at(self, builder: Builder, inputs: Sequence[Value]) -> Tensors:
         """The tensors at some inputs."""
@@ -81,22 +102,49 @@ class Tensors:
 
     def value(self, name: str) -> Value:
         """The value of a tensor. Raises ModelError."""
+        return as_value(self._builder, self.found(name))
+
+    def found(self, name: str) -> Any:
+        """A tensor's value, or the constant that it is, or a sequence of such. Raises ModelError."""
         if name in self._values:
-            return as_value(self._builder, self._values[name])
+            return self._values[name]
         initializers = self._model.proto.graph.initializer
         constant = next((tensor for tensor in initializers if tensor.name == name), None)
         if constant is None:
             raise ModelError(f"{self._model.name}: there is no tensor {name!r} in the model")
-        return as_value(self._builder, torch.from_numpy(numpy_helper.to_array(constant).copy()))
+        return torch.from_numpy(numpy_helper.to_array(constant).copy())
+
+
+class Body:
+    """A graph inside of a node. Its inputs are its own, and then the tensors around it that it takes (see `close`)."""
+
+    def __init__(self, outer: OnnxModel, graph: onnx.GraphProto, types: Sequence[int]) -> None:
+        self._outer, self._proto, self._types = outer, graph, types
+        self._outputs = [value.name for value in graph.output]
+
+    @cached_property
+    def _graph(self) -> Graph:
+        opset = onnx.helper.make_opsetid("", self._outer.opset)
+        version = self._outer.proto.ir_version
+        proto = onnx.ModelProto(ir_version=version, graph=self._proto, opset_import=[opset])
+        return Graph(replace(self._outer, proto=proto, inputs=(), outputs=()), self._types)
+
+    def at(self, builder: Builder, inputs: Sequence[Any]) -> list[Any]:
+        """Its results at some inputs, which may be constants or sequences, as they may."""
+        if len(inputs) != len(self._proto.input):
+            raise Unsupported(f"a body of it takes {len(self._proto.input)} tensors and gets {len(inputs)}")
+        tensors = self._graph.at(builder, inputs)
+        return [tensors.found(name) for name in self._outputs]
 
 
 class _Origins:
     """Names of graph nodes by way of the ONNX tensors they compute."""
 
-    def __init__(self, graph_module: fx.GraphModule, model: OnnxModel) -> None:
+    def __init__(self, graph_module: fx.GraphModule, model: OnnxModel, codes: Mapping[str, int]) -> None:
         self._graph_module, self._model = graph_module, model
         self._nodes = {name: node for node in model.proto.graph.node for name in node.output}
-        self._types = element_types(model.proto.graph, model.opset)
+        self._types = element_types(codes)
+        self._narrow = {name for name, code in codes.items() if code in NARROW}
 
     def __call__(self, node: fx.Node) -> Origin:
         name = self._tensor(node)
@@ -106,7 +154,8 @@ class _Origins:
             return Origin(name, name, str(node.target), self._model.opset, element)
         attributes = {attribute.name: attribute.s for attribute in proto.attribute}
         truncates = operator_of(proto.op_type).cuts(attributes)
-        return Origin(name, proto.name or name, proto.op_type, self._model.opset, element, truncates)
+        narrow = not self._narrow.isdisjoint((*proto.input, *proto.output))
+        return Origin(name, proto.name or name, proto.op_type, self._model.opset, element, truncates, narrow)
 
     def results(self, node: fx.Node) -> tuple[str, ...]:
         """The names of the ONNX tensors that a node computes."""

@@ -26,8 +26,10 @@ from onnx import numpy_helper
 from verify.deadline import tick
 from verify.errors import ModelError, ResourceError
 from verify.loading.guard import IN_MEMORY
-from verify.loading.onnx.element_types import TORCH, element_types
+from verify.loading.onnx.bodies import all_nodes, bodies, check_scopes
+from verify.loading.onnx.element_types import NARROW, TORCH, codes_of
 from verify.loading.onnx.external import outside, put_inside
+from verify.loading.onnx.functions import ONNX_DOMAINS, inline
 from verify.loading.onnx.order import sort
 from verify.loading.operators import operator_of
 from verify.memory import budget
@@ -42,7 +44,6 @@ ELEMENT_TYPES = ("float32", "float64")  # of inputs
 OUTPUT_TYPES = (*ELEMENT_TYPES, "int32", "int64")
 OLDEST_OPSET, NEWEST_OPSET = 7, 23  # that the tests cover
 MOST_BYTES = 2**31 - 1  # of one protobuf message
-ONNX_DOMAINS = ("", "ai.onnx")
 
 
 @dataclass(frozen=True)
@@ -67,6 +68,11 @@ class OnnxModel:
     operators: Counter[str]
     # every input by name, and whether the file gives it a value; those are no `inputs`
     given: tuple[tuple[str, bool], ...] = ()
+
+    @property
+    def quantised(self) -> bool:
+        """Whether ONNX Runtime may compute otherwise than the file says: by default it quantises more."""
+        return "DequantizeLinear" in self.operators
 
     def fix(self, shapes: Sequence[tuple[int, ...]]) -> None:
         """Write the inputs' shapes into `proto`."""
@@ -157,13 +163,10 @@ def _complete(
 
 def _checked(proto: onnx.ModelProto, original: bytes, name: str) -> OnnxModel:
     opset = _opset(proto, name)
-    _check_names(proto.graph, name)
-    sort(proto.graph, name)
-    operators = Counter(node.op_type for node in proto.graph.node)
-    for node in proto.graph.node:
-        node.domain = "" if node.domain in ONNX_DOMAINS else node.domain
-    _constants_to_initializers(proto.graph)
-    _check_weights(proto.graph, name)
+    inline(proto, opset, name)
+    check_scopes(proto.graph, name)
+    operators = Counter(_operator(node) for node in all_nodes(proto.graph.node))
+    _prepare(proto.graph, name)
     weights = {initializer.name for initializer in proto.graph.initializer}
     every = tuple((value.name, value.name in weights) for value in proto.graph.input)
     given = [value for value in proto.graph.input if value.name not in weights]
@@ -184,6 +187,9 @@ def _checked(proto: onnx.ModelProto, original: bytes, name: str) -> OnnxModel:
 
 def _opset(proto: onnx.ModelProto, name: str) -> int:
     versions = [entry.version for entry in proto.opset_import if entry.domain in ONNX_DOMAINS]
+    if not versions:  # all its nodes may be calls of functions
+        own = [entry for function in proto.functions for entry in function.opset_import]
+        versions = [entry.version for entry in own if entry.domain in ONNX_DOMAINS][:1]
     if not versions:
         if proto.graph.node and proto.ir_version >= 3:
             raise ModelError(f"{name}: it imports no version of ONNX's operators")
@@ -197,6 +203,24 @@ def _opset(proto: onnx.ModelProto, name: str) -> int:
     del proto.opset_import[:]
     proto.opset_import.append(onnx.helper.make_opsetid("", version))
     return version
+
+
+def _operator(node: onnx.NodeProto) -> str:
+    """The name of an operator, behind that of its domain where it is not ONNX's own."""
+    return str(node.op_type) if node.domain in ONNX_DOMAINS else f"{node.domain}.{node.op_type}"
+
+
+def _prepare(graph: onnx.GraphProto, name: str) -> None:
+    """Checks and sorts a graph and its bodies; operators get their full names."""
+    _check_names(graph, name)
+    sort(graph, name)
+    for node in graph.node:
+        node.name = node.name or (next(iter(node.output), "") if "." in _operator(node) else "")
+        node.op_type, node.domain = _operator(node), ""
+        for body in bodies(node):
+            _prepare(body, name)
+    _constants_to_initializers(graph)
+    _check_weights(graph, name)
 
 
 def _check_names(graph: onnx.GraphProto, name: str) -> None:
@@ -232,12 +256,10 @@ def _check_weights(graph: onnx.GraphProto, name: str) -> None:
             values = numpy_helper.to_array(initializer)
         except (ValueError, TypeError, KeyError) as error:
             raise ModelError(f"{name}: initializer {initializer.name!r} cannot be read ({error})") from error
+        if initializer.data_type in NARROW:
+            values = values.astype(np.float32)
         if values.dtype.kind != "f":
             continue
-        if values.dtype.itemsize < 4:
-            raise ModelError(
-                f"{name}: initializer {initializer.name!r} is {values.dtype}; use float32 or float64"
-            )
         is_limit = initializer.name in limits and initializer.name not in others
         if np.isnan(values).any() if is_limit else not np.isfinite(values).all():
             raise ModelError(f"{name}: initializer {initializer.name!r} holds NaN or infinity")
@@ -246,10 +268,9 @@ def _check_weights(graph: onnx.GraphProto, name: str) -> None:
 def _infer_types(graph: onnx.GraphProto, opset: int) -> None:
     """Give outputs that are declared without an element type the one that their operators compute."""
     untyped = [value for value in graph.output if _is_untyped(value)]
-    found = element_types(graph, opset) if untyped else {}
+    found = codes_of(graph, opset) if untyped else {}
     for value in untyped:
-        if value.name in found:
-            code = next(code for code, dtype in TORCH.items() if dtype == found[value.name])
+        if (code := found.get(value.name)) in TORCH:
             value.type.tensor_type.elem_type = code
 
 

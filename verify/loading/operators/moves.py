@@ -30,17 +30,17 @@ _SPELLINGS = (
 ).split()
 
 
-@converted("OnnxDepthToSpace", "DepthToSpace")
-@converted("OnnxExpand", "Expand")
-@converted("OnnxGather", "Gather")
-@converted("OnnxGatherElements", "GatherElements")
-@converted("OnnxGatherND", "GatherND")
+@converted("OnnxDepthToSpace", "DepthToSpace", moves=True)
+@converted("OnnxExpand", "Expand", moves=True)
+@converted("OnnxGather", "Gather", moves=True)
+@converted("OnnxGatherElements", "GatherElements", moves=True)
+@converted("OnnxGatherND", "GatherND", moves=True)
 @converted("OnnxSqueezeDynamicAxes")
-@converted("OnnxSqueezeStaticAxes", "Squeeze", alike=13)
-@converted("OnnxTile", "Tile")
-@converted("OnnxTranspose", "Transpose", alike=13)
+@converted("OnnxSqueezeStaticAxes", "Squeeze", alike=13, moves=True)
+@converted("OnnxTile", "Tile", moves=True)
+@converted("OnnxTranspose", "Transpose", alike=13, moves=True)
 @converted("OnnxUnsqueezeDynamicAxes")
-@converted("OnnxUnsqueezeStaticAxes", "Unsqueeze", alike=13)
+@converted("OnnxUnsqueezeStaticAxes", "Unsqueeze", alike=13, moves=True)
 @torch_call(nn.Flatten, nn.PixelShuffle, nn.Unflatten, torch.pixel_shuffle, "expand", "repeat", "view")
 @torch_call(*_SPELLINGS, *(getattr(torch, name) for name in _SPELLINGS))
 def reindex(call: Call) -> Result:
@@ -61,7 +61,7 @@ def move(name: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
     """Registers an operator that moves entries, by what executes it: a function of the module and its operands."""
 
     def register(computed: Callable[..., Any]) -> Callable[..., Any]:
-        onnx(name, computed=computed)(reindex)
+        onnx(name, computed=computed, moves=True)(reindex)
         return computed
 
     return register
@@ -139,7 +139,12 @@ def pick(call: Call) -> Any:
 # nothing moves
 
 
-@converted("OnnxCopyIdentity", "Identity", alike=16)
+@converted("OnnxCopyIdentity", "Identity", alike=16, static=True)
+def onnx_identity(call: Call) -> Any:
+    """Also of constants and sequences."""
+    return call.argument(0, "x")
+
+
 @torch_call(nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.Dropout3d, nn.Identity)
 @torch_call(torch.clone, "clone", "contiguous", "detach", "float", "double")
 def identity(call: Call) -> Value:
@@ -147,7 +152,7 @@ def identity(call: Call) -> Value:
     return call.x
 
 
-@converted("OnnxDropoutDynamic", "Dropout", alike=10)
+@converted("OnnxDropoutDynamic", "Dropout", alike=10, moves=True)
 def onnx_dropout(call: Call) -> Value:
     """Dropout, unless it is told to drop."""
     training = call.constant(2, "training_mode")
@@ -164,7 +169,7 @@ def dropout(call: Call) -> Value:
     return call.x
 
 
-@converted("OnnxShape", "Shape", alike=15)
+@converted("OnnxShape", "Shape", alike=15, moves=True)
 def shape_of(call: Call) -> Any:
     """Shape of a value: a constant."""
     return torch.tensor(call.x.shape[call.module._start : call.module._end])
@@ -187,7 +192,7 @@ def concatenate(call: Call) -> Value:
     return join(call.builder, call.argument(0, "tensors"), axis)
 
 
-@converted("OnnxConcat", "Concat")
+@converted("OnnxConcat", "Concat", moves=True)
 def onnx_concatenate(call: Call) -> Value:
     """ONNX Concat."""
     return join(call.builder, call.args, call.module.axis)
@@ -297,8 +302,8 @@ def padded_index(shape: tuple[int, ...], sides: list[tuple[int, int]], mode: str
 # of constants alone
 
 
-known("Constant", alike=13)
-known("ConstantOfShape", alike=9)
+known("Constant", alike=13, moves=True)
+known("ConstantOfShape", alike=9, moves=True)
 grows("OnnxConstantOfShape")(lambda shape: _numbers(shape))
 grows("OnnxExpand")(lambda x, shape: _numbers(shape))
 grows("OnnxTile")(lambda x, repeats: [*x.shape, *_numbers(repeats)])
