@@ -45,7 +45,7 @@ LAYERS: tuple[dict[str, set[str]], ...] = (
     {"loading": FILES, "lagrangian": MATHS},
     {"problem": {"numpy", "torch", "onnx"}, "bounders": MATHS | {"highspy", "numpy"}},
     {"branching": MATHS, "attack": MATHS | {"numpy"}, "proof": MATHS | {"numpy"}},
-    {"bab": MATHS | {"numpy"}, "request": {"torch"}, "result": set()},
+    {"bab": MATHS | {"numpy"}, "request": {"torch"}, "result": set(), "step_attack": MATHS | {"numpy"}},
     {"settings": {"numpy", "torch"}},
     {"run": {"torch"}, "clause_bounds": {"torch"}},
     {"api": {"torch"}},

@@ -38,6 +38,7 @@ from verify.proof.certificate import CertificateTracer
 from verify.proof.tracer import NO_PROOF, ProofTracer
 from verify.proof.writer import CertificateWriter
 from verify.request import PRESETS, known_device
+from verify.step_attack import for_steps
 from verify.validation import refuse
 
 # times the iterations of a child, for ascents under new cuts
@@ -146,14 +147,16 @@ def build_search(
     own_type = torch.float64 if problem.model.element_type == "float64" else torch.float32
     own_network = network.to(device, own_type)
 
+    first, second = (for_steps(attack, network) for attack in (settings.first_attack, settings.second_attack))
+
     def search(strategy: Strategy, told: Reporter, other: OtherSplitting | None = None) -> BranchAndBound:
         frontier = Frontier(budget().store, storage(network))
         return BranchAndBound(
             problem,
             own_network,
             strategy,
-            settings.first_attack,
-            settings.second_attack,
+            first,
+            second,
             told,
             np.random.default_rng(seed),
             batch,

@@ -123,6 +123,7 @@ class Activation(ABC):
     alphas_per_neuron: ClassVar[int] = 2
     unit_alpha: ClassVar[bool] = False  # whether they all range within [0, 1]
     curved: ClassVar[bool] = True  # whether splits can go on helping for ever (False: piecewise linear)
+    flat: ClassVar[bool] = False  # whether its derivative is 0 wherever it has one
     joins: ClassVar[bool] = False  # whether an output has several operands
     mixes: ClassVar[bool] = False  # whether outputs depend on many variables each (see mixing.py)
 
@@ -133,6 +134,10 @@ class Activation(ABC):
     @abstractmethod
     def forward(self, z: Float[Tensor, "*batch pre"]) -> Float[Tensor, "*batch post"]:
         """sigma(z)."""
+
+    def surrogate_slope(self, z: Float[Tensor, "batch pre"]) -> Float[Tensor, "batch pre"] | None:
+        """A derivative for descents through steps, of an activation with an output for each variable; None for its own."""
+        return None
 
     def interval(self, lower: Tensor, upper: Tensor) -> tuple[Tensor, Tensor]:
         """Bounds of the outputs, rounded outward; by default those of a non-decreasing function computed exactly."""

@@ -20,6 +20,7 @@ from torch import Tensor
 from verify.network.activations.base import Elementwise, chord, strictly_inside
 
 _BESIDE = 1e-9  # how far beside a jump the second split goes, for each unit of its size
+_NEAR = 0.1  # of a layer's mean distance from a step: how far away a descent still aims at it
 _STEEPEST = 4.0  # lines are at most this many times as steep as the chord
 
 
@@ -27,6 +28,7 @@ class Step(Elementwise):
     """A rising function of jumps alone."""
 
     curved = False
+    flat = True
 
     @abstractmethod
     def first_jump(self, z: Tensor) -> Tensor:
@@ -79,6 +81,10 @@ class Regular(Step):
 
     offset: ClassVar[float] = 0.0
 
+    def surrogate_slope(self, z: Tensor) -> Tensor:
+        """That of the line that the steps follow."""
+        return torch.ones_like(z)
+
     def first_jump(self, z: Tensor) -> Tensor:
         return torch.ceil(z - self.offset) + self.offset
 
@@ -119,6 +125,14 @@ class Round(Regular):
 
 class AtZero(Step):
     """A step at 0 alone."""
+
+    def surrogate_slope(self, z: Tensor) -> Tensor:
+        """Steepest at the step, in units of the layer's mean distance from it; nowhere 0.
+
+        Narrow, so that what is about to change leads; with a long tail, so that something always does.
+        """
+        width = (_NEAR * z.abs().mean(-1, keepdim=True)).clamp(min=1e-12)
+        return (1 + z.abs() / width).square().reciprocal() / width
 
     def first_jump(self, z: Tensor) -> Tensor:
         return torch.zeros_like(z)
