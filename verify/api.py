@@ -15,7 +15,7 @@ from verify.bounders.ascent import Bounder
 from verify.clause_bounds import ClauseBounds, Step, bound
 from verify.errors import DialectWarning, VacuousWarning
 from verify.problem import prepare
-from verify.request import Request
+from verify.request import Request, known_output
 from verify.result import Result
 from verify.run import run
 from verify.validation import path, refuse, shown
@@ -38,6 +38,7 @@ def verify(
     semantics: str = "real",
     rigorous: bool = True,
     trim: bool = False,
+    output: str | None = None,
 ) -> Result:
     """Decides whether the property holds for every input.
 
@@ -46,7 +47,8 @@ def verify(
     certificate: a file for the evidence of `unsat` or `sat`; model and specification are then paths, and `unsat` is only
     said of what the checker has proved. semantics: `real`, or `ieee32-any-order` for the network as float32 libraries
     compute it. rigorous: False takes float32's word for refutations (for timing alone). trim: drop leaves that a certificate of
-    `unsat` does without, which takes about as long as two checks, if there is time for it. Raises InputError for bad input,
+    `unsat` does without, which takes about as long as two checks, if there is time for it. output: the name of the output that the
+    property is of, where an ONNX file has several. Raises InputError for bad input,
     ResourceError where the machine is too small, and, of these, UnwrittenError where the certificate cannot be written: its
     `result` is what the search has found, which nothing has proved.
     """
@@ -63,6 +65,7 @@ def verify(
         rigorous,
         trim,
         example_input=example_input,
+        output=output,
     )
     _check_reporter(reporter)
     result = run(request, lambda: reporter or Silent(), started)
@@ -97,14 +100,15 @@ def bounds(
     device: str | torch.device = "auto",
     example_input: torch.Tensor | None = None,
     observe: Callable[[Step], None] | None = None,
+    output: str | None = None,
 ) -> ClauseBounds:
     """Bounds every clause at the root, by one of `METHODS` of verify.request, or a bounder of one's own.
 
     iterations: the method's own number where None; interval, crown and lp have none. time_limit: seconds of bounding, intermediate
     bounds left out, after which an iterative method stops at the best it has. intermediate: one of `INTERMEDIATE`.
-    observe: told after every iteration. All bounds returned hold over the reals (float64, rounding errors charged).
+    observe: told after every iteration. output: as in `verify`. All bounds returned hold over the reals (float64, rounding errors charged).
     Raises InputError for bad input, ResourceError where a linear program would be too large.
     """
-    problem = prepare(model, specification, example_input)
+    problem = prepare(model, specification, example_input, output=known_output(output))
     _warn(problem)
     return bound(problem, method, iterations, time_limit, intermediate, device, observe)

@@ -181,19 +181,31 @@ def prepare(
     specification: Spec,
     example_input: Tensor | None = None,
     deadline: Deadline | None = None,
+    output: str | None = None,
 ) -> Problem:
     """Loads both and checks that they belong together. Raises InputError, and OutOfTimeError at the deadline.
 
+    output: the name of the output that a property of one output is of, where the model has several.
     A VNN-LIB 2.0 query takes models by the names of its networks, of all that are not equal to another one; a single one may come alone.
     """
     deadline = deadline or Deadline()
     with deadline.ticking(), memory_kept("model and property were loaded"):
         spec = _read(specification, deadline)
+        if output is not None and (isinstance(spec, Query) or isinstance(model, LoadedModel)):
+            refuse(
+                "output",
+                f"is {output!r}",
+                "a query, or what was loaded before, says itself what its outputs are; leave it out",
+            )
         if isinstance(spec, Query):
             return Problem(load_joint(spec, _by_name(spec, model)), spec.property)
         if isinstance(model, Mapping):
             model = _only(model, spec)
-        loaded = model if isinstance(model, LoadedModel) else load(model, example_input, _boxes(spec))
+        loaded = (
+            model
+            if isinstance(model, LoadedModel)
+            else load(model, example_input, _boxes(spec), output=output, hint=_shape(spec))
+        )
         if isinstance(model, LoadedModel):
             check_example(loaded, example_input)
         if isinstance(spec, LinfBall | Specification):
@@ -232,6 +244,11 @@ def _boxes(spec: Property | LinfBall | Specification) -> tuple[NDArray[Any], NDA
     if isinstance(spec, LinfBall | Specification):
         return spec.ends()
     return None if spec.vacuous else spec.some_boxes()
+
+
+def _shape(spec: Property | LinfBall | Specification) -> tuple[int, ...]:
+    """The shape of the inputs that a property speaks of, flat where it does not say it."""
+    return (spec.inputs,) if isinstance(spec, Property) else spec.ends()[0].shape
 
 
 def _by_name(query: Query, models: Any) -> Mapping[str, Source]:

@@ -37,7 +37,8 @@ class Request:
 
     timeout: seconds, loading included; None for no limit. certificate: a file for the evidence. semantics: one of `SEMANTICS`.
     rigorous: False takes float32's word for refutations. trim: drop what a certificate can do without. memory: bytes for a process
-    that is ours (a command's, a worker's) and those that it starts; None for a share of the machine's.
+    that is ours (a command's, a worker's) and those that it starts; None for a share of the machine's. output: the name of the one that
+    the property is of, where the model has several.
     """
 
     model: Model | Mapping[str, Source]
@@ -52,6 +53,7 @@ class Request:
     trim: bool = False
     memory: int | None = None
     example_input: torch.Tensor | None = None
+    output: str | None = None
 
     def __post_init__(self) -> None:
         checked = {
@@ -63,6 +65,7 @@ class Request:
             "semantics": choice("semantics", self.semantics, SEMANTICS),
             "rigorous": flag("rigorous", self.rigorous),
             "trim": flag("trim", self.trim),
+            "output": known_output(self.output),
             "memory": None if self.memory is None else integer("memory", self.memory, least=1),
         }
         for name, value in checked.items():
@@ -85,6 +88,13 @@ class Request:
     def deadline(self, started: float) -> Deadline:
         """When the time is over, of a run whose clock began at `started` (of `time.monotonic`)."""
         return Deadline() if self.timeout is None else Deadline(started + self.timeout)
+
+
+def known_output(value: Any) -> str | None:
+    """A name of an output, or None. Raises InputError."""
+    if value is not None and not (isinstance(value, str) and value):
+        refuse("output", f"is {shown(value)}", "give the name of an output of the model")
+    return value
 
 
 def known_device(value: Any) -> str:

@@ -40,7 +40,9 @@ def run(request: Request, reporter: Callable[[], Reporter] = Silent, started: fl
     deadline, device = request.deadline(started), choose_device(request.device)
     problem: Problem | None = None
     with suppress(OutOfTimeError):
-        problem = prepare(request.model, request.specification, request.example_input, deadline)
+        problem = prepare(
+            request.model, request.specification, request.example_input, deadline, request.output
+        )
     told = reporter()
     if problem is None:
         return late(started)

@@ -74,7 +74,8 @@ def same_call(case: Case) -> bool:
     old, new = (onnx.defs.get_schema(case.operator, opset, "") for opset in (case.opset, NEWEST_OPSET))
     same = old.attributes.keys() == new.attributes.keys() and old.max_input == new.max_input
     newer = old.since_version < new.since_version and not new.deprecated
-    return same and newer and "of groups" not in case.note
+    lacking = case.operator == "GlobalLpPool"  # in ONNX Runtime
+    return same and newer and "of groups" not in case.note and not lacking
 
 
 @pytest.mark.parametrize("case", list(filter(same_call, (*AFFINE, *ACTIVATIONS))), ids=str)

@@ -41,16 +41,24 @@ if TYPE_CHECKING:
 @click.option("--layers", is_flag=True, help="Also the intermediate bounds of the first clause.")
 @options.MEMORY
 @options.DEVICE
+@options.OUTPUT
 @options.FORMAT
 def bounds(
-    model: Path, specification: Path, trace: bool, layers: bool, memory: int | None, form: str, **how: Any
+    model: Path,
+    specification: Path,
+    trace: bool,
+    layers: bool,
+    memory: int | None,
+    output: str | None,
+    form: str,
+    **how: Any,
 ) -> int:
     """Bound every clause of PROPERTY at the root: above 0 the clause is refuted."""
     options.import_libraries(memory, how["device"])
     from verify.clause_bounds import bound
     from verify.problem import prepare
 
-    problem = prepare(model, specification)
+    problem = prepare(model, specification, output=output)
     found = bound(problem, observe=_trace if trace else None, **how)
     options.warn(problem.warnings)
     if form == "json":

@@ -15,12 +15,13 @@ from verify.startup import import_torch
 @click.command(epilog=options.EXIT_CODES)
 @options.MODEL
 @options.OPTIONAL_PROPERTY
+@options.OUTPUT
 @options.FORMAT
-def info(model: Path, specification: Path | None, form: str) -> int:
+def info(model: Path, specification: Path | None, output: str | None, form: str) -> int:
     """Show what MODEL is made of, and what PROPERTY asks."""
     import_torch()
     from verify.reports.description import describe, render
 
-    record = describe(model, specification)
+    record = describe(model, specification, output)
     click.echo(json.dumps(record) if form == "json" else render(record))
     return DECIDED

@@ -69,6 +69,9 @@ SEED = click.option(
     "--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Of the attacks' random starts."
 )
 PRESET = click.option("--preset", type=click.Choice(request.PRESETS), default="default", show_default=True)
+OUTPUT = click.option(
+    "--output", metavar="NAME", help="The output that PROPERTY is of, where MODEL has several."
+)
 SEMANTICS = click.option(
     "--semantics",
     type=click.Choice(request.SEMANTICS),

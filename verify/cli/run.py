@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 @options.DEVICE
 @options.PRESET
 @options.SEED
+@options.OUTPUT
 @options.FORMAT
 @click.option("--quiet", is_flag=True, help="Nothing on stderr but errors and warnings.")
 @click.option("--explain", is_flag=True, help="On stderr, where the time went and what it bought.")

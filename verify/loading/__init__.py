@@ -11,10 +11,10 @@ from typing import TYPE_CHECKING, Any
 from verify.checker.runtime import start
 from verify.loading.guard import IN_MEMORY, reading
 from verify.loading.loaded import LoadedModel
-from verify.validation import fitting, path, plain
+from verify.validation import fitting, path, plain, refuse
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
 
     import onnx
     from numpy.typing import NDArray
@@ -31,6 +31,8 @@ def load(
     example_input: Tensor | None = None,
     box: tuple[NDArray[Any], NDArray[Any]] | None = None,
     fold: bool = True,
+    output: str | None = None,
+    hint: Sequence[int] = (),
 ) -> LoadedModel:
     """Loads a model and compares the result with the model's own runtime.
 
@@ -38,6 +40,8 @@ def load(
     example_input: needed for a torch.nn.Module: a tensor of the shape it takes, its batch axis of 1 included.
     box: lower and upper bounds of the inputs, of one box or several ([boxes, inputs]); the comparison then samples there.
     fold: merge consecutive affine maps; off, every map keeps the file's own weights (see fold.py).
+    output: the name of the output that the property is of, where an ONNX file has several.
+    hint: the shape of an input, or how many numbers it has; settles sizes that an ONNX file leaves open.
     Raises ModelError (UnsupportedOperatorError for an operator without a rule).
     """
     if isinstance(model, str | Path):
@@ -52,11 +56,14 @@ def load(
         if of_onnx:
             from verify.loading.onnx.graph import from_onnx
 
-            loaded = from_onnx(model, fold)  # type: ignore[arg-type]
+            example = tuple(getattr(example_input, "shape", ()))
+            loaded = from_onnx(model, fold, output, example or hint)  # type: ignore[arg-type]
             check_example(loaded, example_input)
         else:
             from verify.loading.torch.tracing import from_module
 
+            if output is not None:
+                refuse("output", f"is {output!r}", "only ONNX files have outputs with names; leave it out")
             loaded = from_module(model, example_input, fold)  # type: ignore[arg-type]  # it checks what the model is
         check_agreement(loaded, box)
     return loaded

@@ -16,7 +16,8 @@ from verify.errors import ModelError
 from verify.formats.vnnlib2 import INITIALIZED, ISOMORPHIC, REAL, Declaration, Query, Variable
 from verify.loading.guard import IN_MEMORY, reading
 from verify.loading.onnx.graph import Graph
-from verify.loading.onnx.model import ELEMENT_TYPES, OnnxModel, Tensor, fixed, read
+from verify.loading.onnx.model import ELEMENT_TYPES, OnnxModel, read
+from verify.loading.onnx.shapes import Tensor, fixed
 from verify.loading.runner import OnnxSession
 from verify.network.affine import Shape
 
@@ -123,6 +124,7 @@ def _matched(network: Declaration, model: OnnxModel) -> tuple[Shape, ...]:
                 f"{model.name}: it has {len(found)} {kind}, the network {network.name} of the query {len(declared)}"
             )
         for variable, tensor in zip(declared, found, strict=True):
+            model.check_typed(tensor)
             check_type(network, variable, tensor.element_type, model, tensor.name)
     return tuple(_shape(v, t, model) for v, t in zip(network.inputs, model.inputs, strict=True))
 

@@ -12,10 +12,10 @@ from verify.network.activations import Activation
 from verify.problem import prepare
 
 
-def describe(model: Path, property_: Path | None) -> dict[str, Any]:
+def describe(model: Path, property_: Path | None, output: str | None = None) -> dict[str, Any]:
     """Shapes, layers, operators, parameters; with a property also its clauses. Raises InputError."""
-    problem = None if property_ is None else prepare(model, property_)
-    loaded = load(model) if problem is None else problem.model
+    problem = None if property_ is None else prepare(model, property_, output=output)
+    loaded = load(model, output=output) if problem is None else problem.model
     network = loaded.network
     nodes = [
         {

@@ -124,8 +124,20 @@ def _given(node: onnx.NodeProto) -> int:
     if node.op_type in ("Constant", "ConstantOfShape"):
         usual = TensorProto.FLOAT if node.op_type == "ConstantOfShape" else _of_constant(said)
         return int(said["value"].data_type) if "value" in said else usual
+    if node.op_type.startswith(_ML):
+        return _of_labels(said)
     found = said.get("output_dtype") or said.get("dtype")
     return int(_USUAL.get(node.op_type, TensorProto.UNDEFINED) if found is None else found)
+
+
+def _of_labels(said: dict[str, Any]) -> int:
+    """The type of what a classifier or an encoder names."""
+    if "values_tensor" in said:
+        return int(said["values_tensor"].data_type)
+    if "values_floats" in said:
+        return TensorProto.FLOAT
+    text = said.get("classlabels_strings") or said.get("values_strings")
+    return TensorProto.STRING if text else TensorProto.INT64
 
 
 def _of_constant(said: dict[str, Any]) -> int:

@@ -21,18 +21,25 @@ from verify.loading.loaded import LoadedModel
 from verify.loading.lowering import Origin, as_value, walk
 from verify.loading.onnx.bodies import close, named_bodies
 from verify.loading.onnx.element_types import NARROW, body_types, codes_of, element_types
-from verify.loading.onnx.model import OnnxModel, fixed, read
+from verify.loading.onnx.model import OnnxModel, read
 from verify.loading.onnx.onnx2torch import import_onnx2torch
+from verify.loading.onnx.shapes import settled
 from verify.loading.operators import operator_of
 from verify.loading.runner import OnnxRunner, OnnxSession
 
 
-def from_onnx(source: str | Path | bytes | onnx.ModelProto, fold: bool) -> LoadedModel:
-    """Loads an ONNX model of one input and one output."""
+def from_onnx(
+    source: str | Path | bytes | onnx.ModelProto,
+    fold: bool,
+    chosen: str | None = None,
+    hint: Sequence[int] = (),
+) -> LoadedModel:
+    """Loads an ONNX model of one input and one output, or of a chosen one; `hint`: of the input's shape (see `settled`)."""
     model = read(source)
-    given, output = model.only()
-    shape = fixed(given.shape or ())
+    given, output = model.only(chosen)
+    shape = settled(given, hint)
     model.fix([shape])
+    model.keep([output.name])
     inputs = [(given.name, shape, given.element_type)]
     session = OnnxSession(model.original, inputs, [output.name])
     session.check_types({output.name: output.element_type})

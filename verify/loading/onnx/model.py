@@ -13,7 +13,7 @@ import gzip
 import io
 import zlib
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, cast
@@ -30,7 +30,8 @@ from verify.loading.onnx.bodies import all_nodes, bodies, check_scopes
 from verify.loading.onnx.element_types import NARROW, TORCH, codes_of
 from verify.loading.onnx.external import outside, put_inside
 from verify.loading.onnx.functions import ONNX_DOMAINS, inline
-from verify.loading.onnx.order import sort
+from verify.loading.onnx.order import operands, sort
+from verify.loading.onnx.shapes import Tensor
 from verify.loading.operators import operator_of
 from verify.memory import budget
 
@@ -41,18 +42,10 @@ _NAMES = {
     "DOUBLE": "float64",
 }  # of element types, where it is not ONNX's own in small letters
 ELEMENT_TYPES = ("float32", "float64")  # of inputs
+UNDECLARED = "undefined"
 OUTPUT_TYPES = (*ELEMENT_TYPES, "int32", "int64")
 OLDEST_OPSET, NEWEST_OPSET = 7, 23  # that the tests cover
 MOST_BYTES = 2**31 - 1  # of one protobuf message
-
-
-@dataclass(frozen=True)
-class Tensor:
-    """An input or output of a model. Sizes that are unknown are None; so is `shape` where even its rank is."""
-
-    name: str
-    element_type: str
-    shape: tuple[int | None, ...] | None
 
 
 @dataclass(frozen=True)
@@ -80,16 +73,45 @@ class OnnxModel:
             for dimension, size in zip(value.type.tensor_type.shape.dim, shape, strict=True):
                 dimension.dim_value = size
 
-    def only(self) -> tuple[Tensor, Tensor]:
-        """The one input and the one output. Raises ModelError where there are others."""
-        for kind, values in (("input", self.inputs), ("output", self.outputs)):
+    def check_typed(self, output: Tensor) -> None:
+        """Raises ModelError for an output without a known element type."""
+        if output.element_type == UNDECLARED:
+            raise ModelError(f"{self.name}: {output.name!r} is declared without an element type; declare one")
+
+    def keep(self, names: Collection[str]) -> None:
+        """Leave nothing in `proto` that these outputs do not need."""
+        graph, needed = self.proto.graph, set(names)
+        kept = []
+        for node in reversed(graph.node):
+            if not needed.isdisjoint(node.output):
+                needed.update(operands(node))
+                kept.append(node)
+        copies = onnx.GraphProto(
+            node=reversed(kept),
+            output=[value for value in graph.output if value.name in names],
+            initializer=[tensor for tensor in graph.initializer if tensor.name in needed],
+        )
+        for field in ("node", "output", "initializer"):
+            graph.ClearField(field)
+        graph.MergeFrom(copies)
+
+    def only(self, chosen: str | None = None) -> tuple[Tensor, Tensor]:
+        """The one input, and the one output or the chosen one. Raises ModelError where there are others, or none of that name."""
+        outputs = [value for value in self.outputs if chosen in (None, value.name)]
+        for kind, values, remedy in (
+            ("input", self.inputs, ""),
+            ("output", outputs, "; choose it with --output NAME (output=NAME in Python)"),
+        ):
+            names = ", ".join(repr(value.name) for value in (values or self.outputs)) or "none"
+            if not values and chosen is not None:
+                raise ModelError(f"{self.name}: it has no output {chosen!r}; its outputs are {names}")
             if len(values) != 1:
-                names = ", ".join(repr(value.name) for value in values) or "none"
                 raise ModelError(
                     f"{self.name}: exactly one {kind} is supported without a VNN-LIB 2.0 query, the model has "
-                    f"{len(values)}: {names}"
+                    f"{len(values)}: {names}{remedy}"
                 )
-        output = self.outputs[0]
+        output = outputs[0]
+        self.check_typed(output)
         if output.element_type not in OUTPUT_TYPES:
             raise ModelError(
                 f"{self.name}: {output.name!r} is {output.element_type}; only {', '.join(OUTPUT_TYPES)} are supported"
@@ -155,10 +177,23 @@ def _complete(
     if not proto.HasField("graph") or not proto.graph.output:
         raise ModelError(f"{name}: not an ONNX model: it holds no graph with an output")
     elsewhere = outside(proto)
-    if not elsewhere:
-        return proto, data
     put_inside(elsewhere, folder, MOST_BYTES - proto.ByteSize(), name)
-    return proto, proto.SerializeToString()
+    changed = _open_maps(proto.graph)
+    return proto, proto.SerializeToString() if elsewhere or changed else data
+
+
+def _open_maps(graph: onnx.GraphProto) -> bool:
+    """Puts in place of a map of classes, as scikit-learn's converters make it, the tensor that it is made of: their order is its."""
+    outputs = {value.name: value for value in graph.output}
+    changed = False
+    for node in graph.node:
+        if _operator(node) == "ai.onnx.ml.ZipMap" and len(node.output) == 1 and node.output[0] in outputs:
+            copy = onnx.helper.make_node("Identity", node.input, node.output, node.name)
+            node.CopyFrom(copy)
+            kind = onnx.helper.make_tensor_type_proto(onnx.TensorProto.FLOAT, None)
+            outputs[node.output[0]].type.CopyFrom(kind)
+            changed = True
+    return changed
 
 
 def _checked(proto: onnx.ModelProto, original: bytes, name: str) -> OnnxModel:
@@ -172,7 +207,7 @@ def _checked(proto: onnx.ModelProto, original: bytes, name: str) -> OnnxModel:
     given = [value for value in proto.graph.input if value.name not in weights]
     del proto.graph.input[:]
     proto.graph.input.extend(given)
-    inputs = tuple(_tensor(value, name) for value in given)
+    inputs = tuple(map(_tensor, given))
     for tensor in inputs:
         if tensor.element_type not in ELEMENT_TYPES:
             raise ModelError(
@@ -181,7 +216,7 @@ def _checked(proto: onnx.ModelProto, original: bytes, name: str) -> OnnxModel:
         if tensor.shape is None:
             raise ModelError(f"{name}: input {tensor.name!r} has no shape")
     _infer_types(proto.graph, opset)
-    outputs = tuple(_tensor(value, name) for value in proto.graph.output)
+    outputs = tuple(map(_tensor, proto.graph.output))
     return OnnxModel(name, original, proto, inputs, outputs, opset, operators, every)
 
 
@@ -279,20 +314,15 @@ def _is_untyped(value: onnx.ValueInfoProto) -> bool:
     return kind is None or (kind == "tensor_type" and not value.type.tensor_type.elem_type)
 
 
-def _tensor(value: onnx.ValueInfoProto, name: str) -> Tensor:
-    if _is_untyped(value):
-        raise ModelError(f"{name}: {value.name!r} is declared without an element type; declare one")
-    if not value.type.HasField("tensor_type"):
-        raise ModelError(f"{name}: {value.name!r} is no tensor; only float32 and float64 are supported")
+def _tensor(value: onnx.ValueInfoProto) -> Tensor:
+    kind = value.type.WhichOneof("value")
+    if kind not in (None, "tensor_type"):
+        return Tensor(value.name, f"a {kind.removesuffix('_type')}", None)
     tensor = value.type.tensor_type
     known = tensor.elem_type in onnx.TensorProto.DataType.values()
     label = onnx.TensorProto.DataType.Name(tensor.elem_type) if known else f"of type {tensor.elem_type}"
-    shape = None
+    shape, symbols = None, ()
     if tensor.HasField("shape"):
         shape = tuple(size.dim_value if size.dim_value > 0 else None for size in tensor.shape.dim)
-    return Tensor(value.name, _NAMES.get(label, label.lower()), shape)
-
-
-def fixed(shape: tuple[int | None, ...]) -> tuple[int, ...]:
-    """A shape whose unknown sizes (the batch) are taken as 1."""
-    return tuple(1 if size is None else size for size in shape)
+        symbols = tuple(size.dim_param for size in tensor.shape.dim)
+    return Tensor(value.name, _NAMES.get(label, label.lower()), shape, symbols)

@@ -14,7 +14,7 @@ from verify.errors import ModelError
 def sort(graph: onnx.GraphProto, name: str) -> None:
     """Sorts the nodes, those that are in order already as they are. Raises ModelError for cycles and names with two meanings."""
     makers = _makers(graph, name)
-    needs = [{makers[name] for name in _operands(node) if name in makers} for node in graph.node]
+    needs = [{makers[name] for name in operands(node) if name in makers} for node in graph.node]
     if all(need < place for place, found in enumerate(needs) for need in found):
         return
     order = _order(needs)
@@ -46,13 +46,13 @@ def _makers(graph: onnx.GraphProto, name: str) -> dict[str, int]:
     return makers
 
 
-def _operands(node: onnx.NodeProto) -> Iterator[str]:
+def operands(node: onnx.NodeProto) -> Iterator[str]:
     """The tensors that a node takes, those that only its subgraphs speak of included."""
     yield from node.input
     for attribute in node.attribute:
         for graph in (attribute.g, *attribute.graphs) if attribute.HasField("g") else attribute.graphs:
             for inner in graph.node:
-                yield from _operands(inner)
+                yield from operands(inner)
             yield from (value.name for value in graph.output)
 
 

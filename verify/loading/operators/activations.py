@@ -73,7 +73,8 @@ def clipped(builder: Builder, x: Value, low: Any, high: Any) -> Value:
     if minimum == -float("inf") and maximum == float("inf"):
         return x
     if not minimum < maximum:
-        raise Unsupported(f"the limits {minimum} and {maximum} are not in order")
+        # the upper limit counts where they cross
+        return builder.constant(torch.full(x.shape, maximum, dtype=torch.float64))
     if (minimum, maximum) == (0.0, float("inf")):
         return builder.activation(Relu(), x)
     return builder.activation(Clip(minimum, maximum), x)

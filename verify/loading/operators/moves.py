@@ -32,7 +32,6 @@ _SPELLINGS = (
 
 @converted("OnnxDepthToSpace", "DepthToSpace", moves=True)
 @converted("OnnxExpand", "Expand", moves=True)
-@converted("OnnxGather", "Gather", moves=True)
 @converted("OnnxGatherElements", "GatherElements", moves=True)
 @converted("OnnxGatherND", "GatherND", moves=True)
 @converted("OnnxSqueezeDynamicAxes")

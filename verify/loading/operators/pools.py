@@ -20,26 +20,75 @@ from verify.loading.builder import Builder, Value
 from verify.loading.calls import Call, Rule, Unsupported
 from verify.loading.operators.windows import Window, onnx_window, torch_window
 from verify.loading.registry import onnx, torch_call
+from verify.network.activations.convex import Sqrt
+from verify.network.activations.piecewise import Abs
+from verify.network.activations.relu import Relu
+from verify.network.activations.square import Square
 from verify.network.affine import Shape
 from verify.network.moves import NonNegative
 
 
 def average(builder: Builder, x: Value, window: Window, count_padding: bool) -> Value:
     """An average pool: sums divided by the number of entries in the window (padded ones only if counted)."""
-    if any(d != 1 for d in window.dilation):
-        raise Unsupported("an average pool with dilation")
+    divisors = []
+    for size, starts, axis in _windows(x, window):
+        first, last = (-window.begin[axis], size + window.end[axis]) if count_padding else (0, size)
+        entries = [
+            [start + k * window.dilation[axis] for k in range(window.kernel[axis])] for start in starts
+        ]
+        divisors.append(tuple(sum(first <= entry < last for entry in places) for places in entries))
+    return _sums(builder, x, window, divisors)
+
+
+def _windows(x: Value, window: Window) -> list[tuple[int, list[int], int]]:
+    """Of each axis of windows the size, where they start, and its number."""
     sizes = x.shape[-window.rank :]
-    counts = window.positions(sizes)
-    divisors, ends = [], []
-    for axis, (size, count) in enumerate(zip(sizes, counts, strict=True)):
-        kernel, stride, begin = window.kernel[axis], window.stride[axis], window.begin[axis]
-        first, last = (-begin, size + window.end[axis]) if count_padding else (0, size)
-        starts = [place * stride - begin for place in range(count)]
-        divisors.append(tuple(min(start + kernel, last) - max(start, first) for start in starts))
-        ends.append((count - 1) * stride + kernel - size - begin)
+    found = []
+    for axis, (size, count) in enumerate(zip(sizes, window.positions(sizes), strict=True)):
+        starts = [place * window.stride[axis] - window.begin[axis] for place in range(count)]
+        found.append((size, starts, axis))
+    return found
+
+
+def _sums(builder: Builder, x: Value, window: Window, divisors: list[tuple[int, ...]]) -> Value:
+    """Sums over windows, divided by the product of divisors of the place along each axis."""
+    if any(d != 1 for d in window.dilation):
+        x, window = _apart(builder, x, window), Window(window.kernel, window.kernel, *_plain(window.rank))
+    ends, counts = [], window.positions(x.shape[-window.rank :])
+    for size, starts, axis in _windows(x, window):
+        ends.append(starts[-1] + window.kernel[axis] - size)
     pool = reindex.AveragePool(window.kernel, window.stride, window.begin, tuple(ends), tuple(divisors))
     operator = NonNegative(pool, (x.shape,), math.prod(window.kernel), "average pool")
     return builder.affine(operator, x, shape=(*x.shape[: -window.rank], *counts))
+
+
+def _apart(builder: Builder, x: Value, window: Window) -> Value:
+    """The entries of all windows, whose entries are not neighbours, one window behind the other; zeros in the padding."""
+    index = torch.arange(x.size).reshape(x.shape)
+    for size, starts, axis in _windows(x, window):
+        steps = torch.arange(window.kernel[axis]) * window.dilation[axis]
+        entries = (torch.tensor(starts)[:, None] + steps).flatten()
+        real, place = (entries >= 0) & (entries < size), axis - window.rank
+        shape = (-1, *(1,) * (-place - 1))
+        chosen = index.index_select(place, entries.clamp(0, size - 1))
+        index = torch.where(real.reshape(shape), chosen, -1)
+    return builder.gather(x, index)
+
+
+def _plain(rank: int) -> tuple[Shape, Shape, Shape]:
+    """No dilation and no padding."""
+    return (1,) * rank, (0,) * rank, (0,) * rank
+
+
+def norm(builder: Builder, x: Value, window: Window, order: int) -> Value:
+    """A pool of norms: the root of the sum of powers of sizes."""
+    if order not in (1, 2):
+        raise Unsupported(f"p = {order}; 1 and 2 are supported")
+    sizes = builder.activation(Abs() if order == 1 else Square(), x)
+    counts = window.positions(x.shape[-window.rank :])
+    total = _sums(builder, sizes, window, [(1,) * count for count in counts])
+    # the ReLU takes what rounding leaves below 0 out of the root's interval
+    return total if order == 1 else builder.activation(Sqrt(), builder.activation(Relu(), total))
 
 
 def maximum(builder: Builder, x: Value, window: Window) -> Value:
@@ -77,6 +126,20 @@ def average_pool(call: Call) -> Value:
     return average(
         call.builder, call.x, _onnx_window(call), bool(call.attributes.get("count_include_pad", 0))
     )
+
+
+@onnx("LpPool")
+def lp_pool(call: Call) -> Value:
+    """LpPool."""
+    return norm(call.builder, call.x, _onnx_window(call), int(call.attributes.get("p", 2)))
+
+
+@onnx("GlobalLpPool")
+def global_lp_pool(call: Call) -> Value:
+    """GlobalLpPool."""
+    kernel = call.x.shape[2:]
+    window = Window(kernel, kernel, *_plain(len(kernel)))
+    return norm(call.builder, call.x, window, int(call.attributes.get("p", 2)))
 
 
 @onnx("MaxPool", chooses=True)
