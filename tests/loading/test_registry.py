@@ -9,8 +9,9 @@ from onnx_models import ACTIVATIONS, AFFINE, Case
 from torch import nn
 
 from verify.loading import registry
-from verify.loading.onnx.model import fixed, read
+from verify.loading.onnx.model import read
 from verify.loading.onnx.onnx2torch import import_onnx2torch
+from verify.loading.onnx.shapes import fixed
 
 CASES: dict[str, list[Case]] = defaultdict(list)
 for case in (*AFFINE, *ACTIVATIONS):

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
@@ -23,7 +24,7 @@ from verify.loading.onnx.bodies import close, named_bodies
 from verify.loading.onnx.element_types import NARROW, body_types, codes_of, element_types
 from verify.loading.onnx.model import OnnxModel, read
 from verify.loading.onnx.onnx2torch import import_onnx2torch
-from verify.loading.onnx.shapes import settled
+from verify.loading.onnx.shapes import Tensor, settled
 from verify.loading.operators import operator_of
 from verify.loading.runner import OnnxRunner, OnnxSession
 
@@ -45,7 +46,8 @@ def from_onnx(
     session.check_types({output.name: output.element_type})
     plain = OnnxSession(model.original, inputs, [output.name], as_written=True) if model.quantised else None
     builder = Builder(shape, given.name)
-    result = Graph(model).at(builder, [builder.input]).value(output.name)
+    with nullcontext() if hint else _sizes_told(given, shape):
+        result = Graph(model).at(builder, [builder.input]).value(output.name)
     network = builder.network(builder.output(result))
     return LoadedModel(
         folded(network) if fold else network,
@@ -61,6 +63,18 @@ def from_onnx(
     )
 
 
+@contextmanager
+def _sizes_told(given: Tensor, shape: tuple[int, ...]) -> Iterator[None]:
+    """Says of an error that sizes were taken as 1, which it may come from, where the file leaves some open beside the batch's."""
+    try:
+        yield
+    except ModelError as error:
+        if None in (given.shape or ())[1:]:
+            told = f"; its input {given.name!r}, of open sizes, was taken as {list(shape)}: a property says how many inputs there are"
+            error.args = (f"{error}{told}",)
+        raise
+
+
 class Graph:
     """An ONNX model as a torch.fx graph, to be lowered as often as it is wanted.
 
@@ -72,6 +86,7 @@ class Graph:
         graph = model.proto.graph
         close(graph)
         codes = codes_of(graph, model.opset, given)
+        _write_out_types(graph, codes)
         outputs = list(graph.output)
         computed = {name for node in graph.node for name in node.output}
         del graph.output[:]  # onnx2torch knows outputs of nodes only
@@ -93,6 +108,14 @@ class Graph:
     def at(self, builder: Builder, inputs: Sequence[Value]) -> Tensors:
         """The tensors at some inputs."""
         return Tensors(self, builder, inputs)
+
+
+def _write_out_types(graph: onnx.GraphProto, codes: Mapping[str, int]) -> None:
+    """Makes casts to the type of another tensor casts to a type."""
+    for node in graph.node:
+        kind = codes.get(node.output[0] if node.output else "", onnx.TensorProto.UNDEFINED)
+        if node.op_type == "CastLike" and kind:
+            node.CopyFrom(onnx.helper.make_node("Cast", node.input[:1], node.output, node.name, to=kind))
 
 
 class Tensors:

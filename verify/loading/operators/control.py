@@ -1,4 +1,4 @@
-"""If, Loop, Scan and SequenceMap, made static: which branch is taken, and how often a body runs, must hang on constants alone.
+"""If, Loop, Scan, SequenceMap and sequences, made static: how often a body runs must hang on constants alone.
 
 A body is lowered in its place, as often as it runs. What goes in and out may be values, constants or sequences.
 """
@@ -13,6 +13,7 @@ import torch
 from verify.deadline import tick
 from verify.loading.builder import Builder, Value
 from verify.loading.calls import Call, Unsupported, integer, integers, tensor
+from verify.loading.operators.comparisons import choose, is_whole
 from verify.loading.operators.moves import join, stacked
 from verify.loading.registry import onnx
 
@@ -21,12 +22,31 @@ MOST_ROUNDS = 10_000  # of all loops of a model
 
 @onnx("If", static=True)
 def if_(call: Call) -> Any:
-    """The branch that the condition chooses."""
+    """The branch that the condition chooses; where that depends on the input, both branches and a choice between their results."""
     condition, *captured = call.args
-    if isinstance(condition, Value):
-        raise Unsupported("its condition depends on the network's input")
-    branch = "then_branch" if bool(condition) else "else_branch"
-    return _results(call.module.bodies[branch].at(call.builder, captured))
+    bodies = call.module.bodies
+    if not isinstance(condition, Value):
+        branch = "then_branch" if bool(condition) else "else_branch"
+        return _results(bodies[branch].at(call.builder, captured))
+    both = [bodies[branch].at(call.builder, captured) for branch in ("then_branch", "else_branch")]
+    mask = call.builder.reshape(condition, ())
+    return _results([_chosen(call.builder, mask, a, b) for a, b in zip(*both, strict=True)])
+
+
+def _chosen(builder: Builder, condition: Value, a: Any, b: Any) -> Value:
+    """One of two results of one shape."""
+    if (
+        len({tuple(getattr(part, "shape", ())) for part in (a, b)}) > 1
+        or isinstance(a, list)
+        or isinstance(b, list)
+    ):
+        raise Unsupported(
+            "its condition depends on the network's input, and its branches give what differs in shape"
+        )
+    found = choose(builder, condition, a, b)
+    if is_whole(builder, a) and is_whole(builder, b):
+        builder.whole.add(found.node)
+    return found
 
 
 @onnx("Loop", static=True)

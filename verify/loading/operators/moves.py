@@ -174,6 +174,12 @@ def shape_of(call: Call) -> Any:
     return torch.tensor(call.x.shape[call.module._start : call.module._end])
 
 
+@onnx("Size", moves=True, computed=lambda module, x, *_: torch.tensor(x.numel()))
+def size_of(call: Call) -> Any:
+    """How many entries a value has: a constant."""
+    return torch.tensor(call.x.size)
+
+
 # several operands
 
 

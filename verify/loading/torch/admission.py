@@ -187,16 +187,21 @@ def check_traceable(module: nn.Module, example: Tensor) -> None:
     are tensors, or on a tracer being at work.
     """
     traced = fx.GraphModule(module, _Tracer().trace(module))
-    with torch.inference_mode(False), torch.no_grad():
-        with _Operations() as in_graph:
-            _Versions(traced).run(in_graph.of(example))
-        with _Operations() as in_module:
-            module(in_module.of(example))
-    if in_graph.done != in_module.done:
+    if not same_operations(traced, module, example):
         raise ModelError(
             "the module computes something else than what torch.fx sees of it (it may ask whether its values are tensors, which "
             "torch.fx's are not); export it to ONNX instead"
         )
+
+
+def same_operations(graph: fx.GraphModule, module: nn.Module, example: Tensor) -> bool:
+    """Whether a graph does with an example what its module does. Raises ModelError for one that uses what has changed in place."""
+    with torch.inference_mode(False), torch.no_grad():
+        with _Operations() as in_graph:
+            _Versions(graph).run(in_graph.of(example))
+        with _Operations() as in_module:
+            module(in_module.of(example))
+    return bool(in_graph.done == in_module.done)
 
 
 class _Operations(TorchDispatchMode):

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import copy
 from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -22,26 +24,63 @@ from verify.network.graph import Network
 def from_module(module: nn.Module, example_input: Tensor | None, fold: bool) -> LoadedModel:
     """Loads a torch.nn.Module by tracing it with torch.fx."""
     original, example, runner = admitted(module, example_input)
-    with blaming("torch.fx cannot trace the module", "export it to ONNX instead"):
-        graph_module = fx.symbolic_trace(copy.deepcopy(original))
-        check_arguments(graph_module)
-        check_traceable(copy.deepcopy(original), example)
     shape, kind = tuple(example.shape), ELEMENT_TYPES[example.dtype]
+    graph_module: fx.GraphModule | None = None
     try:
-        origins = _ModuleOrigins(graph_module, example)
-        network, output_shape = lower(graph_module.double(), shape, "input", origins)
-    except UnsupportedOperatorError as problem:
-        if problem.reason != NO_RULE:  # a rule that refuses has its reasons
-            raise
-        network, output_shape = _by_export(original, example, problem)
+        graph_module = _traced(original)
+    except ModelError as problem:
+        network, output_shape = _by_capture(original, example, problem)
+    if graph_module is not None:
+        network, output_shape = _by_trace(graph_module, original, example)
     network = folded(network) if fold else network
     return LoadedModel(network, runner, "input", "output", shape, output_shape, kind, Counter(), None)
 
 
-def _by_export(
-    module: nn.Module, example_input: Tensor, problem: UnsupportedOperatorError
+@contextmanager
+def _blaming_the_trace() -> Iterator[None]:
+    with blaming("torch.fx cannot trace the module", "export it to ONNX instead"):
+        yield
+
+
+def _traced(module: nn.Module) -> fx.GraphModule:
+    """A module as torch.fx traces it. Raises ModelError."""
+    with _blaming_the_trace():
+        return fx.symbolic_trace(copy.deepcopy(module))
+
+
+def _by_trace(
+    graph_module: fx.GraphModule, module: nn.Module, example: Tensor
 ) -> tuple[Network, tuple[int, ...]]:
-    """A module that there is no rule for, as ONNX has it. Raises `problem` where there is none for that either."""
+    """A module that torch.fx has traced; as ONNX has it where there is no rule for something of torch's."""
+    with _blaming_the_trace():
+        check_arguments(graph_module)
+        check_traceable(copy.deepcopy(module), example)
+    try:
+        origins = _ModuleOrigins(graph_module, example)
+        return lower(graph_module.double(), tuple(example.shape), "input", origins)
+    except UnsupportedOperatorError as problem:
+        if problem.reason != NO_RULE:  # a rule that refuses has its reasons
+            raise
+        try:
+            return _by_export(module, example, problem)
+        except ModelError:
+            raise problem from None
+
+
+def _by_capture(module: nn.Module, example: Tensor, problem: ModelError) -> tuple[Network, tuple[int, ...]]:
+    """A module that torch.fx cannot trace, as torch.export has it. Raises `problem` where that fails too."""
+    from verify.loading.torch.export import captured  # slow to import, and seldom needed
+
+    program = captured(module, example)
+    if program is None:
+        raise problem
+    return _by_export(program, example, problem)
+
+
+def _by_export(
+    module: nn.Module, example_input: Tensor, problem: ModelError
+) -> tuple[Network, tuple[int, ...]]:
+    """A module as ONNX has it. Raises `problem` where it cannot be exported, and ModelError."""
     from verify.loading.onnx.graph import Graph  # both are slow to import, and seldom needed
     from verify.loading.torch.export import exported
 
@@ -49,10 +88,7 @@ def _by_export(
     if model is None:
         raise problem
     builder = Builder(tuple(example_input.shape), "input")
-    try:
-        result = Graph(model).at(builder, [builder.input]).value(model.only()[1].name)
-    except ModelError:
-        raise problem from None
+    result = Graph(model).at(builder, [builder.input]).value(model.only()[1].name)
     return builder.network(builder.output(result)), result.shape
 
 
