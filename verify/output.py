@@ -11,6 +11,8 @@ from __future__ import annotations
 
 import errno
 import hashlib
+import json
+import math
 import os
 import secrets
 import stat
@@ -20,6 +22,7 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import TracebackType
+from typing import Any
 
 from verify.errors import InputError, UnwrittenError, VerifyError
 
@@ -34,6 +37,19 @@ _NO_LOCKS = {errno.ENOLCK, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.
 _STREAMS = ("stdin", "stdout", "stderr")
 _LONGEST_NAME = 255
 _unfinished: dict[Path, Identity] = {}
+
+
+def as_json(record: Any) -> str:
+    """A record as JSON, which has no infinite numbers and none that is no number: they are null."""
+    return json.dumps(_of_numbers(record), allow_nan=False)
+
+
+def _of_numbers(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _of_numbers(part) for key, part in value.items()}
+    if isinstance(value, list | tuple):
+        return [_of_numbers(part) for part in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def clean_up() -> None:

@@ -34,11 +34,13 @@ from verify.bab.techniques.roots import Roots, RootsBounded
 from verify.bounders.output_constrained import OutputConstrained
 from verify.bounders.restricted import Restricted
 from verify.bounders.tracing import Provable
+from verify.bounders.undefined import hopeless
 from verify.branching.inputs import widest_effect
 from verify.branching.rule import BranchingRule, Split
 from verify.deadline import Deadline
 from verify.lagrangian.cuts import CutShares
-from verify.state import Bounds, Subproblems
+from verify.lagrangian.dual import DualProblem
+from verify.state import Bounds, DualState, Subproblems
 
 _CHILDREN = 2_000_000  # variables of children that candidate splits are tried on at once
 
@@ -279,10 +281,17 @@ class SplitActivations:
         spreads = _spreads(shared, problem.bounds)
         children = partial(self._children, shared, subproblems, deadline) if spreads else None
         split = self.brancher.choose(problem, state, children)
-        stuck = split.variable < 0
+        if shared.network.sided:
+            lost = hopeless(problem.network, problem.bounds, problem.objective)
+            split = replace(split, variable=torch.where(lost, -2, split.variable))
+        return self._halved(problem, state, split)
+
+    def _halved(self, problem: DualProblem, state: DualState, split: Split) -> Split:
+        """With inputs halved where there is no other split to make (-1), and none where none will help (-2)."""
+        stuck = split.variable == -1
         if not bool(stuck.any()):
             return split
-        inputs = slice(0, shared.network.inputs)
+        inputs = slice(0, problem.network.inputs)
         cotangent = problem.evaluate(state).input_cotangent[:, 0]
         halves = widest_effect(cotangent, problem.bounds.lower[:, inputs], problem.bounds.upper[:, inputs])
         return Split(

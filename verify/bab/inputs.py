@@ -24,8 +24,10 @@ from verify.bab.strategy import (
 )
 from verify.bab.techniques.forward_bounds import ForwardBounds
 from verify.bab.techniques.tightened_boxes import AllLayers, LastLayers, TightenedBoxes, last_layers
+from verify.bounders.ibp import interval
 from verify.bounders.intermediate import IntermediateBounds
 from verify.bounders.tracing import Provable
+from verify.bounders.undefined import hopeless
 from verify.branching.inputs import widest_effect
 from verify.branching.rule import Split
 from verify.deadline import Deadline
@@ -159,4 +161,10 @@ class SplitInputs:
 
     def choose(self, subproblems: Subproblems, knowledge: Knowledge, deadline: Deadline) -> Split:
         box = self.bounder.boxes(subproblems)
-        return widest_effect(subproblems.slopes.double(), box.lower, box.upper)
+        split = widest_effect(subproblems.slopes.double(), box.lower, box.upper)
+        if not self.bounder.network.sided:
+            return split
+        bounds, _ = interval(self.bounder.network, box.lower, box.upper)
+        members = knowledge.shared.members[knowledge.shared.of_clause[subproblems.clause]]
+        lost = hopeless(self.bounder.network, bounds, self.bounder.rows(members))
+        return replace(split, variable=torch.where(lost, -1, split.variable))

@@ -27,6 +27,7 @@ from verify.bab.frontier import Frontier
 from verify.bab.progress import Outcome, Progress, Reporter
 from verify.bab.strategy import Bounded, Knowledge, Result, Strategy
 from verify.bab.techniques.other_splitting import OtherSplitting
+from verify.bounders.undefined import without_value
 from verify.deadline import Deadline, OutOfTimeError
 from verify.errors import is_out_of_memory, memory_kept
 from verify.network.graph import Network
@@ -40,6 +41,8 @@ _DESCENTS = 64  # at once, at least
 _FEW = 16  # subproblems that are not worth dividing among workers
 # of the most subproblems that were open at once: when so few are left, splitting will soon be done
 _ENDING = 0.5
+_DEEP = 64  # splits, beyond which nothing is looked for beside what is undefined
+_LOOKED_AT = 4  # boxes that are looked at for where a network has no value
 _STEP_SECONDS = 2.0  # that a step may take: others have nothing to do meanwhile if what is left is in it
 
 
@@ -139,7 +142,15 @@ class BranchAndBound:
 
     def _outcome(self, verdict: str, reason: str, witness: Witness | None = None) -> Outcome:
         self._report("end", self._working)
+        if verdict in ("unknown", "timeout"):
+            reason = "; ".join(filter(None, (reason, self._without_value())))
         return Outcome(verdict, reason, witness, self.progress)
+
+    def _without_value(self) -> str:
+        """Where the network has no value, if anywhere, by a few of the property's boxes."""
+        lower, upper = self.problem.specification.some_boxes(_LOOKED_AT)
+        ends = (torch.from_numpy(end).to(self.network.device, self.network.dtype) for end in (lower, upper))
+        return without_value(self.network, *ends)
 
     def _search(self, deadline: Deadline) -> Witness | None:
         clauses = list(range(self.problem.clauses))
@@ -192,6 +203,9 @@ class BranchAndBound:
         began, count = time.monotonic(), len(subproblems)
         split = self.strategy.choose(subproblems, knowledge, deadline)
         splittable = split.variable >= 0
+        if self.stuck and self.network.sided and subproblems.split_variable.shape[1] >= _DEEP:
+            # at the edge of what is undefined, where unsat is out of reach already
+            splittable = torch.zeros_like(splittable)
         stuck = int((~splittable).sum())
         subproblems = subproblems.select(splittable)
         if not len(subproblems):

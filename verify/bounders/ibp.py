@@ -7,11 +7,14 @@ in which a library adds.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
 from verify.deadline import tick
+from verify.lagrangian.one_sided import Sizes
 from verify.network.activations import Activation
 from verify.network.affine import Affine
 from verify.network.graph import Network
@@ -41,8 +44,59 @@ def affine_interval(network: Network, index: int, operands: list[Pair]) -> Pair:
         sizes = sizes + network.bias_sizes[index].reshape(1, *network.nodes[index].shape)
         slack = (2 * network.gamma + network.rounding32(index)) * sizes + _underflow(network, index, sizes)
         lower, upper = centre - radius - slack, centre + radius + slack
+        if network.overflows and not network.deployed and _worth_signs(network, lower, upper, slack):
+            return _by_sign(network, index, operands, (lower, upper))
     # infinite operands give NaN: nothing is known then
     return torch.where(lower.isnan(), -torch.inf, lower), torch.where(upper.isnan(), torch.inf, upper)
+
+
+def _worth_signs(network: Network, lower: Tensor, upper: Tensor, slack: Tensor) -> bool:
+    """Whether ends are unknown, or may lie beyond 0 for rounding alone where that matters."""
+    if not bool((lower.sum() + upper.sum()).isfinite()):
+        return True
+    if not network.sided:
+        return False
+    return bool((((lower < 0) & (lower >= -2 * slack)) | ((upper > 0) & (upper <= 2 * slack))).any())
+
+
+def _by_sign(network: Network, index: int, operands: list[Pair], known: Pair) -> Pair:
+    """The interval of an affine node whose operands may have infinite ends, or signs that are known, made better by both.
+
+    An end adds up the operands' ends that matter for it, and is infinite only where one of these is. Where all its terms have one
+    sign, so has it: what rounding might take away beyond 0 is given back.
+    """
+    operator = network.nodes[index].operator
+    assert isinstance(operator, Affine)
+    bias = operator.forward(*(torch.zeros_like(lower[:1]) for lower, _ in operands))
+    low = _end(network, index, bias, operands)
+    high = _end(network, index, -bias, [(-upper, -lower) for lower, upper in operands])
+    return torch.fmax(known[0], low), torch.fmin(known[1], -high)
+
+
+def _end(network: Network, index: int, bias: Tensor, operands: list[Pair]) -> Tensor:
+    """The lower end of an affine node; for the upper one everything is negated."""
+    plus, minus = network.signed[index]
+    lower, upper = zip(*operands, strict=True)
+    at = [end.nan_to_num(0.0, 0.0, 0.0) for end in (*lower, *upper)]
+    lows, highs = at[: len(lower)], at[len(lower) :]
+
+    def total(of_lower: list[Tensor], of_upper: list[Tensor]) -> Tensor:
+        found = torch.zeros_like(bias).expand(len(of_lower[0]), *bias.shape[1:])
+        for part, ends in ((plus, of_lower), (minus, of_upper)):
+            found = found if part is None else found + part.forward(*(one.to(bias) for one in ends))
+        return found
+
+    shape = (1, *network.nodes[index].shape)
+    bias_sizes = network.bias_sizes[index].reshape(shape)
+    sizes = total([low.abs() for low in lows], [high.abs() for high in highs]) + bias_sizes
+    slack = 2 * network.gamma * sizes + _underflow(network, index, sizes)
+    end = total(lows, [-high for high in highs]) + bias - slack
+    negative = total([low < 0 for low in lows], [high > 0 for high in highs])
+    negative = negative + (bias - 2 * network.gamma * bias_sizes < 0).to(negative)
+    end = torch.where(negative == 0, torch.fmax(end, torch.zeros_like(end)), end)
+    unknown = total([~low.isfinite() for low in lower], [~high.isfinite() for high in upper])
+    # what is too large is NaN by now, for its slack is infinite
+    return torch.where((unknown == 0) & ~end.isnan(), end, -torch.inf)
 
 
 def interval(
@@ -82,33 +136,56 @@ def interval_bound(
 ) -> Float[Tensor, " batch"]:
     """The largest row's lower bound on each box, from intervals of inputs and outputs ([batch, size]), rounded outward."""
     total, sizes = -objective.thresholds, objective.thresholds.abs()
+    unknown = torch.zeros_like(total)
     for coefficients, (lower, upper) in (
         (objective.coefficients, outputs),
         (objective.input_coefficients, inputs),
     ):
         if coefficients.shape[3]:
-            low, high = lower[:, None, :, None], upper[:, None, :, None]
-            total = total + (coefficients.clamp(min=0) @ low + coefficients.clamp(max=0) @ high)[..., 0]
-            sizes = sizes + (coefficients.abs() @ torch.maximum(low.abs(), high.abs()))[..., 0]
-    return (total - 4 * network.gamma * sizes).amax((1, 2))
+            for part, end in ((coefficients.clamp(min=0), lower), (coefficients.clamp(max=0), upper)):
+                ends = end.nan_to_num(0.0, 0.0, 0.0)[:, None, :, None]
+                total = total + (part @ ends)[..., 0]
+                sizes = sizes + (part.abs() @ ends.abs())[..., 0]
+                unknown = unknown + (part.abs().sign() @ (~end.isfinite()).to(ends)[:, None, :, None])[..., 0]
+    return torch.where(unknown == 0, total - 4 * network.gamma * sizes, -torch.inf).amax((1, 2))
 
 
-def magnitudes(network: Network, bounds: Bounds) -> dict[int, Float[Tensor, " size"]]:
+def magnitudes(network: Network, bounds: Bounds) -> Sizes:
     """For every node an upper bound on the sum of absolute values of the terms that each of its entries is made of.
 
     Over all the boxes given, and so over every box inside them.
     """
+    found = Sizes(_magnitudes(network, bounds, _largest))
+    known = network.deployed or not network.overflows
+    if not known and not all(bool(value.sum().isfinite()) for value in found.values()):
+        found.finite = _magnitudes(network, bounds, _largest_finite)
+    return found
+
+
+def _largest(low: Tensor, high: Tensor) -> Tensor:
+    """The size of values between two ends."""
+    return torch.maximum(low.abs(), high.abs())
+
+
+def _largest_finite(low: Tensor, high: Tensor) -> Tensor:
+    """As that, of ends that are finite alone."""
+    return torch.maximum(*(end.nan_to_num(0.0, 0.0, 0.0).abs() for end in (low, high)))
+
+
+def _magnitudes(
+    network: Network, bounds: Bounds, largest: Callable[[Tensor, Tensor], Tensor]
+) -> dict[int, Float[Tensor, " size"]]:
     found: list[Tensor] = []
     for index, node in enumerate(network.nodes):
         tick()
         if index == 0:
             low, high = bounds.lower[:, : network.inputs], bounds.upper[:, : network.inputs]
-            found.append(torch.maximum(low.abs(), high.abs()).amax(0).reshape(1, *node.shape))
+            found.append(largest(low, high).amax(0).reshape(1, *node.shape))
         elif isinstance(node.operator, Activation):
             columns = network.layer_of_node[index].variables
             low, high = bounds.lower[:, columns], bounds.upper[:, columns]
             low, high = node.operator.interval(low, torch.maximum(low, high))
-            found.append(torch.maximum(low.abs(), high.abs()).amax(0).reshape(1, *node.shape))
+            found.append(largest(low, high).amax(0).reshape(1, *node.shape))
         else:
             size = network.absolute[index].forward(*(found[operand] for operand in node.operands))
             relative = 2 * network.gamma + network.rounding32(index)

@@ -274,7 +274,7 @@ def _elementwise(network: Network, node: Node, rank: int) -> bool:
             for value in (operator.factor, operator.bias)
         )
     if isinstance(operator, Activation):
-        return not (operator.joins or operator.mixes)
+        return not (operator.joins or operator.mixes or operator.sums_to_one)
     return isinstance(operator, Combine)
 
 

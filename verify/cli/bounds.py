@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -11,6 +10,7 @@ import click
 
 from verify.cli import options
 from verify.errors import DECIDED
+from verify.output import as_json
 from verify.request import INTERMEDIATE, METHODS
 
 if TYPE_CHECKING:
@@ -62,7 +62,7 @@ def bounds(
     found = bound(problem, observe=_trace if trace else None, **how)
     options.warn(problem.warnings)
     if form == "json":
-        click.echo(json.dumps(_as_json(found, layers)))
+        click.echo(as_json(_as_json(found, layers)))
     else:
         _show(found, layers)
     return DECIDED
@@ -70,7 +70,7 @@ def bounds(
 
 def _trace(step: Step) -> None:
     """One line of a trace, at once."""
-    click.echo(json.dumps(asdict(step) | {"seconds": round(step.seconds, 6)}))
+    click.echo(as_json(asdict(step) | {"seconds": round(step.seconds, 6)}))
 
 
 def _as_json(found: ClauseBounds, layers: bool) -> dict[str, Any]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -12,6 +11,7 @@ import click
 
 from verify.cli import options
 from verify.errors import DECIDED, UNDECIDED, UnwrittenError
+from verify.output import as_json
 from verify.process import answer
 from verify.request import Request
 
@@ -134,7 +134,7 @@ def _answer(result: Result, form: str) -> str:
     from verify.formats.witness import format_assignment
 
     if form == "json":
-        return json.dumps(_as_json(result)) + "\n"
+        return as_json(_as_json(result)) + "\n"
     witness = result.witness
     return f"{result.verdict}\n" + (format_assignment(witness.variables, witness.types) if witness else "")
 

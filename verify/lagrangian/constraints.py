@@ -57,6 +57,10 @@ class Simplex(Term):
             found[0] = (weights * inputs).sum(2)
         return found
 
+    def sizes(self, part: Part) -> Cotangents:
+        """The sizes of the terms of the cotangents on the node's values."""
+        return {self.domain.node: (part[..., None] * self.objective.coefficients.abs()).sum(2)}
+
     def constant(self, part: Part, cotangents: Cotangents) -> Float[Tensor, "batch objectives"]:
         """The part of q that no minimum changes."""
         value = dot(cotangents[self.domain.node], self.domain.offsets[self.domain.node])

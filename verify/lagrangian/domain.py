@@ -11,11 +11,14 @@ from jaxtyping import Float
 from torch import Tensor
 
 from verify.network.activations import Hull, LinearRelaxation
+from verify.network.activations.one_sided import OneSidedHull, one_sided
 from verify.network.graph import Layer, Network
 from verify.state import Bounds
 
 # Relative width below which an interval counts as a single value.
 _FIXED = 1e-9
+# How much shares have to be open together, on the mean, for their sum to be worth knowing beside lines.
+_OPEN = 1.0
 
 
 @dataclass(frozen=True)
@@ -114,7 +117,15 @@ class Domain:
         if layer.activation.mixes and self.batch > 1:
             alike = bool((lower == lower[:1]).all() and (upper == upper[:1]).all())
             lower, upper = (end[:1] if alike else end for end in (lower, upper))
-        return layer.activation.hull(lower, torch.maximum(lower, upper))
+        upper = torch.maximum(lower, upper)
+        if one_sided(layer.activation, lower, upper):
+            return OneSidedHull(layer.activation, lower, upper)
+        return layer.activation.hull(lower, upper)
+
+    @property
+    def one_sided(self) -> bool:
+        """Whether some activation's interval has an infinite end."""
+        return any(isinstance(hull, OneSidedHull) for hull in self.hulls.values())
 
     @cached_property
     def frozen(self) -> dict[int, tuple[Tensor, Tensor]]:
@@ -131,8 +142,31 @@ class Domain:
             excess = (upper - lower) - _FIXED * torch.maximum(lower.abs(), upper.abs())
             # NaN, as infinities make it, is not.
             if bool(excess.max() <= 0):
-                found[layer.node] = self.outputs(layer)
+                low, high = self.outputs(layer)
+                if bool((low.sum() + high.sum()).isfinite()):
+                    found[layer.node] = low, high
         return found
+
+    def shares(self, layer: Layer) -> tuple[Tensor, Tensor] | None:
+        """The intervals of outputs that add up to 1 in groups, [.., groups, size] each; None where that tells next to nothing."""
+        if layer.node not in self._shares:
+            self._shares[layer.node] = self._shares_of(layer)
+        return self._shares[layer.node]
+
+    @cached_property
+    def _shares(self) -> dict[int, tuple[Tensor, Tensor] | None]:
+        return {}
+
+    def _shares_of(self, layer: Layer) -> tuple[Tensor, Tensor] | None:
+        hull, groups = self.hulls[layer.node], layer.activation.sums_to_one
+        if not groups or self.network.deployed or isinstance(hull, OneSidedHull):
+            return None
+        low, high = (
+            end.unflatten(-1, (groups, -1)) for end in layer.activation.interval(hull.lower, hull.upper)
+        )
+        # Lines of a mixing activation know of the sum, as far as they are exact.
+        narrow = layer.activation.mixes and bool((high - low).sum(-1).mean() < _OPEN)
+        return None if narrow else (low, high)
 
     def outputs(self, layer: Layer) -> tuple[Tensor, Tensor]:
         """The intervals of a layer's outputs, [batch, 1, post] each."""
@@ -143,7 +177,10 @@ class Domain:
         self, layer: Layer, t: Tensor, rho: Tensor, line: LinearRelaxation | None = None
     ) -> tuple[Tensor, Tensor]:
         """Where `t x - rho z` has its minimum over a layer's box: z* [batch, objectives, pre] and x* [batch, objectives, post]."""
-        return layer.activation.minimum_on(self.hulls[layer.node], t, rho, line)
+        hull = self.hulls[layer.node]
+        if isinstance(hull, OneSidedHull):
+            return hull.minimum(t, rho, line)
+        return layer.activation.minimum_on(hull, t, rho, line)
 
     @property
     def _inputs(self) -> tuple[Tensor, Tensor]:

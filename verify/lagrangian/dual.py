@@ -19,6 +19,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from copy import copy
+from dataclasses import replace
 from typing import TypeVar
 
 import torch
@@ -29,6 +30,7 @@ from verify.lagrangian.alpha import Alpha
 from verify.lagrangian.beta import Beta
 from verify.lagrangian.constraints import Cotangents, OutputConstrained, Simplex, constraints
 from verify.lagrangian.domain import Domain, Patches, Whole
+from verify.lagrangian.one_sided import Sizes, doubtful
 from verify.lagrangian.probes import NoProbes
 from verify.lagrangian.rho import PostMultipliers, Rho
 from verify.lagrangian.sweeps import Descent, Evaluation, InPlay, Rise, Supergradient
@@ -242,7 +244,21 @@ class DualProblem:
 
         `probes` go with a state of alpha, beta and weights alone.
         """
+        if isinstance(magnitudes, Sizes) and magnitudes.finite is not None and self._plain(state):
+            return self._on_finite_ends(state, magnitudes.finite)
         return end_sweep(self.start_sweep(state, magnitudes, probes).down_to(1))
+
+    def _plain(self, state: DualState) -> bool:
+        """Whether all multipliers in play go from layer to layer."""
+        names = {Alpha.name, Beta.name, Rho.name, self.constraints.name}
+        return set(state.parts) <= names and not isinstance(self.constraints, OutputConstrained)
+
+    def _on_finite_ends(self, state: DualState, magnitudes: dict[int, Tensor]) -> Evaluation:
+        """q where some values have an infinite end, which it may not rest on."""
+        found = end_sweep(self.start_sweep(state, magnitudes).down_to(1))
+        sizes = self.constraints.sizes(state[self.constraints.name])
+        doubt = doubtful(self.domain, sizes, found.supports)
+        return replace(found, bound=torch.where(doubt, -torch.inf, found.bound))
 
     def backward(self, state: DualState) -> Sweep:
         """The sweep without its value, which `supergradient` finds as well."""

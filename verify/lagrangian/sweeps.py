@@ -13,6 +13,7 @@ from verify.lagrangian.domain import Domain
 from verify.lagrangian.probes import NoProbes
 from verify.lagrangian.supports import ExactSupport, SeparateSupport, Support, join
 from verify.lagrangian.terms import Passing, Sweep, Term
+from verify.lagrangian.unit_sums import UNIT_SUMS, UnitSums, apart
 from verify.lagrangian.value import NoRounding, NoValue
 from verify.network.activations import Activation
 from verify.network.affine import Affine
@@ -88,6 +89,7 @@ class Descent:
         """What the terms make of a layer."""
         domain = self.play.domain
         support = self.play.support(domain, domain.network.layer_of_node[index], t, self.pending)
+        apart(support)
         for term in self.play.at[index]:
             term.pull(support, self.state[term.name])
         self.probes.pull(support)
@@ -184,6 +186,9 @@ class Rise:
         for term in terms:
             term.gradient(at, self.state[term.name], self.gradient[term.name])
         at.post = support.forward(z)
+        sums = support.parts.get(UNIT_SUMS)
+        if isinstance(sums, UnitSums):
+            at.post = sums.completed(at.post)
         for term in terms:
             term.push(at, self.state[term.name], self.gradient[term.name])
         return at.post

@@ -116,7 +116,9 @@ class Value(NoValue):
         """q, once a sweep has arrived at the input with the cotangent `t`."""
         self.add(self.domain.input_minimum(t))
         self.rounding.add(t, 0)
-        return self.rounding.below(self.bound)
+        bound = self.rounding.below(self.bound)
+        # NaN, or beyond all numbers: nothing is known.
+        return torch.where(bound < torch.inf, bound, -torch.inf)
 
 
 def dot(

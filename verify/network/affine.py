@@ -48,6 +48,11 @@ class Affine(ABC):
     def absolute(self) -> Affine:
         """The linear map with the absolute values of all coefficients, without bias."""
 
+    def signed(self, sign: int) -> Affine | None:
+        """The linear map of the coefficients of that sign (1 or -1) alone, as absolute values, without bias; None: it has none."""
+        assert self.absolute() is self  # others have their own
+        return self if sign > 0 else None
+
     @property
     @abstractmethod
     def terms(self) -> int:
@@ -109,6 +114,9 @@ class Dense(Affine):
 
     def absolute(self) -> Dense:
         return Dense(self.weight.abs())
+
+    def signed(self, sign: int) -> Dense:
+        return Dense((sign * self.weight).clamp(min=0))
 
     @property
     def terms(self) -> int:
@@ -314,6 +322,9 @@ class Convolution(Affine):
     def absolute(self) -> Convolution:
         return replace(self, weight=self.weight.abs(), bias=None, bias_size=None)
 
+    def signed(self, sign: int) -> Convolution:
+        return replace(self, weight=(sign * self.weight).clamp(min=0), bias=None, bias_size=None)
+
     @property
     def terms(self) -> int:
         spatial = math.prod(self.weight.shape[2:])
@@ -351,6 +362,9 @@ class Scale(Affine):
     def absolute(self) -> Scale:
         return Scale(self.factor.abs())
 
+    def signed(self, sign: int) -> Scale:
+        return Scale((sign * self.factor).clamp(min=0))
+
     @property
     def terms(self) -> int:
         return 2
@@ -358,21 +372,24 @@ class Scale(Affine):
 
 @dataclass(frozen=True)
 class Combine(Affine):
-    """`y = sum_i signs_i x_i` of operands of one shape: addition and subtraction of branches."""
+    """`y = sum_i signs_i x_i` of operands of one shape: addition and subtraction of branches. signs: 1, -1, or 0 for none."""
 
     signs: tuple[int, ...]
 
     def forward(self, *operands: Tensor) -> Tensor:
-        total = operands[0] if self.signs[0] == 1 else -operands[0]
+        total = operands[0] if self.signs[0] == 1 else self.signs[0] * operands[0]
         for sign, operand in zip(self.signs[1:], operands[1:], strict=True):
             total = torch.add(total, operand, alpha=sign)
         return total
 
     def transpose(self, cotangent: Tensor) -> tuple[Tensor, ...]:
-        return tuple(cotangent if sign == 1 else -cotangent for sign in self.signs)
+        return tuple(cotangent if sign == 1 else sign * cotangent for sign in self.signs)
 
     def absolute(self) -> Combine:
-        return Combine(tuple(1 for _ in self.signs))
+        return Combine(tuple(map(abs, self.signs)))
+
+    def signed(self, sign: int) -> Combine:
+        return Combine(tuple(int(own == sign) for own in self.signs))
 
     @property
     def terms(self) -> int:
@@ -419,6 +436,9 @@ class Constant(Affine):
 
     def absolute(self) -> Constant:
         return replace(self, value=torch.zeros_like(self.value))
+
+    def signed(self, sign: int) -> Constant:
+        return self.absolute()
 
     @property
     def terms(self) -> int:

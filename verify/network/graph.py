@@ -150,6 +150,25 @@ class Network:
         }
 
     @cached_property
+    def signed(self) -> dict[int, tuple[Affine | None, Affine | None]]:
+        """The affine nodes' maps with their positive coefficients alone, and with the absolute values of the negative ones."""
+        return {
+            i: (node.operator.signed(1), node.operator.signed(-1))
+            for i, node in enumerate(self.nodes)
+            if isinstance(node.operator, Affine)
+        }
+
+    @cached_property
+    def overflows(self) -> bool:
+        """Whether values may be no numbers, or larger than all numbers."""
+        return any(layer.activation.overflows for layer in self.layers)
+
+    @cached_property
+    def sided(self) -> bool:
+        """Whether it may matter much on which side of 0 a value is."""
+        return any(layer.activation.sided for layer in self.layers)
+
+    @cached_property
     def offsets(self) -> dict[int, Float[Tensor, " size"]]:
         """The value of every node, flattened, when the input and all activations' outputs are zero."""
         zeros: list[Tensor] = []

@@ -67,7 +67,7 @@ def _between_dense(network: Network, layer: Layer, readers: list[list[int]]) -> 
     """Whether a layer's neurons are rows of one dense map and columns of others, and nothing else."""
     activation = layer.activation
     return (
-        not (activation.mixes or activation.joins)
+        not (activation.mixes or activation.joins or activation.sums_to_one)
         and isinstance(network.nodes[layer.pre_node].operator, Dense)
         and network.nodes[layer.pre_node].size == network.nodes[layer.pre_node].shape[-1]
         and readers[layer.pre_node] == [layer.node]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 import time
 from collections.abc import Iterator
@@ -12,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from verify.bab.progress import Progress, Reporter
 from verify.errors import VerifyError
-from verify.output import Growing
+from verify.output import Growing, as_json
 
 if TYPE_CHECKING:
     from verify.result import Result
@@ -57,7 +56,7 @@ class JsonLog:
         if self._failure is None:
             seconds = round(time.monotonic() - self._started, 4)
             try:
-                self._file.append(json.dumps({"seconds": seconds, **record}) + "\n")
+                self._file.append(as_json({"seconds": seconds, **record}) + "\n")
             except VerifyError as error:
                 self._failure = error
 

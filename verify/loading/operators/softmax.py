@@ -14,7 +14,7 @@ from verify.loading.calls import Call, Unsupported, limit, tensor
 from verify.loading.registry import onnx, torch_call
 from verify.network.activations.convex import Exp, Log
 from verify.network.activations.piecewise import Clip
-from verify.network.activations.reciprocal import Reciprocal
+from verify.network.activations.reciprocal import Share
 from verify.network.activations.s_shaped import Sigmoid
 from verify.network.activations.softmax import Softmax
 
@@ -61,7 +61,7 @@ def softmax(builder: Builder, x: Value, axis: int, log: bool = False) -> Value:
     elif x.size * (size - 1) > calls.MOST_BOUNDED:
         found = builder.activation(Softmax(rows.shape[0]), rows)
     else:
-        found = builder.activation(Reciprocal(), _other_exponentials(builder, rows))
+        found = builder.activation(Share(rows.shape[0]), _other_exponentials(builder, rows))
     back = builder.reshape(found, moved.shape)
     return builder.permute(back, tuple(last.index(i) for i in range(len(last))))
 

@@ -13,6 +13,7 @@ Everything here works on the last, flattened axis; leading axes broadcast (subpr
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable
 from typing import Any, ClassVar
@@ -126,6 +127,14 @@ class Activation(ABC):
     flat: ClassVar[bool] = False  # whether its derivative is 0 wherever it has one
     joins: ClassVar[bool] = False  # whether an output has several operands
     mixes: ClassVar[bool] = False  # whether outputs depend on many variables each (see mixing.py)
+    # into how many groups the outputs fall that add up to 1 each, one group after the other; 0: they do not
+    sums_to_one: int = 0
+    # whether values at numbers may be no numbers, or larger than all numbers of their precision
+    overflows: ClassVar[bool] = False
+    # whether it matters much on which side of 0 arguments are
+    sided: ClassVar[bool] = False
+    # where the function is defined; a pole at an end counts as inside
+    domain: ClassVar[tuple[float, float]] = (-math.inf, math.inf)
 
     def post_size(self, pre_size: int) -> int:
         """How many outputs there are for `pre_size` inputs."""
@@ -142,6 +151,15 @@ class Activation(ABC):
     def interval(self, lower: Tensor, upper: Tensor) -> tuple[Tensor, Tensor]:
         """Bounds of the outputs, rounded outward; by default those of a non-decreasing function computed exactly."""
         return self.forward(lower), self.forward(upper)
+
+    def coarse(self, lower: Tensor, upper: Tensor) -> Bool[Tensor, "*batch pre"] | None:
+        """Where on a box nothing but the outputs' interval is known; None: nowhere, on any."""
+        return None
+
+    def undefined(self, lower: Tensor, upper: Tensor) -> Bool[Tensor, "*batch pre"]:
+        """Where the function is defined nowhere on an interval."""
+        least, most = self.domain
+        return (upper < least) | (lower > most)
 
     @abstractmethod
     def hull(self, lower: Float[Tensor, "*batch pre"], upper: Float[Tensor, "*batch pre"]) -> Hull:
@@ -193,7 +211,8 @@ class ElementwiseHull(Hull):
 
     def __init__(self, activation: Elementwise, lower: Tensor, upper: Tensor) -> None:
         self.activation, self.lower, self.upper = activation, lower, upper
-        self.candidates = activation.slopes(lower, upper)
+        # any slope is sound, and where one is too steep to be held, a level line will do
+        self.candidates = activation.slopes(lower, upper).nan_to_num(0.0, 0.0, 0.0)
         low, high = self.candidates.amin(dim=0), self.candidates.amax(dim=0)
         self.lowest, self.highest = torch.cat([low, low], dim=-1), torch.cat([high, high], dim=-1)
 

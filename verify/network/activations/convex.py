@@ -1,12 +1,13 @@
 """Functions that bend one way only: exp, softplus, 1/sqrt (convex), log and the square root (concave).
 
 `t sigma(z) - rho z` is stationary at one point at most, where `sigma'(z) = rho / t`, so the minimum over `[l, u]` is at l,
-at u or at that point clamped into the interval. Where an interval leaves the domain of a logarithm or root nothing is
-known of the value: the interval is infinite, every bound through it -inf or NaN, and neither refutes anything.
+at u or at that point clamped into the interval. At the pole of a logarithm the value is infinite, and the other end stays what
+it is; where an interval leaves the domain, nothing is known of the value, and both ends are infinite.
 """
 
 from __future__ import annotations
 
+import math
 from abc import abstractmethod
 
 import torch
@@ -20,6 +21,7 @@ _STEEPEST = 1e6  # tangents of the root are taken no nearer to 0 than where its 
 def widened(low: Tensor, high: Tensor) -> tuple[Tensor, Tensor]:
     """An interval with room for values that are some units in the last place off."""
     limits = torch.finfo(low.dtype)
+    low, high = low.clamp(max=limits.max), high.clamp(min=limits.min)  # what is larger is no infinity
     return (low - 8 * limits.eps * low.abs() - limits.tiny, high + 8 * limits.eps * high.abs() + limits.tiny)
 
 
@@ -45,6 +47,7 @@ class Exp(Bent):
     """exp(z)."""
 
     name = "Exp"
+    overflows = True
     spellings = ("Exp", torch.exp)
 
     def forward(self, z: Tensor) -> Tensor:
@@ -87,6 +90,8 @@ class Log(Bent):
     """The natural logarithm, of positive numbers."""
 
     name = "Log"
+    overflows = sided = True
+    domain = (0.0, math.inf)
     spellings = ("Log", torch.log)
 
     def forward(self, z: Tensor) -> Tensor:
@@ -97,7 +102,7 @@ class Log(Bent):
 
     def interval(self, lower: Tensor, upper: Tensor) -> tuple[Tensor, Tensor]:
         low, high = widened(lower.log(), upper.log())
-        return torch.where(lower > 0, low, -torch.inf), torch.where(lower > 0, high, torch.inf)
+        return torch.where(lower > 0, low, -torch.inf), torch.where(lower >= 0, high, torch.inf)
 
     def stationary(self, slope: Tensor) -> Tensor:
         return slope.clamp(min=torch.finfo(slope.dtype).tiny).reciprocal()
@@ -107,6 +112,8 @@ class Sqrt(Bent):
     """The square root, of numbers that are not negative."""
 
     name = "Sqrt"
+    overflows = sided = True
+    domain = (0.0, math.inf)
     spellings = ("Sqrt", torch.sqrt)
 
     def forward(self, z: Tensor) -> Tensor:
@@ -130,6 +137,8 @@ class Rsqrt(Bent):
     """1 / sqrt(z), of positive numbers."""
 
     name = "Rsqrt"
+    overflows = sided = True
+    domain = (0.0, math.inf)
     spellings = (torch.rsqrt,)
 
     def forward(self, z: Tensor) -> Tensor:
@@ -140,7 +149,7 @@ class Rsqrt(Bent):
 
     def interval(self, lower: Tensor, upper: Tensor) -> tuple[Tensor, Tensor]:
         low, high = widened(self.forward(upper), self.forward(lower))
-        return torch.where(lower > 0, low.clamp(min=0), -torch.inf), torch.where(lower > 0, high, torch.inf)
+        return torch.where(lower >= 0, low.clamp(min=0), -torch.inf), torch.where(lower > 0, high, torch.inf)
 
     def stationary(self, slope: Tensor) -> Tensor:
         return (-2 * slope).clamp(min=torch.finfo(slope.dtype).tiny).pow(-2 / 3)

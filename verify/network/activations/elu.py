@@ -5,6 +5,7 @@ The minimum over `[l, u]` is at l, at u, at a kink or where the derivative of th
 
 from __future__ import annotations
 
+import math
 from abc import abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -21,6 +22,7 @@ from verify.network.activations.convex import widened
 class Kinked(Elementwise):
     """A function of straight pieces and one curved one."""
 
+    constant_below: ClassVar[float] = -math.inf
     corners: ClassVar[Sequence[float]]  # the kinks, and where the function itself may be extreme; increasing
 
     @abstractmethod
@@ -35,6 +37,7 @@ class Kinked(Elementwise):
         return [torch.full_like(lower, corner).clamp(lower, upper) for corner in self.corners]
 
     def interval(self, lower: Tensor, upper: Tensor) -> tuple[Tensor, Tensor]:
+        lower, upper = (end.clamp(min=self.constant_below) for end in (lower, upper))
         values = torch.stack([self.forward(z) for z in (lower, *self._inside(lower, upper), upper)])
         return widened(values.amin(dim=0), values.amax(dim=0))
 
@@ -73,6 +76,7 @@ class HardSwish(Kinked):
 
     name = "HardSwish"
     spellings = ("HardSwish", nn.Hardswish, nn.functional.hardswish)
+    constant_below = -4.0
     corners = (-3.0, -1.5, 3.0)
 
     def forward(self, z: Tensor) -> Tensor:

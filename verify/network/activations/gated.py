@@ -34,6 +34,7 @@ class Gated(Elementwise):
 
     def interval(self, lower: Tensor, upper: Tensor) -> tuple[Tensor, Tensor]:
         """Values far below 0 err by `exp(-z^2 / 2)`'s argument; beyond -16 their interval, all charges' measure, grows."""
+        lower, upper = (end.clamp(min=torch.finfo(end.dtype).min) for end in (lower, upper))
         nearest = torch.full_like(lower, self.bottom).clamp(lower, upper)
         low, high = widened(self.forward(nearest), torch.maximum(self.forward(lower), self.forward(upper)))
         size = lower.clamp(-self.reach, 0).square()

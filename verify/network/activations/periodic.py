@@ -42,6 +42,9 @@ class Periodic(Elementwise):
         top, bottom = (far | self._holds(place, lower, upper) for place in (math.pi / 2, -math.pi / 2))
         return torch.where(bottom, -1.0, low.clamp(min=-1)), torch.where(top, 1.0, high.clamp(max=1))
 
+    def coarse(self, lower: Tensor, upper: Tensor) -> Tensor:
+        return _far(lower, upper)
+
     def _holds(self, place: float, lower: Tensor, upper: Tensor) -> Tensor:
         """Whether `z + phase` passes `place`, up to whole turns."""
         start = place - self.phase

@@ -21,6 +21,7 @@ class Power(Elementwise):
 
     exponent: int
     name = "Power"
+    overflows = True
 
     def forward(self, z: Tensor) -> Tensor:
         return z.pow(self.exponent)

@@ -64,6 +64,7 @@ class Product(Activation):
 
     shared: bool = False
     name = "Mul"
+    overflows = True
     alphas_per_neuron = 1  # two for each output, and an output has two variables
     unit_alpha = True
     joins = True
@@ -83,8 +84,10 @@ class Product(Activation):
         corners = torch.where(corners.isnan() & ~unknown, 0.0, corners)
         limits = torch.finfo(lower.dtype)
         possible = ((a_low != 0) | (a_high != 0)) & ((b_low != 0) | (b_high != 0))  # it may underflow
-        slack = corners.abs().amax(dim=0) * 2 * limits.eps + possible.to(lower) * limits.tiny
-        return corners.amin(dim=0) - slack, corners.amax(dim=0) + slack
+        tiny = possible.to(lower) * limits.tiny
+        # what is too large is no infinity
+        low, high = corners.amin(dim=0).clamp(max=limits.max), corners.amax(dim=0).clamp(min=limits.min)
+        return low - 2 * limits.eps * low.abs() - tiny, high + 2 * limits.eps * high.abs() + tiny
 
     def hull(self, lower: Tensor, upper: Tensor) -> Hull:
         return ProductHull(lower, upper)

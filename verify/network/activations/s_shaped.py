@@ -130,7 +130,8 @@ class Softsign(SShaped):
     spellings = ("Softsign", nn.Softsign, nn.functional.softsign)
 
     def forward(self, z: Tensor) -> Tensor:
-        return z / (1 + z.abs())
+        size = z.abs().clamp(max=torch.finfo(z.dtype).max)
+        return z.clamp(-size, size) / (1 + size)
 
     def derivative(self, z: Tensor) -> Tensor:
         return (1 + z.abs()).square().reciprocal()

@@ -26,6 +26,10 @@ class Softmax(Mixing):
     rows: int
     name = "Softmax"
 
+    @property
+    def sums_to_one(self) -> int:  # type: ignore[override]
+        return self.rows
+
     def table(self, values: Tensor) -> Tensor:
         """[*batch, rows, size]."""
         return values.reshape(*values.shape[:-1], self.rows, -1)
@@ -96,9 +100,8 @@ class _Lines:
 
     def terms(self, largest: Tensor) -> Tensor:
         """Of the terms of each line."""
-        return (
-            self.heights * (largest + (self.weights * largest).sum(-1, keepdim=True)) + self.constants.abs()
-        )
+        moved = self.heights * (largest + (self.weights * largest).sum(-1, keepdim=True))
+        return torch.where(self.heights == 0, 0.0, moved) + self.constants.abs()
 
     def centred(self, z: Tensor) -> Tensor:
         """`z_i - sum_j w_j z_j`."""

@@ -12,6 +12,7 @@ class Square(Elementwise):
     """z * z."""
 
     name = "Square"
+    overflows = True
     spellings = (torch.square,)
 
     def forward(self, z: Tensor) -> Tensor:
@@ -19,8 +20,10 @@ class Square(Elementwise):
 
     def interval(self, lower: Tensor, upper: Tensor) -> tuple[Tensor, Tensor]:
         nearest = torch.zeros_like(lower).clamp(lower, upper)
-        slack = 1 + 4 * torch.finfo(lower.dtype).eps
-        return nearest.square() / slack, torch.maximum(lower.square(), upper.square()) * slack
+        limits = torch.finfo(lower.dtype)
+        slack = 1 + 4 * limits.eps
+        least = nearest.square().clamp(max=limits.max)
+        return least / slack, torch.maximum(lower.square(), upper.square()) * slack
 
     def minimise(self, t: Tensor, rho: Tensor, lower: Tensor, upper: Tensor) -> Tensor:
         vertex = (ratio(rho, t) / 2).clamp(lower, upper)
