@@ -172,8 +172,18 @@ def test_branches_that_are_not_static() -> None:
     same(text(some + branch("b", "r = MatMul (x, w)", "q0 = MatMul (x, w) q = Relu (q0)")))
     same(text(some + branch("b", "r = Identity (c)", "q = Neg (c)")))
     refused(text(some + branch("b", "r = MatMul (x, w)", "q = Relu (x)")), "If", "differs in shape")
-    shadow = text("h = Relu (x) " + branch("yes", "h = Neg (x) r = Relu (h)", "q = Relu (x)"))
-    refused(shadow, "'h'")
+
+
+def test_tensors_of_one_name() -> None:
+    """The innermost counts, as in ONNX Runtime; which of two constants does hangs on who reads it."""
+    same(text(branch("yes", "y = Relu (x)", "y = Neg (x)").replace("r)", "y)").replace("q)", "y)")))
+    same(text("h = Relu (x) y = Loop (two, , h) " + BODY.replace("[] s)", "[] x)") % ("", "s2 = Sub (x, h)")))
+    shadow = branch(
+        "yes", "c = Constant <value = float[3] {1.0, 2.0, 3.0}> () r = Mul (x, c)", "q = Relu (x)"
+    )
+    refused(text(shadow), "'c'", "two tensors")
+    inner = "b = Loop (n, , a) <body = i (int64 i, bool k, float[] a) => (bool k2, float[] r) { k2 = Identity (k) r = Sub (a, b0) }>"
+    same(text("y = my.F (x, x, two)", function("F", "(a, b0, n) => (b)", inner)))
 
 
 # loops
@@ -325,6 +335,30 @@ def test_arithmetic_of_narrow_floats_is_refused(operator: str) -> None:
         helper.make_node("Cast", ["t"], ["y"], to=TensorProto.FLOAT),
     ]
     refused(model_of(nodes, (1, 3), {"s": half}, "y"), "Cast")
+
+
+def test_values_scaled_in_narrow_floats_are_refused() -> None:
+    nodes = [
+        helper.make_node("Cast", [X], ["q"], to=TensorProto.INT8),
+        helper.make_node("DequantizeLinear", ["q", "s"], ["d"]),
+        helper.make_node("Cast", ["d"], ["y"], to=TensorProto.FLOAT),
+    ]
+    refused(model_of(nodes, (1, 3), {"s": np.array(0.1, dtype=np.float16)}, "y", 21), "DequantizeLinear")
+
+
+def test_choices_of_narrow_floats_are_exact() -> None:
+    """Where, a table and a maximum give entries as they are."""
+    half = np.random.default_rng(1).standard_normal((3, 4)).astype(np.float16)
+    nodes = [
+        helper.make_node("ArgMax", [X], ["i"], axis=1),
+        helper.make_node("Gather", ["s", "i"], ["t"]),
+        helper.make_node("Max", ["t", "f"], ["m"]),
+        helper.make_node("Cast", ["m"], ["y"], to=TensorProto.FLOAT),
+    ]
+    loaded = load(model_of(nodes, (1, 3), {"s": half, "f": half[:1]}, "y"))
+    x = np.random.default_rng(3).standard_normal((20, 3)).astype(np.float32)
+    found = loaded.network.forward(torch.from_numpy(x).double()).flatten(1).numpy()
+    np.testing.assert_array_equal(found, loaded.evaluate(x).astype(np.float64))
 
 
 def quantised(kind: type, shape: tuple[int, ...]) -> NDArray:

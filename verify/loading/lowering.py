@@ -155,6 +155,8 @@ def _of_constants(call: Call, origin: Origin) -> Any:
     result = of_its_type(_in_float64(call.function(*call.args, **call.kwargs)), origin.element)
     if operator_of(origin.operator).casts:
         result = rounded_to(result, origin.element)
+    for part in _leaves(result):
+        check_size(getattr(part, "shape", ()))
     if any(isinstance(part, Tensor) and bool(part.isnan().any()) for part in _leaves(result)):
         raise Unsupported("what it computes of constants is no number, which libraries treat differently")
     return result

@@ -55,13 +55,19 @@ def taken(graph: onnx.GraphProto) -> list[str]:
 
 
 def check_scopes(graph: onnx.GraphProto, name: str, outside: frozenset[str] = frozenset()) -> None:
-    """Raises ModelError where a body calls a tensor of its own as one around it is called."""
-    own = defined(graph)
-    if twice := own & outside:
+    """Raises ModelError where a body calls a constant of its own as a tensor around it is called: ONNX Runtime takes either.
+
+    Of other tensors of one name the innermost counts.
+    """
+    constants = {tensor.name for tensor in graph.initializer}
+    constants.update(tensor.values.name for tensor in graph.sparse_initializer)
+    constants.update(output for node in graph.node if node.op_type == "Constant" for output in node.output)
+    if twice := constants & outside:
         raise ModelError(f"{name}: there are two tensors of the name {min(twice)!r}, one inside a body")
+    inside = outside | defined(graph)
     for node in graph.node:
         for body in bodies(node):
-            check_scopes(body, name, outside | own)
+            check_scopes(body, name, inside)
 
 
 def close(graph: onnx.GraphProto) -> None:

@@ -51,9 +51,10 @@ class OnnxOperator(nn.Module):
         self.opset = opset
         self.attributes: dict[str, Any] = dict(node.attributes)
         self.results = len(node.output_values)
-        # set where the whole graph is known (onnx/graph.py): the graphs that it holds, by attribute, and its first result's type
+        # set where the whole graph is known (onnx/graph.py): the graphs that it holds, by attribute, its first result's type, and
+        # whether any tensor of it is of floats of fewer bits than float32
         self.bodies: dict[str, Any] = {}
-        self.element = 0
+        self.element, self.narrow = 0, False
 
     @property
     def target(self) -> torch.dtype | None:

@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import onnx
@@ -146,12 +146,19 @@ class _Renaming:
                 copy.CopyFrom(meant)
                 copy.name = attribute.name
                 if meant is attribute:
-                    for body in (copy.g, *copy.graphs) if copy.HasField("g") else copy.graphs:
+                    for body in [copy.g] if copy.HasField("g") else copy.graphs:
                         self._graph(body)
         return made
 
     def _graph(self, graph: onnx.GraphProto) -> None:
-        """Renames what a body speaks of, in place."""
+        """Renames what a body speaks of, in place; its own tensors are none of the function's operands and results."""
+        own = defined(graph)
+        inner = replace(
+            self, names={formal: name for formal, name in self.names.items() if formal not in own}
+        )
+        inner._rename(graph)
+
+    def _rename(self, graph: onnx.GraphProto) -> None:
         for value in (*graph.input, *graph.output, *graph.initializer, *graph.value_info):
             value.name = self.name(value.name)
         for tensor in graph.sparse_initializer:

@@ -102,6 +102,7 @@ class Graph:
         for module in self.module.modules():
             if isinstance(module, OnnxOperator):
                 types = body_types(module.proto, codes)
+                module.narrow = self.origins.is_narrow(module.proto)
                 module.element = codes.get(next(iter(module.proto.output), ""), 0)
                 module.bodies = {name: Body(model, body, types) for name, body in named_bodies(module.proto)}
 
@@ -184,8 +185,12 @@ class _Origins:
             return Origin(name, name, str(node.target), self._model.opset, element)
         attributes = {attribute.name: attribute.s for attribute in proto.attribute}
         truncates = operator_of(proto.op_type).cuts(attributes)
-        narrow = not self._narrow.isdisjoint((*proto.input, *proto.output))
+        narrow = self.is_narrow(proto)
         return Origin(name, proto.name or name, proto.op_type, self._model.opset, element, truncates, narrow)
+
+    def is_narrow(self, node: onnx.NodeProto) -> bool:
+        """Whether a node takes or gives floats of fewer bits than float32."""
+        return not self._narrow.isdisjoint((*node.input, *node.output))
 
     def results(self, node: fx.Node) -> tuple[str, ...]:
         """The names of the ONNX tensors that a node computes."""

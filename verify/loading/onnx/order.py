@@ -9,6 +9,7 @@ from collections.abc import Iterator, Sequence
 import onnx
 
 from verify.errors import ModelError
+from verify.loading.onnx.bodies import bodies, taken
 
 
 def sort(graph: onnx.GraphProto, name: str) -> None:
@@ -49,11 +50,8 @@ def _makers(graph: onnx.GraphProto, name: str) -> dict[str, int]:
 def operands(node: onnx.NodeProto) -> Iterator[str]:
     """The tensors that a node takes, those that only its subgraphs speak of included."""
     yield from node.input
-    for attribute in node.attribute:
-        for graph in (attribute.g, *attribute.graphs) if attribute.HasField("g") else attribute.graphs:
-            for inner in graph.node:
-                yield from operands(inner)
-            yield from (value.name for value in graph.output)
+    for body in bodies(node):
+        yield from taken(body)
 
 
 def _order(needs: Sequence[set[int]]) -> list[int]:

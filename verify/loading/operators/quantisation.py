@@ -65,9 +65,16 @@ def _along(module: Any, shape: tuple[int, ...], given: Tensor) -> Tensor:
     return given.reshape(-1, *(1,) * (len(shape) - 1 - axis))
 
 
+def _check_wide(call: Call) -> None:
+    """Raises Unsupported where it computes in floats of fewer bits than float32, which are rounded to."""
+    if call.module.narrow:
+        raise Unsupported("of a value in floats of fewer bits than float32")
+
+
 @onnx("QuantizeLinear", computed=_quantised, casts=True)
 def quantise(call: Call) -> Value:
     """QuantizeLinear of a value."""
+    _check_wide(call)
     scale, zero = call.constants("bc")
     builder, x, module = call.builder, call.x, call.module
     least, most = _limits(module)
@@ -83,6 +90,7 @@ def quantise(call: Call) -> Value:
 @onnx("DequantizeLinear", computed=_dequantised, casts=True)
 def dequantise(call: Call) -> Value:
     """DequantizeLinear of a value."""
+    _check_wide(call)
     scale, zero = call.constants("bc")
     builder, x, module = call.builder, call.x, call.module
     if zero is not None:
