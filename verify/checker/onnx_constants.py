@@ -32,15 +32,17 @@ def constant_of(tensor: onnx.TensorProto) -> Constant:
     """A tensor of the file as float64, int64 or bool."""
     if tensor.data_type not in FIELDS:
         raise Refused(f"a constant of type {type_name(tensor.data_type)}")
-    held = {entry.name for entry, _ in tensor.ListFields()} - DESCRIPTION
-    if (
-        len(held) > 1
-        or not held <= {FIELDS[tensor.data_type], "raw_data"}
-        or external_data_helper.uses_external_data(tensor)
-    ):
-        raise Refused("the constant's numbers are not in the file, or not in one place")
-    array = numpy_helper.to_array(tensor)
+    array = content_of(tensor, FIELDS[tensor.data_type])
     if array.dtype.kind == "b" and (array.view(np.uint8) > 1).any():
         raise Refused("a truth value other than 0 and 1")
     kind = np.float64 if array.dtype.kind == "f" else np.bool_ if array.dtype.kind == "b" else np.int64
-    return array.astype(kind)
+    found: Constant = array.astype(kind)
+    return found
+
+
+def content_of(tensor: onnx.TensorProto, field: str) -> Any:
+    """A tensor of the file as it is; its numbers are in a field of that name, or raw."""
+    held = {entry.name for entry, _ in tensor.ListFields()} - DESCRIPTION
+    if len(held) > 1 or not held <= {field, "raw_data"} or external_data_helper.uses_external_data(tensor):
+        raise Refused("the constant's numbers are not in the file, or not in one place")
+    return numpy_helper.to_array(tensor)

@@ -7,6 +7,7 @@ float64 numbers. Whatever is not known here to be understood is refused: operato
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import replace
 from pathlib import Path
 
@@ -19,7 +20,8 @@ from verify.checker.errors import Refused
 from verify.checker.network import Network
 from verify.checker.onnx_call import Call, Rule
 from verify.checker.onnx_constants import NUMPY, constant_of
-from verify.checker.onnx_schema import DOMAINS, FLOATS, type_name, types_of
+from verify.checker.onnx_schema import DOMAINS, FLOAT, FLOATS, type_name, types_of
+from verify.checker.onnx_stored import STORED, Stored, stored_of, unpacked
 from verify.checker.operators import CONSTANTS, RULES, facts_of
 from verify.checker.rationals import Shape
 
@@ -53,7 +55,8 @@ def read_model(data: bytes, folder: str | Path | None = None) -> Network:
         )
     names = Names(declared_types(graph))
     read_weights(model, folder, names)
-    given = only_input(graph, names.tensors)
+    names.weights = frozenset(names.tensors)
+    given = only_input(graph, {*names.tensors, *names.stored})
     builder = Builder(shape_of_input(given))
     names.define(given.name, builder.input, given.type.tensor_type.elem_type)
     opset = opset_of(model)
@@ -73,6 +76,8 @@ class Names:
     def __init__(self, declared: dict[str, int]) -> None:
         self.tensors: dict[str, Tensor] = {}
         self.types: dict[str, int] = {}
+        self.stored: dict[str, Stored] = {}  # weights in small types, which are not in `tensors`
+        self.weights: frozenset[str] = frozenset()  # of the file itself
         self._declared, self._taken = declared, {""}
 
     def take(self, name: str) -> None:
@@ -82,6 +87,13 @@ class Names:
         if name in self._taken:
             raise Refused(f"two tensors are called {name!r}, or one has no name")
         self._taken.add(name)
+
+    def store(self, name: str, weight: Stored) -> None:
+        """Name a weight in a small type."""
+        self.take(name)
+        if self._declared.get(name, weight.kind) != weight.kind:
+            raise Refused(f"{name!r} is declared with another type than it has")
+        self.stored[name] = weight
 
     def define(self, name: str, tensor: Tensor, kind: int) -> None:
         """Name a tensor. Whole numbers beyond int32 would wrap there, and are refused."""
@@ -121,16 +133,19 @@ def read_weights(model: onnx.ModelProto, folder: str | Path | None, names: Names
             raise Refused(f"the files with the model's weights cannot be read ({error})") from error
     for tensor in model.graph.initializer:
         try:
-            names.define(tensor.name, constant_of(tensor), tensor.data_type)
+            if tensor.data_type in STORED:
+                names.store(tensor.name, stored_of(tensor))
+            else:
+                names.define(tensor.name, constant_of(tensor), tensor.data_type)
         except Refused as error:
             raise Refused(f"{tensor.name!r}: {error}") from None
         except Exception as error:
             raise Refused(f"{tensor.name!r} cannot be read ({error})") from error
 
 
-def only_input(graph: onnx.GraphProto, tensors: dict[str, Tensor]) -> onnx.ValueInfoProto:
+def only_input(graph: onnx.GraphProto, constants: Collection[str]) -> onnx.ValueInfoProto:
     """The one input that is no constant."""
-    given: list[onnx.ValueInfoProto] = [value for value in graph.input if value.name not in tensors]
+    given: list[onnx.ValueInfoProto] = [value for value in graph.input if value.name not in constants]
     if len(given) != 1:
         raise Refused(f"the model has {len(given)} inputs, not one")
     return given[0]
@@ -158,6 +173,24 @@ def opset_of(model: onnx.ModelProto) -> int:
     return int(versions.pop())
 
 
+def unpack(builder: Builder, proto: onnx.NodeProto, names: Names, opset: int) -> None:
+    """Name what an operation makes of a weight that is stored in a small type."""
+    if proto.input[0] not in names.stored or len(proto.output) != 1:
+        kind = next(names.stored[operand].kind for operand in proto.input if operand in names.stored)
+        raise Refused(
+            f"a constant of type {type_name(kind)}, which is read where it is cast or dequantised alone"
+        )
+    scales = {
+        name: names.tensors[name]
+        for name in proto.input
+        if name in names.weights and names.types[name] == FLOAT
+    }
+    found, kind = unpacked(proto, opset, names.stored, scales)
+    # a runtime may quantise what such weights are multiplied with
+    builder.folded = builder.folded or proto.op_type == "DequantizeLinear"
+    names.define(proto.output[0], found, kind)
+
+
 def walk(builder: Builder, proto: onnx.NodeProto, names: Names, opset: int) -> None:
     """Compute one operation, and name its results."""
     name = f"{proto.op_type} {proto.name or '/'.join(map(str, proto.output))!r}"
@@ -171,6 +204,9 @@ def walk(builder: Builder, proto: onnx.NodeProto, names: Names, opset: int) -> N
 
 def compute(builder: Builder, proto: onnx.NodeProto, names: Names, opset: int) -> None:
     """Every operand, attribute and result of the operation has to be accounted for."""
+    if any(operand in names.stored for operand in proto.input):
+        unpack(builder, proto, names, opset)
+        return
     operands = [names.tensors[operand] if operand else None for operand in proto.input]
     types = [names.types[operand] if operand else None for operand in proto.input]
     call = Call(builder, proto, operands, types, opset)

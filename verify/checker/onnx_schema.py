@@ -86,6 +86,8 @@ def check_attributes(proto: onnx.NodeProto, schema: Schema) -> None:
 
 def check_attribute(attribute: onnx.AttributeProto, kind: int) -> None:
     """Refuse an attribute of another type than its definition's, or one that holds more than a value of that type."""
+    if kind == AttributeProto.GRAPH:
+        raise Refused("a graph inside of a node is not read")
     value = ATTRIBUTES.get(kind, "")
     held = {field.name for field, _ in attribute.ListFields()} - {"name", "type", "doc_string"}
     if attribute.type != kind or not value or held - {value}:
