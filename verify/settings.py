@@ -134,6 +134,7 @@ def build_search(
     if settings.semantics != "real":
         network = _deployed(problem, network, settings.semantics)
     tracer = NO_PROOF if writer is None else CertificateTracer(network, problem.rows, writer)
+    network = replace(network, plain=not tracer.proves(Provable.SHARED_FACTS))
     if tracer.proves(Provable.EXCLUDED_CLAUSES):
         problem = without_excluded(problem, network)
     few = problem.free_inputs <= settings.splittable_inputs

@@ -44,10 +44,21 @@ def affine_interval(network: Network, index: int, operands: list[Pair]) -> Pair:
         sizes = sizes + network.bias_sizes[index].reshape(1, *network.nodes[index].shape)
         slack = (2 * network.gamma + network.rounding32(index)) * sizes + _underflow(network, index, sizes)
         lower, upper = centre - radius - slack, centre + radius + slack
-        if network.overflows and not network.deployed and _worth_signs(network, lower, upper, slack):
+        alone = network.plain or network.deployed or not network.overflows
+        if not alone and _worth_signs(network, lower, upper, slack):
             return _by_sign(network, index, operands, (lower, upper))
     # infinite operands give NaN: nothing is known then
     return torch.where(lower.isnan(), -torch.inf, lower), torch.where(upper.isnan(), torch.inf, upper)
+
+
+def _of_extremum(network: Network, index: int, own: Pair, known: list[Pair]) -> Pair:
+    """An affine node's interval, where the node is a maximum or a minimum of two others: it is then that of their ends."""
+    if network.plain or network.deployed or index not in network.extrema:
+        return own
+    sign, *two = network.extrema[index]
+    choose = torch.maximum if sign > 0 else torch.minimum
+    lower, upper = (choose(*ends) for ends in zip(*(known[one] for one in two), strict=True))
+    return torch.maximum(own[0], lower), torch.minimum(own[1], upper)
 
 
 def _worth_signs(network: Network, lower: Tensor, upper: Tensor, slack: Tensor) -> bool:
@@ -116,7 +127,9 @@ def interval(
         tick()
         operands = [intervals[operand] for operand in node.operands]
         if not isinstance(node.operator, Activation):
-            intervals.append(affine_interval(network, index, operands))
+            intervals.append(
+                _of_extremum(network, index, affine_interval(network, index, operands), intervals)
+            )
             continue
         low, high = operands[0][0].flatten(1), operands[0][1].flatten(1)
         if known is not None:

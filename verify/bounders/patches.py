@@ -124,7 +124,7 @@ class PatchNetwork:
             operator = _localised(node, window, windows, shapes)
             operands = tuple(place[operand] for operand in node.operands)
             nodes.append(Node(operator, operands, shapes[index], node.name))
-        return cls(network, layer, windows, Network(tuple(nodes), network.deployed))
+        return cls(network, layer, windows, Network(tuple(nodes), network.deployed, network.plain))
 
     @property
     def node(self) -> int:

@@ -40,6 +40,8 @@ class Provable(Enum):
     REDUCED_NETWORK = "reduced network"
     # clauses left out that no input meets
     EXCLUDED_CLAUSES = "excluded clauses"
+    # what is known of several nodes together: maxima, signs of sums, what adds up to 1; and of an end beside an infinite one
+    SHARED_FACTS = "shared facts"
     # a second search that splits otherwise
     OTHER_SEARCH = "other search"
 

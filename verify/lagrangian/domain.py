@@ -118,7 +118,7 @@ class Domain:
             alike = bool((lower == lower[:1]).all() and (upper == upper[:1]).all())
             lower, upper = (end[:1] if alike else end for end in (lower, upper))
         upper = torch.maximum(lower, upper)
-        if one_sided(layer.activation, lower, upper):
+        if not self.network.plain and one_sided(layer.activation, lower, upper):
             return OneSidedHull(layer.activation, lower, upper)
         return layer.activation.hull(lower, upper)
 
@@ -159,7 +159,7 @@ class Domain:
 
     def _shares_of(self, layer: Layer) -> tuple[Tensor, Tensor] | None:
         hull, groups = self.hulls[layer.node], layer.activation.sums_to_one
-        if not groups or self.network.deployed or isinstance(hull, OneSidedHull):
+        if not groups or self.network.deployed or self.network.plain or isinstance(hull, OneSidedHull):
             return None
         low, high = (
             end.unflatten(-1, (groups, -1)) for end in layer.activation.interval(hull.lower, hull.upper)

@@ -23,6 +23,7 @@ from verify.network.activations.copy import Copy
 from verify.network.activations.product import Product
 from verify.network.activations.reciprocal import Reciprocal
 from verify.network.activations.relu import Relu
+from verify.network.activations.square import Square
 from verify.network.affine import Affine, Combine, Constant, Convolution, Dense, Reshape, Scale, Shape
 from verify.network.graph import Network, Node
 from verify.network.moves import NonNegative, Permute
@@ -201,6 +202,37 @@ class Builder:
         a, b = self.broadcast(a, b)
         flat = [self.reshape(value, (value.size,)) for value in (a, b)]
         return self.activation(Product(shared), self.concatenate(flat, 0), shape=a.shape)
+
+    def squares_and_products(self, a: Value, b: Value, shared: bool = False) -> Value:
+        """As `product`, and a square wherever both factors are one and the same entry, moved: known not to be negative."""
+        a, b = self.broadcast(a, b)
+        (node, first), (other, second) = self._entries(a), self._entries(b)
+        same = (first == second).flatten() & (node == other)
+        if not bool(same.any()):
+            return self.product(a, b, shared)
+        if bool(same.all()):
+            return self.activation(Square(), a)
+        flat = [self.reshape(value, (value.size,)) for value in (a, b)]
+        own, others = same.nonzero()[:, 0], (~same).nonzero()[:, 0]
+        squares = self.activation(Square(), self.gather(flat[0], own))
+        products = self.product(self.gather(flat[0], others), self.gather(flat[1], others), shared)
+        order = torch.cat([own, others]).argsort()
+        return self.reshape(self.gather(self.concatenate([squares, products], 0), order), a.shape)
+
+    def _entries(self, x: Value) -> tuple[int, Tensor]:
+        """The node that a value's entries were moved from, and which of its entries each is: from 1; 0 is a zero beside them."""
+        index, moved = x.node, list[Affine]()
+        while True:
+            node = self.nodes[index]
+            if isinstance(node.operator, Affine) and node.operator.moves and len(node.operands) == 1:
+                moved.append(node.operator)
+            elif not isinstance(node.operator, Copy):
+                break
+            index = node.operands[0]
+        places = torch.arange(1, node.size + 1, dtype=torch.float64).reshape(1, *node.shape)
+        for operator in reversed(moved):
+            places = operator.forward(places)
+        return index, places.reshape(x.shape)
 
     def copy(self, x: Value) -> Value:
         """The same value as a variable (see copy.py); what an activation has just given has a good interval already."""

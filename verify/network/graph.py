@@ -18,7 +18,8 @@ from torch import Tensor
 
 from verify.deadline import tick
 from verify.network.activations.base import Activation
-from verify.network.affine import Affine, Shape, tensors
+from verify.network.activations.relu import Relu
+from verify.network.affine import Affine, Combine, Shape, tensors
 
 
 @dataclass(frozen=True)
@@ -55,11 +56,13 @@ class Layer:
 class Network:
     """A DAG in topological order; see the head of this file. Tensors are on one device, in one dtype.
 
-    deployed: bounds are to hold not of the real-valued function but of what any library computes of it in float32.
+    deployed: bounds are to hold not of the real-valued function but of what any library computes of it in float32. plain: they are to be
+    no better than those of each node alone, as proofs have them.
     """
 
     nodes: tuple[Node, ...]
     deployed: bool = False
+    plain: bool = False
 
     def __post_init__(self) -> None:
         if not self.nodes or self.nodes[0].operator is not None:
@@ -148,6 +151,27 @@ class Network:
             for i, node in enumerate(self.nodes)
             if isinstance(node.operator, Affine)
         }
+
+    @cached_property
+    def extrema(self) -> dict[int, tuple[int, int, int]]:
+        """The nodes that are a maximum (1) or a minimum (-1) of two others, made of a ReLU: `b + relu(a - b)`, `a - relu(a - b)`."""
+        found = {}
+        for index, node in enumerate(self.nodes):
+            if not (isinstance(node.operator, Combine) and node.operator.signs in ((1, 1), (1, -1))):
+                continue
+            sign, pair = node.operator.signs[1], self._difference(node.operands[1])
+            if pair is not None and node.operands[0] == pair[sign == 1]:
+                found[index] = sign, *pair
+        return found
+
+    def _difference(self, index: int) -> tuple[int, int] | None:
+        """The nodes a and b of a ReLU of `a - b`."""
+        if not isinstance(self.nodes[index].operator, Relu):
+            return None
+        inner = self.nodes[self.nodes[index].operands[0]]
+        if not (isinstance(inner.operator, Combine) and inner.operator.signs == (1, -1)):
+            return None
+        return inner.operands[0], inner.operands[1]
 
     @cached_property
     def signed(self) -> dict[int, tuple[Affine | None, Affine | None]]:
@@ -259,6 +283,7 @@ class Network:
                 for node in self.nodes
             ),
             self.deployed,
+            self.plain,
         )
 
     def apply(self, node: Node, operands: Sequence[Tensor]) -> Tensor:

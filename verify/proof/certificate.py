@@ -51,6 +51,7 @@ UNPROVED = {
     Provable.CUTS,
     Provable.BRANCHED_BOUNDS,
     Provable.CROWN_ROOTS,
+    Provable.SHARED_FACTS,
     Provable.REDUCED_NETWORK,
     Provable.EXCLUDED_CLAUSES,
     Provable.OTHER_SEARCH,

@@ -97,7 +97,7 @@ def _product_of_variables(builder: Builder, a: Value, b: Value) -> Value:
     else:
         if shared:
             left, right = builder.copy(left), builder.copy(right)
-        products = builder.product(
+        products = builder.squares_and_products(
             builder.reshape(left, (*left.shape, 1)),
             builder.reshape(right, (*right.shape[:-2], 1, *right.shape[-2:])),
             shared,
