@@ -147,19 +147,19 @@ CALLS: dict[str, st.SearchStrategy[Callable[[], Any]]] = {
         lambda m, s, o: lambda: verify.verify(m, s, **{"timeout": 5, "device": "cpu", **o}), MODELS, SPECIFICATIONS,
         options(
             **COMMON, timeout=lambda: 5, preset_name=lambda: "fast", seed=lambda: 1, reporter=REPORTERS, certificate=lambda: None,
-            semantics=lambda: "real", rigorous=lambda: True, trim=lambda: False,
+            semantics=lambda: "real", rigorous=lambda: True, trim=lambda: False, output=lambda: None,
         ),
     ),
     "bounds": st.builds(
         lambda m, s, o: lambda: verify.bounds(m, s, **{"iterations": 2, "device": "cpu", **o}), MODELS, SPECIFICATIONS,
         options(
             **COMMON, method=lambda: "crown", iterations=ITERATIONS, time_limit=lambda: 1.0, intermediate=lambda: "optimised",
-            observe=OBSERVERS,
+            observe=OBSERVERS, output=lambda: None,
         ),
     ),
     "load": st.builds(
         lambda m, o: lambda: verify.load(m, **o), MODELS,
-        options(example_input=COMMON["example_input"], box=lambda: (np.zeros(3), np.ones(3)), fold=lambda: True),
+        options(example_input=COMMON["example_input"], box=lambda: (np.zeros(3), np.ones(3)), fold=lambda: True, output=lambda: None, hint=lambda: (1, 3)),
     ),
     "Row": st.builds(lambda c, t: lambda: _texts(verify.Row(c, t)), one_of(lambda: [1.0, 0.5]), NUMBERS),
     "Specification": st.builds(
@@ -175,7 +175,16 @@ CALLS: dict[str, st.SearchStrategy[Callable[[], Any]]] = {
     ),
 }  # fmt: skip
 # What is only given back, and what is raised.
-PLAIN = {"ClauseBounds", "Result", "Witness", "InputError", "ResourceError", "VerifyError", "VacuousWarning"}
+PLAIN = {
+    "ClauseBounds",
+    "Result",
+    "Witness",
+    "InputError",
+    "ResourceError",
+    "VerifyError",
+    "VacuousWarning",
+    "DialectWarning",
+}
 
 
 def test_all_public_names_are_called() -> None:

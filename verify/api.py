@@ -15,7 +15,7 @@ from verify.bounders.ascent import Bounder
 from verify.clause_bounds import ClauseBounds, Step, bound
 from verify.errors import DialectWarning, VacuousWarning
 from verify.problem import prepare
-from verify.request import Request, known_output
+from verify.request import Request
 from verify.result import Result
 from verify.run import run
 from verify.validation import path, refuse, shown
@@ -109,6 +109,6 @@ def bounds(
     observe: told after every iteration. output: as in `verify`. All bounds returned hold over the reals (float64, rounding errors charged).
     Raises InputError for bad input, ResourceError where a linear program would be too large.
     """
-    problem = prepare(model, specification, example_input, output=known_output(output))
+    problem = prepare(model, specification, example_input, output=output)
     _warn(problem)
     return bound(problem, method, iterations, time_limit, intermediate, device, observe)

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from verify.deadline import Deadline
 from verify.errors import InputError
-from verify.validation import choice, flag, integer, path, refuse, seconds, shown
+from verify.validation import choice, flag, integer, output_name, path, refuse, seconds, shown
 
 if TYPE_CHECKING:
     import torch
@@ -65,7 +65,7 @@ class Request:
             "semantics": choice("semantics", self.semantics, SEMANTICS),
             "rigorous": flag("rigorous", self.rigorous),
             "trim": flag("trim", self.trim),
-            "output": known_output(self.output),
+            "output": output_name(self.output),
             "memory": None if self.memory is None else integer("memory", self.memory, least=1),
         }
         for name, value in checked.items():
@@ -88,13 +88,6 @@ class Request:
     def deadline(self, started: float) -> Deadline:
         """When the time is over, of a run whose clock began at `started` (of `time.monotonic`)."""
         return Deadline() if self.timeout is None else Deadline(started + self.timeout)
-
-
-def known_output(value: Any) -> str | None:
-    """A name of an output, or None. Raises InputError."""
-    if value is not None and not (isinstance(value, str) and value):
-        refuse("output", f"is {shown(value)}", "give the name of an output of the model")
-    return value
 
 
 def known_device(value: Any) -> str:

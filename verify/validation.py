@@ -54,6 +54,21 @@ def choice(name: str, value: Any, known: Collection[str]) -> str:
     return value
 
 
+def output_name(value: Any) -> str | None:
+    """The name of an output, or None for the only one."""
+    if value is not None and not (isinstance(value, str) and value):
+        refuse("output", f"is {shown(value)}", "give the name of an output of the model")
+    return value
+
+
+def axes(name: str, value: Any) -> tuple[int, ...]:
+    """A shape: whole numbers from 0 on."""
+    found = plain(name, value)
+    if found.ndim != 1 or (found.size and found.dtype.kind not in "iu"):
+        refuse(name, f"is {shown(value)}", "give a shape: whole numbers from 0 on")
+    return tuple(integer(name, size, least=0) for size in found)
+
+
 def flag(name: str, value: Any) -> bool:
     """True or False, and nothing that only counts as one of them."""
     if isinstance(value, bool):

@@ -64,6 +64,7 @@ def _networks(_: click.Context, parameter: click.Parameter, given: tuple[str, ..
 )
 @options.DEVICE
 @options.SEED
+@options.OUTPUT
 def verify(specification: Path, networks: dict[str, Path], folder: Path | None, **asked: Any) -> int:
     """Decide QUERY (VNN-LIB 2.0 or 1.0), as the VNN-LIB standard prescribes.
 

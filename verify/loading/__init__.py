@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from verify.checker.runtime import start
 from verify.loading.guard import IN_MEMORY, reading
 from verify.loading.loaded import LoadedModel
-from verify.validation import fitting, path, plain, refuse
+from verify.validation import axes, fitting, output_name, path, plain, refuse
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -44,6 +44,7 @@ def load(
     hint: the shape of an input, or how many numbers it has; settles sizes that an ONNX file leaves open.
     Raises ModelError (UnsupportedOperatorError for an operator without a rule).
     """
+    output, hint = output_name(output), axes("hint", hint)
     if isinstance(model, str | Path):
         model = path("the model", model)
     of_onnx = isinstance(model, Path | bytes) or _is_onnx(model)
@@ -56,8 +57,8 @@ def load(
         if of_onnx:
             from verify.loading.onnx.graph import from_onnx
 
-            example = tuple(getattr(example_input, "shape", ()))
-            loaded = from_onnx(model, fold, output, example or hint)  # type: ignore[arg-type]
+            told = hint if example_input is None else _shape(example_input)
+            loaded = from_onnx(model, fold, output, told)  # type: ignore[arg-type]
             check_example(loaded, example_input)
         else:
             from verify.loading.torch.tracing import from_module
@@ -80,8 +81,12 @@ def _is_onnx(model: object) -> bool:
 def check_example(loaded: LoadedModel, example_input: Tensor | None) -> None:
     """InputError where an example is not of a model's shape, which is known without it."""
     if example_input is not None:
-        shape = getattr(example_input, "shape", None) or plain("example_input", example_input).shape
-        fitting("example_input", shape, loaded.input_shape, "the model's input")
+        fitting("example_input", _shape(example_input), loaded.input_shape, "the model's input")
+
+
+def _shape(example_input: Tensor) -> tuple[int, ...]:
+    """The shape of an example, which may be nested sequences."""
+    return tuple(getattr(example_input, "shape", None) or plain("example_input", example_input).shape)
 
 
 def load_joint(query: Query, models: Mapping[str, Source], fold: bool = True) -> LoadedModel:
