@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import pytest
 import torch
@@ -299,3 +300,12 @@ def test_splits_make_bounds_finite_again() -> None:
     bounds, _ = interval(network, torch.zeros(1, 1, dtype=DOUBLE), torch.full((1, 1), 720.0, dtype=DOUBLE))
     assert bool(bounds.upper.isfinite().all()) and isinstance(bounds, Bounds)
     assert bound(network, [0.0], [1.0], rows([-1.0], -3.0))[0] > 0
+
+
+def test_networks_of_proofs_do_without() -> None:
+    """Where bounds are to be those of each node alone, nothing is charged by finite ends."""
+    network = replace(through(Exp(), [[1.0]], [0.0], [[1.0]]), plain=True)
+    bounds, _ = interval(network, torch.zeros(1, 1, dtype=DOUBLE), torch.full((1, 1), 720.0, dtype=DOUBLE))
+    assert magnitudes(network, bounds).finite is None
+    assert bound(network, [0.0], [720.0], rows([1.0], 0.0))[0] == -math.inf
+    assert 0.8 < bound(network, [0.0], [1.0], rows([1.0], 0.0))[0] <= 1

@@ -169,8 +169,9 @@ def magnitudes(network: Network, bounds: Bounds) -> Sizes:
     Over all the boxes given, and so over every box inside them.
     """
     found = Sizes(_magnitudes(network, bounds, _largest))
-    known = network.deployed or not network.overflows
-    if not known and not all(bool(value.sum().isfinite()) for value in found.values()):
+    # one sweep for them looks for signs; see verify/lagrangian/one_sided.py
+    alone = network.plain or network.deployed or not network.overflows
+    if not alone and not all(bool(value.sum().isfinite()) for value in found.values()):
         found.finite = _magnitudes(network, bounds, _largest_finite)
     return found
 

@@ -56,9 +56,18 @@ def doubtful(
         if support is None:
             continue
         hull, size = domain.hulls[index], size.reshape(batch, objectives, -1)
-        if isinstance(hull, OneSidedHull):
+        if isinstance(hull, OneSidedHull) or support.layer.activation.mixes:
+            ends = support.layer.activation.interval(hull.lower, hull.upper)
             slack = torch.where(size > 0, unit * size + _TINY, 0.0)
-            found |= hull.doubtful(support.whole, slack)
+            found |= _rests_on_infinity(support.whole, slack, *ends)
         rho = support.rho.abs()
         join(pending, support.layer.pre_node, rho.reshape(-1, *network.nodes[support.layer.pre_node].shape))
     return found
+
+
+def _rests_on_infinity(
+    t: Tensor, slack: Tensor, low: Tensor, high: Tensor
+) -> Bool[Tensor, "batch objectives"]:
+    """Whether cotangents that are off by at most `slack` may need an end of the outputs that is no number."""
+    rising, falling = t + slack > 0, t - slack < 0
+    return ((rising & ~low.isfinite()) | (falling & ~high.isfinite())).any(-1)

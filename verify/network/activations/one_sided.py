@@ -8,7 +8,6 @@ infinite, never NaN, so that it refutes nothing. All other neurons keep the line
 from __future__ import annotations
 
 import torch
-from jaxtyping import Bool
 from torch import Tensor
 
 from verify.network.activations.base import Activation, Hull, LinearRelaxation, spread
@@ -93,11 +92,6 @@ class OneSidedHull(Hull):
         end = torch.where(rho > 0, self.upper, self.lower)
         z = torch.where(self.by_operand, torch.where(rho == 0, 0.0, end), z)
         return z, torch.where(self.constant, torch.where(t == 0, 0.0, self._end(t)), x)
-
-    def doubtful(self, t: Tensor, slack: Tensor) -> Bool[Tensor, "*batch"]:
-        """Whether a cotangent that is off by at most `slack` may rest on an infinite end anywhere."""
-        rising, falling = (t + slack > 0), (t - slack < 0)
-        return ((rising & self.low.isneginf()) | (falling & self.high.isposinf())).any(-1)
 
 
 def one_sided(activation: Activation, lower: Tensor, upper: Tensor) -> bool:
