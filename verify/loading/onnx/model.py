@@ -32,6 +32,7 @@ from verify.loading.onnx.external import outside, put_inside
 from verify.loading.onnx.functions import ONNX_DOMAINS, inline
 from verify.loading.onnx.order import operands, sort
 from verify.loading.onnx.shapes import Tensor
+from verify.loading.onnx.storage import fill
 from verify.loading.operators import operator_of
 from verify.memory import budget
 
@@ -248,6 +249,7 @@ def _operator(node: onnx.NodeProto) -> str:
 def _prepare(graph: onnx.GraphProto, name: str) -> None:
     """Checks and sorts a graph and its bodies; operators get their full names."""
     _check_names(graph, name)
+    fill(graph, name)
     sort(graph, name)
     for node in graph.node:
         node.name = node.name or (next(iter(node.output), "") if "." in _operator(node) else "")

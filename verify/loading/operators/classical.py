@@ -96,13 +96,13 @@ def label_encoder(call: Call) -> Value:
     if "default_tensor" in given:
         default = float(given["default_tensor"].to_torch().flatten()[0])
     pairs = dict(zip(reversed(keys), reversed(values), strict=True))
-    builder, parts = call.builder, []
-    for key, value in pairs.items():
-        parts.append(builder.scale(compare(builder, "Equal", call.x, key), tensor(value) - default))
-    if not parts:
-        return builder.scale(call.x, tensor(0.0), tensor(default))
-    found = builder.combine((1,) * len(parts), *parts) if len(parts) > 1 else parts[0]
-    return builder.scale(found, None, tensor(default))
+    builder, x = call.builder, call.x
+    hits = [compare(builder, "Equal", x, key) for key in pairs] or [builder.scale(x, tensor(0.0))]
+    # what a key has, and the default where there is none: no difference of the two, which may round
+    parts = [builder.scale(hit, tensor(value)) for hit, value in zip(hits, pairs.values(), strict=False)]
+    hit = builder.combine((1,) * len(hits), *hits) if len(hits) > 1 else hits[0]
+    parts.append(builder.scale(hit, tensor(-default), tensor(default)))
+    return builder.combine((1,) * len(parts), *parts) if len(parts) > 1 else parts[0]
 
 
 def _entries(given: dict[str, Any], kind: str) -> list[float]:
