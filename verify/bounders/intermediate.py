@@ -8,23 +8,31 @@ float64 with `magnitudes` every bound is rounded outward by the errors of its ow
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from functools import cached_property
+from typing import ClassVar
 
 import torch
 from jaxtyping import Bool, Int
 from torch import Tensor
 
+from verify.bounders.centred import Centred, CentredPasses
+from verify.bounders.forward import forward
 from verify.bounders.ibp import interval, magnitudes
 from verify.bounders.patches import PatchNetwork
 from verify.bounders.restricted import Restricted
 from verify.bounders.tracing import UNTRACED, BoundTracer, OptimisedBounds
 from verify.deadline import Deadline
 from verify.lagrangian.dual import DualProblem
+from verify.memory import budget
 from verify.network.graph import Layer, Network
-from verify.state import Bounds, DualState, Objective
+from verify.state import Bounds, DualState, Objective, is_wide
 
 _CHUNK_BYTES = 8 * 2**20  # of one live tensor; a pass holds a handful
+_LOST = 1 / 64  # of an interval, to rounding: then float64 is worth it where it is still open
+_NEXT_TO_NOTHING = 1 / 16  # of what is to follow
+_MOST_ELEMENTS = 2**25  # of the columns that are carried forward at once
 
 
 @dataclass(frozen=True)
@@ -53,6 +61,8 @@ class IntermediateBounds:
         """
         inputs = slice(0, network.inputs)
         bounds, _ = interval(network, bounds.lower[:, inputs], bounds.upper[:, inputs], bounds)
+        if self.ascent is None and tracer is UNTRACED:
+            bounds = _carried_forward(network, bounds, deadline)
         bounds = tracer.settled(bounds)
         if self.ascent is not None:
             tracer.known(bounds)
@@ -103,60 +113,107 @@ class IntermediateBounds:
         tracer: BoundTracer,
     ) -> Bounds:
         lower, upper = bounds.lower.clone(), bounds.upper.clone()
-        sizes = magnitudes(network, bounds)
+        rounded = torch.zeros_like(open_neurons)
         began, done, total = time.monotonic(), 0, int(open_neurons.sum())
-        whole = tracer.whole_network and self.ascent is not None
-        view, working_view = (
-            _Whole(one, layer) if whole else _view(one, layer) for one in (network, working)
-        )
-        working_bounds = bounds if self.ascent is None else bounds.to(working.device, working.dtype)
+        passes = self._passes(network, working, layer, bounds, deadline, tracer)
+        view = passes.view
         for rows, neurons, used in _chunks(view.by_position(open_neurons), view.network, view.node):
             deadline.check()
             if soft_deadline is not None and self._too_slow(
                 time.monotonic() - began, done, total, soft_deadline
             ):
                 break
-            problem = view.problem(rows, neurons, bounds)
-            state = problem.initial()
-            if self.ascent is not None and len(problem.layers):
-                ascended = self._optimised(
-                    working_view.problem(rows, neurons, working_bounds), state, deadline
-                )
-                state = problem.clamp(tracer.rounded(ascended))
-            found = problem.evaluate(state, view.sizes(rows, sizes)).bound
-            low, high = torch.where(found.isfinite(), found, -torch.inf).chunk(2, dim=1)
-            slack = tracer.slack(low, -high)
-            low, high = low - slack, slack - high
-            if self.ascent is not None:
-                tracer.optimised(OptimisedBounds(rows, layer, problem, state, neurons, used, low, high))
+            low, high, lost = passes.bounds(rows, neurons, used)
             done += int(used.sum())
             boxes, places = view.neurons(rows, neurons)
+            rounded[boxes, places] |= used & ~(lost < _LOST * (high - low))
             columns = places + layer.variables.start  # no place twice
-            low = torch.where(used, low, -torch.inf)
-            high = torch.where(used, high, torch.inf)
+            low = torch.where(used & low.isfinite(), low, -torch.inf)
+            high = torch.where(used & high.isfinite(), high, torch.inf)
             lower[boxes, columns] = torch.maximum(lower[boxes, columns], low)
             upper[boxes, columns] = torch.minimum(upper[boxes, columns], high)
-        return Bounds(lower, upper)
+        tight = Bounds(lower, upper)
+        again = rounded & still_open(layer, tight)
+        if passes.exact or not bool(again.any()):
+            return tight
+        return self._tighten_layer(network, layer, tight, again, deadline, network, soft_deadline, tracer)
+
+    def _passes(
+        self,
+        network: Network,
+        working: Network,
+        layer: Layer,
+        bounds: Bounds,
+        deadline: Deadline,
+        tracer: BoundTracer,
+    ) -> _Passes | CentredPasses:
+        """Plain ones in float32 where they hold and nobody is to prove them again."""
+        if self.ascent is None and tracer is UNTRACED and working.dtype == torch.float32:
+            known = Centred.of(network, bounds)
+            if known is not None:
+                return CentredPasses(known, view_of(working, layer))
+        whole = tracer.whole_network and self.ascent is not None
+        view, working_view = (
+            Whole(one, layer) if whole else view_of(one, layer) for one in (network, working)
+        )
+        sizes = magnitudes(network, bounds)
+        return _Passes(self.ascent, view, working_view, bounds, sizes, deadline, tracer)
 
     def _too_slow(self, seconds: float, done: int, total: int, soft_deadline: Deadline) -> bool:
         """Whether the time is up, or a layer's plain pass would not end before: later layers are fewer neurons, or tell more."""
         left = seconds * (total - done) / done if done and self.ascent is None else 0.0
         return soft_deadline.remaining <= left
 
-    def _optimised(self, problem: DualProblem, state: DualState, deadline: Deadline) -> DualState:
+
+@dataclass(frozen=True)
+class _Passes:
+    """Sweeps for both ends of a layer's neurons, in the network's own precision; with an ascent each from slopes of its own."""
+
+    ascent: Restricted | None
+    view: Whole | PatchNetwork
+    working_view: Whole | PatchNetwork
+    known: Bounds
+    sizes: dict[int, Tensor]
+    deadline: Deadline
+    tracer: BoundTracer
+    exact: ClassVar[bool] = True
+
+    def bounds(
+        self, rows: Int[Tensor, " rows"], neurons: Int[Tensor, "rows count"], used: Bool[Tensor, "rows count"]
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Lower and upper bounds, [rows, count] each, not finite where nothing is known; and what a better precision would gain."""
+        problem = self.view.problem(rows, neurons, self.known)
+        state = problem.initial()
+        ascends = self.ascent is not None and bool(problem.layers)
+        if ascends:
+            state = problem.clamp(self.tracer.rounded(self._optimised(rows, neurons, state)))
+        found = problem.evaluate(state, self.view.sizes(rows, self.sizes)).bound
+        low, high = torch.where(found.isfinite(), found, -torch.inf).chunk(2, dim=1)
+        slack = self.tracer.slack(low, -high)
+        low, high = low - slack, slack - high
+        if self.ascent is not None:
+            layer = self.view.layer
+            self.tracer.optimised(OptimisedBounds(rows, layer, problem, state, neurons, used, low, high))
+        return low, high, torch.zeros_like(low)
+
+    def _optimised(self, rows: Tensor, neurons: Tensor, state: DualState) -> DualState:
         """The dual point that an ascent in lower precision makes of `state`."""
         assert self.ascent is not None
-        like = problem.bounds.lower
-        ascended = self.ascent.ascend(problem, state.to(like.device, like.dtype), deadline=deadline).state
+        network = self.working_view.network
+        bounds = self.known.to(network.device, network.dtype)
+        problem = self.working_view.problem(rows, neurons, bounds)
+        lower = state.to(network.device, network.dtype)
+        ascended = self.ascent.ascend(problem, lower, deadline=self.deadline).state
         return ascended.to(state["alpha"].device, state["alpha"].dtype)
 
 
 @dataclass(frozen=True)
-class _Whole:
-    """A layer's neurons behind the whole network: what `LocalNetwork` is for windows."""
+class Whole:
+    """A layer's neurons behind the whole network: what `PatchNetwork` is for patches."""
 
     network: Network
     layer: Layer
+    source: ClassVar[int] = 0
 
     @property
     def node(self) -> int:
@@ -175,9 +232,36 @@ class _Whole:
     def sizes(self, rows: Tensor, sizes: dict[int, Tensor]) -> dict[int, Tensor]:
         return sizes
 
+    def gathered(self, rows: Tensor, values: Mapping[int, Tensor], pre: bool = False) -> dict[int, Tensor]:
+        return {index: value[rows] for index, value in values.items() if index in self._seen}
 
-def _view(network: Network, layer: Layer) -> _Whole | PatchNetwork:
-    return PatchNetwork.of(network, layer) or _Whole(network, layer)
+    def inside(self, node: int, rows: Tensor, cotangent: Tensor) -> Tensor:
+        return cotangent
+
+    @cached_property
+    def _seen(self) -> frozenset[int]:
+        return self.network.ancestors[self.node]
+
+
+def view_of(network: Network, layer: Layer) -> Whole | PatchNetwork:
+    """What a sweep for a layer's neurons has to see."""
+    return PatchNetwork.of(network, layer) or Whole(network, layer)
+
+
+def _carried_forward(network: Network, bounds: Bounds, deadline: Deadline) -> Bounds:
+    """With what linear functions of the inputs tell, where these are so few that it costs next to nothing beside the passes."""
+    inputs = slice(0, network.inputs)
+    free = is_wide(bounds.lower[:, inputs], bounds.upper[:, inputs]).any(0).sum()
+    columns = 4 * (2 + int(free))
+    behind = [still_open(layer, bounds).sum() for layer in network.layers if _worth_a_pass(network, layer)]
+    if columns * len(bounds) > _NEXT_TO_NOTHING * 2 * sum(int(count) for count in behind):
+        return bounds
+    widest = max(node.size for node in network.nodes)
+    most = max(1, budget().at_once(_MOST_ELEMENTS) // (columns * widest))
+    rows = torch.arange(len(bounds), device=bounds.lower.device)
+    return Bounds.concatenate(
+        [forward(network, bounds.select(some), deadline).bounds for some in rows.split(most)]
+    )
 
 
 def _worth_a_pass(network: Network, layer: Layer) -> bool:

@@ -10,11 +10,12 @@ Complete".)
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
 
 import torch
-from jaxtyping import Bool, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 from torch.nn import functional
 
@@ -90,6 +91,10 @@ class _Within(Affine):
     @property
     def terms(self) -> int:
         return self.operator.terms
+
+    @property
+    def terms_back(self) -> int:
+        return self.operator.terms_back
 
 
 @dataclass(frozen=True)
@@ -176,6 +181,34 @@ class PatchNetwork:
     def sizes(self, rows: Int[Tensor, " rows"], sizes: dict[int, Tensor]) -> dict[int, Tensor]:
         """The magnitudes that rounding is charged by, of the windows."""
         return {i: sizes[index][places] for i, (index, (places, _)) in enumerate(self._seen(rows).items())}
+
+    @property
+    def source(self) -> int:
+        """The whole network's node that the patches begin with."""
+        return next(iter(self.windows))
+
+    def gathered(
+        self,
+        rows: Int[Tensor, " rows"],
+        values: Mapping[int, Float[Tensor, "boxes kinds size"]],
+        pre: bool = False,
+    ) -> dict[int, Float[Tensor, "rows kinds size"]]:
+        """Values of the whole network's nodes by this one's, 0 beyond the image; `pre`: activations' are of their operands' entries."""
+        boxes, found = rows // self.positions, {}
+        for i, index in enumerate(self.windows):
+            if index in values:
+                at = self.whole.nodes[index].operands[0] if pre else index
+                places, within = self._places(at, rows % self.positions)
+                kinds = torch.arange(values[index].shape[1], device=rows.device)[None, :, None]
+                found[i] = values[index][boxes[:, None, None], kinds, places[:, None]] * within[:, None]
+        return found
+
+    def inside(self, node: int, rows: Int[Tensor, " rows"], cotangent: Tensor) -> Tensor:
+        """A cotangent of one of this network's nodes, 0 beyond the image."""
+        _, within = self._places(list(self.windows)[node], rows % self.positions)
+        if bool(within.all()):
+            return cotangent
+        return (cotangent.reshape(len(rows), -1, within.shape[1]) * within[:, None]).reshape(cotangent.shape)
 
     def _seen(self, rows: Int[Tensor, " rows"]) -> dict[int, tuple[Tensor, Tensor]]:
         return {index: self._places(index, rows % self.positions) for index in self.windows}

@@ -59,6 +59,11 @@ class Affine(ABC):
         """The most products that one sum of `forward` or `transpose` adds up."""
 
     @property
+    def terms_back(self) -> int:
+        """The most products that one sum of `transpose` adds up."""
+        return self.terms
+
+    @property
     def moves(self) -> bool:
         """Whether `forward` only moves entries (and puts zeros beside them), so that nothing is rounded."""
         return False
@@ -329,6 +334,13 @@ class Convolution(Affine):
     def terms(self) -> int:
         spatial = math.prod(self.weight.shape[2:])
         return spatial * max(self.weight.shape[0], self.weight.shape[1] * self.groups) + 1
+
+    @property
+    def terms_back(self) -> int:
+        if self.transposed or set(self.dilation) != {1}:
+            return self.terms
+        taps = zip(self.weight.shape[2:], self.stride, strict=True)
+        return math.prod(-(-size // stride) for size, stride in taps) * self.weight.shape[0] + 1
 
 
 class _Differentiable(torch.autograd.Function):
