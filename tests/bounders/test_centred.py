@@ -10,7 +10,7 @@ from nets import DOUBLE, EXAMPLES, FAMILIES, label, random_box, random_network, 
 from test_patches import residual_images
 from torch import Tensor
 
-from verify.bounders import centred
+from verify.bounders import centred, intermediate
 from verify.bounders import patches as local_module
 from verify.bounders.centred import Centred, CentredPasses
 from verify.bounders.ibp import interval
@@ -19,6 +19,12 @@ from verify.deadline import Deadline
 from verify.network.activations import Activation, Relu, Sigmoid
 from verify.network.graph import Network
 from verify.state import Bounds, Objective
+
+
+@pytest.fixture(autouse=True)
+def _small_passes_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(intermediate, "_LARGE", 0)
+
 
 SEPARATE = [activation for activation in EXAMPLES if not activation.mixes]
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import time
 from dataclasses import dataclass, replace
+from functools import cached_property
 
 import torch
 from jaxtyping import Float, Int
@@ -89,6 +90,11 @@ class BoxBounder:
     network: Network
     objectives: Objectives
     clipping: Clipping = Clipping()
+
+    @cached_property
+    def working(self) -> Network:
+        """The network in float32."""
+        return self.network.to(self.network.device, torch.float32)
 
     def boxes(self, subproblems: Subproblems) -> Bounds:
         """The input boxes: the clauses' own, split and clipped."""

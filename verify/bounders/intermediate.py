@@ -30,6 +30,7 @@ from verify.network.graph import Layer, Network
 from verify.state import Bounds, DualState, Objective, is_wide
 
 _CHUNK_BYTES = 8 * 2**20  # of one live tensor; a pass holds a handful
+_LARGE = 2**18  # entries of a pass's widest cotangents: less is over before another precision pays
 _LOST = 1 / 64  # of an interval, to rounding: then float64 is worth it where it is still open
 _NEXT_TO_NOTHING = 1 / 16  # of what is to follow
 _MOST_ELEMENTS = 2**25  # of the columns that are carried forward at once
@@ -87,7 +88,13 @@ class IntermediateBounds:
         return bounds
 
     def tighten_last(
-        self, network: Network, first: int, bounds: Bounds, deadline: Deadline, soft_deadline: Deadline
+        self,
+        network: Network,
+        first: int,
+        bounds: Bounds,
+        deadline: Deadline,
+        soft_deadline: Deadline,
+        working: Network | None = None,
     ) -> Bounds:
         """Only the layers from the `first` on are tightened, and what that tells of layers behind is left to their own passes.
 
@@ -97,7 +104,14 @@ class IntermediateBounds:
             open_neurons = still_open(layer, bounds)
             if bool(open_neurons.any()) and soft_deadline.remaining > 0:
                 bounds = self._tighten_layer(
-                    network, layer, bounds, open_neurons, deadline, network, soft_deadline, UNTRACED
+                    network,
+                    layer,
+                    bounds,
+                    open_neurons,
+                    deadline,
+                    working or network,
+                    soft_deadline,
+                    UNTRACED,
                 )
         return bounds
 
@@ -115,7 +129,8 @@ class IntermediateBounds:
         lower, upper = bounds.lower.clone(), bounds.upper.clone()
         rounded = torch.zeros_like(open_neurons)
         began, done, total = time.monotonic(), 0, int(open_neurons.sum())
-        passes = self._passes(network, working, layer, bounds, deadline, tracer)
+        large = total * _widest(network, layer.pre_node) > _LARGE
+        passes = self._passes(network, working if large else network, layer, bounds, deadline, tracer)
         view = passes.view
         for rows, neurons, used in _chunks(view.by_position(open_neurons), view.network, view.node):
             deadline.check()
@@ -276,12 +291,16 @@ def still_open(layer: Layer, bounds: Bounds) -> Bool[Tensor, "batch size"]:
     return ~layer.activation.split_point(lower, upper).isnan()
 
 
+def _widest(network: Network, node: int) -> int:
+    """The largest value that a sweep from a node comes by."""
+    return max(network.nodes[i].size for i in network.ancestors[node])
+
+
 def _chunks(
     open_neurons: Bool[Tensor, "batch size"], network: Network, node: int
 ) -> Iterator[tuple[Tensor, Int[Tensor, "rows count"], Bool[Tensor, "rows count"]]]:
     """Boxes and their open neurons (padded to equal counts; `used` tells which are real), few enough for the memory."""
-    widest = max(network.nodes[i].size for i in network.ancestors[node])
-    passes = max(2, _CHUNK_BYTES // (2 * widest * network.dtype.itemsize))
+    passes = max(2, _CHUNK_BYTES // (2 * _widest(network, node) * network.dtype.itemsize))
     counts = open_neurons.sum(1)
     order = torch.argsort(counts, descending=True)
     order = order[counts[order] > 0]

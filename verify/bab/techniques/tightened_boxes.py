@@ -70,7 +70,9 @@ class LastLayers(TightenedBoxes):
 
     def tighten(self, bounds: Bounds, deadline: Deadline, soft_deadline: Deadline) -> Bounds:
         network = self.bounder.network
-        return self.intermediate.tighten_last(network, self.first, bounds, deadline, soft_deadline)
+        return self.intermediate.tighten_last(
+            network, self.first, bounds, deadline, soft_deadline, self.bounder.working
+        )
 
 
 @dataclass(frozen=True, eq=False)
@@ -81,7 +83,8 @@ class AllLayers(TightenedBoxes):
     intermediate: IntermediateBounds = IntermediateBounds()
 
     def tighten(self, bounds: Bounds, deadline: Deadline, soft_deadline: Deadline) -> Bounds:
-        return self.intermediate.tighten(self.bounder.network, bounds, deadline, soft_deadline=soft_deadline)
+        network, working = self.bounder.network, self.bounder.working
+        return self.intermediate.tighten(network, bounds, deadline, working, soft_deadline)
 
 
 def last_layers(network: Network, share: float = 1 / 16) -> int:
