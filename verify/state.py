@@ -174,18 +174,30 @@ class Splits(Struct):
         empty = torch.zeros(batch, 0, dtype=torch.int64, device=device)
         return cls(empty, torch.zeros(batch, 0, dtype=torch.float64, device=device), empty)
 
+    def of(self, first: int, end: int) -> Splits:
+        """Those of the variables from `first` up to `end` alone."""
+        own = (self.variable >= first) & (self.variable < end)
+        return replace(self, variable=torch.where(own, self.variable, -1))
+
     def apply(self, bounds: Bounds) -> Bounds:
         """The box split by all of them."""
         if self.variable.shape[1] == 0:
             return bounds
         used, index = self.variable >= 0, self.variable.clamp(min=0)
-        value = self.value.to(bounds.lower.dtype)
+        value = self._inward(bounds.lower.dtype)
         low = torch.where(used & (self.side > 0), value, -torch.inf)
         high = torch.where(used & (self.side < 0), value, torch.inf)
         return Bounds(
             bounds.lower.scatter_reduce(1, index, low, "amax"),
             bounds.upper.scatter_reduce(1, index, high, "amin"),
         )
+
+    def _inward(self, dtype: torch.dtype) -> Tensor:
+        """The values as another type has them: no number that a split has left out is in again."""
+        near = self.value.to(dtype)
+        beyond = (self.value - near.to(self.value.dtype)) * self.side > 0
+        towards = torch.where(self.side > 0, near.new_tensor(torch.inf), near.new_tensor(-torch.inf))
+        return torch.where(beyond, torch.nextafter(near, towards), near)
 
     def padded(self, depth: int) -> Splits:
         """The same splits in `depth` columns."""
@@ -246,13 +258,15 @@ class Subproblems(Struct):
         """The same subproblems with another dual point (of one objective each) and its bound."""
         return replace(self, lower_bound=bound, state=state)
 
-    def split(self, variable: Tensor, value: Tensor, beta: Float[Tensor, "batch 2"]) -> Subproblems:
-        """Both children of every subproblem split at `variable` = `value`: all upper sides first, then all lower sides.
+    def split(
+        self, variable: Tensor, ends: tuple[Tensor, Tensor], beta: Float[Tensor, "batch 2"]
+    ) -> Subproblems:
+        """Both children of every subproblem split at `variable`: all upper sides first, then all lower sides.
 
-        beta: of the new splits, the upper side's and the lower side's.
+        ends: where the lower sides end and the upper ones begin. beta: of the new splits, the upper side's and the lower side's.
         """
         parts = []
-        for column, side in enumerate((1, -1)):
+        for column, (side, value) in enumerate(((1, ends[1]), (-1, ends[0]))):
             splits = self.splits.extend(variable, value, torch.full_like(variable, side))
             parts.append(
                 replace(

@@ -36,7 +36,7 @@ _SOFTNESS = 0.1  # of the clauses' mean distance from the nearest: within it oth
 
 def for_steps(attack: Attack, network: Network) -> Attack:
     """The attack, or where no gradient leads through some activation this one in its place."""
-    if not any(layer.activation.flat for layer in network.layers):
+    if not network.has_steps:
         return attack
     return StepAttack(**vars(attack))
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from itertools import pairwise
 
 import pytest
 import torch
@@ -10,6 +11,7 @@ from nets import DOUBLE, EXAMPLES, KINDS, examples, label
 from torch import Tensor
 
 from verify.network.activations import ACTIVATIONS, Activation, Product, Reciprocal
+from verify.state import Bounds, Splits
 
 GRID = 401
 LEAST = {"Log": 0.05, "Reciprocal": 0.05, "Rsqrt": 0.05, "Sqrt": 0.0}  # where boxes begin
@@ -173,9 +175,45 @@ def test_split_point_is_inside_or_nan(activation: Activation) -> None:
     """A split must leave both sides smaller, else the search never ends."""
     lower, upper = boxes(activation, 700, 8)
     point = activation.split_point(lower, upper)
-    inside = (point > lower) & (point < upper)
+    below, above = activation.split_ends(point)
+    inside = (above > lower) & (below < upper) & (below >= lower) & (above <= upper)
     assert bool((point.isnan() | inside).all())
     assert bool(point[lower == upper].isnan().all())
+
+
+def _inward(lower: Tensor, upper: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+    """A box that splits have left, as another type has it."""
+    variables, sides = torch.tensor([[0, 0]]), torch.tensor([[1, -1]])
+    splits = Splits(variables, torch.cat([lower, upper], 1), sides)
+    box = splits.apply(Bounds(lower.to(dtype) - 9, upper.to(dtype) + 9))
+    return box.lower, box.upper
+
+
+@pytest.mark.parametrize("activation", [a for a in EXAMPLES if a.flat], ids=label)
+@every_dtype
+def test_splits_of_steps_part_their_values(activation: Activation, dtype: torch.dtype) -> None:
+    """After enough splits a step is constant on every part, no number is lost between parts, and every value is on one of them."""
+    for low, high in ((-2.0, 2.0), (-0.5, 0.5), (0.0, 1.0), (-1.0, 0.0), (0.5, 1.5), (-1.7, 2.3), (0.0, 0.0)):
+        parts, done = [(low, high)], []
+        while parts:
+            lower, upper = parts.pop()
+            ends = tuple(torch.tensor([[end]], dtype=DOUBLE) for end in (lower, upper))
+            point = activation.split_point(*_inward(*ends, dtype)).double()
+            if bool(point.isnan()):
+                done.append((lower, upper))
+                continue
+            below, above = (float(end) for end in activation.split_ends(point))
+            assert above == math.nextafter(below, math.inf)
+            assert lower <= below and above <= upper
+            parts += [(lower, below), (above, upper)]
+        done.sort()
+        assert (done[0][0], done[-1][1]) == (low, high)
+        assert all(b == math.nextafter(a, math.inf) for (_, a), (b, _) in pairwise(done))
+        ends = tuple(torch.tensor(end, dtype=DOUBLE)[:, None] for end in zip(*done, strict=True))
+        first, last = activation.interval(*ends)
+        assert bool((first == last).all())
+        grid = torch.linspace(low, high, 801, dtype=DOUBLE)
+        assert set(activation.forward(grid).tolist()) <= set(first.flatten().tolist())
 
 
 @every_activation

@@ -298,6 +298,7 @@ class SplitActivations:
             torch.where(stuck, halves.variable, split.variable),
             torch.where(stuck, halves.value, split.value),
             torch.where(stuck[:, None], 0.0, split.beta),
+            None if split.above is None else torch.where(stuck, halves.value, split.above),
         )
 
     def _children(
@@ -323,7 +324,8 @@ def _both_children(
 ) -> tuple[Tensor, Tensor]:
     owners = torch.arange(len(subproblems), device=variable.device).repeat_interleave(variable.shape[1])
     none = subproblems.state["alpha"].new_zeros(len(owners), 2)
-    children = subproblems.select(owners).split(variable.flatten(), value.flatten(), none)
+    ends = shared.network.split_ends(variable.flatten(), value.flatten())
+    children = subproblems.select(owners).split(variable.flatten(), ends, none)
     problem = shared.dual(children, shared.working)
     state = problem.clamp(children.state.to(shared.network.device, shared.working.dtype))
     bounds = torch.where(problem.bounds.empty, torch.inf, problem.evaluate(state).bound[:, 0])

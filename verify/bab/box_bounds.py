@@ -101,18 +101,27 @@ class BoxBounder:
         lower, upper = (
             end.to(self.network.device) for end in self.problem.boxes(subproblems.clause.tolist())
         )
-        box = subproblems.splits.apply(Bounds(lower, upper))
+        box = subproblems.splits.of(0, self.network.inputs).apply(Bounds(lower, upper))
         return Bounds(
             torch.maximum(box.lower, subproblems.constrained_lower),
             torch.minimum(box.upper, subproblems.constrained_upper),
         )
+
+    def intervals(self, subproblems: Subproblems, box: Bounds) -> Bounds:
+        """Bounds of all variables on input boxes, those of steps that are split on their sides."""
+        split = subproblems.split_variable >= self.network.inputs
+        if not bool(split.any()):
+            return interval(self.network, box.lower, box.upper)[0]
+        anything = box.lower.new_full((len(box), self.network.variables), torch.inf)
+        known = subproblems.splits.of(self.network.inputs, self.network.variables)
+        return interval(self.network, box.lower, box.upper, known.apply(Bounds(-anything, anything)))[0]
 
     def on_intervals(
         self, subproblems: Subproblems, whole: Bounds, groups: Groups, deadline: Deadline
     ) -> BoundedBoxes:
         """The first pass, on interval bounds."""
         began = time.monotonic()
-        bounds, _ = interval(self.network, whole.lower, whole.upper)
+        bounds = self.intervals(subproblems, whole)
         found = self.bounded(subproblems, bounds, groups, 0, deadline)
         spent = torch.full_like(found.bound, (time.monotonic() - began) / max(1, len(subproblems)))
         return replace(found, spent=spent)
@@ -133,7 +142,7 @@ class BoxBounder:
             joint, direction, weights[:, number] = self.clipping.joined(box, bound, cotangent)
             bound, cotangent = torch.cat([bound, joint], 2), torch.cat([cotangent, direction], 2)
         lower, upper = self.clipping.clipped(box, bound, cotangent)
-        refuted = (bound > 0).any(2) | (lower > upper).any(2)
+        refuted = (bound > 0).any(2) | (lower > upper).any(2) | bounds.empty[:, None]
         open_clause = ~refuted[..., None]
         nearest, row = bound.max(2)
         worst = torch.where(refuted, torch.inf, nearest).argmin(1, keepdim=True)

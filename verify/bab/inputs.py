@@ -24,18 +24,19 @@ from verify.bab.strategy import (
 )
 from verify.bab.techniques.forward_bounds import ForwardBounds
 from verify.bab.techniques.tightened_boxes import AllLayers, LastLayers, TightenedBoxes, last_layers
-from verify.bounders.ibp import interval
 from verify.bounders.intermediate import IntermediateBounds
 from verify.bounders.tracing import Provable
 from verify.bounders.undefined import hopeless
-from verify.branching.inputs import widest_effect
+from verify.branching.inputs import step_if_few, widest_effect
 from verify.branching.rule import Split
 from verify.deadline import Deadline
 from verify.lagrangian.alpha import Alpha
 from verify.network.graph import Network
 from verify.problem import Problem
 from verify.proof.tracer import InputBoxes, ProofTracer
-from verify.state import Subproblems
+from verify.state import Bounds, Subproblems, outward
+
+_FEW_STEPS, _LEVELS = 2, 4  # steps that are parted by themselves, and the levels of the tree for each more
 
 
 @dataclass(frozen=True)
@@ -133,6 +134,9 @@ class SplitInputs:
             seen += more
         boxes = InputBoxes(found.refuted, found.passes, found.weights, found.lower, found.upper)
         box = self.tracer.input_boxes(subproblems, whole, boxes)
+        if self.bounder.network.has_steps:
+            # ends of few bits: sums of such are exact, which steps may depend on
+            box = Bounds(outward(box.lower, -torch.inf).double(), outward(box.upper, torch.inf).double())
         scale = found.cotangent.abs().amax(1, keepdim=True).clamp(min=1e-300)
         lower_bound = torch.where(found.refuted, found.bound, found.bound.clamp(max=0)).float()
         subproblems = replace(
@@ -160,11 +164,18 @@ class SplitInputs:
         return waiting, []
 
     def choose(self, subproblems: Subproblems, knowledge: Knowledge, deadline: Deadline) -> Split:
+        """The input that the bound depends on most; steps instead, where few of a layer are left to part."""
         box = self.bounder.boxes(subproblems)
         split = widest_effect(subproblems.slopes.double(), box.lower, box.upper)
-        if not self.bounder.network.sided:
+        network = self.bounder.network
+        if not network.sided and not network.has_steps:
             return split
-        bounds, _ = interval(self.bounder.network, box.lower, box.upper)
+        bounds = self.bounder.intervals(subproblems, box)
+        if network.has_steps:
+            most = _FEW_STEPS + subproblems.split_variable.shape[1] // _LEVELS
+            split = step_if_few(network, bounds, split, most)
+        if not network.sided:
+            return split
         members = knowledge.shared.members[knowledge.shared.of_clause[subproblems.clause]]
-        lost = hopeless(self.bounder.network, bounds, self.bounder.rows(members))
+        lost = hopeless(network, bounds, self.bounder.rows(members))
         return replace(split, variable=torch.where(lost, -1, split.variable))

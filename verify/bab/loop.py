@@ -211,7 +211,8 @@ class BranchAndBound:
         if not len(subproblems):
             return Done(stuck=stuck)
         variable, value = split.variable[splittable], split.value[splittable]
-        children = subproblems.split(variable, value, split.beta[splittable])
+        ends = value, value if split.above is None else split.above[splittable]
+        children = subproblems.split(variable, ends, split.beta[splittable])
         children = self.tracer.split(subproblems, children, variable, value)
         result = self.strategy.bound(children, knowledge, deadline)
         seconds = (time.monotonic() - began) / count

@@ -231,8 +231,9 @@ class _Trees:
         splittable = split.variable >= 0
         if not bool(splittable.any()):
             return subproblems.select(splittable), subproblems
+        above = split.value if split.above is None else split.above
         children = subproblems.select(splittable).split(
-            split.variable[splittable], split.value[splittable], split.beta[splittable]
+            split.variable[splittable], (split.value[splittable], above[splittable]), split.beta[splittable]
         )
         problem = self._problem(ends, children, self.working_network, self.working_bounds)
         ascended = self.method.child.ascend(problem, reset_new_beta(children).state, deadline=self.deadline)

@@ -163,14 +163,17 @@ class RootBounds:
     def spreading(self) -> Bool[Tensor, " variables"] | None:
         """Variables whose split tells much of what is behind them by intervals alone: factors, quotients and what they are made of.
 
-        None where a network has no products or maxima; then all there is to gain is in the dual bound.
+        Steps, too, and inputs before them. None where a network has no products, maxima or steps; then all there is to gain is in
+        the dual bound.
         """
         layers = self.network.layers
-        if not any(layer.activation.joins and not layer.activation.mixes for layer in layers):
+        steps = self.network.has_steps
+        if not steps and not any(layer.activation.joins and not layer.activation.mixes for layer in layers):
             return None
         found = torch.zeros(self.network.variables, dtype=torch.bool, device=self.network.device)
         for layer in layers:
             found[layer.variables] = not (isinstance(layer.activation, Relu) or layer.activation.mixes)
+        found[: self.network.inputs] = steps
         return found
 
     def roots(self, clauses: Sequence[int]) -> Subproblems:
@@ -191,7 +194,8 @@ class RootBounds:
             exact = subproblems.splits.select(spread).apply(self.bounds.select(index[spread]))
             inputs = slice(0, self.network.inputs)
             exact, _ = interval(self.network, exact.lower[:, inputs], exact.upper[:, inputs], exact)
-            bounds = bounds.updated(spread, exact.to(network.device, network.dtype))
+            exact = subproblems.splits.select(spread).apply(exact.to(network.device, network.dtype))
+            bounds = bounds.updated(spread, exact)
         bounds = self.carried.apply(bounds, subproblems)
         cuts = self.cuts.of(subproblems.state.width(CutShares.name), network)
         objective = self.objectives.of(subproblems.clause, network.dtype)

@@ -10,13 +10,14 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor
 
 from verify.deadline import tick
 from verify.lagrangian.one_sided import Sizes
 from verify.network.activations import Activation
 from verify.network.affine import Affine
+from verify.network.exactness import BITS, unit_exponent
 from verify.network.graph import Network
 from verify.state import Bounds, Objective
 
@@ -28,6 +29,25 @@ _LARGEST32 = 2.0**127
 def _underflow(network: Network, index: int, sizes: Tensor) -> Tensor:
     """What products too small for float64 may lose: something only where all terms are tiny and not all are 0."""
     return _SMALL * (sizes < _SMALL) * network.weighted[index].reshape(1, *network.nodes[index].shape)
+
+
+def _free_of_rounding(
+    network: Network, index: int, operands: list[Pair], sizes: Tensor
+) -> Bool[Tensor, " batch"] | None:
+    """For which boxes the centres and radii of an affine node are exact sums of exact terms; None if for none.
+
+    All terms are multiples of one power of two, and no partial sum is too large for a number to hold that.
+    """
+    units = network.units[index]
+    if units is None:
+        return None
+    ends = [end.flatten(1) for operand in operands for end in operand]
+    # centres and radii are multiples of half of what the ends are
+    unit = torch.stack([unit_exponent(end) for end in ends]).amin(0) - 1
+    largest = torch.stack([end.abs().amax(1) for end in ends]).amax(0)
+    of_terms = (unit + units.coefficients).clamp(max=units.biases)
+    small = sizes.flatten(1).amax(1) < (BITS - 2 + of_terms).exp2()
+    return small & (largest < (BITS - 2 + unit).exp2())
 
 
 def affine_interval(network: Network, index: int, operands: list[Pair]) -> Pair:
@@ -43,6 +63,10 @@ def affine_interval(network: Network, index: int, operands: list[Pair]) -> Pair:
         sizes = absolute.forward(*(c.abs() + r for c, r in zip(centres, radii, strict=True)))
         sizes = sizes + network.bias_sizes[index].reshape(1, *network.nodes[index].shape)
         slack = (2 * network.gamma + network.rounding32(index)) * sizes + _underflow(network, index, sizes)
+        free = _free_of_rounding(network, index, operands, sizes)
+        slack = (
+            slack if free is None else torch.where(free.reshape(-1, *(1,) * (slack.dim() - 1)), 0.0, slack)
+        )
         lower, upper = centre - radius - slack, centre + radius + slack
         alone = network.plain or network.deployed or not network.overflows
         if not alone and _worth_signs(network, lower, upper, slack):

@@ -48,7 +48,8 @@ class FilteredSmartBranching:
             best = scores.gather(1, variable[:, None])[:, 0]
             value = points.gather(1, variable[:, None])[:, 0]
         kept = _both_sides(problem, state, variable[:, None], value[:, None]).keeping(sweep)
-        return Split(torch.where(best.isneginf(), -1, variable), value, kept.nan_to_num(nan=0.0))
+        below, above = problem.network.split_ends(variable, value)
+        return Split(torch.where(best.isneginf(), -1, variable), below, kept.nan_to_num(nan=0.0), above)
 
     def _filter(
         self, scores: Tensor, losses: Tensor, points: Tensor, children: Children, more: Tensor
@@ -67,8 +68,11 @@ def _best_of_layers(problem: DualProblem, losses: Tensor) -> Int[Tensor, "batch 
 
     (The sum under a quotient loses little itself, but every product with its reciprocal is relaxed over its range.)
     """
-    curved = [layer for layer in problem.layers if layer.activation.curved]
-    return torch.stack([losses[:, layer.variables].argmax(1) + layer.variables.start for layer in curved], 1)
+    found = [torch.zeros(len(losses), 0, dtype=torch.int64, device=losses.device)]
+    for layer in problem.layers:
+        if layer.activation.curved:
+            found.append(losses[:, layer.variables].argmax(1, keepdim=True) + layer.variables.start)
+    return torch.cat(found, 1)
 
 
 def probed(problem: DualProblem, state: DualState, variable: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
@@ -85,7 +89,8 @@ def probed(problem: DualProblem, state: DualState, variable: Tensor, value: Tens
 def _both_sides(problem: DualProblem, state: DualState, variable: Tensor, value: Tensor) -> Probes:
     """Upper sides first."""
     side, alpha = torch.ones_like(variable), state["alpha"][:, 0]
-    both = variable.repeat(1, 2), value.repeat(1, 2), torch.cat([side, -side], 1)
+    below, above = problem.network.split_ends(variable, value)
+    both = variable.repeat(1, 2), torch.cat([above, below], 1).to(value), torch.cat([side, -side], 1)
     return Probes(problem.domain, alpha, *both)
 
 

@@ -3,6 +3,9 @@
 The bound is linear in the input with coefficients `t_0`, so halving input j frees at most `|t_0j| (u_j - l_j) / 2` of it: the
 smart-branching score of an input (Bunel et al. 2020b, section on input domains). A small share of the
 largest coefficient goes to every input, so that none is starved.
+
+Halves do not part the values of a step whose jump goes through a box, however small that is. Where few steps of a layer have several
+values left, these are split themselves: behind them the network is then the same on all of the box.
 """
 
 from __future__ import annotations
@@ -11,6 +14,8 @@ import torch
 from torch import Tensor
 
 from verify.branching.rule import Split
+from verify.network.graph import Network
+from verify.state import Bounds
 
 
 def widest_effect(cotangent: Tensor, lower: Tensor, upper: Tensor) -> Split:
@@ -25,3 +30,23 @@ def widest_effect(cotangent: Tensor, lower: Tensor, upper: Tensor) -> Split:
     return Split(
         torch.where(best.isneginf(), -1, variable), value, torch.zeros_like(cotangent[:, :1]).expand(-1, 2)
     )
+
+
+def step_if_few(network: Network, bounds: Bounds, split: Split, most: int) -> Split:
+    """The split, or one of a step where at most `most` of the first layer with such have several values left, or where there is none."""
+    variable, value = split.variable, split.value.double()
+    undecided = torch.ones_like(variable, dtype=torch.bool)
+    for layer in network.layers:
+        if not layer.activation.flat:
+            continue
+        points = layer.activation.split_point(
+            bounds.lower[:, layer.variables], bounds.upper[:, layer.variables]
+        )
+        left = ~points.isnan()
+        count, place = left.sum(1), left.to(torch.uint8).argmax(1)
+        chosen = undecided & (count > 0) & ((count <= most) | (split.variable < 0))
+        variable = torch.where(chosen, layer.variables.start + place, variable)
+        value = torch.where(chosen, points.gather(1, place[:, None])[:, 0], value)
+        undecided &= count == 0
+    below, above = network.split_ends(variable, value)
+    return Split(variable, below, split.beta, above)

@@ -23,6 +23,9 @@ class Split:
     variable: Int[Tensor, " batch"]
     value: Float[Tensor, " batch"]
     beta: Float[Tensor, "batch 2"]  # of the new split that leave the upper and the lower child no looser
+    above: Float[Tensor, " batch"] | None = (
+        None  # where the upper side begins; None: where the lower one ends
+    )
 
 
 class BranchingRule(Protocol):

@@ -20,6 +20,7 @@ from verify.deadline import tick
 from verify.network.activations.base import Activation
 from verify.network.activations.relu import Relu
 from verify.network.affine import Affine, Combine, Shape, tensors
+from verify.network.exactness import Units, units_of
 
 
 @dataclass(frozen=True)
@@ -218,6 +219,21 @@ class Network:
         return found
 
     @cached_property
+    def has_steps(self) -> bool:
+        """Whether some activation's derivative is 0 wherever it has one."""
+        return any(layer.activation.flat for layer in self.layers)
+
+    @cached_property
+    def units(self) -> dict[int, Units | None]:
+        """Of affine nodes, what their coefficients are multiples of, where steps may depend on such."""
+        exact_sums = self.has_steps and self.device.type == "cpu" and not self.deployed
+        return {
+            index: units_of(node.operator) if exact_sums else None
+            for index, node in enumerate(self.nodes)
+            if isinstance(node.operator, Affine)
+        }
+
+    @cached_property
     def bias_sizes(self) -> dict[int, Float[Tensor, " size"]]:
         """For every affine node the sizes of the terms its bias is made of, flattened: what rounding is charged by."""
         found = {}
@@ -271,6 +287,17 @@ class Network:
             return 0.0
         rounding = (2 * operator.terms + 16) * 2.0**-24
         return rounding / (1 - rounding)
+
+    def split_ends(self, variable: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
+        """Where the lower sides of splits end and the upper ones begin (`Activation.split_ends`)."""
+        below = above = value
+        for layer in self.layers:
+            if layer.activation.flat:
+                own = (variable >= layer.variables.start) & (variable < layer.variables.stop)
+                ends = layer.activation.split_ends(value.double())
+                below = torch.where(own, ends[0], below.double())
+                above = torch.where(own, ends[1], above.double())
+        return below, above
 
     def to(self, device: torch.device | str, dtype: torch.dtype) -> Network:
         """The network with its tensors on `device`, as `dtype`."""

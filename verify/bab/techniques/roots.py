@@ -117,7 +117,9 @@ class Roots:
         subproblems = subproblems.with_state(roots.lower_bound, start)
         bounded = shared.optimised(subproblems, self.ascent, deadline)
         after, seconds = bounded.subproblems.lower_bound, time.monotonic() - began
-        shared = replace(shared, root_bound=shared.root_bound.index_copy(0, roots.clause, after))
+        shared = replace(
+            shared, root_bound=shared.root_bound.index_copy(0, roots.clause, after.to(shared.root_bound))
+        )
         child = seconds * self.child.iterations / (self.ascent.iterations * max(1, len(roots)))
         seen = RootsBounded(
             self.name, seconds, roots.lower_bound, after, bounded.refuted, child=child, shared=shared

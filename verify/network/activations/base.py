@@ -188,6 +188,10 @@ class Activation(ABC):
     def split_point(self, lower: Float[Tensor, "*batch pre"], upper: Float[Tensor, "*batch pre"]) -> Tensor:
         """Where to split each variable so that both sides relax better; NaN where a split gains nothing."""
 
+    def split_ends(self, value: Float[Tensor, "*batch"]) -> tuple[Tensor, Tensor]:
+        """Where the lower side of a split at `value` ends and the upper one begins, in float64, whose numbers none is lost of."""
+        return value, value
+
     def relaxation_loss(
         self, t: Tensor, line: LinearRelaxation, z: Tensor, lower: Tensor, upper: Tensor
     ) -> Float[Tensor, "*batch pre"]:

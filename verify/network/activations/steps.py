@@ -4,8 +4,10 @@ Between jumps `t sigma(z) - rho z` is linear, so it is least at l, at u or besid
 lie on a line, beside the first or the last jump of `[l, u]`. A limit that is not attained is taken at the number next to
 the jump, which costs no more than the rounding of `rho z`.
 
-Boxes are closed, so the part of a box below a jump still holds the jump: a first split goes through the jump, a second one
-just beside it, and what is left in between is a sliver that only splits of other variables can decide.
+A split at a jump parts the numbers that have different values: the lower side ends at the last number below the jump and the
+upper one begins at the jump, or just behind it, whichever way the value at the jump goes; where it goes neither way, as that
+of the sign does, a second split parts the jump from what is behind it. Real numbers between neighbours have the value of the one on
+their side of the jump, so that a box that ends there stands for them too: for the rounding of `rho z`, as above.
 """
 
 from __future__ import annotations
@@ -17,9 +19,8 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from verify.network.activations.base import Elementwise, chord, strictly_inside
+from verify.network.activations.base import Elementwise, chord
 
-_BESIDE = 1e-9  # how far beside a jump the second split goes, for each unit of its size
 _NEAR = 0.1  # of a layer's mean distance from a step: how far away a descent still aims at it
 _STEEPEST = 4.0  # lines are at most this many times as steep as the chord
 
@@ -58,14 +59,29 @@ class Step(Elementwise):
         return torch.stack([whole, torch.zeros_like(whole), *limited])
 
     def split_point(self, lower: Tensor, upper: Tensor) -> Tensor:
-        middle = (lower + upper) / 2
-        best = torch.full_like(lower, torch.nan)
-        below = self.forward(middle) == self.forward(upper)
-        end = torch.where(below, lower, upper)
-        nearby = torch.where(below, 1.0, -1.0) * _BESIDE * (1 + end.abs())
-        for point in (end + nearby, self.first_jump(middle), self.last_jump(middle)):
-            best = torch.where(strictly_inside(point, lower, upper), point, best)
-        return torch.where(self.forward(lower) == self.forward(upper), torch.nan, best)
+        """A jump near the middle; the number behind it where the value at the jump was parted from those below before."""
+        middle, best = (lower + upper) / 2, torch.full_like(lower, torch.nan)
+        for jump in (self.first_jump(middle), self.last_jump(middle)):
+            left, right = beside(jump)
+            rises, goes_on = (
+                self.forward(left) != self.forward(jump),
+                self.forward(jump) != self.forward(right),
+            )
+            behind = (lower <= jump) & (jump < upper) & goes_on
+            best = torch.where(behind, torch.where(rises, right, jump), best)
+            best = torch.where((lower < jump) & (jump <= upper) & rises, jump, best)
+        return best
+
+    def split_ends(self, value: Tensor) -> tuple[Tensor, Tensor]:
+        jump = self.last_jump(value)
+        infinity = torch.full_like(jump, torch.inf)
+        left, right = torch.nextafter(jump, -infinity), torch.nextafter(jump, infinity)
+        rises, goes_on = self.forward(left) != self.forward(jump), self.forward(jump) != self.forward(right)
+        before, behind = rises & (value == jump), goes_on & ~(rises & (value == jump))
+        return (
+            torch.where(before, left, torch.where(behind, jump, value)),
+            torch.where(before, jump, torch.where(behind, right, value)),
+        )
 
 
 def beside(jump: Tensor) -> tuple[Tensor, Tensor]:
