@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -26,7 +26,7 @@ from verify.formats.vnnlib2 import Query, parse, read
 from verify.loading import LoadedModel, check_example, load, load_joint
 from verify.neutral import neutral
 from verify.specification import LinfBall, Specification
-from verify.state import Objective, is_wide
+from verify.state import Objective, is_wide, outward
 from verify.validation import path, refuse, shown
 
 if TYPE_CHECKING:
@@ -73,7 +73,15 @@ class Problem:
                 f"{list(self.model.input_shape)}, output {self.model.output_name} {list(self.model.output_shape)}). "
                 "Check that model and property belong together."
             )
-        object.__setattr__(self, "specification", spec.of_types(self.model.input_kinds))
+        spec = spec.of_types(self.model.input_kinds)
+        object.__setattr__(self, "specification", spec)
+        if self.model.within is not None and not spec.vacuous:
+            lower, upper = _hull(spec)
+            if bool((lower < self.model.within[0]).any() | (upper > self.model.within[1]).any()):
+                raise InputError(
+                    f"{spec.source}: the model was loaded for another property, on whose inputs alone it is known: its inputs "
+                    "choose places. Give the model's file instead."
+                )
 
     @property
     def vacuous(self) -> str | None:
@@ -204,7 +212,14 @@ def prepare(
         loaded = (
             model
             if isinstance(model, LoadedModel)
-            else load(model, example_input, _boxes(spec), output=output, hint=_shape(spec))
+            else load(
+                model,
+                example_input,
+                _boxes(spec),
+                output=output,
+                hint=_shape(spec),
+                hull=partial(_hull, spec),
+            )
         )
         if isinstance(model, LoadedModel):
             check_example(loaded, example_input)
@@ -244,6 +259,21 @@ def _boxes(spec: Property | LinfBall | Specification) -> tuple[NDArray[Any], NDA
     if isinstance(spec, LinfBall | Specification):
         return spec.ends()
     return None if spec.vacuous else spec.some_boxes()
+
+
+def _hull(spec: Property | LinfBall | Specification) -> tuple[Tensor, Tensor]:
+    """A box that all inputs in question lie in, also those that intervals without a number of their type are extended to."""
+    if isinstance(spec, LinfBall | Specification):
+        lower, upper = (np.asarray(end, dtype=np.float64).reshape(-1) for end in spec.ends())
+    else:
+        lower, upper = np.full(spec.inputs, np.inf), np.full(spec.inputs, -np.inf)
+        for clause in np.unique(spec.box_ids, return_index=True)[1].tolist():
+            tick()
+            ends = spec.bounds([clause])
+            lower, upper = np.minimum(lower, ends[0][0]), np.maximum(upper, ends[1][0])
+    return outward(torch.from_numpy(lower), -torch.inf).double(), outward(
+        torch.from_numpy(upper), torch.inf
+    ).double()
 
 
 def _shape(spec: Property | LinfBall | Specification) -> tuple[int, ...]:

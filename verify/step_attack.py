@@ -7,8 +7,10 @@ find, flips may: entries of good points are moved elsewhere, some at a time, whe
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 import torch
@@ -21,12 +23,17 @@ from verify.network.affine import Convolution, Dense
 from verify.network.graph import Network
 from verify.network.straight_through import straight_through
 from verify.problem import Problem, Witness
+from verify.state import is_wide
 
 _SHARE = 0.4  # of the time left, for a round
+_FEW_INPUTS = 16
 _POINTS = 8
 _MOST = 256  # points, where a step takes hardly longer with them
 _CLAUSES = 1024  # of a box, at once
 _CHANGES = 32  # of a point, the best of which is taken, where there are so many points
+_CELLS = 4096  # that are looked at one by one
+_POINT = 1e-6  # of their size: intervals no wider are points
+_SAME = 1e-5  # of its size: what a value changes by that does not change
 _STEPS = 300
 _PATIENCE = 60  # steps without gain
 _FIRST = 0.1  # of a box's width: the first step
@@ -90,7 +97,9 @@ class StepAttack(Attack):
         generator: np.random.Generator,
         deadline: Deadline,
     ) -> Witness | None:
-        limit = deadline.within(max(self.seconds, deadline.share(_SHARE).remaining))
+        # searches among few inputs look at so many points themselves
+        longer = 0.0 if problem.free_inputs <= _FEW_INPUTS else deadline.share(_SHARE).remaining
+        limit = deadline.within(max(self.seconds, longer))
         groups = list(_by_box(problem, clauses))
         for number, some in enumerate(groups):
             turn = limit.share(1 / (len(groups) - number))
@@ -98,7 +107,7 @@ class StepAttack(Attack):
                 return None
             search = _Search(problem, network, some, generator, turn)
             count = max(_POINTS, min(_MOST, free_points(network)))
-            witness = search.descend(search.starts(count)) or search.flip(count)
+            witness = search.cells() or search.descend(search.starts(count)) or search.flip(count)
             if witness is not None:
                 return witness
         return None
@@ -162,6 +171,18 @@ class _Search:
 
     def _random(self, shape: tuple[int, ...]) -> Tensor:
         return torch.from_numpy(self.generator.random(shape)).to(self.lower)
+
+    @torch.no_grad()
+    def cells(self) -> Witness | None:
+        """Looks at a point of each cell that steps cut the box into along few inputs, if there are not too many."""
+        points = cell_points(self.network, self.lower, self.upper)
+        for some in points.split(_POINTS) if len(points) > 1 else ():
+            if self.limit.remaining <= 0:
+                return None
+            _, witness = self._judged(some, self.network.values(some))
+            if witness is not None:
+                return witness
+        return None
 
     def descend(self, x: Float[Tensor, "batch inputs"]) -> Witness | None:
         """Signed steps with momentum, which shrink; from anew where there is no gradient.
@@ -265,3 +286,43 @@ def _nearest(losses: Float[Tensor, "batch clauses"]) -> Float[Tensor, " batch"]:
     softness = (_SOFTNESS * (losses - least[:, None]).mean(1, keepdim=True)).detach().clamp(min=1e-12)
     soft = -(softness * torch.logsumexp(-losses / softness, 1, keepdim=True))[:, 0]
     return torch.where(torch.arange(len(losses), device=losses.device) % 2 == 0, least, soft)
+
+
+def cell_points(
+    network: Network, lower: Float[Tensor, "1 inputs"], upper: Float[Tensor, "1 inputs"]
+) -> Float[Tensor, "cells inputs"]:
+    """A point of each cell that the box is cut into by steps of single inputs; of none where there are too many."""
+    middle = (lower + upper) / 2
+    free = is_wide(lower, upper, _POINT)[0].nonzero()[:, 0]
+    if len(free) > _FEW_INPUTS:
+        return middle[:0]
+    moved = middle.repeat(1 + len(free), 1)
+    moved[torch.arange(len(free)) + 1, free] = upper[0, free]
+    jumps: list[list[float]] = [[] for _ in range(len(free))]
+    for layer in network.layers:
+        if layer.activation.flat and network.affine_from(layer.pre_node) == 1:
+            z = network.upto(layer.pre_node).values(moved)[-1].flatten(1).double()
+            change = (z[1:] - z[:1]).abs() > _SAME * (1 + z[:1].abs())
+            for j in (change.sum(0) == 1).nonzero()[:, 0].tolist():
+                i = int(change[:, j].nonzero())
+                x0, width = float(middle[0, free[i]]), float(upper[0, free[i]] - middle[0, free[i]])
+                at = layer.activation.jumps(float(2 * z[0, j] - z[1 + i, j]), float(z[1 + i, j]))
+                jumps[i] += [
+                    x0 + (jump - float(z[0, j])) / float(z[1 + i, j] - z[0, j]) * width for jump in at
+                ]
+    values = [
+        _between(sorted(found), float(lower[0, i]), float(upper[0, i]))
+        for found, i in zip(jumps, free.tolist(), strict=True)
+    ]
+    if math.prod(map(len, values)) > _CELLS:
+        return middle[:0]
+    grid = torch.cartesian_prod(*map(torch.tensor, values)).reshape(-1, len(free)).to(middle)
+    points = middle.repeat(len(grid), 1)
+    points[:, free] = grid
+    return points
+
+
+def _between(jumps: list[float], lower: float, upper: float) -> list[float]:
+    """The middles between jumps inside of an interval."""
+    ends = [lower, *(jump for jump in jumps if lower < jump < upper), upper]
+    return [(a + b) / 2 for a, b in pairwise(ends) if b > a]

@@ -36,7 +36,7 @@ def problem_of(network: Network, seed: int, depth: int, rows: int = 1) -> DualPr
 
 
 def assert_real_splits(problem: DualProblem, candidates: int, seed: int) -> None:
-    """Each split lies strictly inside its variable's interval, at its split point; -1 only where all is linear."""
+    """Each split leaves something on both sides of its variable's split point; -1 only where all is linear."""
     network = problem.network
     state = problem.clamp(random_state(problem.initial(), seed))
     split = FilteredSmartBranching(candidates).choose(problem, state)
@@ -50,8 +50,12 @@ def assert_real_splits(problem: DualProblem, candidates: int, seed: int) -> None
             assert bool(offered.isnan().all())
         else:
             assert variable >= network.inputs
-            assert float(lower[variable]) < float(split.value[row]) < float(upper[variable])
-            assert float(split.value[row]) == float(offered[variable - network.inputs])
+            assert split.above is not None
+            below, above = float(split.value[row]), float(split.above[row])
+            assert float(lower[variable]) <= below < float(upper[variable])
+            assert float(lower[variable]) < above <= float(upper[variable])
+            point = offered[variable - network.inputs]
+            assert (below, above) == tuple(map(float, network.split_ends(split.variable[row], point)))
 
 
 @given(networks(), seeds, st.integers(0, 3), st.sampled_from([0, 1, 3]))

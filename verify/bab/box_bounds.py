@@ -17,7 +17,8 @@ from torch import Tensor
 
 from verify.bab.strategy import Bounded, Objectives, grouped
 from verify.bab.techniques.clipping import Clipping
-from verify.bounders.ibp import interval, magnitudes
+from verify.bounders.ibp import Pair, interval, interval_rows, magnitudes
+from verify.branching.inputs import input_steps_open
 from verify.deadline import Deadline
 from verify.lagrangian.dual import DualProblem
 from verify.memory import budget
@@ -109,29 +110,44 @@ class BoxBounder:
 
     def intervals(self, subproblems: Subproblems, box: Bounds) -> Bounds:
         """Bounds of all variables on input boxes, those of steps that are split on their sides."""
+        return self._intervals(subproblems, box)[0]
+
+    def _intervals(self, subproblems: Subproblems, box: Bounds) -> tuple[Bounds, Pair]:
         split = subproblems.split_variable >= self.network.inputs
         if not bool(split.any()):
-            return interval(self.network, box.lower, box.upper)[0]
+            return interval(self.network, box.lower, box.upper)
         anything = box.lower.new_full((len(box), self.network.variables), torch.inf)
         known = subproblems.splits.of(self.network.inputs, self.network.variables)
-        return interval(self.network, box.lower, box.upper, known.apply(Bounds(-anything, anything)))[0]
+        return interval(self.network, box.lower, box.upper, known.apply(Bounds(-anything, anything)))
 
     def on_intervals(
         self, subproblems: Subproblems, whole: Bounds, groups: Groups, deadline: Deadline
     ) -> BoundedBoxes:
         """The first pass, on interval bounds."""
         began = time.monotonic()
-        bounds = self.intervals(subproblems, whole)
-        found = self.bounded(subproblems, bounds, groups, 0, deadline)
+        bounds, outputs = self._intervals(subproblems, whole)
+        found = self.bounded(subproblems, bounds, groups, 0, deadline, outputs)
         spent = torch.full_like(found.bound, (time.monotonic() - began) / max(1, len(subproblems)))
         return replace(found, spent=spent)
 
     def bounded(
-        self, subproblems: Subproblems, bounds: Bounds, groups: Groups, number: int, deadline: Deadline
+        self,
+        subproblems: Subproblems,
+        bounds: Bounds,
+        groups: Groups,
+        number: int,
+        deadline: Deadline,
+        outputs: Pair | None = None,
     ) -> BoundedBoxes:
-        """Every row of every clause bounded by CROWN, in the first pass (0) or a later one (1)."""
+        """Every row of every clause bounded by CROWN, in the first pass (0) or a later one (1).
+
+        outputs: their intervals, where these may do.
+        """
         members = groups.members[groups.of_clause[subproblems.clause]]
-        bound, cotangent = self._crown(bounds, self.rows(members), deadline)
+        if outputs is not None and self.network.has_steps:
+            bound, cotangent = self._intervals_first(bounds, outputs, self.rows(members), deadline)
+        else:
+            bound, cotangent = self._crown(bounds, self.rows(members), deadline)
         shape = (*members.shape, self.problem.rows)
         bound = torch.where(bound.isfinite(), bound, -torch.inf).reshape(shape)
         cotangent = cotangent.nan_to_num(nan=0.0).reshape(*shape, -1)
@@ -162,6 +178,20 @@ class BoxBounder:
             tried=torch.zeros_like(subproblems.clause),
             spent=torch.zeros_like(bound[:, 0, 0]),
         )
+
+    def _intervals_first(
+        self, bounds: Bounds, outputs: Pair, objective: Objective, deadline: Deadline
+    ) -> tuple[Tensor, Tensor]:
+        """As `_crown`, but by intervals alone where these refute all, and where steps of the inputs are to be split first."""
+        inputs = bounds.lower[:, : self.network.inputs], bounds.upper[:, : self.network.inputs]
+        bound = interval_rows(self.network, objective, inputs, outputs)[..., 0]
+        cotangent = bound.new_zeros(*bound.shape, self.network.inputs)
+        open_steps = input_steps_open(self.network, bounds)
+        left = (~(open_steps | (bound > 0).all(1) | bounds.empty)).nonzero()[:, 0]
+        if len(left):
+            some, slopes = self._crown(bounds.select(left), objective.select(left), deadline)
+            bound[left], cotangent[left] = torch.maximum(some.nan_to_num(-torch.inf), bound[left]), slopes
+        return bound, cotangent
 
     def _crown(self, bounds: Bounds, objective: Objective, deadline: Deadline) -> tuple[Tensor, Tensor]:
         """CROWN's bound of every objective and its slopes, as many objectives at a time as the memory holds."""

@@ -171,7 +171,14 @@ def interval(
 def interval_bound(
     network: Network, objective: Objective, inputs: Pair, outputs: Pair
 ) -> Float[Tensor, " batch"]:
-    """The largest row's lower bound on each box, from intervals of inputs and outputs ([batch, size]), rounded outward."""
+    """The largest row's lower bound on each box."""
+    return interval_rows(network, objective, inputs, outputs).amax((1, 2))
+
+
+def interval_rows(
+    network: Network, objective: Objective, inputs: Pair, outputs: Pair
+) -> Float[Tensor, "batch objectives rows"]:
+    """Every row's lower bound on each box, from intervals of inputs and outputs ([batch, size]), rounded outward."""
     total, sizes = -objective.thresholds, objective.thresholds.abs()
     unknown = torch.zeros_like(total)
     for coefficients, (lower, upper) in (
@@ -184,7 +191,7 @@ def interval_bound(
                 total = total + (part @ ends)[..., 0]
                 sizes = sizes + (part.abs() @ ends.abs())[..., 0]
                 unknown = unknown + (part.abs().sign() @ (~end.isfinite()).to(ends)[:, None, :, None])[..., 0]
-    return torch.where(unknown == 0, total - 4 * network.gamma * sizes, -torch.inf).amax((1, 2))
+    return torch.where(unknown == 0, total - 4 * network.gamma * sizes, -torch.inf)
 
 
 def magnitudes(network: Network, bounds: Bounds) -> Sizes:

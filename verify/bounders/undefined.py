@@ -6,6 +6,7 @@ where it is.
 
 from __future__ import annotations
 
+import numpy as np
 import torch
 from jaxtyping import Bool
 from torch import Tensor
@@ -28,8 +29,7 @@ def without_value(network: Network, lower: Tensor, upper: Tensor) -> str:
 
 def _at_samples(network: Network, lower: Tensor, upper: Tensor) -> str:
     """The first node where some input of the boxes shows it."""
-    random = torch.Generator().manual_seed(_SEED)
-    share = torch.rand(_SAMPLES, lower.shape[1], generator=random, dtype=torch.float64).to(lower)
+    share = torch.from_numpy(np.random.default_rng(_SEED).random((_SAMPLES, lower.shape[1]))).to(lower)
     share = torch.cat([torch.zeros_like(share[:1]), torch.ones_like(share[:1]), share])
     x = (lower[:, None] + (upper - lower)[:, None] * share).flatten(0, 1)
     values = network.values(x)

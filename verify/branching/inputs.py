@@ -11,6 +11,7 @@ values left, these are split themselves: behind them the network is then the sam
 from __future__ import annotations
 
 import torch
+from jaxtyping import Bool
 from torch import Tensor
 
 from verify.branching.rule import Split
@@ -50,3 +51,15 @@ def step_if_few(network: Network, bounds: Bounds, split: Split, most: int) -> Sp
         undecided &= count == 0
     below, above = network.split_ends(variable, value)
     return Split(variable, below, split.beta, above)
+
+
+def input_steps_open(network: Network, bounds: Bounds) -> Bool[Tensor, " batch"]:
+    """Boxes on which a step of an affine function of the inputs has several values left."""
+    found = torch.zeros(len(bounds), dtype=torch.bool, device=bounds.lower.device)
+    for layer in network.layers:
+        if layer.activation.flat and network.affine_from(layer.pre_node) == 1:
+            points = layer.activation.split_point(
+                bounds.lower[:, layer.variables], bounds.upper[:, layer.variables]
+            )
+            found |= ~points.isnan().all(1)
+    return found

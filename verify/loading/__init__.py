@@ -14,7 +14,7 @@ from verify.loading.loaded import LoadedModel
 from verify.validation import axes, fitting, output_name, path, plain, refuse
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
     import onnx
     from numpy.typing import NDArray
@@ -33,6 +33,7 @@ def load(
     fold: bool = True,
     output: str | None = None,
     hint: Sequence[int] = (),
+    hull: Callable[[], tuple[Tensor, Tensor]] | None = None,
 ) -> LoadedModel:
     """Loads a model and compares the result with the model's own runtime.
 
@@ -42,6 +43,7 @@ def load(
     fold: merge consecutive affine maps; off, every map keeps the file's own weights (see fold.py).
     output: the name of the output that the property is of, where an ONNX file has several.
     hint: the shape of an input, or how many numbers it has; settles sizes that an ONNX file leaves open.
+    hull: gives the least box that all inputs in question lie in; of an ONNX model in which inputs choose places.
     Raises ModelError (UnsupportedOperatorError for an operator without a rule).
     """
     output, hint = output_name(output), axes("hint", hint)
@@ -58,7 +60,7 @@ def load(
             from verify.loading.onnx.graph import from_onnx
 
             told = hint if example_input is None else _shape(example_input)
-            loaded = from_onnx(model, fold, output, told)  # type: ignore[arg-type]
+            loaded = from_onnx(model, fold, output, told, hull)  # type: ignore[arg-type]
             check_example(loaded, example_input)
         else:
             from verify.loading.torch.tracing import from_module

@@ -8,7 +8,7 @@ CPU.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -27,6 +27,9 @@ from verify.network.activations.square import Square
 from verify.network.affine import Affine, Combine, Constant, Convolution, Dense, Reshape, Scale, Shape
 from verify.network.graph import Network, Node
 from verify.network.moves import NonNegative, Permute
+
+# the lower and upper ends of a box of inputs, which take their time
+Hull = Callable[[], tuple[Tensor, Tensor]]
 
 
 @dataclass(frozen=True)
@@ -54,12 +57,18 @@ def broadcast_shape(*shapes: Sequence[int]) -> Shape:
 class Builder:
     """Appends nodes; `label` names the ones added next."""
 
-    def __init__(self, input_shape: Shape, name: str) -> None:
+    def __init__(self, input_shape: Shape, name: str, box: Hull | None = None) -> None:
+        """box: gives the least box that all inputs in question lie in, [inputs] each."""
         self.input = Value(0, input_shape)
         self.nodes: list[Node] = [Node(None, (), self.input.stored, name)]
         self.label = name
         self.whole: set[int] = set()  # nodes of integer tensors
         self.rounds = 0  # of loops that were unrolled
+        self.box = box
+        self.within: tuple[Tensor, Tensor] | None = (
+            None  # that box, where the network is the model's there alone
+        )
+        self.casts: dict[int, int] = {}  # nodes of casts to integers, and what they cast
         self.ranges: dict[int, tuple[Tensor, Tensor]] = {}  # of nodes, whatever the input is (integers.py)
 
     def network(self, output: Value) -> Network:

@@ -86,6 +86,18 @@ def _range_of(builder: Builder, node: int) -> _Range:
     return known[node]
 
 
+def ranges_within(builder: Builder, box: _Range, node: int) -> _Range:
+    """Of a node's entries, where the input lies in a box."""
+    known = builder.ranges
+    builder.ranges = {
+        0: (box[0].reshape(1, *builder.nodes[0].shape), box[1].reshape(1, *builder.nodes[0].shape))
+    }
+    try:
+        return _range_of(builder, node)
+    finally:
+        builder.ranges = known
+
+
 def _own_range(builder: Builder, index: int) -> bool:
     """Whether a node's range does not hang on its operands'."""
     return isinstance(builder.nodes[index].operator, Constant | SShaped | None)

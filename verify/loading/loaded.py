@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     import onnx
+    from torch import Tensor
 
     from verify.network.graph import Network
 
@@ -40,6 +41,8 @@ class LoadedModel:
     opset: int | None  # None for a torch.nn.Module
     # the model as its file says, where ONNX Runtime may compute otherwise: it quantises more than is written
     as_written: Runner | None = field(default=None, kw_only=True)
+    # the box of inputs outside of which the network is not the model's; None where there is none (see tables.py)
+    within: tuple[Tensor, Tensor] | None = field(default=None, kw_only=True)
 
     @property
     def of_query(self) -> bool:

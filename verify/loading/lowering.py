@@ -18,11 +18,13 @@ from torch import Tensor, fx, nn
 import verify.loading.operators  # noqa: F401  # which registers them all
 from verify.deadline import OutOfTimeError, tick
 from verify.errors import ModelError, UnsupportedOperatorError, VerifyError, is_out_of_memory
+from verify.loading import tables
 from verify.loading.builder import Builder, Value
 from verify.loading.calls import NO_RULE, Call, Rule, Unsupported, tensor
 from verify.loading.integers import check_constants, held, is_integer, of_its_type, reducible, rounded_to
 from verify.loading.registry import CONVERTED, GROWTH, TORCH, operator_of
 from verify.loading.sizes import check_size
+from verify.loading.tables import Table
 from verify.network.affine import Shape
 from verify.network.graph import Network
 
@@ -81,6 +83,11 @@ def walk(
 
 def as_value(builder: Builder, result: Any) -> Value:
     """A result as a value of the network under construction, a constant one if it is a tensor."""
+    if isinstance(result, Table):
+        try:
+            result = tables.as_value(builder, result)
+        except Unsupported as refusal:
+            raise ModelError(f"the model's result: {refusal}") from None
     if isinstance(result, Tensor):
         try:
             result = builder.constant(tensor(result))
@@ -102,13 +109,21 @@ def _lower_node(
     call = Call(builder, _function_of(node, module), args, kwargs, module)
     builder.label, since = origin.name, len(builder.nodes)
     try:
-        _check_growth(module, args)
+        kinds = {type(part) for part in _leaves((args, kwargs))}
+        if Table not in kinds:
+            _check_growth(module, args)
         known = operator_of(origin.operator)
         if origin.narrow and not known.keeps:
             raise Unsupported("it computes with floats of fewer bits than float32, which it rounds to")
         if known.static:
             return _rule_of(node, module)(call)
-        if not any(isinstance(part, Value) for part in _leaves((args, kwargs))):
+        if Table in kinds:
+            table = _tabulated(builder, call, origin)
+            if table is not None:
+                return table
+            call = _mapped(call, Table, lambda table: tables.as_value(builder, table))
+            args, kwargs = call.args, call.kwargs
+        elif Value not in kinds:
             return _of_constants(call, origin)
         shape = _shape_query(node, args)
         if shape is not None:
@@ -122,7 +137,9 @@ def _lower_node(
             call = replace(
                 call, args=[reducible(builder, args[0], origin.operator, origin.element), *args[1:]]
             )
-        result = rule(call)
+        result = _by_rule(builder, call, rule, origin)
+        if isinstance(result, Table):
+            return result
         if is_integer(origin.element):
             result = held(builder, result, origin.operator, origin.element, since)
     except (VerifyError, OutOfTimeError):
@@ -137,6 +154,43 @@ def _lower_node(
     if isinstance(result, Value):
         builder.rename(result, origin.name, since)
     return _without_empty(result, origin.element if is_integer(origin.element) else torch.float64)
+
+
+def _mapped(call: Call, kind: type, change: Callable[[Any], Any]) -> Call:
+    """A call with its operands of one kind changed."""
+
+    def changed(leaf: Any) -> Any:
+        return change(leaf) if isinstance(leaf, kind) else leaf
+
+    args, kwargs = tables.mapped((list(call.args), dict(call.kwargs)), changed)
+    return replace(call, args=args, kwargs=kwargs)
+
+
+def _by_rule(builder: Builder, call: Call, rule: Rule, origin: Origin) -> Any:
+    """What the rule makes of a call; where it has none for such operands, and these are tables, their table."""
+    try:
+        return rule(call)
+    except Unsupported:
+        table = _tabulated(builder, call, origin)
+        if table is None:
+            raise
+        return table
+
+
+def _tabulated(builder: Builder, call: Call, origin: Origin) -> Any:
+    """The table of a call whose operands are tables, or may be; None where one may not."""
+    values = [leaf for leaf in _leaves((call.args, call.kwargs)) if isinstance(leaf, Value)]
+    found: dict[Value, Table | None] = {}
+    for value in values:
+        found[value] = tables.tabulated(builder, value)
+        if found[value] is None:
+            return None
+
+    def computed(one: Call) -> Any:
+        _check_growth(one.module, one.args)
+        return _of_constants(one, origin)
+
+    return tables.applied(_mapped(call, Value, found.__getitem__), computed)
 
 
 def _without_empty(result: Any, element: torch.dtype) -> Any:

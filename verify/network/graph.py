@@ -328,6 +328,10 @@ class Network:
             values.append(self.apply(node, [values[operand] for operand in node.operands]))
         return values
 
+    def upto(self, node: int) -> Network:
+        """The network that ends in one of its nodes."""
+        return replace(self, nodes=self.nodes[: node + 1])
+
     def forward(self, x: Float[Tensor, "batch ..."]) -> Float[Tensor, "batch outputs"]:
         """The flattened outputs at inputs `x`."""
         return self.values(x)[-1].flatten(1)

@@ -14,6 +14,7 @@ from verify.bab.box_bounds import BoundedBoxes, BoxBounder
 from verify.bab.effort import Observation
 from verify.bab.strategy import Knowledge
 from verify.bounders.intermediate import IntermediateBounds
+from verify.branching.inputs import input_steps_open
 from verify.deadline import Deadline
 from verify.network.graph import Network
 from verify.state import Bounds
@@ -41,6 +42,9 @@ class TightenedBoxes(ABC):
         """Boxes that it was not tried on and where it pays."""
         index = bounded.open
         index = index[bounded.tried[index] < self.number]
+        if self.bounder.network.has_steps and len(index):
+            # where steps of the inputs themselves have several values left, splits tell more, and for less
+            index = index[~input_steps_open(self.bounder.network, bounded.bounds.select(index))]
         return index[knowledge.effort.chosen(self.name, bounded.bound[index], self.all)]
 
     def apply(

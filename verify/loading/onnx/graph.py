@@ -15,7 +15,7 @@ from onnx import numpy_helper
 from torch import fx
 
 from verify.errors import ModelError
-from verify.loading.builder import Builder, Value
+from verify.loading.builder import Builder, Hull, Value
 from verify.loading.calls import Unsupported
 from verify.loading.fold import fold as folded
 from verify.loading.loaded import LoadedModel
@@ -34,8 +34,12 @@ def from_onnx(
     fold: bool,
     chosen: str | None = None,
     hint: Sequence[int] = (),
+    hull: Hull | None = None,
 ) -> LoadedModel:
-    """Loads an ONNX model of one input and one output, or of a chosen one; `hint`: of the input's shape (see `settled`)."""
+    """Loads an ONNX model of one input and one output, or of a chosen one.
+
+    hint: of the input's shape (see `settled`). hull: gives the least box that all inputs in question lie in.
+    """
     model = read(source)
     given, output = model.only(chosen)
     shape = settled(given, hint)
@@ -45,7 +49,7 @@ def from_onnx(
     session = OnnxSession(model.original, inputs, [output.name])
     session.check_types({output.name: output.element_type})
     plain = OnnxSession(model.original, inputs, [output.name], as_written=True) if model.quantised else None
-    builder = Builder(shape, given.name)
+    builder = Builder(shape, given.name, hull)
     with nullcontext() if hint else _sizes_told(given, shape):
         result = Graph(model).at(builder, [builder.input]).value(output.name)
     network = builder.network(builder.output(result))
@@ -60,6 +64,7 @@ def from_onnx(
         model.operators,
         model.opset,
         as_written=None if plain is None else OnnxRunner(plain),
+        within=builder.within,
     )
 
 

@@ -35,7 +35,9 @@ def cast(call: Call) -> Value:
     if target == torch.bool:
         return truth(call.builder, call.x)
     if is_integer(target):
-        return whole_part(call.builder, call.x)
+        whole = whole_part(call.builder, call.x)
+        call.builder.casts[whole.node] = call.x.node
+        return whole
     if target not in (torch.float32, torch.float64):
         raise Unsupported(f"a cast to {target} rounds; only float32 and float64 keep real numbers")
     return call.x

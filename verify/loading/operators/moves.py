@@ -78,7 +78,8 @@ def _slice(module: Any, x: Tensor, starts: Any, ends: Any, axes: Any, steps: Any
         size = x.shape[axis]
         start, end = (bound + size if bound < 0 else bound for bound in (start, end))
         if step > 0:
-            kept = torch.arange(max(start, 0), max(min(end, size), min(max(start, 0), size)), step)
+            begin = min(max(start, 0), size)
+            kept = torch.arange(begin, max(min(end, size), begin), step)
         else:
             kept = torch.arange(min(start, size - 1), min(max(end, -1), min(start, size - 1)), step)
         x = x.index_select(axis, kept)

@@ -188,6 +188,10 @@ class Activation(ABC):
     def split_point(self, lower: Float[Tensor, "*batch pre"], upper: Float[Tensor, "*batch pre"]) -> Tensor:
         """Where to split each variable so that both sides relax better; NaN where a split gains nothing."""
 
+    def jumps(self, lower: float, upper: float, most: int = 1024) -> list[float]:
+        """Where its value jumps between two numbers, in either order; none where that is more than `most` times."""
+        return []
+
     def split_ends(self, value: Float[Tensor, "*batch"]) -> tuple[Tensor, Tensor]:
         """Where the lower side of a split at `value` ends and the upper one begins, in float64, whose numbers none is lost of."""
         return value, value

@@ -83,6 +83,18 @@ class Step(Elementwise):
             torch.where(before, jump, torch.where(behind, right, value)),
         )
 
+    def jumps(self, lower: float, upper: float, most: int = 1024) -> list[float]:
+        first, last = (torch.tensor(end, dtype=torch.float64) for end in sorted((lower, upper)))
+        found: list[float] = []
+        jump = self.first_jump(first)
+        while first <= jump <= last and len(found) <= most:
+            found.append(float(jump))
+            following = self.first_jump(beside(jump)[1])
+            if not following > jump:
+                break
+            jump = following
+        return found if len(found) <= most else []
+
 
 def beside(jump: Tensor) -> tuple[Tensor, Tensor]:
     """The numbers next to a jump; at 0 the smallest that every unit computes with."""
