@@ -27,10 +27,10 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.nn import functional
 
+from verify.network.few import Few
+
 Shape = tuple[int, ...]
-_LARGE = 2**14  # numbers in a matrix whose zeros are worth leaving out
 _UNFOLDED_BYTES = 4 * 2**20  # of a float64 convolution's images at a time
-_FEW = 16  # times as long a row without zeros takes, a number
 
 
 class Affine(ABC):
@@ -110,12 +110,12 @@ class Dense(Affine):
         return (cotangent @ self.weight if self._columns is None else self._columns.times(cotangent),)
 
     @cached_property
-    def _rows(self) -> _Few | None:
-        return _Few.of(self.weight)
+    def _rows(self) -> Few | None:
+        return Few.of(self.weight)
 
     @cached_property
-    def _columns(self) -> _Few | None:
-        return _Few.of(self.weight.mT)
+    def _columns(self) -> Few | None:
+        return Few.of(self.weight.mT)
 
     def absolute(self) -> Dense:
         return Dense(self.weight.abs())
@@ -126,36 +126,6 @@ class Dense(Affine):
     @property
     def terms(self) -> int:
         return max(self.weight.shape) + 1
-
-
-@dataclass(frozen=True)
-class _Few:
-    """A matrix of few numbers a row, the rest zeros, as networks made of comparisons have: [rows, count] places and values."""
-
-    places: Tensor
-    values: Tensor
-
-    @classmethod
-    def of(cls, matrix: Float[Tensor, "rows columns"]) -> _Few | None:
-        """The matrix so, where that is worth it."""
-        if matrix.numel() < _LARGE:
-            return None
-        used = matrix != 0
-        counts = used.sum(1)
-        count = max(1, int(counts.max()))
-        if count * _FEW > matrix.shape[1]:
-            return None
-        rows, columns = used.nonzero(as_tuple=True)
-        within = torch.arange(len(rows), device=rows.device) - (counts.cumsum(0) - counts)[rows]
-        places, values = columns.new_zeros(len(matrix), count), matrix.new_zeros(len(matrix), count)
-        places[rows, within], values[rows, within] = columns, matrix[rows, columns]
-        return cls(places, values)
-
-    def times(self, x: Tensor) -> Tensor:
-        """The matrix times every vector along the last axis."""
-        vectors = x.reshape(-1, x.shape[-1]).mT.contiguous()
-        found = functional.embedding_bag(self.places, vectors, per_sample_weights=self.values, mode="sum")
-        return found.mT.reshape(*x.shape[:-1], len(self.places))
 
 
 @dataclass(frozen=True)
