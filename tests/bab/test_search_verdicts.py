@@ -324,9 +324,9 @@ def test_children_are_no_looser_than_their_parents(splits: str) -> None:
     for _ in range(5):
         split = strategy.choose(level, knowledge, Deadline())
         splittable = split.variable >= 0
-        parents = level.select(splittable).split(
-            split.variable[splittable], split.value[splittable], split.beta[splittable]
-        )
+        above = split.value if split.above is None else split.above
+        ends = split.value[splittable], above[splittable]
+        parents = level.select(splittable).split(split.variable[splittable], ends, split.beta[splittable])
         found = strategy.bound(parents, knowledge, Deadline()).bounded
         if splits == "activations":
             assert bool((found.subproblems.lower_bound >= parents.lower_bound.clamp(max=0) - 1e-6).all())

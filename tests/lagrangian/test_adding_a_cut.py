@@ -111,7 +111,7 @@ def test_the_search_carries_them_along() -> None:
     roots = root_subproblems(1, [0], network.alphas, network.device).with_state(
         ascended.bound[:, 0], ascended.state
     )
-    children = roots.split(split.variable, split.value, split.beta)
+    children = roots.split(split.variable, (split.value, split.value), split.beta)
     frontier = Frontier()
     frontier.push(children)
     popped = frontier.pop(2, network.device, DOUBLE)
