@@ -121,8 +121,40 @@ def test_other_ways_to_multiply_are_not_trusted(monkeypatch: pytest.MonkeyPatch)
     assert bool((found.lower == expected.lower).all() and (found.upper == expected.upper).all())
 
 
+def test_shorter_formats_are_seen(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whoever sets them, and wherever: float64 bounds are taken then."""
+    network = random_network(5, "chain", (Relu(), Relu()))
+    bounds, working = boxes(network, 3, 0.3), network.to("cpu", torch.float32)
+    expected = IntermediateBounds().tighten(network, bounds, Deadline.after(None))
+
+    def check() -> None:
+        found = IntermediateBounds().tighten(network, bounds, Deadline.after(None), working)
+        assert bool((found.lower == expected.lower).all() and (found.upper == expected.upper).all())
+
+    for kind in (torch.backends.mkldnn.conv, torch.backends.mkldnn.matmul):
+        before = kind.fp32_precision
+        try:
+            kind.fp32_precision = "bf16"
+            check()
+        finally:
+            kind.fp32_precision = before
+    monkeypatch.setenv("ONEDNN_DEFAULT_FPMATH_MODE", "BF16")
+    check()
+
+
 def test_flags_are_as_they_were() -> None:
+    network = random_network(5, "chain", (Relu(), Relu()))
     torch.backends.nnpack.set_flags(True)
-    with centred._plain_float32():
-        assert centred._is_plain()
+    IntermediateBounds().tighten(
+        network, boxes(network, 3, 0.3), Deadline.after(None), network.to("cpu", torch.float32)
+    )
+    assert torch._C._get_nnpack_enabled()
+
+
+def test_one_thread_leaves_it_off_for_the_others() -> None:
+    torch._C._set_nnpack_enabled(True)
+    with centred._WITHOUT_NNPACK:
+        with centred._WITHOUT_NNPACK:
+            pass
+        assert not torch._C._get_nnpack_enabled()
     assert torch._C._get_nnpack_enabled()

@@ -12,10 +12,11 @@ the centre are rounded moves it by `|c|` times the error of float64; sums over a
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+import os
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
+from threading import Lock
 from typing import ClassVar, Protocol
 
 import torch
@@ -54,22 +55,41 @@ def _terms(network: Network) -> list[int]:
     return [node.operator.terms for node in network.nodes if isinstance(node.operator, Affine)]
 
 
-@contextmanager
-def _plain_float32() -> Iterator[None]:
-    """Within it float32 is multiplied and added as it is written: no Winograd or Fourier transforms, no shorter formats."""
-    precision = torch.get_float32_matmul_precision()
-    with torch.backends.nnpack.flags(enabled=False):
-        torch.set_float32_matmul_precision("highest")
-        try:
-            yield
-        finally:
-            torch.set_float32_matmul_precision(precision)
-
-
 def _is_plain() -> bool:
-    """Whether float32 is so now: another thread may have changed it."""
-    off = not torch._C._get_nnpack_enabled()
-    return off and torch.get_float32_matmul_precision() == "highest"
+    """Whether float32 is multiplied and added as it is written: no Winograd or Fourier transforms, no shorter formats.
+
+    Formats may be set by the caller, for convolutions or products, in Python or in the environment; any thread may do so at any time.
+    """
+    settings = [torch.backends.mkldnn.conv.fp32_precision, torch.backends.mkldnn.matmul.fp32_precision]
+    modes = [os.environ.get(f"{prefix}_DEFAULT_FPMATH_MODE", "STRICT") for prefix in ("ONEDNN", "DNNL")]
+    return (
+        not torch._C._get_nnpack_enabled()
+        and all(setting in ("none", "ieee") for setting in settings)
+        and all(mode.upper() == "STRICT" for mode in modes)
+    )
+
+
+class _WithoutNnpack:
+    """Within it NNPACK, which transforms, is off; on again, if it was, once the last of all threads has left."""
+
+    def __init__(self) -> None:
+        self._lock, self._threads, self._before = Lock(), 0, False
+
+    def __enter__(self) -> None:
+        with self._lock:
+            if not self._threads:
+                self._before = torch._C._get_nnpack_enabled()
+            self._threads += 1
+            torch._C._set_nnpack_enabled(False)
+
+    def __exit__(self, *exception: object) -> None:
+        with self._lock:
+            self._threads -= 1
+            if not self._threads:
+                torch._C._set_nnpack_enabled(self._before)
+
+
+_WITHOUT_NNPACK = _WithoutNnpack()
 
 
 class View(Protocol):
@@ -270,7 +290,7 @@ class CentredPasses:
         view, known = self.view, self.known
         like = torch.zeros(0, dtype=torch.float32, device=rows.device)
         start = Objective.both_ends(neurons, view.network.nodes[view.node].size, like).coefficients[:, :, 0]
-        with _plain_float32():
+        with _WITHOUT_NNPACK:
             total, slack = self._swept(rows, start)
             # another thread may have gone back to other ways meanwhile
             slack = slack if _is_plain() else torch.full_like(slack, torch.inf)
