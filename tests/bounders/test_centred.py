@@ -131,13 +131,13 @@ def test_shorter_formats_are_seen(monkeypatch: pytest.MonkeyPatch) -> None:
         found = IntermediateBounds().tighten(network, bounds, Deadline.after(None), working)
         assert bool((found.lower == expected.lower).all() and (found.upper == expected.upper).all())
 
-    for kind in (torch.backends.mkldnn.conv, torch.backends.mkldnn.matmul):
-        before = kind.fp32_precision
+    for kind in ("conv", "matmul"):
+        before = torch._C._get_fp32_precision_getter("mkldnn", kind)
         try:
-            kind.fp32_precision = "bf16"
+            torch._C._set_fp32_precision_setter("mkldnn", kind, "bf16")
             check()
         finally:
-            kind.fp32_precision = before
+            torch._C._set_fp32_precision_setter("mkldnn", kind, before)
     monkeypatch.setenv("ONEDNN_DEFAULT_FPMATH_MODE", "BF16")
     check()
 

@@ -60,7 +60,7 @@ def _is_plain() -> bool:
 
     Formats may be set by the caller, for convolutions or products, in Python or in the environment; any thread may do so at any time.
     """
-    settings = [torch.backends.mkldnn.conv.fp32_precision, torch.backends.mkldnn.matmul.fp32_precision]
+    settings = [torch._C._get_fp32_precision_getter("mkldnn", kind) for kind in ("conv", "matmul")]
     modes = [os.environ.get(f"{prefix}_DEFAULT_FPMATH_MODE", "STRICT") for prefix in ("ONEDNN", "DNNL")]
     return (
         not torch._C._get_nnpack_enabled()
