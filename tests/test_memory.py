@@ -171,7 +171,7 @@ def test_in_python_it_is_one_kind_of_error(
 
 def test_the_command_keeps_to_its_budget(tmp_path: Path) -> None:
     """What is asked for beyond it fails with code 3, and not by the kernel's hand."""
-    code = "import numpy, sys\nfrom verify import cli, problem\nproblem.load = lambda *_: numpy.ones(2**29)\ncli.main()"
+    code = "import numpy, sys\nfrom verify import cli, problem\nproblem.load = lambda *_, **__: numpy.ones(2**29)\ncli.main()"
     write(tmp_path / "p.vnnlib", asked()[1])
     command = [sys.executable, "-c", code, "run", "none.onnx", str(tmp_path / "p.vnnlib"), "--memory"]
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}

@@ -15,7 +15,7 @@ from verify.network.activations import Activation
 from verify.network.graph import Network
 from verify.network.straight_through import straight_through
 from verify.problem import Problem, Witness, prepare
-from verify.step_attack import StepAttack, _Search, for_steps, front_of
+from verify.step_attack import StepAttack, _Search, cell_points, for_steps, front_of
 
 QUICK = Attack(restarts=4, steps=20, seconds=1.0)
 STEPS = ("Sign", "Round", "Floor", "Ceil")
@@ -158,3 +158,9 @@ def test_ends_at_its_time_limit() -> None:
     problem = prepare(model, ball(6, row_text([-1.0], -1e6)))
     network = problem.model.network.to("cpu", torch.float32)
     assert StepAttack().run(problem, network, [0], np.random.default_rng(0), Deadline.after(0.0)) is None
+
+
+def test_a_box_of_one_point_is_one_cell() -> None:
+    network = prepare(stepped(0, [2, 4, 1], "Round"), ball(2, row_text([1.0], 0.0))).model.network
+    point = torch.full((1, 2), 0.5, dtype=network.dtype)
+    assert cell_points(network, point, point).tolist() == point.tolist()

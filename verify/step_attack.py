@@ -294,6 +294,8 @@ def cell_points(
     """A point of each cell that the box is cut into by steps of single inputs; of none where there are too many."""
     middle = (lower + upper) / 2
     free = is_wide(lower, upper, _POINT)[0].nonzero()[:, 0]
+    if not len(free):
+        return middle
     if len(free) > _FEW_INPUTS:
         return middle[:0]
     moved = middle.repeat(1 + len(free), 1)

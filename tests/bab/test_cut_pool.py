@@ -154,7 +154,7 @@ def test_subproblems_that_are_linear_programs_know_no_cuts() -> None:
     subproblems = bounded[-1].subproblems.select(bounded[-1].open)
     assert subproblems.state["cut_shares"].shape[2]
     zeros = torch.zeros(len(subproblems), dtype=torch.int64)
-    children = subproblems.split(zeros, zeros.double(), torch.zeros(len(subproblems), 2))
+    children = subproblems.split(zeros, (zeros.double(), zeros.double()), torch.zeros(len(subproblems), 2))
     found = strategy.bound(children, knowledge, Deadline()).bounded
     assert bool((found.subproblems.lower_bound >= children.lower_bound).all())
 

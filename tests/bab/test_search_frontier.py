@@ -210,7 +210,7 @@ def test_splits_behind_padding_are_kept() -> None:
     both = popped(frontier, 2)
     assert both.split_variable.shape[1] == 6
     splits = torch.tensor([0.25, 0.5], dtype=torch.float64)
-    children = both.split(torch.tensor([7, 8]), splits, torch.zeros(2, 2))
+    children = both.split(torch.tensor([7, 8]), (splits, splits), torch.zeros(2, 2))
     frontier.push(children)
     shallow = [one for one in (popped(frontier, 1) for _ in range(4)) if int(one.clause) == 1]
     assert len(shallow) == 2
