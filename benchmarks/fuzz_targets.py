@@ -23,9 +23,9 @@ from benchmarks.fuzz import Case, Ended, command, orderly
 from benchmarks.fuzz_models import LIMIT, mutated, onnx_bytes, onnx_structure, property_text, sizes_of
 from benchmarks.fuzz_texts import vnnlib_1, vnnlib_2
 from benchmarks.random_operators import by_hand
-from verify.checker.checking import digest
 from verify.checker.container import Container
 from verify.checker.container import read as read_container
+from verify.checker.question import digest
 
 # -- certificates
 

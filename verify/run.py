@@ -24,8 +24,8 @@ from verify.settings import build_search, choose_device, preset
 if TYPE_CHECKING:
     from verify.proof.recording import Recording
 
-# of the time that is left, where a check is to come: mostly it takes less than a third of the search, with residual networks as long
-_SEARCH_SHARE = 0.75
+# of the time that is left, where a check is to come: most of that is done while the search goes on
+_SEARCH_SHARE = 0.9
 
 
 @neutral()
@@ -106,6 +106,9 @@ class _Work:
             with (
                 memory_kept("the certificate was made"),
                 recording(target, model, specification, self.problem) as record,
+                record.followed(
+                    self.problem, self.request.semantics, torch.get_num_threads(), self.deadline.at
+                ),
             ):
                 found = self.searched(self._search_deadline, record.writer)
                 failure = self._closed(record, found)

@@ -27,10 +27,11 @@ from verify.attack import Attack
 from verify.bab.loop import BranchAndBound
 from verify.bab.progress import Progress
 from verify.checker import checking
-from verify.checker.checking import Checked, check, digest
+from verify.checker.checking import Checked, check
 from verify.checker.container import FORMAT, read
 from verify.checker.errors import Refused
 from verify.checker.kinds import KINDS, Block
+from verify.checker.question import digest
 from verify.checker.stream import Cursor
 from verify.deadline import Deadline, OutOfTimeError
 from verify.problem import prepare

@@ -28,11 +28,13 @@ from verify.bounders.linear_program import LinearProgram
 from verify.bounders.proximal import Proximal
 from verify.bounders.restricted import Restricted
 from verify.checker import witness
-from verify.checker.checking import DEPLOYED, Checked, prepare_proof, prove_share
+from verify.checker.checking import DEPLOYED, Checked, Share, prove_share
+from verify.checker.container import read
 from verify.checker.dual import Arithmetic, Dual
 from verify.checker.errors import NotProved, Refused
 from verify.checker.onnx_reader import read_model
 from verify.checker.query import read_query
+from verify.checker.question import Question, digest
 from verify.lagrangian.dual import DualProblem
 from verify.problem import prepare
 from verify.proof.certificate import CertificateTracer
@@ -167,12 +169,11 @@ def test_every_share_proves_its_own(tmp_path: Path) -> None:
 
 def refuses(files: Files, shares: int) -> bool:
     """Whether at least one of so many processes finds a claim that does not hold (before it misses the rest of the proof)."""
-    container, proof = prepare_proof(files.certificate, files.model, files.property)
-    network, query = proof.network, proof.clauses.query
+    container, question = read(files.certificate), Question.read(files.model, files.property)
     found = []
     for number in range(shares):
         try:
-            prove_share(container, network, query, Arithmetic(), number, shares)
+            prove_share(container, question, Arithmetic(), Share(number, shares))
         except NotProved:
             found.append(number)
         except Refused:
@@ -209,10 +210,10 @@ def test_shares_divide_the_claims_of_roots(kind: str, tmp_path: Path) -> None:
         wrong.blocks = blocks
         wrong.write(own.certificate)
         assert [refuses(own, shares) for shares in (1, 2, 3)] == [True] * 3
-    container, proof = prepare_proof(files.certificate, files.model, files.property)
+    container, question = read(files.certificate), Question.read(files.model, files.property)
     claims = [
         sum(
-            prove_share(container, proof.network, proof.clauses.query, Arithmetic(), number, shares).claims
+            prove_share(container, question, Arithmetic(), Share(number, shares)).claims
             for number in range(shares)
         )
         for shares in (1, 2, 3)
@@ -363,8 +364,6 @@ def test_proofs_of_violated_properties_do_not_hold(splits: str, seed: int, tmp_p
     assert searched(files, splits) == ("unsat", None)
     for beyond in (1e-6, 1e-3, 0.1):
         files.property.write_text(property_text(lower, upper, 1, f"(<= Y_0 {least + beyond})"))
-        from verify.checker.checking import digest
-
         parts = Parts.read(files.certificate)
         parts.metadata["vnnlib_sha256"] = digest(files.property.read_bytes())
         parts.write(files.certificate)
@@ -502,7 +501,6 @@ def test_points_that_no_float_holds(tmp_path: Path) -> None:
 
 
 def _write_witness(files: Files, inputs: list[float], outputs: list[float]) -> None:
-    from verify.checker.checking import digest
     from verify.checker.container import FORMAT
 
     Parts(

@@ -28,8 +28,8 @@ from verify.bab.effort import Effort, Observation
 from verify.bab.loop import BranchAndBound
 from verify.bounders.output_constrained import OutputConstrained
 from verify.bounders.restricted import Restricted
-from verify.checker.checking import digest
 from verify.checker.kinds import KINDS
+from verify.checker.question import digest
 from verify.state import DualState
 
 Array = np.ndarray[Any, Any]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from fractions import Fraction
 from pathlib import Path
 
@@ -15,7 +14,6 @@ from nets import property_text
 
 from verify.api import verify
 from verify.checker import subproblems
-from verify.checker.checking import _one_thread_each
 from verify.checker.dual import Dual
 from verify.checker.errors import NotProved, Refused
 from verify.checker.proof import Proof
@@ -108,13 +106,3 @@ def test_what_the_checker_cannot_read_costs_no_verdict(
         found = verify(files.model, files.property, certificate=files.certificate, device="cpu")
         assert (found.verdict, found.certificate) == (verdict, None)
         assert not files.certificate.exists()
-
-
-def test_threads_are_as_before(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Processes of a check get one thread each; the environment is then what it was."""
-    monkeypatch.setenv("OMP_NUM_THREADS", "7")
-    monkeypatch.delenv("MKL_NUM_THREADS", raising=False)
-    with _one_thread_each():
-        assert os.environ["OMP_NUM_THREADS"] == os.environ["MKL_NUM_THREADS"] == "1"
-    assert os.environ["OMP_NUM_THREADS"] == "7"
-    assert "MKL_NUM_THREADS" not in os.environ

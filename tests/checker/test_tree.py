@@ -27,7 +27,9 @@ def tree(roots: int, nodes: list[int], variables: list[int] | None = None, value
     count = len(nodes)
     variables = variables if variables is not None else [0] * count
     values = values if values is not None else [0.0] * count
-    return Tree(roots, np.array(nodes, dtype=np.int64), np.array(variables, dtype=np.int32), np.array(values, dtype=np.float64), VARIABLES, box)  # fmt: skip
+    found = Tree(roots, VARIABLES, box)
+    found.grow(np.array(nodes, dtype=np.int64), np.array(variables, dtype=np.int32), np.array(values, dtype=np.float64))  # fmt: skip
+    return found
 
 
 def test_complete_trees() -> None:

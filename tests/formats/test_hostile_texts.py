@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from verify.checker import checking
+from verify.checker import question
 from verify.checker.errors import NotProved, Refused
 from verify.checker.query import read_query
 from verify.deadline import Deadline, OutOfTimeError
@@ -127,13 +127,13 @@ def test_what_unpacks_to_too_much(tmp_path: Path) -> None:
 
 
 def test_the_checker_does_not_unpack_without_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(checking, "MOST_BYTES", 1000)
+    monkeypatch.setattr(question, "MOST_BYTES", 1000)
     for name, data in (("a.gz", gzip.compress(b" " * 1001)), ("a", b" " * 1001)):
         (tmp_path / name).write_bytes(data)
         with pytest.raises(Refused, match="more than 1000 bytes"):
-            checking.content(tmp_path / name)
+            question.content(tmp_path / name)
     (tmp_path / "b.gz").write_bytes(gzip.compress(b" " * 500) + gzip.compress(b"x" * 500))
-    assert checking.content(tmp_path / "b.gz") == b" " * 500 + b"x" * 500
+    assert question.content(tmp_path / "b.gz") == b" " * 500 + b"x" * 500
 
 
 @pytest.mark.parametrize("mentions", [False, True])

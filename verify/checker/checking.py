@@ -2,40 +2,31 @@
 
 from __future__ import annotations
 
-import gzip
-import hashlib
 import math
-import os
-import signal
-import threading
-import zlib
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from collections.abc import Iterable
+from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import reduce
-from multiprocessing import get_context, parent_process
 from multiprocessing.connection import Connection
 from pathlib import Path
-from typing import TypeVar
 
 import numpy as np
 
 from verify.checker.clauses import Clauses
-from verify.checker.container import FORMAT, Container, read
+from verify.checker.container import Container, read
 from verify.checker.dual import Arithmetic
 from verify.checker.errors import NotProved, Refused
 from verify.checker.kinds import Block, blocks
-from verify.checker.network import Network
-from verify.checker.onnx_reader import read_model
+from verify.checker.processes import SUPPORTED, elsewhere
 from verify.checker.proof import Proof, Summary
-from verify.checker.query import Query, read_query
-from verify.checker.query_text import decoded
+from verify.checker.question import Question, content, digest, named
 from verify.checker.tree import Tree
 from verify.checker.witness import check_witness
 
-_WORTH_A_PROCESS = 4_000_000_000  # bytes of blocks times variables: about a second
-MOST_BYTES = 1 << 31  # of a model or property, unpacked: ONNX's own limit
-T = TypeVar("T")
+# bytes of blocks times variables: about a second
+WORTH_A_PROCESS = 4_000_000_000
+# of a check that proves nothing
+FAILURES = (NotProved, Refused, ArithmeticError, ValueError, IndexError)
 REAL, DEPLOYED = "real", "ieee32-any-order"
 SEMANTICS = (REAL, DEPLOYED)
 _SPEAKS_OF = {
@@ -57,26 +48,6 @@ class Checked:
     summary: Summary | None = None
 
 
-def content(path: Path) -> bytes:
-    """A file's bytes, decompressed if it is gzipped. Raises Refused."""
-    try:
-        with path.open("rb") as file:
-            packed = file.read(2) == b"\x1f\x8b"
-            file.seek(0)
-            with gzip.GzipFile(fileobj=file) if packed else file as unpacked:
-                data = unpacked.read(MOST_BYTES + 1)
-    except (OSError, EOFError, zlib.error) as error:
-        raise Refused(f"{path}: cannot be read ({error})") from error
-    if len(data) > MOST_BYTES:
-        raise Refused(f"{path}: holds more than {MOST_BYTES} bytes")
-    return data
-
-
-def digest(data: bytes) -> str:
-    """The SHA-256 of a file's decompressed content, in hexadecimal."""
-    return hashlib.sha256(data).hexdigest()
-
-
 def check(
     certificate: Path,
     model: Path,
@@ -90,185 +61,129 @@ def check(
 
     until: the time (of `time.monotonic`) at which it gives up.
     """
-    container = _named(certificate, lambda: read(certificate))
-    onnx, vnnlib = content(model), content(specification)
-    network = _named(model, lambda: read_model(onnx))
+    container = named(certificate, lambda: read(certificate))
     try:
-        query = _named(specification, lambda: read_query(decoded(vnnlib), until)).of_type(
-            network.element_type
-        )
+        question = Question.read(model, specification, until)
     except NotProved as problem:
-        return Checked(False, f"not proved: {problem}")
-    if (query.inputs, query.outputs) != (network.inputs, network.outputs):
-        raise Refused(
-            f"{specification}: speaks of {query.inputs} inputs and {query.outputs} outputs, "
-            f"the model has {network.inputs} and {network.outputs}"
-        )
+        return failed(problem)
     try:
-        verdict = _check_header(container, digest(onnx), digest(vnnlib))
+        verdict = question.check_header(container)
         if verdict == "sat":
-            sentence = check_witness(container, network, query, onnx, semantics == DEPLOYED, exact)
+            # the bytes that were read, or the header would not have fitted
+            onnx = content(model)
+            if digest(onnx) != question.onnx_sha256:
+                raise Refused(f"{model}: was written meanwhile")
+            deployed = semantics == DEPLOYED
+            sentence = check_witness(container, question.network, question.query, onnx, deployed, exact)
             return Checked(True, sentence, verdict)
-        claimed = container.text("semantics")
-        if claimed not in SEMANTICS or (semantics == DEPLOYED and claimed == REAL):
-            raise Refused(f"the certificate is of semantics {claimed!r}, not {semantics!r}")
+        check_semantics(container, semantics)
         arithmetic = Arithmetic(exact, semantics == DEPLOYED)
-        summary = _prove(certificate, container, network, query, arithmetic, jobs, until)
-    except (NotProved, Refused, ArithmeticError, ValueError, IndexError) as problem:
-        return Checked(False, f"not proved: {problem}")
-    sentence = _sentence(summary, container, semantics) + ("" if query.clauses else _VACUOUS)
-    return Checked(True, sentence, "unsat", summary)
+        summary = _prove(certificate, container, question, arithmetic, jobs, until)
+    except FAILURES as problem:
+        return failed(problem)
+    return proved(summary, container, question, semantics)
 
 
-def _named(path: Path, action: Callable[[], T]) -> T:
-    try:
-        return action()
-    except Refused as problem:
-        raise Refused(f"{path}: {problem}") from problem
+def failed(problem: Exception) -> Checked:
+    """What a check that came to nothing says."""
+    return Checked(False, f"not proved: {problem}")
 
 
-def _check_header(container: Container, onnx: str, vnnlib: str) -> str:
-    """The certificate's verdict; Refused where it is of another format or of other files."""
-    if container.text("format") != FORMAT:
-        raise Refused(f"the format is {container.text('format')!r}, not {FORMAT!r}")
-    for key, own in (("onnx_sha256", onnx), ("vnnlib_sha256", vnnlib)):
-        if container.text(key) != own:
-            raise Refused(f"{key} does not fit: the certificate is of another file")
-    verdict = container.text("verdict")
-    if verdict not in ("sat", "unsat"):
-        raise Refused(f"verdict {verdict!r} is not known")
-    return verdict
+def proved(summary: Summary, container: Container, question: Question, semantics: str) -> Checked:
+    """What a check that went through says."""
+    vacuous = "" if question.query.clauses else _VACUOUS
+    return Checked(True, _sentence(summary, container, semantics) + vacuous, "unsat", summary)
+
+
+def check_semantics(container: Container, semantics: str) -> None:
+    """Refused unless the certificate claims as much as is asked for."""
+    claimed = container.text("semantics")
+    if claimed not in SEMANTICS or (semantics == DEPLOYED and claimed == REAL):
+        raise Refused(f"the certificate is of semantics {claimed!r}, not {semantics!r}")
 
 
 def _prove(
-    path: Path,
-    container: Container,
-    network: Network,
-    query: Query,
-    arithmetic: Arithmetic,
-    jobs: int,
-    until: float,
+    path: Path, container: Container, question: Question, arithmetic: Arithmetic, jobs: int, until: float
 ) -> Summary:
     """Proves every block, some in other processes where that is worth their start."""
-    work = len(container.tensor("stream", "u1")) * network.variables
-    jobs = jobs if arithmetic.exact else min(jobs, 1 + work // _WORTH_A_PROCESS)
-    if jobs == 1:
-        return prove_share(container, network, query, arithmetic, 0, 1, until)
-    with _one_thread_each(), ExitStack() as stack:
-        shares = []
-        for number in range(jobs):
-            answers = stack.enter_context(
-                _elsewhere(_share, path, network, query, arithmetic, number, jobs, until)
+    work = len(container.tensor("stream", "u1")) * question.network.variables
+    jobs = jobs if arithmetic.exact else min(jobs, 1 + work // WORTH_A_PROCESS)
+    if jobs == 1 or not SUPPORTED:
+        return prove_share(container, question, arithmetic, until=until)
+    with ExitStack() as stack:
+        shares = [
+            stack.enter_context(
+                elsewhere(share_elsewhere, path, question, arithmetic, Share(number, jobs), until)
             )
-            shares.append(answers)
-        return reduce(Summary.joined, [_received(answers) for answers in shares])
+            for number in range(jobs)
+        ]
+        return joined(process.answer() for process in shares)
 
 
-@contextmanager
-def _elsewhere(action: Callable[..., Summary], *arguments: object) -> Iterator[Connection]:
-    """A process that sends what an action returns or raises; it ends with the context, or with this process."""
-    context = get_context("spawn")  # threads of others would not survive a fork
-    answers, theirs = context.Pipe(duplex=False)
-    process = context.Process(target=_act, args=(theirs, action, *arguments), daemon=True)
-    process.start()
-    theirs.close()
-    try:
-        yield answers
-    finally:
-        process.kill()
-        process.join()
+def joined(summaries: Iterable[Summary]) -> Summary:
+    """What several have proved together."""
+    first, *others = summaries
+    return reduce(Summary.joined, others, first)
 
 
-def _act(answers: Connection, action: Callable[..., Summary], *arguments: object) -> None:
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent's business
-    threading.Thread(target=_end_with_parent, daemon=True).start()
-    try:
-        answers.send(action(*arguments))
-    except Exception as error:
-        answers.send(error)
+@dataclass(frozen=True)
+class Share:
+    """Every `shares`-th block from block `first` on, and of the claims of roots there those of every `shares`-th neuron."""
+
+    number: int = 0
+    shares: int = 1
+    first: int = 0
+
+    def has(self, block: Block) -> bool:
+        """Whether the block is to be proved, or some of its claims."""
+        return block.number >= self.first and (
+            block.rule.everywhere or block.number % self.shares == self.number
+        )
 
 
-def _end_with_parent() -> None:
-    if (parent := parent_process()) is not None:
-        parent.join()
-        os._exit(1)
+WHOLE = Share()
 
 
-def _received(answers: Connection) -> Summary:
-    try:
-        found = answers.recv()
-    except EOFError:
-        raise NotProved("a process of the check was ended; memory may have run out") from None
-    if isinstance(found, Exception):
-        raise found
-    assert isinstance(found, Summary)
-    return found
-
-
-@contextmanager
-def _one_thread_each() -> Iterator[None]:
-    """Processes started meanwhile have one thread each for their linear algebra: more would stand in one another's way."""
-    names = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
-    before = {name: os.environ.get(name) for name in names}
-    os.environ.update(dict.fromkeys(names, "1"))
-    try:
-        yield
-    finally:
-        for name, value in before.items():
-            os.environ.pop(name)
-            if value is not None:
-                os.environ[name] = value
-
-
-def _share(
-    path: Path, network: Network, query: Query, arithmetic: Arithmetic, number: int, shares: int, until: float
+def share_elsewhere(
+    _: Connection, path: Path, question: Question, arithmetic: Arithmetic, share: Share, until: float
 ) -> Summary:
-    return prove_share(read(path), network, query, arithmetic, number, shares, until)
+    """A share of a file's proof, in a process of its own."""
+    return prove_share(read(path), question, arithmetic, share, until)
 
 
 def prove_share(
     container: Container,
-    network: Network,
-    query: Query,
+    question: Question,
     arithmetic: Arithmetic,
-    number: int = 0,
-    shares: int = 1,
+    share: Share = WHOLE,
     until: float = math.inf,
 ) -> Summary:
-    """Takes in all blocks, proves its part of the claims of roots and every `shares`-th of the other blocks, and checks that the
-    tree is complete."""
-    proof = _start(container, network, query, arithmetic, until, number, shares)
+    """Takes in all blocks, proves those of its share, and checks that the tree is complete."""
+    proof = _start(container, question, arithmetic, until)
+    proof.divide(share.number, share.shares)
     for block in blocks(container):
-        take_in(proof, block, block.rule.everywhere or block.number % shares == number)
+        take_in(proof, block, share.has(block))
     return proof.finished()
 
 
 def _start(
-    container: Container,
-    network: Network,
-    query: Query,
-    arithmetic: Arithmetic,
-    until: float = math.inf,
-    number: int = 0,
-    shares: int = 1,
+    container: Container, question: Question, arithmetic: Arithmetic, until: float = math.inf
 ) -> Proof:
-    clauses = Clauses(query, container)
+    network, clauses = question.network, Clauses.read(question.query, container)
     tree = Tree.read(container, clauses.roots, network.variables, clauses.box)
-    return Proof(network, clauses, tree, arithmetic, until, number, shares)
+    return Proof(network, clauses, tree, arithmetic, until)
 
 
 def prepare_proof(
     certificate: Path, model: Path, specification: Path, until: float = math.inf
 ) -> tuple[Container, Proof]:
     """A proof of `unsat` with nothing taken in yet, for others to work on. Raises Refused."""
-    container = _named(certificate, lambda: read(certificate))
-    onnx, vnnlib = content(model), content(specification)
-    if _check_header(container, digest(onnx), digest(vnnlib)) != "unsat":
+    container = named(certificate, lambda: read(certificate))
+    question = Question.read(model, specification, until)
+    if question.check_header(container) != "unsat":
         raise Refused("only certificates of unsat can be worked on")
     arithmetic = Arithmetic(deployed=container.text("semantics") == DEPLOYED)
-    network = read_model(onnx)
-    query = read_query(decoded(vnnlib), until).of_type(network.element_type)
-    return container, _start(container, network, query, arithmetic, until)
+    return container, _start(container, question, arithmetic, until)
 
 
 def take_in(proof: Proof, block: Block, prove: bool) -> None:

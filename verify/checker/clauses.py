@@ -17,6 +17,8 @@ from verify.checker.errors import Refused
 from verify.checker.query import Query
 
 Array = NDArray[Any]
+# the tensors of roots, with their types
+ROOTS = {"root.clause": "<i8", "root.count": "<i8"}
 
 
 @dataclass(frozen=True, eq=False)
@@ -81,27 +83,27 @@ class Rows:
 class Clauses:
     """A query's clauses, and which of them each root of a certificate stands for."""
 
-    def __init__(self, query: Query, container: Container) -> None:
+    def __init__(self, query: Query, clause: Array, count: Array, rows: str) -> None:
         self.query = query
-        clause, count = container.tensor("root.clause", "<i8"), container.tensor("root.count", "<i8")
         if ((count < 1) | (count > len(clause))).any() or sum(count.tolist()) != len(clause):
             raise Refused("the roots' tables do not fit each other")
         if not np.array_equal(np.unique(clause), np.arange(len(query.clauses))):
             raise Refused(
                 f"the roots do not stand for clauses 0 to {len(query.clauses) - 1}, each and no other"
             )
+        if not rows.isdecimal() or not 1 <= int(rows) <= 1_000_000:
+            raise Refused("the header's 'rows' is no sensible number")
         self._last: tuple[Any, tuple[Array, Array]] | None = None
         self._clause, self._end = np.array(clause), np.cumsum(count)
         self.roots = len(count)
         self.most_of_root = int(count.max(initial=1))
-        self.most_rows = self._number(container, "rows")
+        self.most_rows = int(rows)
 
     @staticmethod
-    def _number(container: Container, key: str) -> int:
-        text = container.text(key)
-        if not text.isdecimal() or not 1 <= int(text) <= 1_000_000:
-            raise Refused(f"the header's {key!r} is no sensible number")
-        return int(text)
+    def read(query: Query, container: Container) -> Clauses:
+        """Those of a file."""
+        clause, count = (container.tensor(name, kind) for name, kind in ROOTS.items())
+        return Clauses(query, clause, count, container.text("rows"))
 
     def of_root(self, root: int) -> list[int]:
         """The clauses that a root stands for."""

@@ -40,7 +40,12 @@ def blocks(container: Container) -> Iterator[Block]:
         raise Refused("the table of blocks does not fit the stream")
     start = 0
     for number, (code, end) in enumerate(zip(codes.tolist(), ends.tolist(), strict=True)):
-        if code not in RULES:
-            raise Refused(f"block {number} is of an unknown kind, {code}")
-        yield Block(number, RULES[code], data[start:end])
+        yield block_of(number, code, data[start:end])
         start = end
+
+
+def block_of(number: int, code: int, data: NDArray[np.uint8]) -> Block:
+    """The block of that kind. Refused where there is none."""
+    if code not in RULES:
+        raise Refused(f"block {number} is of an unknown kind, {code}")
+    return Block(number, RULES[code], data)

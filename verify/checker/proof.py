@@ -45,7 +45,7 @@ class Summary:
 
 
 class Proof:
-    """What the blocks' handlers share. `number` of `shares`: which part of the work is this process's."""
+    """What the blocks' handlers share."""
 
     def __init__(
         self,
@@ -54,19 +54,21 @@ class Proof:
         tree: Tree,
         arithmetic: Arithmetic,
         until: float = math.inf,
-        number: int = 0,
-        shares: int = 1,
     ) -> None:
         self.network, self.clauses, self.tree = network, clauses, tree
-        self.number, self.shares = number, shares
+        self._number, self._shares = 0, 1
         self.bounder = Bounder(network, arithmetic, until)
         self.dual, self.lemmas = self.bounder.dual, Lemmas(self.bounder)
         self.summary = Summary()
         self._sizes: dict[int, tuple[Array, dict[int, Array]]] = {}
 
+    def divide(self, number: int, shares: int) -> None:
+        """Which part of the claims of roots is this process's from now on."""
+        self._number, self._shares = number, shares
+
     def own(self, neurons: Array) -> Array:
         """Those of a root's claims that are this process's to prove: by their neurons, which are the same in all processes."""
-        return np.flatnonzero(neurons % self.shares == self.number)
+        return np.flatnonzero(neurons % self._shares == self._number)
 
     def sizes_of(self, nodes: Array) -> dict[int, Array]:
         """What values are at most in absolute value on the boxes of the nodes' roots."""

@@ -8,7 +8,6 @@ check is that every node is split or discharged, once.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -18,54 +17,88 @@ from verify.checker.container import Container
 from verify.checker.errors import Refused
 
 Array = NDArray[Any]
+# the tensors of splits, with their types
+SPLITS = {"split.node": "<i8", "split.variable": "<i4", "split.value": "<f8"}
+_OF_SPLITS = ("_split_node", "_variable", "_value")
+_OF_NODES = ("root_of", "_parent", "_discharged", "_has_claims")
 
 
-@dataclass
 class Tree:
-    """Nodes and claims. Claims become visible to `subproblems` when they are added, in the order of the file."""
+    """Nodes and claims. Claims become visible to `subproblems` when they are added, in the order of the file.
 
-    roots: int
-    split_node: Array
-    variable: Array
-    value: Array
-    variables: int
-    box: Callable[[int], tuple[Array, Array]]  # of a root: [inputs] each
-    root_of: Array = field(init=False)
-    _parent: Array = field(init=False)  # the split that a node comes from
-    _claims: dict[int, list[tuple[Array, Array, Array]]] = field(default_factory=dict)
-    _has_claims: Array = field(init=False)
-    _base: dict[int, tuple[Array, Array]] = field(default_factory=dict)
-    _discharged: Array = field(init=False)
+    roots: how many. box: that of a root, [inputs] each. Of all arrays the first entries count: the rest is room to grow in.
+    """
 
-    def __post_init__(self) -> None:
-        splits = np.arange(len(self.split_node))
-        if (self.split_node < 0).any() or (self.split_node >= self.roots + 2 * splits).any():
-            raise Refused("a split is of a node that does not come before it")
-        if ((self.variable < 0) | (self.variable >= self.variables)).any() or not np.isfinite(
-            self.value
-        ).all():
-            raise Refused("a split is at an unknown variable or at no number")
-        nodes = self.roots + 2 * len(splits)
-        self._discharged = np.zeros(nodes, dtype=bool)
-        self.discharge(self.split_node)
-        self._parent = np.concatenate([np.full(self.roots, -1), np.repeat(splits, 2)])
-        self._has_claims = np.zeros(nodes, dtype=bool)
-        self.root_of = np.arange(nodes)
-        for k, node in enumerate(self.split_node.tolist()):
-            self.root_of[self.roots + 2 * k : self.roots + 2 * k + 2] = self.root_of[node]
+    def __init__(self, roots: int, variables: int, box: Callable[[int], tuple[Array, Array]]) -> None:
+        self.roots, self.variables, self.box = roots, variables, box
+        self.splits_known = 0
+        self._split_node, self._variable = np.zeros(0, dtype=np.int64), np.zeros(0, dtype=np.int32)
+        self._value = np.zeros(0)
+        self.root_of = np.arange(roots)
+        # the split that a node comes from
+        self._parent = np.full(roots, -1)
+        self._discharged, self._has_claims = np.zeros((2, roots), dtype=bool)
+        self._claims: dict[int, list[tuple[Array, Array, Array]]] = {}
+        self._base: dict[int, tuple[Array, Array]] = {}
 
     @staticmethod
     def read(
         container: Container, roots: int, variables: int, box: Callable[[int], tuple[Array, Array]]
     ) -> Tree:
         """The tree of a file."""
-        node, variable, value = (
-            np.array(container.tensor(f"split.{name}", kind))
-            for name, kind in (("node", "<i8"), ("variable", "<i4"), ("value", "<f8"))
-        )
+        found = Tree(roots, variables, box)
+        found.grow(*(np.array(container.tensor(name, kind)) for name, kind in SPLITS.items()))
+        return found
+
+    @property
+    def nodes(self) -> int:
+        """How many there are."""
+        return self.roots + 2 * self.splits_known
+
+    @property
+    def split_node(self) -> Array:
+        """The node that each split is of."""
+        return self._split_node[: self.splits_known]
+
+    @property
+    def variable(self) -> Array:
+        """The variable of each split."""
+        return self._variable[: self.splits_known]
+
+    @property
+    def value(self) -> Array:
+        """The value of each split."""
+        return self._value[: self.splits_known]
+
+    def grow(self, node: Array, variable: Array, value: Array) -> None:
+        """More splits. Refused where one is of a node that is not there, or split or closed already."""
         if not len(node) == len(variable) == len(value):
             raise Refused("the splits' tensors differ in length")
-        return Tree(roots, node, variable, value, variables, box)
+        first = self.splits_known
+        splits = first + np.arange(len(node))
+        if (node < 0).any() or (node >= self.roots + 2 * splits).any():
+            raise Refused("a split is of a node that does not come before it")
+        if ((variable < 0) | (variable >= self.variables)).any() or not np.isfinite(value).all():
+            raise Refused("a split is at an unknown variable or at no number")
+        nodes = self.nodes
+        self.splits_known += len(node)
+        self._make_room()
+        for own, new in ((self._split_node, node), (self._variable, variable), (self._value, value)):
+            own[first : self.splits_known] = new
+        self._parent[nodes : self.nodes] = np.repeat(splits, 2)
+        for k, parent in enumerate(node.tolist()):
+            self.root_of[nodes + 2 * k : nodes + 2 * k + 2] = self.root_of[parent]
+        self.discharge(node)
+
+    def _make_room(self) -> None:
+        """Arrays that hold all splits and nodes, and as many again where they did not."""
+        for names, needed in ((_OF_SPLITS, self.splits_known), (_OF_NODES, self.nodes)):
+            for name in names:
+                own = getattr(self, name)
+                if len(own) < needed:
+                    wider = np.zeros(2 * needed, dtype=own.dtype)
+                    wider[: len(own)] = own
+                    setattr(self, name, wider)
 
     def discharge(self, nodes: Array) -> None:
         """Marks nodes as split or closed. Refused where one of them is so already."""
@@ -75,15 +108,14 @@ class Tree:
 
     def check_complete(self) -> None:
         """Refused unless every node is split or closed."""
-        if not self._discharged.all():
-            missing = int((~self._discharged).sum())
-            raise Refused(
-                f"{missing} nodes are neither split nor closed, the first is {int(self._discharged.argmin())}"
-            )
+        done = self._discharged[: self.nodes]
+        if not done.all():
+            missing = int((~done).sum())
+            raise Refused(f"{missing} nodes are neither split nor closed, the first is {int(done.argmin())}")
 
     def check_nodes(self, nodes: Array) -> None:
         """Refused unless they are nodes of the tree."""
-        if ((nodes < 0) | (nodes >= len(self._parent))).any():
+        if ((nodes < 0) | (nodes >= self.nodes)).any():
             raise Refused("a node that is not in the tree")
 
     def claim(self, node: int, variables: Array, lower: Array, upper: Array) -> None:
@@ -125,7 +157,7 @@ class Tree:
         splits, higher = self._parent[path], (path - self.roots) % 2 == 0
         for end, tighter, side in ((lower, np.maximum, higher), (upper, np.minimum, ~higher)):
             own = side & (splits >= 0)
-            tighter.at(end, (rows[own], self.variable[splits[own]]), self.value[splits[own]])
+            tighter.at(end, (rows[own], self._variable[splits[own]]), self._value[splits[own]])
         claimed = self._has_claims[path]
         for row, node in zip(rows[claimed].tolist(), path[claimed].tolist(), strict=True):
             for variables, low, high in self._claims[node]:
@@ -141,5 +173,5 @@ class Tree:
         place = ends[rows] - np.arange(len(rows)) - 1
         found = np.full((len(nodes), int(counts.max(initial=0))), -1, dtype=np.int64)
         cut = place >= 0
-        found[rows[cut], place[cut]] = self.variable[self._parent[path[cut]]]
+        found[rows[cut], place[cut]] = self._variable[self._parent[path[cut]]]
         return found, counts

@@ -10,13 +10,15 @@ from pathlib import Path
 
 import numpy as np
 
-from verify.checker.checking import DEPLOYED, REAL, check, content, digest
+from verify.checker.checking import DEPLOYED, FAILURES, REAL, check
 from verify.checker.errors import Refused
 from verify.checker.onnx_reader import read_model
+from verify.checker.question import content, digest
 from verify.errors import InputError
 from verify.loading.onnx.external import data_files
 from verify.output import Outputs
 from verify.problem import Problem, Witness
+from verify.proof.live_check import LiveCheck
 from verify.proof.writer import CertificateWriter
 
 
@@ -25,6 +27,16 @@ class Recording:
 
     def __init__(self, path: Path, model: Path, specification: Path, writer: CertificateWriter) -> None:
         self.path, self.model, self.specification, self.writer = path, model, specification, writer
+        self._live: LiveCheck | None = None
+
+    @contextmanager
+    def followed(self, problem: Problem, semantics: str, jobs: int, until: float) -> Iterator[None]:
+        """Within it, what is written is proved as it comes, by `jobs` processes at most."""
+        files, network = (self.model, self.specification), problem.model.network
+        with LiveCheck(
+            self.writer, files, semantics, problem.rows, problem.clauses, network.variables, jobs, until
+        ) as self._live:
+            yield
 
     def close_unsat(
         self, problem: Problem, semantics: str = REAL, jobs: int = 1, until: float = math.inf
@@ -55,15 +67,24 @@ class Recording:
 
     def _publish(self, semantics: str, jobs: int = 1, until: float = math.inf) -> str | None:
         try:
-            found = check(
-                self.writer.whole, self.model, self.specification, semantics=semantics, jobs=jobs, until=until
-            )
+            failure = self._failure(semantics, jobs, until)
         except Refused as problem:  # the checker reads less than the search does
             return f"not proved: {problem}"
-        if not found.proved:
-            return found.sentence
-        self.writer.publish()
-        return None
+        if failure is None:
+            self.writer.publish()
+        return failure
+
+    def _failure(self, semantics: str, jobs: int, until: float) -> str | None:
+        """What is wrong with the finished file; None where it is proved."""
+        try:
+            if self._live is not None and self._live.closed(self.writer.whole) is not None:
+                return None
+        except FAILURES as problem:
+            return f"not proved: {problem}"
+        found = check(
+            self.writer.whole, self.model, self.specification, semantics=semantics, jobs=jobs, until=until
+        )
+        return None if found.proved else found.sentence
 
 
 @contextmanager

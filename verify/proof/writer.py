@@ -7,11 +7,13 @@ process.
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import tempfile
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
+from threading import RLock
 from types import TracebackType
 from typing import IO, Any
 
@@ -40,13 +42,17 @@ _TENSORS = {
 }
 
 
+_SPLITS = ("split.node", "split.variable", "split.value")
+
+
 class CertificateWriter:
-    """Collects tensors of one certificate on disk. Not safe for several threads at once."""
+    """Collects tensors of one certificate on disk. One thread writes at a time, while others may read what has been written."""
 
     def __init__(self, path: Path) -> None:
         self._partial = Partial(f"certificate {path}", path)
         self._files: dict[str, IO[bytes]] = {}
         self._length = 0
+        self._lock = RLock()
 
     def __enter__(self) -> CertificateWriter:
         return self
@@ -66,19 +72,51 @@ class CertificateWriter:
 
     def append(self, name: str, values: NDArray[Any]) -> None:
         """More entries of a tensor. Raises UnwrittenError where the disk is full."""
-        with reported(self._partial.what):
+        with self._lock, reported(self._partial.what):
             if name not in self._files:
                 self._files[name] = tempfile.TemporaryFile(dir=self.whole.parent)  # noqa: SIM115
             self._files[name].write(np.ascontiguousarray(values, dtype=_TENSORS[name]).tobytes())
 
     def block(self, code: int, parts: Sequence[NDArray[Any]]) -> None:
         """One block of the kind with that code: its parts' bytes, one after the other."""
-        for part in parts:
-            data = np.ascontiguousarray(part).view(np.uint8) if part.size else np.zeros(0, np.uint8)
-            self.append("stream", data.reshape(-1))
-            self._length += data.size
-        self.append("block.kind", np.array([code]))
-        self.append("block.end", np.array([self._length]))
+        with self._lock:
+            for part in parts:
+                data = np.ascontiguousarray(part).view(np.uint8) if part.size else np.zeros(0, np.uint8)
+                self.append("stream", data.reshape(-1))
+                self._length += data.size
+            self.append("block.kind", np.array([code]))
+            self.append("block.end", np.array([self._length]))
+
+    def sizes(self) -> dict[str, int]:
+        """How many bytes each tensor has, of those there are; all of them may be read."""
+        with self._lock:
+            for file in self._files.values():
+                file.flush()
+            return {name: file.tell() for name, file in self._files.items()}
+
+    def since(self, sizes: Mapping[str, int], most: int) -> dict[str, bytes]:
+        """What has been appended to tensors of these sizes: of splits those that are whole, of blocks so many that `most` bytes hold
+        them (or one). Raises OSError."""
+        now = self.sizes()
+        splits = [now.get(name, 0) // np.dtype(_TENSORS[name]).itemsize for name in _SPLITS]
+        now |= {name: min(splits) * np.dtype(_TENSORS[name]).itemsize for name in _SPLITS}
+        known, begun = sizes.get("block.kind", 0), sizes.get("stream", 0)
+        ends = np.frombuffer(self._read("block.end", 8 * known, now.get("block.end", 0)), "<i8")
+        count = min(len(ends), max(1, int(np.searchsorted(ends, begun + most, "right"))))
+        now["block.kind"], now["block.end"] = known + count, 8 * (known + count)
+        now["stream"] = int(ends[count - 1]) if count else begun
+        found = {name: self._read(name, sizes.get(name, 0), end) for name, end in now.items()}
+        return {name: data for name, data in found.items() if data}
+
+    def _read(self, name: str, start: int, end: int) -> bytes:
+        """Some of a tensor's bytes, all of which have been flushed."""
+        found = bytearray()
+        while start + len(found) < end:
+            more = os.pread(self._files[name].fileno(), end - start - len(found), start + len(found))
+            if not more:
+                raise OSError(f"less of {name} is on the disk than was written")
+            found += more
+        return bytes(found)
 
     def finish(self, metadata: Mapping[str, str]) -> None:
         """Puts the file together."""
