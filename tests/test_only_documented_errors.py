@@ -142,6 +142,24 @@ def _texts(builder: Any) -> None:
         verify.bounds(model(), builder, method="crown", device="cpu")
 
 
+def _asked(builder: verify.PropertyBuilder) -> None:
+    """The sentence and the text of a builder, and bounds of what it says."""
+    assert str(builder) and builder.text_for((1, 3), (1, 2))
+    verify.bounds(LOADED, builder, method="interval", device="cpu")
+
+
+BOXES, LABELS = one_of(lambda: ([0.0] * 3, [1.0] * 3)), one_of(lambda: 0, lambda: np.int64(1))
+NORMALISED: dict[str, Callable[[], Any]] = {
+    "clip": lambda: (0, 1), "mean": lambda: 0.5, "std": lambda: [0.5, 1.0, 2.0],
+}  # fmt: skip
+IMAGES = one_of(lambda: np.full((1, 3), 0.5), ODD["tensor"])
+CONDITIONS = one_of(lambda: verify.y[0] <= 1, lambda: verify.y[0] * verify.x[1] > 2, lambda: verify.y[5] <= 1)
+
+
+def _compared(place: Any, factor: Any, number: Any) -> Any:
+    return ~((verify.x[place] * factor - number <= verify.y[0]) | (number != verify.x[0]))
+
+
 CALLS: dict[str, st.SearchStrategy[Callable[[], Any]]] = {
     "verify": st.builds(
         lambda m, s, o: lambda: verify.verify(m, s, **{"timeout": 5, "device": "cpu", **o}), MODELS, SPECIFICATIONS,
@@ -169,6 +187,32 @@ CALLS: dict[str, st.SearchStrategy[Callable[[], Any]]] = {
         lambda x, e, y, o: lambda: _texts(verify.LinfBall(x, e, y, **o)), ARRAYS, NUMBERS, one_of(lambda: 0, lambda: np.int64(1)),
         options(classes=lambda: 2, clip=lambda: (0, 1)),
     ),
+    **{
+        name: st.builds(lambda kind, x, e, y, o: lambda: _asked(kind(x, e, y, **o)), st.just(getattr(verify, name)), ARRAYS, NUMBERS, LABELS, options(**NORMALISED))
+        for name in ("L1Ball", "L2Ball")
+    },
+    "Patch": st.builds(
+        lambda x, y, o: lambda: _asked(verify.Patch(x, y, **o)), IMAGES, LABELS, options(**NORMALISED, size=lambda: (1, 2), at=lambda: (0, 1))
+    ),
+    "Brightness": st.builds(
+        lambda x, y, o: lambda: _asked(verify.Brightness(x, y, **o)), ARRAYS, LABELS,
+        options(**NORMALISED, brightness=lambda: 0.25, contrast=lambda: (0.5, 1.5)),
+    ),
+    "Monotone": st.builds(
+        lambda b, i, o: lambda: _asked(verify.Monotone(b, i, **o)), BOXES, one_of(lambda: 1),
+        options(up=lambda: False, output=lambda: 1, tolerance=lambda: 0.5),
+    ),
+    "Fair": st.builds(
+        lambda b, p, o: lambda: _asked(verify.Fair(b, p, **o)), BOXES, one_of(lambda: [0, 2], lambda: {1: [0, 1]}), options(margin=lambda: 0.5)
+    ),
+    "Lipschitz": st.builds(lambda b, c, o: lambda: _asked(verify.Lipschitz(b, c, **o)), BOXES, NUMBERS, options(slack=lambda: 0.5)),
+    "OutputRange": st.builds(
+        lambda b, o: lambda: _asked(verify.OutputRange(b, **o)), BOXES, options(lower=lambda: -1, upper=lambda: [1, 2])
+    ),
+    "Always": st.builds(lambda c, b: lambda: _asked(verify.Always(c, b)), CONDITIONS, BOXES),
+    "Never": st.builds(lambda c, b: lambda: _asked(verify.Never(c, b)), CONDITIONS, BOXES),
+    "x": st.builds(lambda i, f, n: lambda: _compared(i, f, n), one_of(lambda: 0, lambda: (0, 1)), NUMBERS, NUMBERS),
+    "y": st.builds(lambda i, c: lambda: (verify.y[i] >= 0) & c, one_of(lambda: 1), CONDITIONS),
     "LoadedModel": st.builds(lambda x: lambda: LOADED.evaluate(x), one_of(lambda: np.zeros(3), lambda: np.zeros((2, 3), np.float32))),
     "Problem": st.builds(
         lambda m, s: lambda: verify.Problem(m, s), one_of(lambda: LOADED), one_of(lambda: vnnlib.parse(TEXT))
@@ -177,6 +221,7 @@ CALLS: dict[str, st.SearchStrategy[Callable[[], Any]]] = {
 # What is only given back, and what is raised.
 PLAIN = {
     "ClauseBounds",
+    "PropertyBuilder",
     "Result",
     "Witness",
     "InputError",

@@ -21,7 +21,7 @@ X = [0.5, 0.25, 0.75]
 BALLS: dict[str, tuple[dict[str, Any], str]] = {
     "negative radius": ({"epsilon": -0.1}, "epsilon.*-0.1"), "NaN radius": ({"epsilon": float("nan")}, "epsilon.*nan"),
     "infinite radius": ({"epsilon": float("inf")}, "epsilon.*inf"), "text radius": ({"epsilon": "0.1"}, "epsilon.*'0.1'"),
-    "radii": ({"epsilon": [0.1, 0.1, 0.1]}, "epsilon.*Specification"), "no radius": ({"epsilon": None}, "epsilon.*None"),
+    "radii": ({"epsilon": [0.1, 0.1]}, r"epsilon.*\[2\].*\[3\]"), "negative radii": ({"epsilon": [0.1, -0.1, 0.1]}, r"epsilon, entry \[1\],.*-0.1"), "no radius": ({"epsilon": None}, "epsilon.*None"),
     "true radius": ({"epsilon": True}, "epsilon"), "NaN": ({"x": [0.5, float("nan"), 0.5]}, r"x of a LinfBall, entry \[1\],.*nan"),
     "infinite": ({"x": [float("inf"), 0.5, 0.5], "clip": None}, r"entry \[0\],.*inf"), "no x": ({"x": []}, "without entries"),
     "text": ({"x": ["0.5", "0.5"]}, "not real"), "complex": ({"x": np.array([0.5j])}, "complex128"), "bool": ({"x": np.ones(3, bool)}, "bool"),

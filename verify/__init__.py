@@ -16,7 +16,10 @@ __version__ = "0.1.0"
 _PLACES = {
     "verify": "verify.api", "bounds": "verify.api", "Result": "verify.result", "ClauseBounds": "verify.clause_bounds",
     "load": "verify.loading", "LoadedModel": "verify.loading", "Problem": "verify.problem", "Witness": "verify.problem",
-    "LinfBall": "verify.specification", "Specification": "verify.specification", "Row": "verify.specification",
+    **dict.fromkeys((
+        "Always", "Brightness", "Fair", "L1Ball", "L2Ball", "LinfBall", "Lipschitz", "Monotone", "Never", "OutputRange", "Patch",
+        "PropertyBuilder", "Row", "Specification", "x", "y",
+    ), "verify.specification"),
     "VerifyError": "verify.errors", "InputError": "verify.errors", "ResourceError": "verify.errors",
     "DialectWarning": "verify.errors", "VacuousWarning": "verify.errors",
 }  # fmt: skip
@@ -28,11 +31,29 @@ if TYPE_CHECKING:
     from verify.loading import LoadedModel, load
     from verify.problem import Problem, Witness
     from verify.result import Result
-    from verify.specification import LinfBall, Row, Specification
+    from verify.specification import (
+        Always,
+        Brightness,
+        Fair,
+        L1Ball,
+        L2Ball,
+        LinfBall,
+        Lipschitz,
+        Monotone,
+        Never,
+        OutputRange,
+        Patch,
+        PropertyBuilder,
+        Row,
+        Specification,
+        x,
+        y,
+    )
 
 __all__ = [
-    "ClauseBounds", "DialectWarning", "InputError", "LinfBall", "LoadedModel", "Problem", "ResourceError", "Result", "Row",
-    "Specification", "VacuousWarning", "VerifyError", "Witness", "bounds", "load", "verify",
+    "Always", "Brightness", "ClauseBounds", "DialectWarning", "Fair", "InputError", "L1Ball", "L2Ball", "LinfBall", "Lipschitz",
+    "LoadedModel", "Monotone", "Never", "OutputRange", "Patch", "Problem", "PropertyBuilder", "ResourceError", "Result", "Row",
+    "Specification", "VacuousWarning", "VerifyError", "Witness", "bounds", "load", "verify", "x", "y",
 ]  # fmt: skip
 
 

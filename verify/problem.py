@@ -21,11 +21,10 @@ from torch import Tensor
 from verify.deadline import Deadline, tick
 from verify.errors import InputError, memory_kept
 from verify.formats.vnnlib import Property
-from verify.formats.vnnlib import parse as parse_property
 from verify.formats.vnnlib2 import Query, parse, read
 from verify.loading import LoadedModel, check_example, load, load_joint
 from verify.neutral import neutral
-from verify.specification import LinfBall, Specification
+from verify.specification import PropertyBuilder
 from verify.state import Objective, is_wide, outward
 from verify.validation import path, refuse, shown
 
@@ -35,7 +34,7 @@ if TYPE_CHECKING:
     from verify.loading.loaded import Source
 
     Model = str | Path | bytes | onnx.ModelProto | torch.nn.Module | LoadedModel
-    Spec = str | Path | Property | Query | LinfBall | Specification
+    Spec = str | Path | Property | Query | PropertyBuilder
 
 
 @dataclass(frozen=True, eq=False)
@@ -76,12 +75,7 @@ class Problem:
         spec = spec.of_types(self.model.input_kinds)
         object.__setattr__(self, "specification", spec)
         if self.model.within is not None and not spec.vacuous:
-            lower, upper = _hull(spec)
-            if bool((lower < self.model.within[0]).any() | (upper > self.model.within[1]).any()):
-                raise InputError(
-                    f"{spec.source}: the model was loaded for another property, on whose inputs alone it is known: its inputs "
-                    "choose places. Give the model's file instead."
-                )
+            _check_known(*_hull(spec), self.model.within, spec.source)
 
     @property
     def vacuous(self) -> str | None:
@@ -223,13 +217,39 @@ def prepare(
         )
         if isinstance(model, LoadedModel):
             check_example(loaded, example_input)
-        if isinstance(spec, LinfBall | Specification):
-            text = spec.text_for(loaded.input_shape, loaded.output_shape)
-            spec = parse_property(text, f"<{type(spec).__name__}>", deadline)
-        return Problem(loaded, spec)
+        return _built(loaded, spec, deadline) if isinstance(spec, PropertyBuilder) else Problem(loaded, spec)
 
 
-def _only(models: Mapping[str, Source], spec: Property | LinfBall | Specification) -> Source:
+def _built(loaded: LoadedModel, builder: PropertyBuilder, deadline: Deadline) -> Problem:
+    """A property built in Python, of a model that is known now: of the model itself, or of what the property puts around it."""
+    if loaded.of_query:
+        refuse("the model", "is what a query was read with", "give the model that it was made of")
+    text = builder.text_for(loaded.input_shape, loaded.output_shape)
+    spec = parse(text, f"<{type(builder).__name__}>", deadline)
+    around = isinstance(spec, Query) or builder.front is not None
+    if around and loaded.within is not None:
+        _check_known(*_hull(builder), loaded.within, f"<{type(builder).__name__}>")
+    if isinstance(spec, Query):
+        from verify.loading.composed import side_by_side_with_itself
+
+        return Problem(side_by_side_with_itself(loaded, spec, builder.centre), spec.property)
+    if builder.front is not None:
+        from verify.loading.composed import behind
+
+        loaded = behind(builder.front, loaded)
+    return Problem(loaded, spec)
+
+
+def _check_known(lower: Tensor, upper: Tensor, within: tuple[Tensor, Tensor], source: str | None) -> None:
+    """InputError where a box leaves the one that a model is known in."""
+    if bool((lower < within[0]).any() | (upper > within[1]).any()):
+        raise InputError(
+            f"{source}: the model was loaded for another property, on whose inputs alone it is known: its inputs choose places. "
+            "Give the model's file instead."
+        )
+
+
+def _only(models: Mapping[str, Source], spec: Property | PropertyBuilder) -> Source:
     """The model of a property that is of one network, which any name stands for."""
     if len(models) != 1:
         source = spec.source if isinstance(spec, Property) else "the specification"
@@ -239,9 +259,9 @@ def _only(models: Mapping[str, Source], spec: Property | LinfBall | Specificatio
     return next(iter(models.values()))
 
 
-def _read(specification: object, deadline: Deadline) -> Property | Query | LinfBall | Specification:
+def _read(specification: object, deadline: Deadline) -> Property | Query | PropertyBuilder:
     """A specification in any form, files and text read."""
-    if isinstance(specification, Property | Query | LinfBall | Specification):
+    if isinstance(specification, Property | Query | PropertyBuilder):
         return specification
     if isinstance(specification, str) and specification.lstrip().startswith(("(", ";")):
         return parse(specification, deadline=deadline)
@@ -249,21 +269,21 @@ def _read(specification: object, deadline: Deadline) -> Property | Query | LinfB
         refuse(
             "the specification",
             f"is {shown(specification)}",
-            "the model comes first, then a path, VNN-LIB text, a LinfBall or a Specification",
+            "the model comes first, then a path, VNN-LIB text, or a property such as LinfBall or Specification",
         )
     return read(path("the specification", specification), deadline)
 
 
-def _boxes(spec: Property | LinfBall | Specification) -> tuple[NDArray[Any], NDArray[Any]] | None:
+def _boxes(spec: Property | PropertyBuilder) -> tuple[NDArray[Any], NDArray[Any]] | None:
     """Where the network that is read is compared with the model."""
-    if isinstance(spec, LinfBall | Specification):
+    if isinstance(spec, PropertyBuilder):
         return spec.ends()
     return None if spec.vacuous else spec.some_boxes()
 
 
-def _hull(spec: Property | LinfBall | Specification) -> tuple[Tensor, Tensor]:
+def _hull(spec: Property | PropertyBuilder) -> tuple[Tensor, Tensor]:
     """A box that all inputs in question lie in, also those that intervals without a number of their type are extended to."""
-    if isinstance(spec, LinfBall | Specification):
+    if isinstance(spec, PropertyBuilder):
         lower, upper = (np.asarray(end, dtype=np.float64).reshape(-1) for end in spec.ends())
     else:
         lower, upper = np.full(spec.inputs, np.inf), np.full(spec.inputs, -np.inf)
@@ -276,7 +296,7 @@ def _hull(spec: Property | LinfBall | Specification) -> tuple[Tensor, Tensor]:
     ).double()
 
 
-def _shape(spec: Property | LinfBall | Specification) -> tuple[int, ...]:
+def _shape(spec: Property | PropertyBuilder) -> tuple[int, ...]:
     """The shape of the inputs that a property speaks of, flat where it does not say it."""
     return (spec.inputs,) if isinstance(spec, Property) else spec.ends()[0].shape
 
