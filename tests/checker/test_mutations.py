@@ -176,6 +176,20 @@ def made_by_hand(folder: Path) -> Kit:
     return kit(folder, "hand", files, property_text(LOWER, UPPER, 2, f"(<= Y_0 {high!r})"))
 
 
+def merged(folder: Path) -> Kit:
+    """Two roots of one clause, each half of which the other covers."""
+    folder = folder / "merged"
+    folder.mkdir()
+    layers = random_layers(1, SIZES)
+    y = outputs(layers)[:, 0]
+    low, high = float(y.min()) - 40.0, float(y.min()) + GIVE
+    files = placed(folder, relu_model(layers), property_text(LOWER, UPPER, 2, f"(<= Y_0 {low!r})"))
+    leaves = [("leaves_default", numbers("<i8", 1, node) + numbers("<f4", 1.0)) for node in (2, 5)]
+    covered = ("covered", numbers("<i8", 2, 3, 4, 5, 2))
+    by_hand(files, [*leaves, covered], roots=[[0], [0]], splits=[(0, 0, 0.0), (1, 0, 0.0)])
+    return kit(folder, "merged", files, property_text(LOWER, UPPER, 2, f"(<= Y_0 {high!r})"))
+
+
 def curved(folder: Path) -> Kit:
     """Multipliers of all pre-activations, of a network with tanh; the optimum by samples."""
     from test_certificates import outputs_of
@@ -198,7 +212,7 @@ MAKERS: dict[str, Callable[[Path], Kit]] = {
     "single": lambda folder: relu_kit(folder, "single", 3, 2, 0.05, "activations", WEAK, in_float32),
     "inputs": lambda folder: relu_kit(folder, "inputs", 2, 1, 0.01, "inputs", QUICK),
     "joined": lambda folder: relu_kit(folder, "joined", 3, 2, 0.05, "inputs", QUICK),
-    "curved": curved, "hand": made_by_hand,
+    "curved": curved, "hand": made_by_hand, "merged": merged,
 }  # fmt: skip
 every_kit = pytest.mark.parametrize("name", MAKERS)
 
@@ -304,7 +318,7 @@ def test_blocks(name: str, kits: dict[str, Kit]) -> None:
     own = one.parts.blocks
     for place in few(len(own), 6):
         kind, data = own[place]
-        closes = kind.startswith("leaves") or kind in ("empty", "input_leaves")
+        closes = kind.startswith("leaves") or kind in ("empty", "input_leaves", "covered")
         variants: dict[str, list[tuple[str, bytes]]] = {
             "dropped": [*own[:place], *own[place + 1 :]],
             "doubled": [*own[: place + 1], *own[place:]],

@@ -19,7 +19,9 @@ from verify.checker.errors import Refused
 
 _TYPES = {"U8": "u1", "I8": "i1", "I32": "<i4", "I64": "<i8", "F16": "<f2", "F32": "<f4", "F64": "<f8"}
 _LONGEST_HEADER = 1 << 26
-FORMAT = "verify-certificate/1"
+FORMAT = "verify-certificate/2"
+# version 1 had fewer kinds of blocks
+FORMATS = ("verify-certificate/1", FORMAT)
 
 
 @dataclass(frozen=True)

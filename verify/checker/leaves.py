@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from verify.checker.bounding import Objective, Pair
 from verify.checker.claims import read_alphas
 from verify.checker.dual import Multipliers, Rho
-from verify.checker.errors import Refused
+from verify.checker.errors import NotProved, Refused
 from verify.checker.proof import Proof
 from verify.checker.rules import Rule, register
 from verify.checker.stream import Cursor
@@ -22,6 +22,8 @@ Array = NDArray[Any]
 class Leaves8(Rule):
     """By slopes in a byte and multipliers of splits in half precision."""
 
+    closes = True
+
     @classmethod
     def take_in(cls, proof: Proof, cursor: Cursor, prove: bool) -> None:
         _sloped(proof, cursor, prove, "<u1", "<f2")
@@ -30,6 +32,8 @@ class Leaves8(Rule):
 @register(4, "leaves32")
 class Leaves32(Rule):
     """By both in single precision."""
+
+    closes = True
 
     @classmethod
     def take_in(cls, proof: Proof, cursor: Cursor, prove: bool) -> None:
@@ -60,6 +64,8 @@ def _sloped(proof: Proof, cursor: Cursor, prove: bool, slopes: str, multipliers:
 class LeavesRho(Rule):
     """By multipliers of all pre-activations."""
 
+    closes = True
+
     @classmethod
     def take_in(cls, proof: Proof, cursor: Cursor, prove: bool) -> None:
         nodes = proof.nodes(cursor)
@@ -85,6 +91,8 @@ class LeavesRho(Rule):
 class LeavesDefault(Rule):
     """By interval arithmetic on what is known, and CROWN's multipliers."""
 
+    closes = True
+
     @classmethod
     def take_in(cls, proof: Proof, cursor: Cursor, prove: bool) -> None:
         nodes = proof.nodes(cursor)
@@ -99,6 +107,8 @@ class LeavesDefault(Rule):
 class Empty(Rule):
     """Nothing is left of them: their bounds contradict one another."""
 
+    closes = True
+
     @classmethod
     def take_in(cls, proof: Proof, cursor: Cursor, prove: bool) -> None:
         nodes = proof.nodes(cursor)
@@ -108,6 +118,38 @@ class Empty(Rule):
             if not np.any(bounds[0] > bounds[1], axis=1).all():
                 bounds = proof.bounder.propagated(bounds)
             proof.closed(nodes[rows], nothing, nothing > 0, bounds)
+
+
+@register(10, "covered")
+class Covered(Rule):
+    """Their unsafe points would be others', which blocks before this one have refuted."""
+
+    closes = True
+
+    @classmethod
+    def take_in(cls, proof: Proof, cursor: Cursor, prove: bool) -> None:
+        nodes = np.array(cursor.counted("<i8"))
+        others = cursor.take("<i8", len(nodes))
+        proof.tree.check_nodes(nodes)
+        proof.tree.check_nodes(others)
+        lower, upper = proof.tree.subproblems(nodes if prove else nodes[:0])
+        for i, (node, other) in enumerate(zip(nodes.tolist(), others.tolist(), strict=True)):
+            # before the nodes are closed: none covers itself
+            if not proof.tree.done(other):
+                raise Refused(f"node {other} is to cover others, and is not refuted yet")
+            if prove and not _inside(proof, node, other, lower[i], upper[i]):
+                raise NotProved(f"node {node} is not inside node {other}")
+        proof.tree.close(nodes)
+        proof.closed_elsewhere(len(nodes) if prove else 0)
+
+
+def _inside(proof: Proof, node: int, other: int, lower: Array, upper: Array) -> bool:
+    """Whether all unsafe points of a node, whose bounds are given, are among another's: of its clauses (so on its box), by its splits."""
+    own, theirs = (proof.clauses.of_root(int(proof.tree.root_of[one])) for one in (node, other))
+    return set(own) <= set(theirs) and all(
+        lower[variable] >= value if higher else upper[variable] <= value
+        for variable, value, higher in proof.tree.half_spaces(other)
+    )
 
 
 def _prove(

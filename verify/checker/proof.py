@@ -100,7 +100,7 @@ class Proof:
         """The nodes that a block closes."""
         nodes = np.array(cursor.counted("<i8"))
         self.tree.check_nodes(nodes)
-        self.tree.discharge(nodes)
+        self.tree.close(nodes)
         return nodes
 
     def rows_at_once(self, count: int) -> list[slice]:
@@ -116,6 +116,10 @@ class Proof:
         self.summary.claims += self.lemmas.proved
         self.summary.in_rationals = self.bounder.in_rationals
         return self.summary
+
+    def closed_elsewhere(self, count: int) -> None:
+        """Books leaves that need no bound of their own."""
+        self.summary = self.summary.joined(Summary(count))
 
     def closed(self, nodes: Array, bound: Array, reached: Array, bounds: Pair) -> None:
         """Books leaves; NotProved unless each has a bound above 0 or is empty."""

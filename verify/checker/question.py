@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
 
-from verify.checker.container import FORMAT, Container
+from verify.checker.container import FORMATS, Container
 from verify.checker.errors import Refused
 from verify.checker.network import Network
 from verify.checker.onnx_reader import read_model
@@ -74,8 +74,8 @@ class Question:
 
     def check_header(self, container: Container) -> str:
         """The certificate's verdict; Refused where it is of another format or of other files."""
-        if container.text("format") != FORMAT:
-            raise Refused(f"the format is {container.text('format')!r}, not {FORMAT!r}")
+        if container.text("format") not in FORMATS:
+            raise Refused(f"the format is {container.text('format')!r}, not one of {', '.join(FORMATS)}")
         for key, own in (("onnx_sha256", self.onnx_sha256), ("vnnlib_sha256", self.vnnlib_sha256)):
             if container.text(key) != own:
                 raise Refused(f"{key} does not fit: the certificate is of another file")

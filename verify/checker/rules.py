@@ -16,13 +16,14 @@ class Rule:
     """One kind of block: how its numbers are read, and what it takes to prove it.
 
     everywhere: every process proves its own neurons of each block; blocks of other kinds are dealt out. counted: what the first
-    number of a block counts.
+    number of a block counts. closes: whether those are nodes that it closes.
     """
 
     code: ClassVar[int]
     name: ClassVar[str]
     everywhere: ClassVar[bool] = False
     counted: ClassVar[str] = "nodes"
+    closes: ClassVar[bool] = False
 
     @classmethod
     def take_in(cls, proof: Proof, cursor: Cursor, prove: bool) -> None:

@@ -28,6 +28,8 @@ _FIRST, _BOTH = 1, 3  # passes, as they are stored
 class InputLeaves(Rule):
     """Nodes all of whose root's clauses are refuted on their boxes."""
 
+    closes = True
+
     @classmethod
     def take_in(cls, proof: Proof, cursor: Cursor, prove: bool) -> None:
         nodes = proof.nodes(cursor)

@@ -20,7 +20,7 @@ Array = NDArray[Any]
 # the tensors of splits, with their types
 SPLITS = {"split.node": "<i8", "split.variable": "<i4", "split.value": "<f8"}
 _OF_SPLITS = ("_split_node", "_variable", "_value")
-_OF_NODES = ("root_of", "_parent", "_discharged", "_has_claims")
+_OF_NODES = ("root_of", "_parent", "_split_of", "_discharged", "_closed", "_done", "_has_claims")
 
 
 class Tree:
@@ -37,7 +37,9 @@ class Tree:
         self.root_of = np.arange(roots)
         # the split that a node comes from
         self._parent = np.full(roots, -1)
-        self._discharged, self._has_claims = np.zeros((2, roots), dtype=bool)
+        # the split of each node, counted from 1
+        self._split_of = np.zeros(roots, dtype=np.int64)
+        self._discharged, self._closed, self._done, self._has_claims = np.zeros((4, roots), dtype=bool)
         self._claims: dict[int, list[tuple[Array, Array, Array]]] = {}
         self._base: dict[int, tuple[Array, Array]] = {}
 
@@ -86,6 +88,7 @@ class Tree:
         for own, new in ((self._split_node, node), (self._variable, variable), (self._value, value)):
             own[first : self.splits_known] = new
         self._parent[nodes : self.nodes] = np.repeat(splits, 2)
+        self._split_of[node] = splits + 1
         for k, parent in enumerate(node.tolist()):
             self.root_of[nodes + 2 * k : nodes + 2 * k + 2] = self.root_of[parent]
         self.discharge(node)
@@ -106,12 +109,45 @@ class Tree:
             raise Refused("a node is split or closed twice")
         self._discharged[nodes] = True
 
+    def close(self, nodes: Array) -> None:
+        """Marks nodes as closed. Refused where one of them is so already, or split."""
+        self.discharge(nodes)
+        self._closed[nodes] = True
+
+    def done(self, node: int) -> bool:
+        """Whether all that is left open of a node's subproblem has been closed."""
+        left = [node]
+        while left:
+            one = left.pop()
+            if self._done[one] or self._closed[one]:
+                continue
+            if not self._split_of[one]:
+                return False
+            upper = self.roots + 2 * (int(self._split_of[one]) - 1)
+            left += [upper, upper + 1]
+        self._done[node] = True
+        return True
+
+    def half_spaces(self, node: int) -> list[tuple[int, float, bool]]:
+        """The splits on the way to a node, the last first: variable, value, and whether it is the upper side."""
+        _, path = self._path(np.array([node]))
+        splits = self._parent[path[:-1]]
+        higher = (path[:-1] - self.roots) % 2 == 0
+        ends = self._variable[splits].tolist(), self._value[splits].tolist()
+        return list(zip(*ends, higher.tolist(), strict=True))
+
+    @property
+    def left_open(self) -> Array:
+        """The nodes that are neither split nor closed."""
+        return np.flatnonzero(~self._discharged[: self.nodes])
+
     def check_complete(self) -> None:
         """Refused unless every node is split or closed."""
-        done = self._discharged[: self.nodes]
-        if not done.all():
-            missing = int((~done).sum())
-            raise Refused(f"{missing} nodes are neither split nor closed, the first is {int(done.argmin())}")
+        missing = self.left_open
+        if len(missing):
+            raise Refused(
+                f"{len(missing)} nodes are neither split nor closed, the first is {int(missing[0])}"
+            )
 
     def check_nodes(self, nodes: Array) -> None:
         """Refused unless they are nodes of the tree."""

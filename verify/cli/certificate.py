@@ -1,4 +1,4 @@
-"""`verify certificate`: what a certificate holds, and the same with less."""
+"""`verify certificate`: what a certificate holds, the same with less, and several as one."""
 
 from __future__ import annotations
 
@@ -58,4 +58,23 @@ def trim(certificate: Path, model: Path, specification: Path, target: Path) -> i
     except (NotProved, Refused) as problem:
         raise InputError(f"{certificate}: {problem}") from None
     click.echo(f"{gone} leaves fewer")
+    return DECIDED
+
+
+@group.command()
+@options.MODEL
+@options.PROPERTY
+@click.argument("target", type=options.FILE)
+@click.argument("parts", nargs=-1, required=True, type=options.FILE)
+def merge(model: Path, specification: Path, target: Path, parts: tuple[Path, ...]) -> int:
+    """Write to TARGET one certificate of what PARTS close between them: each some clauses, or some subtrees of the same splits."""
+    from verify.checker.errors import NotProved, Refused
+    from verify.proof.merging import merge as merge_certificates
+
+    options.admitted([*parts, model, specification], {"TARGET": target})
+    try:
+        leaves = merge_certificates(parts, model, specification, target)
+    except (NotProved, Refused) as problem:
+        raise InputError(str(problem)) from None
+    click.echo(f"{leaves} leaves")
     return DECIDED

@@ -58,6 +58,18 @@ class Trimmed(Protocol):
         """Which pre-activations have a slope to store, [nodes, pre-activations]."""
 
 
+@dataclass(frozen=True)
+class Moved:
+    """A certificate that becomes part of another.
+
+    number: the new number of each node. rows: the most of a clause. most_of_root: the clauses of the largest root, here and there.
+    """
+
+    number: Array
+    rows: int
+    most_of_root: tuple[int, int]
+
+
 class Block:
     """One block. `code` is its kind in a file."""
 
@@ -79,6 +91,12 @@ class Block:
     def renamed(cls, data: Array, trimmed: Trimmed) -> list[Array]:
         """A block's bytes with the new numbers of its nodes; none where nothing is left of it."""
         return [data]
+
+    @classmethod
+    def moved(cls, data: Array, moved: Moved) -> list[Array]:
+        """A block's bytes in another certificate: here, with other numbers of the nodes or roots that it begins with."""
+        nodes = _nodes(data)
+        return [_counted(moved.number[nodes]), data[8 + 8 * len(nodes) :]]
 
 
 def register(code: int, name: str) -> Callable[[B], B]:
@@ -195,6 +213,11 @@ class Lemma(Block):
     def renamed(cls, data: Array, trimmed: Trimmed) -> list[Array]:
         node = int(np.frombuffer(data[:8].tobytes(), "<i8")[0])
         return [_integer(trimmed.number[node]), data[8:]] if node in trimmed.number else []
+
+    @classmethod
+    def moved(cls, data: Array, moved: Moved) -> list[Array]:
+        node = int(np.frombuffer(data[:8].tobytes(), "<i8")[0])
+        return [_integer(int(moved.number[node])), data[8:]]
 
 
 # -- leaves
@@ -327,12 +350,51 @@ class Empty(OfNodes):
         return [_counted(self.nodes)]
 
 
+@register(10, "covered")
+@dataclass(frozen=True)
+class Covered(OfNodes):
+    """Leaves inside of nodes that earlier blocks refute; of other roots mostly, where certificates were merged."""
+
+    content = "counted I64 nodes, I64 other nodes [nodes]"
+    shows = "each lies inside the other node, which all earlier blocks together refute"
+
+    nodes: Values
+    others: Values
+
+    def parts(self) -> list[Array]:
+        return [_counted(self.nodes), stored(self.others, "<i8")]
+
+    @classmethod
+    def moved(cls, data: Array, moved: Moved) -> list[Array]:
+        nodes = _nodes(data)
+        others = np.frombuffer(data[8 + 8 * len(nodes) :].tobytes(), "<i8")
+        return cls(moved.number[nodes], moved.number[others]).parts()
+
+
 # -- subproblems of the input
+
+
+class WithJoining(OfNodes):
+    """A block with weights that join the rows of each of a root's clauses: nodes, their passes, the weights, the rest."""
+
+    @classmethod
+    def moved(cls, data: Array, moved: Moved) -> list[Array]:
+        head, rest = super().moved(data, moved)
+        old, new = moved.most_of_root
+        if moved.rows == 1 or old == new:
+            return [head, rest]
+        count = len(_nodes(data))
+        size = 4 * count * 2 * old * moved.rows
+        weights = np.zeros((count, 2, new, moved.rows), dtype="<f4")
+        weights[:, :, :old] = np.frombuffer(rest[count : count + size].tobytes(), "<f4").reshape(
+            count, 2, old, moved.rows
+        )
+        return [head, rest[:count], weights, rest[count + size :]]
 
 
 @register(8, "input_leaves")
 @dataclass(frozen=True)
-class InputLeaves(OfNodes):
+class InputLeaves(WithJoining):
     """Leaves by bounds made afresh on their boxes."""
 
     content = "counted I64 nodes, U8 passes, joining weights"
@@ -348,7 +410,7 @@ class InputLeaves(OfNodes):
 
 @register(9, "clip")
 @dataclass(frozen=True)
-class Clip(OfNodes):
+class Clip(WithJoining):
     """Input boxes that hold all unsafe points of nodes' subproblems."""
 
     content = "counted I64 nodes, U8 passes, joining weights, F64 lower [nodes, I], F64 upper [nodes, I]"

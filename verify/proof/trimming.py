@@ -16,10 +16,10 @@ from numpy.typing import NDArray
 from verify.checker.bounding import Objective
 from verify.checker.checking import check, prepare_proof, take_in
 from verify.checker.container import Container
-from verify.checker.errors import NotProved
+from verify.checker.errors import NotProved, Refused
 from verify.checker.kinds import blocks
 from verify.checker.proof import Proof
-from verify.proof.blocks import BLOCKS, LEVELS, Leaf, Leaves8
+from verify.proof.blocks import BLOCKS, LEVELS, Covered, Leaf, Leaves8
 from verify.proof.writer import CertificateWriter
 
 Array = NDArray[Any]
@@ -43,6 +43,8 @@ class Trimmer:
         """Writes what is left; how many leaves are gone."""
         for block in blocks(self.container):
             self.proof.bounder.check_time()
+            if block.rule.code == Covered.code:
+                raise Refused("certificates are thinned out before they are merged, not afterwards")
             take_in(self.proof, block, False)
             self._leaves |= BLOCKS[block.rule.code].leaves(block.cursor(), self)
         for split in reversed(range(len(self.split_node))):  # children come after their parents

@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 
 from verify.output import Partial, reported
 
-FORMAT = "verify-certificate/1"
+FORMAT = "verify-certificate/2"
 _NAMES = {
     np.dtype("u1"): "U8",
     np.dtype("i1"): "I8",
