@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import click
+import numpy as np
 import torch
 from torch import nn
 
@@ -22,6 +23,9 @@ from properties import models
 from properties.decide import Decision, decide
 from properties.export import export
 from properties.spec import Case, write_property
+
+SAMPLES = range(1400, 1420)
+"""The test images that `samples.npz` of each family of digits holds."""
 
 TIMEOUT = 60
 """The timeout, in seconds, that the instances ask for."""
@@ -178,6 +182,13 @@ def decisions(family: Family, folder: Path) -> Iterator[tuple[str, Decision]]:
             yield path.name, found
 
 
+def write_samples(path: Path) -> None:
+    """Some test images and their labels, for `verify certify`."""
+    images, labels = models.digits()
+    x = np.stack([images[i] for i in SAMPLES]).astype(np.float32)[:, None] / np.float32(16)
+    np.savez(path, x=x, y=np.array([labels[i] for i in SAMPLES]))
+
+
 def make(family: Family, root: Path) -> None:
     """One family's folder, anew."""
     folder = root / family.name
@@ -195,6 +206,8 @@ def make(family: Family, root: Path) -> None:
     write_table(folder / "instances.csv", "onnx,vnnlib,timeout_s,expected", [list(row) for row in instances])
     header = "vnnlib,verdict,method,relaxation,lower_bound,margin,gap,branching,seconds"
     write_table(folder / "verdicts.csv", header, [record(name, one) for name, one in found])
+    if family.shape == (1, 1, 8, 8):
+        write_samples(folder / "samples.npz")
     witnesses = {name: one.witness for name, one in found if one.witness}
     (folder / "witnesses.json").write_text(json.dumps(witnesses, indent=1).replace(",\n  ", ", ") + "\n")
 

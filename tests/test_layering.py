@@ -48,9 +48,9 @@ LAYERS: tuple[dict[str, set[str]], ...] = (
     {"bab": MATHS | {"numpy"}, "request": {"torch"}, "result": set(), "step_attack": MATHS | {"numpy"}},
     {"settings": {"numpy", "torch"}},
     {"run": {"torch"}, "clause_bounds": {"torch"}},
-    {"api": {"torch"}},
+    {"api": {"torch"}, "study": MATHS | {"numpy", "torchvision", "matplotlib"}},
     {"suite": {"torch"}},
-    {"reports": {"numpy", "rich"}},
+    {"reports": {"numpy", "rich", "PIL"}},
     {"cli": {"click", "onnx"}},
     {"__main__": set()},
 )

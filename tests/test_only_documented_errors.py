@@ -121,6 +121,7 @@ def options(**good: Callable[[], Any] | st.SearchStrategy[Any]) -> st.SearchStra
 
 
 LOADED = verify.load(model())
+STUDY = verify.certify(LOADED, np.full((2, 3), 0.5), [0, 1], epsilon=0.25)
 MODELS = one_of(model, lambda: model().SerializeToString(), module, lambda: LOADED)
 EXAMPLES = one_of(lambda: torch.zeros(1, 3), lambda: np.zeros((1, 3), np.float32))
 SPECIFICATIONS = one_of(ODD["ball"], ODD["property"], ODD["specification"], ODD["query"])
@@ -213,6 +214,26 @@ CALLS: dict[str, st.SearchStrategy[Callable[[], Any]]] = {
     "Never": st.builds(lambda c, b: lambda: _asked(verify.Never(c, b)), CONDITIONS, BOXES),
     "x": st.builds(lambda i, f, n: lambda: _compared(i, f, n), one_of(lambda: 0, lambda: (0, 1)), NUMBERS, NUMBERS),
     "y": st.builds(lambda i, c: lambda: (verify.y[i] >= 0) & c, one_of(lambda: 1), CONDITIONS),
+    "certify": st.builds(
+        lambda m, x, y, e, o: lambda: str(verify.certify(m, x, y, **{"epsilon": e, "timeout": 5, "device": "cpu", **o})), MODELS,
+        one_of(lambda: np.full((2, 3), 0.5), lambda: torch.rand(2, 3), lambda: [([0.5, 0.5, 0.5], 0)]), one_of(lambda: [0, 1], lambda: None),
+        one_of(lambda: 0.1, lambda: [0.05, 0.2]),
+        options(
+            **NORMALISED, norm=lambda: 2, timeout=lambda: 5, limit=lambda: 1, out=lambda: "study", certificates=lambda: False, device=lambda: "cpu",
+            preset_name=lambda: "fast", seed=lambda: 1, output=lambda: None, observe=OBSERVERS,
+        ),
+    ),
+    "radius": st.builds(
+        lambda m, x, y, o: lambda: verify.radius(m, x, y, **{"tolerance": 0.1, "timeout": 5, "device": "cpu", **o}), MODELS, ARRAYS,
+        one_of(lambda: None, lambda: 0),
+        options(
+            **NORMALISED, norm=lambda: "2", tolerance=lambda: 0.2, largest=lambda: 0.5, timeout=lambda: 5, search_timeout=lambda: 1, seed=lambda: 1,
+            preset_name=lambda: "fast", device=lambda: "cpu", output=lambda: None, observe=OBSERVERS,
+        ),
+    ),
+    "Study": st.builds(
+        lambda e, v: lambda: (STUDY.accuracy(e), STUDY.images(v, e)), one_of(lambda: 0.25), one_of(lambda: "sat", lambda: None)
+    ),
     "LoadedModel": st.builds(lambda x: lambda: LOADED.evaluate(x), one_of(lambda: np.zeros(3), lambda: np.zeros((2, 3), np.float32))),
     "Problem": st.builds(
         lambda m, s: lambda: verify.Problem(m, s), one_of(lambda: LOADED), one_of(lambda: vnnlib.parse(TEXT))
@@ -220,8 +241,10 @@ CALLS: dict[str, st.SearchStrategy[Callable[[], Any]]] = {
 }  # fmt: skip
 # What is only given back, and what is raised.
 PLAIN = {
+    "Accuracy",
     "ClauseBounds",
     "PropertyBuilder",
+    "Radius",
     "Result",
     "Witness",
     "InputError",
@@ -267,12 +290,15 @@ VALUES = {
     "--preset": ("fast", "slow"), "--seed": ("3", "-1", "1e3", "9" * 40, "9" * 5000), "--format": ("json", "text", "xml"),
     "--semantics": ("real", "ieee32-any-order", "x"), "--method": ("crown", "interval", "guess"), "--iterations": ("0", "2", "-1"),
     "--time": ("1", "nan", "0"), "--intermediate": ("crown", "x"), "--jobs": ("1", "0", "-3"), "--grace": ("nan", "5"),
+    "--eps": ("0.1", "0.1,0.2", "8/255", "1/0", "nan", "-1", "", "a", "1e999"), "--norm": ("2", "1", "3"), "--clip": ("0,1", "none", "1,0", "0", "nan,1"),
+    "--mean": ("0.5", "1,2", "x"), "--std": ("0.5", "0", "inf"), "--limit": ("1", "0"), "--sample": ("1", "9" * 30, "-1"), "--tolerance": ("0.1", "0", "nan"),
+    "--largest": ("0.5", "-1", "nan"), "--search-timeout": ("1", "0", "nan"),
     "--restart": ("0", "2"), "--network": ("f=net.onnx", "f", "=", "f=", "f=none.onnx", "f=folder"),
 }  # fmt: skip
-FLAGS = ("--quiet", "--trim", "--no-rigorous", "--trace", "--layers", "--exact", "--help")
+FLAGS = ("--certificates", "--quiet", "--trim", "--no-rigorous", "--trace", "--layers", "--exact", "--help")
 FILES = (
     "net.onnx", "good.vnnlib", "net.onnx", "good.vnnlib", "query.vnnlib", "vacuous.vnnlib", "none.onnx", "folder", "empty", "noise",
-    "broken.gz", "loop", "sealed", "instances.csv", "", "a" * 300, "-", "\udcff", "/dev/null",
+    "data.npz", "data.npz", "data.npy", "broken.gz", "loop", "sealed", "instances.csv", "", "a" * 300, "-", "\udcff", "/dev/null",
 )  # fmt: skip
 OUTPUTS = {"--log-json", "--certificate", "--out", "--report", "--witnesses", "--serialise-assignments"}
 TARGETS = ("new", "folder", "folder/new", "none/new", "good.vnnlib", "/dev/null", "", "loop")
@@ -312,6 +338,8 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         ("vacuous.vnnlib", property_text([1.0] * 3, [0.0] * 3, 2, "(<= Y_0 0.0)")),
     ):  # fmt: skip
         (tmp_path / name).write_text(text)
+    np.savez(tmp_path / "data.npz", x=np.full((2, 3), 0.5), y=[0, 1])
+    np.save(tmp_path / "data.npy", np.full((2, 3), 0.5))
     (tmp_path / "noise").write_bytes(bytes(range(256)) * 4)
     (tmp_path / "broken.gz").write_bytes(b"\x1f\x8b\x08\x00abc")
     (tmp_path / "folder").mkdir()

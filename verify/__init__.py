@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 
 _PLACES = {
+    "certify": "verify.study.certify", "radius": "verify.study.radius", "Radius": "verify.study.radius", "Study": "verify.study.study", "Accuracy": "verify.study.study",
     "verify": "verify.api", "bounds": "verify.api", "Result": "verify.result", "ClauseBounds": "verify.clause_bounds",
     "load": "verify.loading", "LoadedModel": "verify.loading", "Problem": "verify.problem", "Witness": "verify.problem",
     **dict.fromkeys((
@@ -49,11 +50,14 @@ if TYPE_CHECKING:
         x,
         y,
     )
+    from verify.study.certify import certify
+    from verify.study.radius import Radius, radius
+    from verify.study.study import Accuracy, Study
 
 __all__ = [
-    "Always", "Brightness", "ClauseBounds", "DialectWarning", "Fair", "InputError", "L1Ball", "L2Ball", "LinfBall", "Lipschitz",
-    "LoadedModel", "Monotone", "Never", "OutputRange", "Patch", "Problem", "PropertyBuilder", "ResourceError", "Result", "Row",
-    "Specification", "VacuousWarning", "VerifyError", "Witness", "bounds", "load", "verify", "x", "y",
+    "Accuracy", "Always", "Brightness", "ClauseBounds", "DialectWarning", "Fair", "InputError", "L1Ball", "L2Ball", "LinfBall", "Lipschitz",
+    "LoadedModel", "Monotone", "Never", "OutputRange", "Patch", "Problem", "PropertyBuilder", "Radius", "ResourceError", "Result", "Row",
+    "Specification", "Study", "VacuousWarning", "VerifyError", "Witness", "bounds", "certify", "load", "radius", "verify", "x", "y",
 ]  # fmt: skip
 
 

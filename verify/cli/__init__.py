@@ -13,7 +13,7 @@ from typing import NoReturn
 
 import click
 
-from verify.cli import bounds, certificate, check, info, run, standard, suite
+from verify.cli import bounds, certificate, certify, check, info, run, standard, suite
 from verify.cli.options import EXIT_CODES
 from verify.errors import BAD_INPUT, DECIDED, INTERNAL, RESOURCES, VerifyError, is_out_of_memory
 from verify.output import clean_up
@@ -28,7 +28,16 @@ def cli() -> None:
     """Decides whether a neural network (ONNX) has a property (VNN-LIB): unsat - it holds; sat - here is a counterexample."""
 
 
-_OURS = (run.run, check.check, bounds.bounds, info.info, certificate.group, suite.suite)
+_OURS = (
+    run.run,
+    check.check,
+    bounds.bounds,
+    info.info,
+    certificate.group,
+    suite.suite,
+    certify.certify,
+    certify.radius,
+)
 for _command in (*_OURS, standard.verify, standard.supports):
     cli.add_command(_command)
 standard.add_global_options(cli)

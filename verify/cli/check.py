@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
@@ -11,11 +12,14 @@ from verify.cli import options
 from verify.errors import DECIDED, UNDECIDED, InputError
 from verify.process import answer
 
+if TYPE_CHECKING:
+    from verify.checker.checking import Checked
+
 
 @click.command()
 @click.argument("certificate", type=options.FILE)
 @options.MODEL
-@options.PROPERTY
+@options.OPTIONAL_PROPERTY
 @click.option(
     "--exact",
     is_flag=True,
@@ -24,9 +28,11 @@ from verify.process import answer
 @options.SEMANTICS
 @click.option("--jobs", type=click.IntRange(min=1), help="Processes at most; one a core unless given.")
 def check(
-    certificate: Path, model: Path, specification: Path, exact: bool, semantics: str, jobs: int | None
+    certificate: Path, model: Path, specification: Path | None, exact: bool, semantics: str, jobs: int | None
 ) -> int:
     """Prove again what CERTIFICATE says of MODEL and PROPERTY, trusting nothing of the search.
+
+    CERTIFICATE may be a folder, such as `verify certify --certificates` fills: then all certificates in it, NAME.cert each with its property NAME.
 
     \b
     Exit codes:
@@ -35,14 +41,42 @@ def check(
       2   a file cannot be read
       3   resources (memory)
     """
+    how = (exact, semantics, jobs or os.cpu_count() or 1)
+    if os.path.isdir(certificate):
+        if specification is not None:
+            raise InputError(
+                f"{specification}: is given beside a folder, whose certificates have their own; leave it out"
+            )
+        return _check_all(certificate, model, how)
+    if specification is None:
+        raise InputError(
+            "PROPERTY is missing: give the file that the certificate is of, or a folder of certificates"
+        )
+    found = _checked(certificate, model, specification, how)
+    answer(found.sentence + "\n")
+    return DECIDED if found.proved else UNDECIDED
+
+
+def _check_all(folder: Path, model: Path, how: tuple[bool, str, int]) -> int:
+    """All certificates of a folder, a line for each that is not proved and one for all."""
+    certificates = sorted(folder.rglob("*.cert"))
+    if not certificates:
+        raise InputError(f"{folder}: holds no certificates (NAME.cert, each with its property NAME)")
+    proved = 0
+    for certificate in certificates:
+        found = _checked(certificate, model, certificate.with_suffix(""), how)
+        proved += found.proved
+        if not found.proved:
+            answer(f"{certificate}: {found.sentence}\n")
+    answer(f"{proved} of {len(certificates)} certificates are proved\n")
+    return DECIDED if proved == len(certificates) else UNDECIDED
+
+
+def _checked(certificate: Path, model: Path, specification: Path, how: tuple[bool, str, int]) -> Checked:
     from verify.checker.checking import check as check_certificate
     from verify.checker.errors import Refused
 
     try:
-        found = check_certificate(
-            certificate, model, specification, exact, semantics, jobs or os.cpu_count() or 1
-        )
+        return check_certificate(certificate, model, specification, *how)
     except Refused as problem:
         raise InputError(str(problem)) from None
-    answer(found.sentence + "\n")
-    return DECIDED if found.proved else UNDECIDED

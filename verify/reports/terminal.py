@@ -4,10 +4,15 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import TYPE_CHECKING
 
 from verify.bab.progress import Progress, Reporter, Silent
+
+if TYPE_CHECKING:
+    from verify.study.records import Row
 
 
 class _Live(Silent):
@@ -37,6 +42,41 @@ class _Live(Silent):
             f"{seconds:.1f} s  {progress.phase}  open {progress.waiting}  closed {progress.closed}  {worst}"
             f"depth {progress.depth}  {progress.opened / seconds:.0f}/s"
         )
+
+
+@contextmanager
+def study_progress(quiet: bool) -> Iterator[Callable[[int, int, Row], None]]:
+    """A bar on stderr of how many rows of a study are there, with what is found; nothing where it is no terminal."""
+    if quiet or not sys.stderr.isatty():
+        yield lambda *_: None
+        return
+    from rich.console import Console
+    from rich.progress import (
+        BarColumn,
+        MofNCompleteColumn,
+        TextColumn,
+        TimeElapsedColumn,
+        TimeRemainingColumn,
+    )
+    from rich.progress import Progress as Bars
+
+    columns = (
+        BarColumn(),
+        MofNCompleteColumn(),
+        TextColumn("{task.description}"),
+        TimeElapsedColumn(),
+        TimeRemainingColumn(),
+    )
+    counts: Counter[str] = Counter()
+    with Bars(*columns, console=Console(stderr=True), transient=True) as bars:
+        task = bars.add_task("", total=None)
+
+        def observe(done: int, total: int, row: Row) -> None:
+            counts[row.verdict] += 1
+            told = "  ".join(f"{number} {verdict}" for verdict, number in counts.items())
+            bars.update(task, completed=done, total=total, description=told)
+
+        yield observe
 
 
 @contextmanager

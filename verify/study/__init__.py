@@ -1,0 +1,1 @@
+"""Jobs on many inputs: certified accuracy of data sets, and the largest radius that is safe."""
