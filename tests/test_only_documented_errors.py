@@ -121,6 +121,8 @@ def options(**good: Callable[[], Any] | st.SearchStrategy[Any]) -> st.SearchStra
 
 
 LOADED = verify.load(model())
+SQUARE = verify.load(nn.Linear(3, 3), torch.zeros(1, 3))
+TUBE = verify.reach(SQUARE, ([0.0] * 3, [1.0] * 3), 2)
 STUDY = verify.certify(LOADED, np.full((2, 3), 0.5), [0, 1], epsilon=0.25)
 MODELS = one_of(model, lambda: model().SerializeToString(), module, lambda: LOADED)
 EXAMPLES = one_of(lambda: torch.zeros(1, 3), lambda: np.zeros((1, 3), np.float32))
@@ -231,6 +233,21 @@ CALLS: dict[str, st.SearchStrategy[Callable[[], Any]]] = {
             preset_name=lambda: "fast", device=lambda: "cpu", output=lambda: None, observe=OBSERVERS,
         ),
     ),
+    "output_range": st.builds(
+        lambda m, b, o: lambda: verify.output_range(m, b, **{"device": "cpu", **o}), MODELS, one_of(lambda: ([0.0] * 3, [1.0] * 3), lambda: torch.tensor([[[0.0] * 3] * 2] * 2)),
+        options(
+            **COMMON, method=lambda: "interval", iterations=ITERATIONS, layers=lambda: True, differentiable=lambda: False, output=lambda: None
+        ),
+    ),
+    "reach": st.builds(
+        lambda m, b, k, o: lambda: verify.reach(m, b, k, **{"device": "cpu", "method": "interval", **o}).stays_within(0.0, 1.0),
+        one_of(lambda: nn.Sequential(nn.Linear(3, 3), nn.Tanh()), lambda: SQUARE), BOXES, one_of(lambda: 2),
+        options(
+            **COMMON, method=lambda: "crown", iterations=ITERATIONS, horizon=lambda: 2, pieces=lambda: (1, 2, 1), timeout=lambda: 5, seed=lambda: 1,
+            output=lambda: None,
+        ),
+    ),
+    "Tube": st.builds(lambda a, b: lambda: TUBE.stays_within(a, b), one_of(lambda: -1, lambda: [0.0] * 3), one_of(lambda: 1)),
     "Study": st.builds(
         lambda e, v: lambda: (STUDY.accuracy(e), STUDY.images(v, e)), one_of(lambda: 0.25), one_of(lambda: "sat", lambda: None)
     ),
@@ -245,6 +262,7 @@ PLAIN = {
     "ClauseBounds",
     "PropertyBuilder",
     "Radius",
+    "Ranges",
     "Result",
     "Witness",
     "InputError",

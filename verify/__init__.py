@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 
 _PLACES = {
-    "certify": "verify.study.certify", "radius": "verify.study.radius", "Radius": "verify.study.radius", "Study": "verify.study.study", "Accuracy": "verify.study.study",
+    "certify": "verify.study.certify", "output_range": "verify.study.ranges", "Ranges": "verify.study.ranges", "reach": "verify.study.reach", "Tube": "verify.study.reach",
+    "radius": "verify.study.radius", "Radius": "verify.study.radius", "Study": "verify.study.study", "Accuracy": "verify.study.study",
     "verify": "verify.api", "bounds": "verify.api", "Result": "verify.result", "ClauseBounds": "verify.clause_bounds",
     "load": "verify.loading", "LoadedModel": "verify.loading", "Problem": "verify.problem", "Witness": "verify.problem",
     **dict.fromkeys((
@@ -52,12 +53,14 @@ if TYPE_CHECKING:
     )
     from verify.study.certify import certify
     from verify.study.radius import Radius, radius
+    from verify.study.ranges import Ranges, output_range
+    from verify.study.reach import Tube, reach
     from verify.study.study import Accuracy, Study
 
 __all__ = [
     "Accuracy", "Always", "Brightness", "ClauseBounds", "DialectWarning", "Fair", "InputError", "L1Ball", "L2Ball", "LinfBall", "Lipschitz",
-    "LoadedModel", "Monotone", "Never", "OutputRange", "Patch", "Problem", "PropertyBuilder", "Radius", "ResourceError", "Result", "Row",
-    "Specification", "Study", "VacuousWarning", "VerifyError", "Witness", "bounds", "certify", "load", "radius", "verify", "x", "y",
+    "LoadedModel", "Monotone", "Never", "OutputRange", "Patch", "Problem", "PropertyBuilder", "Radius", "Ranges", "ResourceError", "Result", "Row",
+    "Specification", "Study", "Tube", "VacuousWarning", "VerifyError", "Witness", "bounds", "certify", "load", "output_range", "radius", "reach", "verify", "x", "y",
 ]  # fmt: skip
 
 

@@ -191,3 +191,14 @@ def behind(front: Front, model: LoadedModel) -> Behind:
         front,
         model,
     )
+
+
+def in_a_row(model: LoadedModel, length: int) -> Network:
+    """The network of a model that is run so many times in a row, on its own outputs."""
+    builder = Builder(model.input_shape, "inputs")
+    value = builder.input
+    for number in range(length):
+        builder.label = f"step {number + 1}"
+        given = builder.reshape(value, model.input_shape)
+        value = _copied(builder, model.network, given, model.output_shape)
+    return fold(builder.network(builder.output(value)))
