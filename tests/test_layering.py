@@ -46,7 +46,7 @@ LAYERS: tuple[dict[str, set[str]], ...] = (
     {"problem": {"numpy", "torch", "onnx"}, "bounders": MATHS | {"highspy", "numpy"}},
     {"branching": MATHS, "attack": MATHS | {"numpy"}, "proof": MATHS | {"numpy"}},
     {"bab": MATHS | {"numpy"}, "request": {"torch"}, "result": set(), "step_attack": MATHS | {"numpy"}},
-    {"settings": {"numpy", "torch"}},
+    {"settings": {"numpy", "torch"}, "account": {"numpy", "torch"}},
     {"run": {"torch"}, "clause_bounds": {"torch"}},
     {"api": {"torch"}, "study": MATHS | {"numpy", "torchvision", "matplotlib"}},
     {"suite": {"torch"}},

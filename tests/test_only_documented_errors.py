@@ -248,6 +248,7 @@ CALLS: dict[str, st.SearchStrategy[Callable[[], Any]]] = {
         ),
     ),
     "Tube": st.builds(lambda a, b: lambda: TUBE.stays_within(a, b), one_of(lambda: -1, lambda: [0.0] * 3), one_of(lambda: 1)),
+    "report": st.builds(lambda r, f: lambda: verify.report(r, f), one_of(lambda: STUDY, lambda: TUBE), one_of(lambda: None, lambda: "page.html")),
     "Study": st.builds(
         lambda e, v: lambda: (STUDY.accuracy(e), STUDY.images(v, e)), one_of(lambda: 0.25), one_of(lambda: "sat", lambda: None)
     ),
@@ -318,6 +319,10 @@ FILES = (
     "net.onnx", "good.vnnlib", "net.onnx", "good.vnnlib", "query.vnnlib", "vacuous.vnnlib", "none.onnx", "folder", "empty", "noise",
     "data.npz", "data.npz", "data.npy", "broken.gz", "loop", "sealed", "instances.csv", "", "a" * 300, "-", "\udcff", "/dev/null",
 )  # fmt: skip
+FITTING = {
+    "run": ["net.onnx", "good.vnnlib"], "bounds": ["net.onnx", "good.vnnlib"], "info": ["net.onnx"], "bundle": ["new.zip", "net.onnx", "good.vnnlib"],
+    "certify": ["net.onnx", "data.npz", "--eps", "0.1"], "radius": ["net.onnx", "data.npz"],
+}  # fmt: skip
 OUTPUTS = {"--log-json", "--certificate", "--out", "--report", "--witnesses", "--serialise-assignments"}
 TARGETS = ("new", "folder", "folder/new", "none/new", "good.vnnlib", "/dev/null", "", "loop")
 
@@ -341,6 +346,8 @@ def command_lines(draw: st.DrawFn) -> list[str]:
             line.append(draw(st.sampled_from(VALUES[option])))
     if draw(st.integers(0, 9)) == 0:
         line.append(draw(st.sampled_from((*FLAGS, "--nonsense"))))
+    if command in FITTING and draw(st.integers(0, 2)) == 0:
+        return line + FITTING[command]
     files = [
         name for name in FILES if (command, name) != ("suite", "instances.csv")
     ]  # which would start processes

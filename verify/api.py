@@ -68,7 +68,7 @@ def verify(
         output=output,
     )
     _check_reporter(reporter)
-    result = run(request, lambda: reporter or Silent(), started)
+    result = run(request, lambda: reporter or Silent(), started, accounted=True)
     _warn(result)
     return result
 

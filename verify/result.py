@@ -4,11 +4,52 @@ from __future__ import annotations
 
 import time
 from dataclasses import dataclass, field
+from html import escape
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from verify.problem import Witness
+
+
+@dataclass(frozen=True)
+class Moment:
+    """Where a search was: seconds since the start, the phase that began, the worst bound that waits, how many subproblems wait and were bounded."""
+
+    seconds: float
+    phase: str
+    worst: float
+    waiting: int
+    bounded: int
+
+
+@dataclass(frozen=True, eq=False)
+class Account:
+    """What was asked, of what, and how it went: what a report tells beside a verdict.
+
+    sentence: what a property built in Python claims. text: the property as VNN-LIB, where it is short. boxes: how many there are; lower, upper: the
+    first one's ends, of all inputs. written: the first clauses as people write them; any of them is unsafe.
+    """
+
+    model: str
+    model_sha256: str | None
+    specification: str
+    specification_sha256: str | None
+    sentence: str | None
+    text: str | None
+    input_shape: tuple[int, ...]
+    output_shape: tuple[int, ...]
+    element_type: str
+    of_query: bool
+    boxes: int
+    lower: tuple[float, ...]
+    upper: tuple[float, ...]
+    clauses: int
+    written: tuple[str, ...]
+    settings: dict[str, Any]
+    versions: dict[str, str]
+    machine: dict[str, str]
+    moments: tuple[Moment, ...] = ()
 
 
 @dataclass(frozen=True, eq=False)
@@ -20,7 +61,7 @@ class Result:
     by phase, and of attacks beside branching (of all threads); by technique, its calls, subproblems, seconds, mean gain (the share
     of the distance from 0 that it closed) and how many it refuted; none where the time ran out before the search began.
     `certificate`: the file written, if one was asked for and proved. `warning`: why the property is vacuous, if it is.
-    `notes`: how the property was read where it is not as the standard of VNN-LIB has it.
+    `notes`: how the property was read where it is not as the standard of VNN-LIB has it. `account`: what a report tells beside that.
     """
 
     verdict: str
@@ -31,6 +72,12 @@ class Result:
     certificate: Path | None = None
     warning: str | None = None
     notes: tuple[str, ...] = ()
+    account: Account | None = field(default=None, repr=False)
+
+    def _repr_html_(self) -> str:
+        """For notebooks."""
+        said = "; ".join((self.reason, *self.warnings))
+        return f"<p><b>{escape(self.verdict)}</b> ({self.seconds:.2f} s): {escape(said)}</p>"
 
     @property
     def warnings(self) -> tuple[str, ...]:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
+from verify.account import Timeline, account
 from verify.bab.progress import Reporter, Silent
 from verify.deadline import Deadline, OutOfTimeError
 from verify.errors import InputError, UnwrittenError, memory_kept
@@ -29,12 +30,17 @@ _SEARCH_SHARE = 0.9
 
 
 @neutral()
-def run(request: Request, reporter: Callable[[], Reporter] = Silent, started: float | None = None) -> Result:
+def run(
+    request: Request,
+    reporter: Callable[[], Reporter] = Silent,
+    started: float | None = None,
+    accounted: bool = False,
+) -> Result:
     """Decides what is asked for.
 
     reporter: makes who is told of the search, once the inputs are read. started: where the clock began, now by default. Raises InputError
     for bad input, ResourceError where the machine is too small, and, of these, UnwrittenError where the certificate cannot be written,
-    with what the search has found as its `result`.
+    with what the search has found as its `result`. accounted: the result has an `account`, for a report.
     """
     started = time.monotonic() if started is None else started
     deadline, device = request.deadline(started), choose_device(request.device)
@@ -46,8 +52,12 @@ def run(request: Request, reporter: Callable[[], Reporter] = Silent, started: fl
     told = reporter()
     if problem is None:
         return late(started)
-    work = _Work(request, problem, device, deadline, started, told)
-    return work.searched(deadline) if request.certificate is None else work.certified(request.certificate)
+    timeline = Timeline(told, started)
+    work = _Work(request, problem, device, deadline, started, timeline if accounted else told)
+    found = work.searched(deadline) if request.certificate is None else work.certified(request.certificate)
+    if not accounted:
+        return found
+    return replace(found, account=replace(account(problem, request, device), moments=tuple(timeline.moments)))
 
 
 @dataclass(frozen=True)

@@ -121,7 +121,8 @@ class BranchAndBound:
         except OutOfTimeError:
             return self._outcome("timeout", self._interrupted())
         if witness is not None:
-            return self._outcome("sat", "a counterexample was found and replayed in ONNX Runtime", witness)
+            told = f"a counterexample was found and replayed in {self.problem.model.runtime}"
+            return self._outcome("sat", told, witness)
         if self.stuck:
             return self._outcome(
                 "unknown",

@@ -33,6 +33,7 @@ if TYPE_CHECKING:
 @options.FORMAT
 @click.option("--quiet", is_flag=True, help="Nothing on stderr but errors and warnings.")
 @click.option("--explain", is_flag=True, help="On stderr, where the time went and what it bought.")
+@click.option("--report", type=click.Path(dir_okay=False, path_type=Path), help="An HTML page of the run.")
 @click.option("--log-json", type=options.FILE, help="A file for progress, one JSON object a line.")
 @click.option(
     "--certificate",
@@ -51,6 +52,7 @@ def run(
     quiet: bool,
     explain: bool,
     log_json: Path | None,
+    report: Path | None,
     no_rigorous: bool,
     **asked: Any,
 ) -> int:
@@ -60,7 +62,7 @@ def run(
     tensor's name, type and shape and then one value a line, as ONNX Runtime reproduced it.
     """
     request = Request(model, specification, rigorous=not no_rigorous, **asked)
-    return _Command(request, (model, specification), form, quiet, explain, log_json).run()
+    return _Command(request, (model, specification), form, quiet, explain, log_json, report).run()
 
 
 @dataclass
@@ -73,6 +75,7 @@ class _Command:
     quiet: bool
     explain: bool
     log_file: Path | None
+    report: Path | None
     started: float = field(default_factory=options.begun)
     log: JsonLog | None = None
 
@@ -85,10 +88,11 @@ class _Command:
             live: Reporter = stack.enter_context(terminal(self.quiet))
             result: Result | None = None
             try:
-                result = run(self.request, lambda: self._ready(live, stack), self.started)
+                result = run(
+                    self.request, lambda: self._ready(live, stack), self.started, self.report is not None
+                )
                 watchdog.claim()
-                if self.log is not None:
-                    self.log.finish(result)
+                self._record(result)
             except UnwrittenError as error:
                 if (found := result or error.result) is None:
                     raise
@@ -103,18 +107,27 @@ class _Command:
         from verify.reports.log import json_log
 
         options.admitted(
-            self.inputs, {"--certificate": self.request.certificate, "--log-json": self.log_file}
+            self.inputs,
+            {"--certificate": self.request.certificate, "--log-json": self.log_file, "--report": self.report},
         )
         if self.log_file is None:
             return live
         self.log = stack.enter_context(json_log(self.log_file, live, self.started))
         return self.log
 
+    def _record(self, result: Result) -> None:
+        """The last line of the log, and the page. Raises UnwrittenError."""
+        if self.log is not None:
+            self.log.finish(result)
+        if self.report is not None:
+            from verify.reports.run_report import write_run
+
+            write_run(self.report, result)
+
     def _late(self, result: Result) -> int:
         """In place of a main thread that is stuck."""
-        if self.log is not None:
-            with suppress(UnwrittenError):
-                self.log.finish(result)
+        with suppress(UnwrittenError):
+            self._record(result)
         return self._show(result)
 
     def _show(self, result: Result) -> int:

@@ -45,6 +45,11 @@ class LoadedModel:
     within: tuple[Tensor, Tensor] | None = field(default=None, kw_only=True)
 
     @property
+    def runtime(self) -> str:
+        """What runs the model itself."""
+        return "torch" if self.opset is None and not self.operators else "ONNX Runtime"
+
+    @property
     def of_query(self) -> bool:
         """Whether this is the joint network of a VNN-LIB 2.0 query (see joint.py)."""
         return False

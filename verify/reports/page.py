@@ -23,19 +23,19 @@ _STYLE = """
 * { box-sizing: border-box; }
 body { font: 16px/1.55 system-ui, -apple-system, "Segoe UI", sans-serif; margin: 0 auto; max-width: 62rem; padding: 2rem 1.25rem 4rem;
   background: var(--paper); color: var(--ink); overflow-wrap: break-word; }
-h1 { font-size: 1.7rem; line-height: 1.25; margin: 0 0 .4rem; } h2 { font-size: 1.15rem; margin: 2.2rem 0 .6rem; }
+h1 { font-size: 1.7rem; line-height: 1.25; margin: 0 0 .4rem; } h3 { font-size: 1rem; margin: 1.2rem 0 .3rem; } summary { cursor: pointer; color: var(--accent); margin: .5rem 0; } h2 { font-size: 1.15rem; margin: 2.2rem 0 .6rem; }
 p { margin: .5rem 0; max-width: 46rem; } .faint, figcaption { color: var(--faint); font-size: .875rem; }
-.scroll { overflow-x: auto; } table { border-collapse: collapse; font-size: .925rem; }
+.scroll { overflow-x: auto; margin: .8rem 0; } table { border-collapse: collapse; font-size: .925rem; }
 th, td { padding: .35rem .8rem .35rem 0; border-bottom: 1px solid var(--line); text-align: left; vertical-align: top; }
 th { font-weight: 600; color: var(--faint); white-space: nowrap; } td.number, th.number { text-align: right; font-variant-numeric: tabular-nums; }
 .unsat, .good { color: var(--good); } .sat, .bad, .error, .contradiction { color: var(--bad); } .unknown, .timeout, .open, .not-run { color: var(--open); }
 .verdict { display: inline-block; font-weight: 700; font-size: 1.1rem; padding: .15rem .7rem; border: 2px solid currentColor; border-radius: .5rem; }
 .card { background: var(--card); border: 1px solid var(--line); border-radius: .6rem; padding: .9rem 1.1rem; margin: 1rem 0; }
 .warning { border-left: 4px solid var(--open); }
-code, pre { font: .875rem/1.5 ui-monospace, "SF Mono", Menlo, Consolas, monospace; } pre { overflow-x: auto; background: var(--card); border: 1px solid var(--line);
-  border-radius: .5rem; padding: .75rem 1rem; margin: .6rem 0; } code { overflow-wrap: anywhere; }
+code, pre, .hash { font: .875rem/1.5 ui-monospace, "SF Mono", Menlo, Consolas, monospace; } pre { white-space: pre-wrap; overflow-wrap: anywhere; background: var(--card); border: 1px solid var(--line);
+  border-radius: .5rem; padding: .75rem 1rem; margin: .6rem 0; } code, .hash { overflow-wrap: anywhere; } .hash { color: var(--faint); min-width: 14rem; }
 figure { margin: 0; } .pictures { display: grid; grid-template-columns: repeat(auto-fill, minmax(19rem, 1fr)); gap: 1.2rem; }
-.trio { display: flex; gap: .5rem; align-items: flex-start; } .trio figure { flex: 1; min-width: 0; } .trio img { width: 100%; display: block; }
+.trio { display: flex; gap: .5rem; align-items: flex-start; } .trio figure { flex: 1; min-width: 0; } figure img { width: 100%; display: block; }
 img { image-rendering: pixelated; border: 1px solid var(--line); border-radius: .25rem; }
 svg { max-width: 100%; height: auto; display: block; } svg text { font: 12px system-ui, sans-serif; fill: var(--faint); }
 @media print { body { max-width: none; padding: 0; font-size: 11pt; } h2 { break-after: avoid; } .card, figure, tr { break-inside: avoid; } }
@@ -132,7 +132,7 @@ def _img(colours: NDArray[np.float64], words: str) -> str:
 
 # -- charts
 
-_WIDTH, _HEIGHT, _LEFT, _RIGHT, _TOP, _BOTTOM = 720, 300, 52, 16, 14, 44
+_WIDTH, _HEIGHT, _LEFT, _RIGHT, _TOP, _BOTTOM = 720, 310, 52, 16, 26, 44
 
 
 class Axes:
@@ -153,14 +153,19 @@ class Axes:
         )
 
     def line(
-        self, points: Sequence[tuple[float, float]], colour: str, dots: bool = True, dashed: bool = False
+        self,
+        points: Sequence[tuple[float, float]],
+        colour: str,
+        dots: bool = True,
+        dashed: bool = False,
+        thin: bool = False,
     ) -> None:
         """A line through points."""
         places = [self.at(*point) for point in points]
         path = " ".join(f"{x},{y}" for x, y in places)
         dash = ' stroke-dasharray="6 4"' if dashed else ""
         self._parts.append(
-            f'<polyline points="{path}" fill="none" stroke="{colour}" stroke-width="2"{dash}/>'
+            f'<polyline points="{path}" fill="none" stroke="{colour}" stroke-width="{0.7 if thin else 2}"{dash}/>'
         )
         if dots:
             self._parts += [f'<circle cx="{x}" cy="{y}" r="3.5" fill="{colour}"/>' for x, y in places]

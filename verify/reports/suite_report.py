@@ -11,21 +11,13 @@ from typing import TYPE_CHECKING
 
 from verify import __version__
 from verify.output import write_whole
+from verify.reports.page import document
 from verify.suite.results import RESULTS, Judged, Summary, summaries
 
 if TYPE_CHECKING:
     from rich.table import Table
 
 _COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#000000", "#999933")
-_STYLE = """
-body { font: 15px/1.45 system-ui, sans-serif; margin: 2em auto; max-width: 76em; padding: 0 1em; color: #222; }
-table { border-collapse: collapse; margin: 1em 0; }
-th, td { padding: .25em .7em; border-bottom: 1px solid #ddd; text-align: left; vertical-align: top; }
-td.number, th.number { text-align: right; font-variant-numeric: tabular-nums; }
-.sat { color: #b45309; } .unsat { color: #047857; } .error, .contradiction { color: #b91c1c; font-weight: 600; }
-.unknown, .timeout, .not-run { color: #777; }
-svg text { font: 12px system-ui, sans-serif; fill: #444; }
-"""
 _WIDTH, _HEIGHT, _LEFT, _BOTTOM, _TOP = 760, 360, 60, 45, 12
 
 
@@ -80,23 +72,17 @@ def page(found: Sequence[Judged]) -> str:
         f'<p class="contradiction">{escape(one.complaint())}</p>' for one in found if one.contradiction
     )
     when = datetime.now().astimezone().strftime("%Y-%m-%d %H:%M %Z")
-    return f"""<!DOCTYPE html>
-<html lang="en">
-<head><meta charset="utf-8"><title>verify suite</title><style>{_STYLE}</style></head>
-<body>
-<h1>verify suite</h1>
-<p>verify {escape(__version__)}, {escape(when)}</p>
+    body = f"""<h1>verify suite</h1>
+<p class="faint">verify {escape(__version__)}, {escape(when)}</p>
 {complaints}
 <h2>Summary</h2>
 {_table(heading, ("".join(_cell(cell, number=at > 0) for at, cell in enumerate(row)) for row in rows), numbers=True)}
-<p>PAR2: mean seconds, an undecided or contradicted instance counting as twice its limit.</p>
+<p class="faint">PAR2: mean seconds, an undecided or contradicted instance counting as twice its limit.</p>
 <h2>Decided instances over time</h2>
 {cactus(found)}
 <h2>Instances</h2>
-{_table(["folder", "network", "property", "limit", "expected", "result", "seconds", "reason"], map(_instance, found))}
-</body>
-</html>
-"""
+{_table(["folder", "network", "property", "limit", "expected", "result", "seconds", "reason"], map(_instance, found))}"""
+    return document("verify suite", body)
 
 
 def _table(heading: Iterable[str], rows: Iterable[str], numbers: bool = False) -> str:
@@ -105,7 +91,7 @@ def _table(heading: Iterable[str], rows: Iterable[str], numbers: bool = False) -
         for at, name in enumerate(heading)
     )
     body = "\n".join(f"<tr>{row}</tr>" for row in rows)
-    return f"<table>\n<thead><tr>{head}</tr></thead>\n<tbody>\n{body}\n</tbody>\n</table>"
+    return f'<div class="scroll"><table>\n<thead><tr>{head}</tr></thead>\n<tbody>\n{body}\n</tbody>\n</table></div>'
 
 
 def _cell(text: str, number: bool = False, kind: str = "") -> str:
@@ -152,7 +138,7 @@ def cactus(found: Sequence[Judged]) -> str:
         for at, (name, times) in enumerate(curves.items())
     )
     return (
-        f'<svg xmlns="http://www.w3.org/2000/svg" width="{_WIDTH + 220}" height="{_height(len(curves))}" role="img" '
+        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {_WIDTH + 220} {_height(len(curves))}" width="{_WIDTH + 220}" role="img" '
         f'aria-label="seconds against decided instances">\n{axes.grid()}\n{"".join(lines)}{"".join(legend)}</svg>'
     )
 
@@ -205,7 +191,7 @@ class _Axes:
 
     def _horizontal(self, power: int) -> str:
         y = self.y(10.0**power)
-        line = f'<line x1="{_LEFT}" y1="{y}" x2="{_WIDTH - 10}" y2="{y}" stroke="#ddd"/>'
+        line = f'<line x1="{_LEFT}" y1="{y}" x2="{_WIDTH - 10}" y2="{y}" stroke="var(--line)"/>'
         return f'{line}<text x="{_LEFT - 6}" y="{y + 4}" text-anchor="end">{10.0**power:g}</text>'
 
     def _number(self, count: int) -> str:
