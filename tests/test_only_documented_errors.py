@@ -271,6 +271,7 @@ PLAIN = {
     "VerifyError",
     "VacuousWarning",
     "DialectWarning",
+    "ModeWarning",
 }
 
 

@@ -23,13 +23,20 @@ _PLACES = {
         "PropertyBuilder", "Row", "Specification", "x", "y",
     ), "verify.specification"),
     "VerifyError": "verify.errors", "InputError": "verify.errors", "ResourceError": "verify.errors",
-    "DialectWarning": "verify.errors", "VacuousWarning": "verify.errors",
+    "DialectWarning": "verify.errors", "ModeWarning": "verify.errors", "VacuousWarning": "verify.errors",
 }  # fmt: skip
 
 if TYPE_CHECKING:
     from verify.api import bounds, verify
     from verify.clause_bounds import ClauseBounds
-    from verify.errors import DialectWarning, InputError, ResourceError, VacuousWarning, VerifyError
+    from verify.errors import (
+        DialectWarning,
+        InputError,
+        ModeWarning,
+        ResourceError,
+        VacuousWarning,
+        VerifyError,
+    )
     from verify.loading import LoadedModel, load
     from verify.problem import Problem, Witness
     from verify.reports.report import report
@@ -60,7 +67,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "Accuracy", "Always", "Brightness", "ClauseBounds", "DialectWarning", "Fair", "InputError", "L1Ball", "L2Ball", "LinfBall", "Lipschitz",
-    "LoadedModel", "Monotone", "Never", "OutputRange", "Patch", "Problem", "PropertyBuilder", "Radius", "Ranges", "ResourceError", "Result", "Row",
+    "LoadedModel", "ModeWarning", "Monotone", "Never", "OutputRange", "Patch", "Problem", "PropertyBuilder", "Radius", "Ranges", "ResourceError", "Result", "Row",
     "Specification", "Study", "Tube", "VacuousWarning", "VerifyError", "Witness", "bounds", "certify", "load", "output_range", "radius", "reach", "report", "verify", "x", "y",
 ]  # fmt: skip
 

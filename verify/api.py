@@ -13,7 +13,8 @@ import torch
 from verify.bab.progress import Reporter, Silent
 from verify.bounders.ascent import Bounder
 from verify.clause_bounds import ClauseBounds, Step, bound
-from verify.errors import DialectWarning, VacuousWarning
+from verify.errors import DialectWarning, ModeWarning, VacuousWarning
+from verify.loading.loaded import TRAINING
 from verify.problem import prepare
 from verify.request import Request
 from verify.result import Result
@@ -82,10 +83,11 @@ def _check_reporter(reporter: object) -> None:
 
 
 def _warn(of: Result | Problem) -> None:
-    """A DialectWarning for each way in which the property was read generously, and a VacuousWarning where it holds as it is
-    written."""
+    """A DialectWarning for each way in which the property was read generously, a VacuousWarning where it holds as it is
+    written, and a ModeWarning for a module that is verified in another mode than it is in."""
     for warning in of.warnings:
-        kind = VacuousWarning if warning not in of.notes else DialectWarning
+        kind: type[UserWarning] = VacuousWarning if warning not in of.notes else DialectWarning
+        kind = ModeWarning if warning == TRAINING else kind
         warnings.warn(warning, kind, stacklevel=3)
 
 

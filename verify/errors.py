@@ -116,6 +116,10 @@ class VacuousWarning(UserWarning):
     """A property that holds whatever the model, as it is written: mostly a slip of who wrote it."""
 
 
+class ModeWarning(UserWarning):
+    """A module of torch in training mode that computes something else there: it is verified in evaluation mode."""
+
+
 class DialectWarning(UserWarning):
     """A property that is not as the standard of VNN-LIB has it, and how it was read: it can mean one thing alone."""
 

@@ -88,8 +88,8 @@ class Problem:
 
     @property
     def notes(self) -> tuple[str, ...]:
-        """How the property was read where it is not as the standard of VNN-LIB has it."""
-        return self.specification.notes
+        """How model and property were read, where their user should know: such as what is not as the standard of VNN-LIB has it."""
+        return (*self.model.notes, *self.specification.notes)
 
     @property
     def warnings(self) -> tuple[str, ...]:
@@ -192,6 +192,7 @@ def prepare(
     """
     deadline = deadline or Deadline()
     with deadline.ticking(), memory_kept("model and property were loaded"):
+        _check_order(model, specification)
         spec = _read(specification, deadline)
         if output is not None and (isinstance(spec, Query) or isinstance(model, LoadedModel)):
             refuse(
@@ -247,6 +248,21 @@ def _check_known(lower: Tensor, upper: Tensor, within: tuple[Tensor, Tensor], so
             f"{source}: the model was loaded for another property, on whose inputs alone it is known: its inputs choose places. "
             "Give the model's file instead."
         )
+
+
+def _check_order(model: object, specification: object) -> None:
+    """InputError where a model and a property have changed places, by the names of their files or by what they are."""
+    of_property = isinstance(model, PropertyBuilder | Property | Query) or _named(model, ".vnnlib")
+    of_model = isinstance(specification, torch.nn.Module | LoadedModel | bytes) or _named(
+        specification, ".onnx"
+    )
+    if of_property and of_model:
+        raise InputError("model and property have changed places; the model comes first")
+
+
+def _named(source: object, ending: str) -> bool:
+    """Whether a source is a file of such a name, packed or not."""
+    return isinstance(source, str | Path) and str(source).lower().removesuffix(".gz").endswith(ending)
 
 
 def _only(models: Mapping[str, Source], spec: Property | PropertyBuilder) -> Source:

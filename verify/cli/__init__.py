@@ -23,7 +23,17 @@ from verify.watchdog import end
 _STARTED = time.monotonic()
 
 
-@click.group(epilog=EXIT_CODES, context_settings={"help_option_names": ["-h", "--help"]})
+_HELP = (
+    EXIT_CODES
+    + """
+\b
+Completion, for bash (zsh and fish likewise):
+  eval "$(_VERIFY_COMPLETE=bash_source verify)"
+"""
+)
+
+
+@click.group(epilog=_HELP, context_settings={"help_option_names": ["-h", "--help"]})
 def cli() -> None:
     """Decides whether a neural network (ONNX) has a property (VNN-LIB): unsat - it holds; sat - here is a counterexample."""
 

@@ -17,7 +17,13 @@ if TYPE_CHECKING:
     from verify.clause_bounds import ClauseBounds, Step
 
 
-@click.command(epilog=options.EXIT_CODES)
+@click.command(
+    epilog=options.codes(
+        "verify bounds model.onnx property.vnnlib --method crown --layers",
+        code0="done, whatever the bounds",
+        code1="",
+    )
+)
 @options.MODEL
 @options.PROPERTY
 @click.option("--method", type=click.Choice(METHODS), default="restricted", show_default=True)

@@ -16,7 +16,12 @@ from verify.request import Request
 from verify.result import Result
 
 
-@click.command(epilog=options.EXIT_CODES)
+@click.command(
+    epilog=options.codes(
+        "verify bundle evidence.zip model.onnx property.vnnlib",
+        code1="undecided (unknown or timeout): no archive",
+    )
+)
 @click.argument("archive", type=click.Path(dir_okay=False, path_type=Path))
 @options.MODEL
 @options.PROPERTY

@@ -18,21 +18,17 @@ from verify.process import answer
 if TYPE_CHECKING:
     from verify.study.study import Study
 
-_EXIT_CODES = """
-\b
-Exit codes:
-  0   all samples are decided (or both radii are near enough)
-  1   some are not
-  2   bad input or usage
-  3   resources (memory, disk)
-  70  internal error
-
-\b
-Examples:
-  verify certify model.onnx test.npz --eps 0.01,0.02,0.05 --out study --report study.html
-  verify certify model.onnx images.npy labels.npy --eps 8/255 --mean 0.49,0.48,0.45 --std 0.25,0.24,0.26
-  verify radius model.onnx test.npz --sample 3
-"""
+_CERTIFY = options.codes(
+    "verify certify model.onnx test.npz --eps 0.01,0.02,0.05 --out study --report study.html",
+    "verify certify model.onnx images.npy labels.npy --eps 8/255 --mean 0.49,0.48,0.45 --std 0.25,0.24,0.26",
+    code0="all samples are decided",
+    code1="some are open",
+)
+_RADIUS = options.codes(
+    "verify radius model.onnx test.npz --sample 3 --tolerance 0.001",
+    code0="both radii are near enough, or nothing was found up to the largest",
+    code1="they are not",
+)
 
 
 class _Numbers(click.ParamType):  # type: ignore[type-arg]
@@ -92,7 +88,7 @@ def _shared(command: Callable[..., Any]) -> Callable[..., Any]:
     return command
 
 
-@click.command(epilog=_EXIT_CODES)
+@click.command(epilog=_CERTIFY)
 @_shared
 @click.option("--eps", "epsilon", type=_Numbers(), required=True, help="Radii: 0.01,0.02 or 8/255.")
 @click.option(
@@ -151,7 +147,7 @@ def _shown(study: Study) -> str:
     )
 
 
-@click.command(epilog=_EXIT_CODES)
+@click.command(epilog=_RADIUS)
 @_shared
 @click.option(
     "--sample", type=click.IntRange(min=0), default=0, show_default=True, help="Which sample of DATA."

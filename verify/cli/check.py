@@ -16,7 +16,17 @@ if TYPE_CHECKING:
     from verify.checker.checking import Checked
 
 
-@click.command()
+@click.command(
+    epilog=options.codes(
+        "verify check proof.cert model.onnx property.vnnlib",
+        "verify check study/certificates model.onnx",
+        code0="proved",
+        code1="not proved",
+        code2="a file cannot be read",
+        code3="resources (memory)",
+        code70="",
+    )
+)
 @click.argument("certificate", type=options.FILE)
 @options.MODEL
 @options.OPTIONAL_PROPERTY
@@ -33,13 +43,6 @@ def check(
     """Prove again what CERTIFICATE says of MODEL and PROPERTY, trusting nothing of the search.
 
     CERTIFICATE may be a folder, such as `verify certify --certificates` fills: then all certificates in it, NAME.cert each with its property NAME.
-
-    \b
-    Exit codes:
-      0   proved
-      1   not proved
-      2   a file cannot be read
-      3   resources (memory)
     """
     how = (exact, semantics, jobs or os.cpu_count() or 1)
     if os.path.isdir(certificate):

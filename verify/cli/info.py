@@ -12,7 +12,7 @@ from verify.errors import DECIDED
 from verify.startup import import_torch
 
 
-@click.command(epilog=options.EXIT_CODES)
+@click.command(epilog=options.codes("verify info model.onnx property.vnnlib", code0="done", code1=""))
 @options.MODEL
 @options.OPTIONAL_PROPERTY
 @options.OUTPUT

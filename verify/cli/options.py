@@ -18,15 +18,24 @@ from verify.result import Result, late
 from verify.startup import import_torch
 from verify.watchdog import REASON, Watchdog
 
-EXIT_CODES = """
-\b
-Exit codes:
-  0   decided (sat or unsat)
-  1   undecided (unknown or timeout)
-  2   bad input or usage
-  3   resources (memory, disk)
-  70  internal error
-"""
+_CODES = {
+    0: "decided (sat or unsat)",
+    1: "undecided (unknown or timeout)",
+    2: "bad input or usage",
+    3: "resources (memory, disk)",
+    70: "internal error",
+}
+
+
+def codes(*examples: str, **told: str) -> str:
+    """The end of a command's help: exit codes, those of `told` otherwise or not at all (""), and examples."""
+    lines = {**_CODES, **{int(key[4:]): text for key, text in told.items()}}
+    shown = "".join(f"  {code:<4}{text}\n" for code, text in lines.items() if text)
+    more = "".join(f"  {example}\n" for example in examples)
+    return f"\n\b\nExit codes:\n{shown}" + (f"\n\b\nExamples:\n{more}" if more else "")
+
+
+EXIT_CODES = codes()
 
 
 class _Seconds(click.FloatRange):

@@ -21,7 +21,12 @@ if TYPE_CHECKING:
     from verify.result import Result
 
 
-@click.command(epilog=options.EXIT_CODES)
+@click.command(
+    epilog=options.codes(
+        "verify run model.onnx property.vnnlib --timeout 60 --report run.html",
+        "verify run model.onnx property.vnnlib --certificate proof.cert",
+    )
+)
 @options.MODEL
 @options.PROPERTY
 @options.TIMEOUT

@@ -21,15 +21,12 @@ if TYPE_CHECKING:
     from verify.suite.results import Judged, Results, Row
     from verify.suite.runner import Ended, Settings
 
-_EXIT_CODES = """
-\b
-Exit codes:
-  0   done, whatever the verdicts
-  1   a verdict contradicts the expected one; interrupted
-  2   bad input or usage
-  3   resources (disk)
-  70  internal error
-"""
+_EXIT_CODES = options.codes(
+    "verify suite properties/digits_fc --out results.csv --report results.html",
+    code0="done, whatever the verdicts",
+    code1="a verdict contradicts the expected one; interrupted",
+    code3="resources (disk)",
+)
 
 
 @click.command(epilog=_EXIT_CODES)

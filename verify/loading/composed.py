@@ -111,6 +111,7 @@ def side_by_side_with_itself(
         (model.element_type,) * size,
         types,
         tuple(distances),
+        notes=model.notes,
     )
 
 
@@ -190,6 +191,7 @@ def behind(front: Front, model: LoadedModel) -> Behind:
         model.opset,
         front,
         model,
+        notes=model.notes,
     )
 
 

@@ -26,6 +26,9 @@ if TYPE_CHECKING:
     Source = str | Path | bytes | onnx.ModelProto  # of an ONNX model
 
 
+TRAINING = "the module is in training mode; it is verified in evaluation mode, as module.eval() makes it"
+
+
 @dataclass(frozen=True)
 class LoadedModel:
     """A model that is ready to verify."""
@@ -41,6 +44,8 @@ class LoadedModel:
     opset: int | None  # None for a torch.nn.Module
     # the model as its file says, where ONNX Runtime may compute otherwise: it quantises more than is written
     as_written: Runner | None = field(default=None, kw_only=True)
+    # what its user should know of how it was read
+    notes: tuple[str, ...] = field(default=(), kw_only=True)
     # the box of inputs outside of which the network is not the model's; None where there is none (see tables.py)
     within: tuple[Tensor, Tensor] | None = field(default=None, kw_only=True)
 

@@ -73,6 +73,13 @@ def admitted(module: object, example_input: object) -> tuple[nn.Module, Tensor, 
     return original, example, runner
 
 
+def hangs_on_mode(module: object) -> bool:
+    """Whether a layer is in training mode that computes something else there: dropout, normalisation by a batch."""
+    kinds = (nn.modules.dropout._DropoutNd, nn.modules.batchnorm._NormBase, nn.RReLU)
+    parts = module.modules() if isinstance(module, nn.Module) else ()
+    return any(part.training and isinstance(part, kinds) for part in parts)
+
+
 def _copied(module: nn.Module) -> nn.Module:
     """A copy, also where attributes are results of other tensors, which Python's copy refuses: weights that hooks compute."""
     attributes = [value for part in module.modules() for value in vars(part).values()]

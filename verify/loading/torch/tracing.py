@@ -15,9 +15,16 @@ from verify.errors import ModelError, UnsupportedOperatorError
 from verify.loading.builder import Builder
 from verify.loading.calls import NO_RULE
 from verify.loading.fold import fold as folded
-from verify.loading.loaded import LoadedModel
+from verify.loading.loaded import TRAINING, LoadedModel
 from verify.loading.lowering import Origin, lower
-from verify.loading.torch.admission import ELEMENT_TYPES, admitted, blaming, check_arguments, check_traceable
+from verify.loading.torch.admission import (
+    ELEMENT_TYPES,
+    admitted,
+    blaming,
+    check_arguments,
+    check_traceable,
+    hangs_on_mode,
+)
 from verify.network.graph import Network
 
 
@@ -33,7 +40,10 @@ def from_module(module: nn.Module, example_input: Tensor | None, fold: bool) -> 
     if graph_module is not None:
         network, output_shape = _by_trace(graph_module, original, example)
     network = folded(network) if fold else network
-    return LoadedModel(network, runner, "input", "output", shape, output_shape, kind, Counter(), None)
+    notes = (TRAINING,) if hangs_on_mode(module) else ()
+    return LoadedModel(
+        network, runner, "input", "output", shape, output_shape, kind, Counter(), None, notes=notes
+    )
 
 
 @contextmanager
