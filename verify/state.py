@@ -233,14 +233,15 @@ class Subproblems(Struct):
     state: DualState
     # Of the worst constraint's bound over the input box, scaled: what input splits are chosen by; no columns elsewhere.
     slopes: Float[Tensor, "batch inputs"]
-    constrained_lower: Float[
-        Tensor, "batch carried"
-    ]  # over the subproblem's unsafe points: of the inputs, or of the last pre-activations
+    # Over the subproblem's unsafe points: of the last pre-activations, or of the inputs and perhaps of all that is behind them.
+    constrained_lower: Float[Tensor, "batch carried"]
     constrained_upper: Float[Tensor, "batch carried"]
-    tightened_at: Float[
-        Tensor, "batch steps"
-    ]  # the bound just before each step of tightening what is carried, further off with every split; -inf: never
-    subproblem_id: Int[Tensor, " batch"]  # its number in a certificate's tree
+    # The bound just before each step of tightening what is carried, further off with every split; -inf: never.
+    tightened_at: Float[Tensor, "batch steps"]
+    # Where inputs are split: whether its clause is the only one left of those that it stands for.
+    alone: Bool[Tensor, " batch"]
+    # Its number in a certificate's tree.
+    subproblem_id: Int[Tensor, " batch"]
 
     @property
     def splits(self) -> Splits:

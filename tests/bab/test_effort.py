@@ -23,11 +23,10 @@ def seen(
     after: Tensor | list[float],
     seconds: float,
     name: str = NAME,
-    beside: float = 0.0,
 ) -> Observation:
     """An observation; what ends above 0 is refuted."""
     ends = torch.as_tensor(before).double(), torch.as_tensor(after).double()
-    return Observation(name, seconds, *ends, ends[1] > 0, beside)
+    return Observation(name, seconds, *ends, ends[1] > 0)
 
 
 def splitting(level: float, seconds: float = 1.0) -> Effort:
@@ -74,54 +73,91 @@ def test_what_pays_where_bounds_are_inherited(bound: float, share: float, price:
 
 
 @pytest.mark.parametrize(
-    ("before", "after", "price", "pays"),
+    ("before", "after", "width", "price", "pays"),
     [
-        # eleven times as many boxes of two dimensions would leave 8 / 11^0.75 = 1.32
-        (-8.0, -1.3, 10.0, True),
-        (-8.0, -1.4, 10.0, False),
-        # from -8 to 1, of which 8 / 9 were needed: 1 / 9 is left
-        (-8.0, 1.0, 10.0, True),
-        (-2.0, 1.0, 10.0, False),
-        # a split closes it, for the same price
-        (-1e-3, 1.0, 1.0, False),
-        (-8.0, -7.9, 0.001, True),
-        (-torch.inf, -1e9, 100.0, True),
-        (-torch.inf, -torch.inf, 100.0, False),
+        # ten children are log2(1 + 10 / 2) = 2.6 levels, which close 0.2 each
+        (-8.0, -3.8, 2.0, 10.0, True),
+        (-8.0, -3.9, 2.0, 10.0, False),
+        # 4.9 levels, and 5.1
+        (-8.0, 0.1, 2.0, 58.0, True),
+        (-8.0, 0.1, 2.0, 66.0, False),
+        # of a chain that does not widen two children are a level
+        (-8.0, 0.1, 1.0, 9.9, True),
+        (-8.0, 0.1, 1.0, 10.1, False),
+        # a tree that halves with every level ends by itself after four children
+        (-8.0, 0.1, 0.5, 3.8, True),
+        (-8.0, 0.1, 0.5, 4.0, False),
+        (-torch.inf, -1e9, 2.0, 50.0, True),
+        (-torch.inf, -torch.inf, 2.0, 0.1, False),
     ],
 )
-def test_what_pays_where_boxes_are_bounded_afresh(
-    before: float, after: float, price: float, pays: bool
+def test_what_pays_where_inputs_are_split(
+    before: float, after: float, width: float, price: float, pays: bool
 ) -> None:
-    effort = Effort(Halving(dimensions=2)).learned(seen([before] * 3, [after] * 3, 3.0, beside=1 / price))
+    effort = Effort(Halving(rate=0.2, width=width, seconds=1.0))
+    effort = effort.learned(seen([before] * 3, [after] * 3, 3.0 * price))
     assert len(chosen(effort, [before] * 100, techniques=10**9)) == (16 if pays else 0)
 
 
+def test_what_splitting_of_inputs_gains_is_measured() -> None:
+    """How fast children that stay open come nearer, and how many there are."""
+    found = Halving.of(5)
+    assert found.rate == pytest.approx(1 - 2**-0.3)
+    for _ in range(50):
+        found = found.learned(seen([-1.0] * 8, [-0.9, -0.7, 1, 1, 1, 1, 1, 1], 8.0, SPLITTING))
+    assert found.rate == pytest.approx(0.2, abs=0.01)
+    assert found.width == pytest.approx(0.5, abs=0.01)
+    assert found.seconds == pytest.approx(1.0)
+    one = Halving.of(5).learned(seen([-1.0] * 4, [1.0] * 4, 1.0, SPLITTING))
+    assert one.rate == Halving.of(5).rate and one.width < 2
+    one = Halving.of(5).learned(seen([-torch.inf] * 4, [-1.0] * 4, 1.0, SPLITTING))
+    assert one.rate == Halving.of(5).rate
+
+
 def test_it_pays_for_some() -> None:
-    """Bounds too far off stay loose, those close to 0 a split closes: in between tighter bounds pay, and are asked for."""
+    """Bounds too far off stay loose: nearer ones are closed, and are asked for."""
     before = [-float(2 ** (i / 8)) for i in range(80)]
-    good = [4 < -one < 64 for one in before]
-    after = [0.3 if fine else 0.9 * one for one, fine in zip(before, good, strict=True)]
-    after[:16] = [1.0] * 16
-    effort = Effort(Halving(dimensions=2)).learned(seen(before, after, 80.0, beside=0.1))
-    asked = chosen(effort, [-1.2, -2.0, -8.0, -16.0, -32.0, -300.0, -1e3, -torch.inf])
-    assert sorted(asked) == [2, 3, 4]
+    after = [0.3 if one > -64 else 0.9 * one for one in before]
+    effort = Effort(Halving(seconds=0.1, rate=0.2)).learned(seen(before, after, 80.0))
+    assert sorted(chosen(effort, [-1.2, -8.0, -16.0, -32.0, -300.0, -1e3, -torch.inf])) == [0, 1, 2, 3]
 
 
 def test_what_was_seen_long_ago_is_forgotten() -> None:
-    effort = Effort(Halving(dimensions=2)).learned(seen([-8.0] * 400, [-1.0] * 400, 400.0, beside=0.1))
+    effort = Effort(Halving(seconds=0.1, rate=0.2)).learned(seen([-8.0] * 400, [1.0] * 400, 400.0))
     assert chosen(effort, [-8.0]) == [0]
-    effort = effort.learned(seen([-8.0] * 1000, [-7.0] * 1000, 1000.0, beside=0.1))
+    for _ in range(4):
+        effort = effort.learned(seen([-8.0] * 1000, [-7.0] * 1000, 1000.0))
     assert chosen(effort, [-8.0]) == []
 
 
-def test_some_more_are_free() -> None:
-    """Where a call takes long for any number of boxes, as many as double that come along."""
-    effort = Effort(Halving(dimensions=2))
-    for count in (5, 10, 20):
-        effort = effort.learned(seen([-8.0] * count, [-1.0] * count, 1.0 + 0.1 * count, beside=0.02))
-    assert sorted(chosen(effort, [-8.0] * 15)) == list(range(15))
-    effort = effort.learned(seen([-99.0] * 8, [-98.0] * 8, 1.8, beside=0.02))
-    assert len(chosen(effort, [-7.9] + [-99.0] * 30)) > 4
+def test_the_price_is_that_of_the_batch() -> None:
+    """Where a call takes long for any number of boxes, more of them are cheaper each; and as many as double it come along."""
+    effort = Effort(Halving(seconds=0.005, rate=0.2))
+    for count in (4, 16):
+        effort = effort.learned(seen([-8.0] * count, [1.0] * count, 1.0 + 0.1 * count))
+    ledger = effort.ledger(NAME)
+    assert ledger.seconds_of(64) == pytest.approx(1.0 + 0.1 * 64)
+    assert ledger.at_no_cost == 10
+    assert len(chosen(effort, [-8.0] * 100, techniques=10**9)) == 64
+    assert len(chosen(effort, [-8.0] * 3, techniques=10**9)) == 0
+    effort = effort.learned(seen([-99.0] * 8, [-98.0] * 8, 1.8))
+    assert len(chosen(effort, [-7.9] * 8 + [-99.0] * 30)) > 8
+
+
+def test_in_proportion_where_all_calls_are_alike() -> None:
+    effort = Effort(Halving(seconds=0.02, rate=0.2))
+    for _ in range(3):
+        effort = effort.learned(seen([-8.0] * 4, [1.0] * 4, 2.0))
+    assert effort.ledger(NAME).seconds_of(16) == pytest.approx(8.0)
+    assert effort.ledger(NAME).at_no_cost == 0
+
+
+def test_trials_grow_while_there_is_time() -> None:
+    """What has a price of its own looks dear on few boxes: it is tried on more where the time for trials holds another call."""
+    effort = Effort(Halving(seconds=0.01, rate=0.2, total=10.0)).learned(seen([-8.0] * 4, [-7.9] * 4, 1.0))
+    assert len(chosen(effort, [-8.0] * 100)) == 16
+    effort = Effort(Halving(seconds=0.01, rate=0.2, total=5.0)).learned(seen([-8.0] * 4, [-7.9] * 4, 1.0))
+    assert len(chosen(effort, [-8.0] * 100)) == 4
 
 
 def test_nothing_pays_before_a_child_is_known() -> None:

@@ -51,8 +51,8 @@ def both(known: Centred, network: Network, number: int, batch: int = 2) -> tuple
     size = view.network.nodes[view.node].size
     neurons = torch.arange(size)[None].expand(len(rows), -1)
     start = Objective.both_ends(neurons, size, torch.zeros(0, dtype=DOUBLE)).coefficients[:, :, 0]
-    exact, _ = CentredPasses(double, view)._swept(rows, start)
-    found, slack = CentredPasses(known, view_of(working, layer))._swept(rows, start.float())
+    exact, *_ = CentredPasses(double, view)._swept(rows, start)
+    found, slack, _ = CentredPasses(known, view_of(working, layer))._swept(rows, start.float())
     return found, slack + known.lost, exact
 
 

@@ -7,16 +7,16 @@ is clipped to. Every bound charges its own rounding errors.
 
 from __future__ import annotations
 
-import time
 from dataclasses import dataclass, replace
 from functools import cached_property
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from verify.bab.strategy import Bounded, Objectives, grouped
 from verify.bab.techniques.clipping import Clipping
+from verify.bounders.halfspaces import Halfspaces
 from verify.bounders.ibp import Pair, interval, interval_rows, magnitudes
 from verify.branching.inputs import input_steps_open
 from verify.deadline import Deadline
@@ -50,7 +50,7 @@ class Groups:
 class BoundedBoxes(Bounded):
     """What bounding boxes afresh gives, of the clause that is furthest from refuted, and where all unsafe points lie.
 
-    (Of all clauses of a subproblem: `refuted` is said of all.) tried: the last kind of tightening that was tried. spent: seconds.
+    (Of all clauses of a subproblem: `refuted` is said of all.) tried: the last kind of tightening that was tried.
     """
 
     bounds: Bounds
@@ -59,10 +59,13 @@ class BoundedBoxes(Bounded):
     cotangent: Float[Tensor, "batch inputs"]
     lower: Float[Tensor, "batch inputs"]
     upper: Float[Tensor, "batch inputs"]
+    # whether it is the only one left
+    alone: Bool[Tensor, " batch"]
+    # what the rows tell that all open clauses have
+    unsafe: Halfspaces
     # of each clause's rows, as joined; 0 in a pass not made
     weights: Float[Tensor, "batch passes group rows"]
     tried: Int[Tensor, " batch"]
-    spent: Float[Tensor, " batch"]
 
     def better(self, other: BoundedBoxes) -> BoundedBoxes:
         """The better bound of the two, and the box that both have in common; without one, nothing in it is unsafe."""
@@ -74,7 +77,6 @@ class BoundedBoxes(Bounded):
             lower=lower,
             upper=upper,
             weights=self.weights + other.weights,
-            spent=self.spent + other.spent,
         )
 
     @property
@@ -103,32 +105,34 @@ class BoxBounder:
             end.to(self.network.device) for end in self.problem.boxes(subproblems.clause.tolist())
         )
         box = subproblems.splits.of(0, self.network.inputs).apply(Bounds(lower, upper))
+        inputs = slice(0, self.network.inputs)
         return Bounds(
-            torch.maximum(box.lower, subproblems.constrained_lower),
-            torch.minimum(box.upper, subproblems.constrained_upper),
+            torch.maximum(box.lower, subproblems.constrained_lower[:, inputs]),
+            torch.minimum(box.upper, subproblems.constrained_upper[:, inputs]),
         )
 
     def intervals(self, subproblems: Subproblems, box: Bounds) -> Bounds:
-        """Bounds of all variables on input boxes, those of steps that are split on their sides."""
+        """Bounds of all variables on input boxes: no looser than inherited ones, those of steps that are split on their sides."""
         return self._intervals(subproblems, box)[0]
 
     def _intervals(self, subproblems: Subproblems, box: Bounds) -> tuple[Bounds, Pair]:
-        split = subproblems.split_variable >= self.network.inputs
-        if not bool(split.any()):
-            return interval(self.network, box.lower, box.upper)
-        anything = box.lower.new_full((len(box), self.network.variables), torch.inf)
-        known = subproblems.splits.of(self.network.inputs, self.network.variables)
-        return interval(self.network, box.lower, box.upper, known.apply(Bounds(-anything, anything)))
+        network, lower, upper = self.network, subproblems.constrained_lower, subproblems.constrained_upper
+        split = subproblems.split_variable >= network.inputs
+        inherited = lower.shape[1] == network.variables
+        if not inherited and not bool(split.any()):
+            return interval(network, box.lower, box.upper)
+        if not inherited:
+            upper = box.lower.new_full((len(box), network.variables), torch.inf)
+            lower = -upper
+        known = subproblems.splits.of(network.inputs, network.variables).apply(Bounds(lower, upper))
+        return interval(network, box.lower, box.upper, known)
 
     def on_intervals(
         self, subproblems: Subproblems, whole: Bounds, groups: Groups, deadline: Deadline
     ) -> BoundedBoxes:
         """The first pass, on interval bounds."""
-        began = time.monotonic()
         bounds, outputs = self._intervals(subproblems, whole)
-        found = self.bounded(subproblems, bounds, groups, 0, deadline, outputs)
-        spent = torch.full_like(found.bound, (time.monotonic() - began) / max(1, len(subproblems)))
-        return replace(found, spent=spent)
+        return self.bounded(subproblems, bounds, groups, 0, deadline, outputs)
 
     def bounded(
         self,
@@ -143,7 +147,9 @@ class BoxBounder:
 
         outputs: their intervals, where these may do.
         """
-        members = groups.members[groups.of_clause[subproblems.clause]]
+        members = subproblems.clause[:, None]
+        if not bool(subproblems.alone.all()):
+            members = groups.members[groups.of_clause[subproblems.clause]]
         if outputs is not None and self.network.has_steps:
             bound, cotangent = self._intervals_first(bounds, outputs, self.rows(members), deadline)
         else:
@@ -159,25 +165,40 @@ class BoxBounder:
             bound, cotangent = torch.cat([bound, joint], 2), torch.cat([cotangent, direction], 2)
         lower, upper = self.clipping.clipped(box, bound, cotangent)
         refuted = (bound > 0).any(2) | (lower > upper).any(2) | bounds.empty[:, None]
+        unsafe = self._unsafe(members, box, bound, cotangent, refuted)
         open_clause = ~refuted[..., None]
         nearest, row = bound.max(2)
         worst = torch.where(refuted, torch.inf, nearest).argmin(1, keepdim=True)
         row = row.gather(1, worst)[:, 0]
         cotangent = cotangent[torch.arange(len(row), device=row.device), worst[:, 0], row]
+        clause = members.gather(1, worst)
         return BoundedBoxes(
             subproblems=subproblems,
             refuted=refuted.all(1),
             minimiser=torch.where(cotangent > 0, box.lower, box.upper),
             bounds=bounds,
-            clause=members.gather(1, worst)[:, 0],
+            clause=clause[:, 0],
+            alone=((members == clause) | refuted).all(1),
             bound=nearest.gather(1, worst)[:, 0],
             cotangent=cotangent,
             lower=torch.where(open_clause, lower, torch.inf).amin(1),
             upper=torch.where(open_clause, upper, -torch.inf).amax(1),
+            unsafe=unsafe,
             weights=weights,
             tried=torch.zeros_like(subproblems.clause),
-            spent=torch.zeros_like(bound[:, 0, 0]),
         )
+
+    def _unsafe(
+        self, members: Tensor, box: Bounds, bound: Tensor, cotangent: Tensor, refuted: Tensor
+    ) -> Halfspaces:
+        """Where none of the rows is positive that all open clauses of a subproblem have."""
+        numbers = self.objectives.row_numbers(members)
+        every, first = torch.arange(len(members), device=members.device), (~refuted).to(torch.uint8).argmax(1)
+        asked = numbers[every, first]
+        has = (numbers[..., None] == asked[:, None, None]).any(2)
+        shared = (has | refuted[..., None]).all(1)
+        rows = slice(0, self.problem.rows)
+        return Halfspaces.of(box, bound[every, first, rows], cotangent[every, first, rows], shared)
 
     def _intervals_first(
         self, bounds: Bounds, outputs: Pair, objective: Objective, deadline: Deadline

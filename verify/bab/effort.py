@@ -13,7 +13,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -34,8 +34,10 @@ _MANY, _HARDLY = 64, 0.02  # children, and refuted ones of them, that tell of sp
 _LONGEST = 8  # times the iterations of a short ascent
 _CLOSE = 1e-12  # to 0: what is left there is no share of anything
 _WEIGHT = 0.3  # of the latest observation in running averages
-_MOST_LEVELS = 60.0  # that one application can be worth
+_LEVEL = 1e-3  # of a mean square: numbers that spread less are all one
+_ORDER = 1.5  # of convergence of bounds on small boxes
 SPLITTING = "splitting"
+S = TypeVar("S", bound="Splitting")
 
 
 @dataclass(frozen=True)
@@ -47,8 +49,6 @@ class Observation:
     before: Float[Tensor, " batch"]
     after: Float[Tensor, " batch"]
     refuted: Bool[Tensor, " batch"]
-    # seconds that a subproblem had taken before; 0: as a child does
-    beside: float = 0.0
     # seconds that a child will take, as far as this tells; 0: it does not
     child: float = 0.0
     # whether the roots are others now
@@ -110,7 +110,7 @@ class Splitting:
         """The roots were bounded anew."""
         return replace(self, children=0, closed=0)
 
-    def learned(self, seen: Observation) -> Splitting:
+    def learned(self: S, seen: Observation) -> S:
         """From children that were bounded: their parents' bounds, and their own."""
         nearer = torch.where(seen.refuted, 0.0, seen.after.clamp(max=0)) - seen.before
         gained, distance = float(-(nearer * seen.before).sum()), float(-seen.before.sum())
@@ -159,27 +159,47 @@ class Splitting:
 
 @dataclass(frozen=True)
 class Halving(Splitting):
-    """Splits of inputs, where every box is bounded afresh.
+    """Splits of inputs: a technique is worth the levels that splitting would need for what it closes.
 
-    What bounds are off by shrinks with a box's width to the `order`, so N times as many boxes of d open inputs leave
-    `N^(-order / d)` of it.
+    rate: of a distance, what a level closes of children that stay open. At first what bounds are off by is taken to shrink with a box's
+    width to the `_ORDER`, so N times as many boxes of d open inputs leave `N^(-_ORDER / d)` of it. width: of the tree, how many
+    times as many are open a level further down.
     """
 
-    dimensions: int = 1
-    order: float = 1.5
+    rate: float = 1.0
+    width: float = 2.0
+
+    @classmethod
+    def of(cls, inputs: int) -> Halving:
+        """Of so many open inputs."""
+        return cls(rate=1 - 2 ** (-_ORDER / max(1, inputs)))
+
+    def learned(self, seen: Observation) -> Halving:
+        found = super().learned(seen)
+        left = ~seen.refuted
+        width = self.width + _share(len(seen)) * (2 * float(left.double().mean()) - self.width)
+        left &= seen.before.isfinite()
+        if not bool(left.any()):
+            return replace(found, width=width)
+        measured = float(seen.closed[left].mean())
+        rate = self.rate + _share(int(left.sum())) * (measured - self.rate)
+        return replace(found, rate=max(rate, _LEAST), width=width)
 
     def gains(self, seen: Observation) -> Float[Tensor, " batch"]:
-        """Levels: by what is left of a distance, or what a refuted box needed of what it gained."""
-        before, after = seen.before.double(), seen.after.double()
-        needed = (after / (after - before)).clamp(min=0)
-        left = torch.where(seen.refuted, needed, after / before).nan_to_num(nan=1.0, posinf=1.0)
-        return (-left.clamp(min=1e-30).log2() * self.dimensions / self.order).clamp(0, _MOST_LEVELS)
+        known = seen.before.isneginf() & ~seen.after.isneginf()
+        return torch.where(known, torch.ones_like(seen.closed), seen.closed)
+
+    def levels(self, children: float) -> float:
+        """How deep a tree of so many children is; infinite where it would have ended before."""
+        if abs(self.width - 1) < 1e-3:
+            return children / 2
+        last = 1 + children * (self.width - 1) / 2
+        return math.log(last) / math.log(self.width) if last > 0 else math.inf
 
     def worth(
         self, bound: Float[Tensor, " batch"], gain: Float[Tensor, " batch"], price: float
     ) -> Bool[Tensor, " batch"]:
-        """Whether splitting would have to go down more levels for the same gain than for the price."""
-        return gain > math.log2(1 + price)
+        return gain > self.rate * self.levels(price)
 
 
 @dataclass(frozen=True)
@@ -189,22 +209,31 @@ class Ledger:
     seen: Float[Tensor, "subproblems 2"] = field(
         default_factory=lambda: torch.zeros(0, 2, dtype=torch.float64)
     )
-    seconds: float = 0.0  # a subproblem, a running average
-    beside: float = 0.0  # that a subproblem had taken before; 0: as a child does
     last: int = 0  # subproblems, the last time
     in_vain: float = 0.0  # seconds
     # sums, fading: 1, n, seconds, n^2, n * seconds
     calls: NDArray[Any] = field(default_factory=lambda: np.zeros(5))
 
     @property
-    def at_no_cost(self) -> int:
-        """Subproblems that take no longer together than an application to none does: by a line through the calls."""
+    def line(self) -> tuple[float, float]:
+        """What an application takes in seconds, and what each subproblem adds: in proportion, where all were of one size."""
         weight, *sums = self.calls
-        if not weight:
-            return 0
-        count, seconds, squares, products = np.array(sums) / weight
-        slope = (products - count * seconds) / max(squares - count**2, 1e-9)
-        return int((seconds - slope * count) / slope) if 0 < slope * count < seconds else 0
+        count, seconds, squares, products = np.array(sums) / max(weight, 1e-9)
+        each, spread = seconds / max(count, 1e-9), squares - count**2
+        slope = (products - count * seconds) / spread if spread > _LEVEL * squares else each
+        slope = min(max(slope, each / _GROWTH**2), each)
+        return float(seconds - slope * count), float(slope)
+
+    def seconds_of(self, count: int) -> float:
+        """What so many subproblems take."""
+        whole, each = self.line
+        return whole + each * count
+
+    @property
+    def at_no_cost(self) -> int:
+        """Subproblems that take no longer together than an application to none does."""
+        whole, each = self.line
+        return int(whole / each) if each else 0
 
     def gain_beside(self, bound: Float[Tensor, " batch"]) -> Float[Tensor, " batch"]:
         """The mean gain of the subproblems lately seen whose bounds are next to these."""
@@ -233,17 +262,16 @@ class Effort:
         ledger = self.ledger(seen.technique)
         gains = self.splitting.gains(seen)
         rows = torch.stack([seen.before.double(), gains.double()], 1).cpu()
-        count, weight = len(seen), _WEIGHT if len(ledger.seen) else 1.0
+        rows = rows[_spread(seen.before.cpu().argsort(), _MEMORY // _GROWTH)]
+        count = len(seen)
         call = np.array([1, count, seen.seconds, count**2, count * seen.seconds])
         ledger = replace(
             ledger,
             seen=torch.cat([ledger.seen, rows])[-_MEMORY:],
-            seconds=ledger.seconds + weight * (seen.seconds / count - ledger.seconds),
-            beside=seen.beside,
             last=count,
             calls=(1 - _WEIGHT) * ledger.calls + call,
         )
-        paid = self.splitting.worth(seen.before, gains, self._price(ledger))
+        paid = self.splitting.worth(seen.before, gains, self._price(seen.seconds / count))
         if float(paid.double().mean()) <= 0.5:
             ledger = replace(ledger, in_vain=ledger.in_vain + seen.seconds)
         return replace(self, splitting=splitting, ledgers={**self.ledgers, seen.technique: ledger})
@@ -259,16 +287,19 @@ class Effort:
         ledger, nearest = self.ledger(technique), bound.argsort(descending=True)
         if not len(ledger.seen):
             return _spread(nearest, _TRIAL)
-        most = _GROWTH * max(ledger.last, _TRIAL)
+        most = min(_GROWTH * max(ledger.last, _TRIAL), len(nearest))
         reached = bound >= _FARTHER * float(ledger.seen[:, 0].min())
-        good = (reached & self.splitting.worth(bound, ledger.gain_beside(bound), self._price(ledger)))[
-            nearest
-        ]
+        several = max(1, min(int(reached.sum()), most))
+        price = self._price(ledger.seconds_of(several) / several)
+        good = (reached & self.splitting.worth(bound, ledger.gain_beside(bound), price))[nearest]
         if count := int(good.sum()):
             return torch.cat([nearest[good], nearest[~good]])[: min(max(count, ledger.at_no_cost), most)]
         left = _TRIALS / techniques * self.splitting.total - ledger.in_vain
-        affordable = int(left / max(ledger.seconds, 1e-9))
-        return _spread(nearest, min(max(_TRIAL, affordable), most) if left >= 0 else 0)
+        if left < 0:
+            return nearest[:0]
+        whole, each = ledger.line
+        affordable = most if left >= ledger.seconds_of(ledger.last) else int((left - whole) / max(each, 1e-9))
+        return _spread(nearest, min(max(_TRIAL, affordable), most))
 
     def pays(self, seen: Observation) -> bool:
         """Whether what was seen closed more than the least that its price asks for."""
@@ -276,14 +307,19 @@ class Effort:
         least = _LEAST * math.log2(1 + seen.seconds / child) if child else math.inf
         return float(seen.closed.mean()) > least
 
-    def _price(self, ledger: Ledger) -> float:
+    def _price(self, seconds: float) -> float:
         """Of a subproblem, in children; infinite before one is known."""
-        child = ledger.beside or self.splitting.seconds
-        return ledger.seconds / child if child else math.inf
+        child = self.splitting.seconds
+        return seconds / child if child else math.inf
 
     def ledger(self, technique: str) -> Ledger:
         """What is known of a technique."""
         return self.ledgers.get(technique, Ledger())
+
+
+def _share(count: int) -> float:
+    """Of a running average, what so many subproblems tell."""
+    return _WEIGHT * count / (count + _TRIAL)
 
 
 def _spread(nearest: Int[Tensor, " due"], count: int) -> Int[Tensor, " chosen"]:

@@ -1,4 +1,4 @@
-"""Splitting inputs: halved boxes, bounded afresh in float64; nothing is inherited but the box."""
+"""Splitting inputs: halved boxes, bounded in float64; what is inherited are the box and, where no proof is written, bounds."""
 
 from __future__ import annotations
 
@@ -31,11 +31,13 @@ from verify.branching.inputs import step_if_few, widest_effect
 from verify.branching.rule import Split
 from verify.deadline import Deadline
 from verify.lagrangian.alpha import Alpha
+from verify.memory import budget
 from verify.network.graph import Network
 from verify.problem import Problem
 from verify.proof.tracer import InputBoxes, ProofTracer
 from verify.state import Bounds, Subproblems, outward
 
+_WAITING = 256  # subproblems that memory must have room for, with bounds of all variables
 _FEW_STEPS, _LEVELS = 2, 4  # steps that are parted by themselves, and the levels of the tree for each more
 
 
@@ -67,8 +69,10 @@ class SplitInputs:
         first = last_layers(network)
         last = first < len(network.layers) and tracer.proves(Provable.LAST_LAYERS)
         forward = tracer.proves(Provable.FORWARD)
-        count = 1 + last + forward
-        tighter: list[TightenedBoxes] = [AllLayers(bounder, count, count, intermediate=intermediate)]
+        count, clips = 1 + last + forward, tracer.proves(Provable.INHERITED_BOUNDS)
+        tighter: list[TightenedBoxes] = [
+            AllLayers(bounder, count, count, clips=clips, intermediate=intermediate)
+        ]
         if last:
             tighter.insert(0, LastLayers(bounder, count - 1, count, intermediate=intermediate, first=first))
         before = ForwardBounds(bounder, 1, count) if forward else None
@@ -81,7 +85,7 @@ class SplitInputs:
     def begin(self) -> Knowledge:
         problem = self.bounder.problem
         groups = Groups.of(problem, torch.arange(problem.clauses), self.bounder.network.device)
-        return Knowledge(groups, Effort(Halving(dimensions=max(1, problem.free_inputs))))
+        return Knowledge(groups, Effort(Halving.of(problem.free_inputs)))
 
     def clauses_of(self, clauses: Tensor, knowledge: Knowledge) -> list[int]:
         table: Groups = knowledge.shared
@@ -113,14 +117,33 @@ class SplitInputs:
 
     def _roots_of(self, groups: Int[Tensor, "batch group"]) -> Subproblems:
         self.objectives.prepare(groups.unique().tolist())
-        inputs, device = self.bounder.network.inputs, self.bounder.network.device
+        network, rows = self.bounder.network, self.bounder.problem.rows
+        inherits = self._freely and _WAITING * 16 * network.variables <= budget().store
+        inherited = network.variables if inherits else network.inputs
         subproblems = root_subproblems(
-            self.bounder.problem.rows, groups[:, 0].tolist(), 0, device, inputs, torch.float64, slopes=inputs
+            rows,
+            groups[:, 0].tolist(),
+            0,
+            network.device,
+            inherited,
+            torch.float64,
+            slopes=network.inputs,
         )
         return self.tracer.roots(subproblems, groups)
 
     def bound(self, subproblems: Subproblems, knowledge: Knowledge, deadline: Deadline) -> Result:
         """CROWN on intervals first; what that leaves open gets tighter bounds where they pay."""
+        alone = subproblems.alone
+        if not bool(alone.any()) or bool(alone.all()):
+            return self._bound(subproblems, knowledge, deadline)
+        first = self._bound(subproblems.select(alone), knowledge, deadline)
+        knowledge = knowledge.learned(*first.seen)
+        second = self._bound(subproblems.select(~alone), knowledge, deadline)
+        both = Bounded.concatenate([first.bounded, second.bounded])
+        return Result(both, first.seen + second.seen)
+
+    def _bound(self, subproblems: Subproblems, knowledge: Knowledge, deadline: Deadline) -> Result:
+        """Subproblems that stand for one clause each, or for all of a group's."""
         whole = self.bounder.boxes(subproblems)
         began = time.monotonic()
         found = self.bounder.on_intervals(subproblems, whole, knowledge.shared, deadline)
@@ -134,6 +157,11 @@ class SplitInputs:
             seen += more
         boxes = InputBoxes(found.refuted, found.passes, found.weights, found.lower, found.upper)
         box = self.tracer.input_boxes(subproblems, whole, boxes)
+        behind = slice(self.bounder.network.inputs, subproblems.constrained_lower.shape[1])
+        box = Bounds(
+            torch.cat([box.lower, found.bounds.lower[:, behind]], 1),
+            torch.cat([box.upper, found.bounds.upper[:, behind]], 1),
+        )
         if self.bounder.network.has_steps:
             # ends of few bits: sums of such are exact, which steps may depend on
             box = Bounds(outward(box.lower, -torch.inf).double(), outward(box.upper, torch.inf).double())
@@ -142,12 +170,18 @@ class SplitInputs:
         subproblems = replace(
             subproblems,
             clause=found.clause,
+            alone=found.alone & self._freely,
             lower_bound=torch.maximum(lower_bound, subproblems.lower_bound),
             slopes=(found.cotangent / scale).float().to(self._slopes_dtype),
             constrained_lower=box.lower,
             constrained_upper=box.upper,
         )
         return Result(Bounded(subproblems, found.refuted, found.minimiser), tuple(seen))
+
+    @property
+    def _freely(self) -> bool:
+        """Whether subproblems may rest on what was found for those that they were split from."""
+        return self.tracer.proves(Provable.INHERITED_BOUNDS)
 
     @property
     def _slopes_dtype(self) -> torch.dtype:

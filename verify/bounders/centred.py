@@ -23,6 +23,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from verify.bounders.halfspaces import Halfspaces
 from verify.bounders.ibp import magnitudes
 from verify.deadline import tick
 from verify.lagrangian.supports import join
@@ -110,6 +111,10 @@ class View(Protocol):
     @property
     def source(self) -> int:
         """The whole network's node that the view begins with."""
+
+    @property
+    def sees_all(self) -> bool:
+        """Whether its rows are boxes and its first node the whole input."""
 
     def gathered(
         self,
@@ -276,10 +281,11 @@ def _up(value: Tensor) -> Tensor:
 
 @dataclass(frozen=True)
 class CentredPasses:
-    """Sweeps for both ends of a layer's neurons. view: of the network in float32 that `known` is of."""
+    """Sweeps for both ends of a layer's neurons. view: of the network in float32 that `known` is of. unsafe: see `IntermediateBounds`."""
 
     known: Centred
     view: View
+    unsafe: Halfspaces | None = None
     # whether no other precision could do better
     exact: ClassVar[bool] = False
 
@@ -291,19 +297,24 @@ class CentredPasses:
         like = torch.zeros(0, dtype=torch.float32, device=rows.device)
         start = Objective.both_ends(neurons, view.network.nodes[view.node].size, like).coefficients[:, :, 0]
         with _WITHOUT_NNPACK:
-            total, slack = self._swept(rows, start)
+            total, slack, cotangent = self._swept(rows, start)
             # another thread may have gone back to other ways meanwhile
             slack = slack if _is_plain() else torch.full_like(slack, torch.inf)
         boxes, places = view.neurons(rows, neurons)
         middle = known.centre[view.layer.pre_node][boxes, places]
-        low, high = (total - slack - known.lost).chunk(2, dim=1)
+        found = total - slack - known.lost
+        if self.unsafe is not None and cotangent is not None and view.sees_all:
+            found = self.unsafe.select(rows).least(found, cotangent.double())
+        low, high = found.chunk(2, dim=1)
         low, high = middle + low, middle - high
         error = 2.0**-50 * (middle.abs() + low.abs() + high.abs())
         lost = slack.unflatten(1, (2, -1)).sum(1)
         return low - error, high + error, lost
 
-    def _swept(self, rows: Tensor, start: Float[Tensor, "rows objectives size"]) -> tuple[Tensor, Tensor]:
-        """The least deviations, and what they may be off by, in float64."""
+    def _swept(
+        self, rows: Tensor, start: Float[Tensor, "rows objectives size"]
+    ) -> tuple[Tensor, Tensor, Tensor | None]:
+        """The least deviations, and what they may be off by, in float64; and their slopes at the view's source."""
         known, view = self.known, self.view
         network = view.network
         slopes = view.gathered(rows, known.slopes, pre=True)
@@ -324,7 +335,7 @@ class CentredPasses:
             c = cotangent.reshape(batch, objectives, -1)
             if index == 0:
                 reach = _dot(c, radius[0])
-                return total - reach, slack + _dot(c, costs[0]) + 2 * _gamma(c.shape[2]) * reach
+                return total - reach, slack + _dot(c, costs[0]) + 2 * _gamma(c.shape[2]) * reach, c
             if isinstance(operator, Affine):
                 slack += _dot(c, costs[index])
                 for operand, part in zip(
@@ -340,7 +351,7 @@ class CentredPasses:
             total, slack = total + ends[..., 0], slack + ends[..., 1]
             operand = network.nodes[index].operands[0]
             join(pending, operand, rho.reshape(-1, *network.nodes[operand].shape))
-        return total, slack
+        return total, slack, None
 
 
 def _dot(c: Float[Tensor, "rows objectives size"], values: Float[Tensor, "rows 1 size"]) -> Tensor:

@@ -14,6 +14,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from verify.bounders.halfspaces import Halfspaces
 from verify.bounders.ibp import magnitudes
 from verify.deadline import Deadline
 from verify.lagrangian.dual import DualProblem
@@ -46,6 +47,15 @@ class _Enclosure:
         low, high = self.centre - self.radius, self.centre + self.radius
         slack = self.error + unit * self.sizes
         return low[:, 0] - low[:, 1:].abs().sum(1) - slack, high[:, 0] + high[:, 1:].abs().sum(1) + slack
+
+    def clipped(self, low: Tensor, high: Tensor, unsafe: Halfspaces, unit: float) -> tuple[Tensor, Tensor]:
+        """The ends over the unsafe points, no looser than the given ones."""
+        slack, size = self.error + unit * self.sizes, self.sizes
+        found = []
+        for sign in (1.0, -1.0):
+            columns = sign * self.centre - self.radius
+            found.append(unsafe.least_around(columns[:, 0] - slack, columns[:, 1:].mT, size))
+        return torch.fmax(low, found[0]), torch.fmin(high, -found[1])
 
 
 @dataclass(frozen=True)
@@ -89,13 +99,16 @@ class Forward:
         return free, columns[:, torch.arange(len(free), device=free.device), free][:, None]
 
 
-def forward(network: Network, bounds: Bounds, deadline: Deadline) -> Forward:
+def forward(
+    network: Network, bounds: Bounds, deadline: Deadline, unsafe: Halfspaces | None = None
+) -> Forward:
     """`bounds` (whose input columns are the boxes), intersected with what linear functions of the open inputs tell.
 
-    Raises OutOfTimeError.
+    unsafe: the parts of the boxes that bounds need to hold on. Raises OutOfTimeError.
     """
     unit = _SAFETY * network.gamma
     enclosures = {0: _boxes(network, bounds)}
+    part = None if unsafe is None else unsafe.along(_open_inputs(network, bounds))
     last_use = {operand: i for i, node in enumerate(network.nodes) for operand in node.operands}
     final = len(network.nodes) - 1
     last = network.affine_from(final)
@@ -113,6 +126,8 @@ def forward(network: Network, bounds: Bounds, deadline: Deadline) -> Forward:
             continue
         layer = network.layer_of_node[index]
         low, high = operands[0].ends(unit)
+        if part is not None:
+            low, high = operands[0].clipped(low, high, part, unit)
         low = torch.fmax(low, lower[:, layer.variables])
         high = torch.fmin(high, upper[:, layer.variables])
         lower[:, layer.variables], upper[:, layer.variables] = low, high

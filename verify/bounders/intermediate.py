@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import ClassVar
 
@@ -19,6 +19,7 @@ from torch import Tensor
 
 from verify.bounders.centred import Centred, CentredPasses
 from verify.bounders.forward import forward
+from verify.bounders.halfspaces import Halfspaces
 from verify.bounders.ibp import interval, magnitudes
 from verify.bounders.patches import PatchNetwork
 from verify.bounders.restricted import Restricted
@@ -34,6 +35,18 @@ _LARGE = 2**18  # entries of a pass's widest cotangents: less is over before ano
 _LOST = 1 / 64  # of an interval, to rounding: then float64 is worth it where it is still open
 _NEXT_TO_NOTHING = 1 / 16  # of what is to follow
 _MOST_ELEMENTS = 2**25  # of the columns that are carried forward at once
+
+
+@dataclass(frozen=True)
+class _Run:
+    """What one tightening of boxes is done with; `working`: the network in which passes may be tried that are not exact."""
+
+    network: Network
+    working: Network
+    deadline: Deadline
+    soft_deadline: Deadline | None
+    tracer: BoundTracer
+    unsafe: Halfspaces | None
 
 
 @dataclass(frozen=True)
@@ -54,16 +67,18 @@ class IntermediateBounds:
         working: Network | None = None,
         soft_deadline: Deadline | None = None,
         tracer: BoundTracer = UNTRACED,
+        unsafe: Halfspaces | None = None,
     ) -> Bounds:
         """Bounds of all variables, no looser than those given (whose input columns are the boxes).
 
         Once `soft_deadline` has passed the remaining neurons keep what they have; so do layers that a plain pass would not get through
-        by then. Raises OutOfTimeError.
+        by then. unsafe: the parts of the boxes that bounds need to hold on. Raises OutOfTimeError.
         """
+        run = _Run(network, working or network, deadline, soft_deadline, tracer, unsafe)
         inputs = slice(0, network.inputs)
         bounds, _ = interval(network, bounds.lower[:, inputs], bounds.upper[:, inputs], bounds)
         if self.ascent is None and tracer is UNTRACED:
-            bounds = _carried_forward(network, bounds, deadline)
+            bounds = _carried_forward(network, bounds, deadline, unsafe)
         bounds = tracer.settled(bounds)
         if self.ascent is not None:
             tracer.known(bounds)
@@ -73,9 +88,7 @@ class IntermediateBounds:
             open_neurons = still_open(layer, bounds)
             if not bool(open_neurons.any()) or (soft_deadline is not None and soft_deadline.remaining <= 0):
                 continue
-            bounds = self._tighten_layer(
-                network, layer, bounds, open_neurons, deadline, working or network, soft_deadline, tracer
-            )
+            bounds = self._tighten_layer(run, layer, bounds, open_neurons)
             # intervals rest on what is written down
             bounds = tracer.settled(bounds)
             bounds, _ = interval(network, bounds.lower[:, inputs], bounds.upper[:, inputs], bounds)
@@ -100,42 +113,26 @@ class IntermediateBounds:
 
         Ends as `tighten` does once `soft_deadline` has passed.
         """
+        run = _Run(network, working or network, deadline, soft_deadline, UNTRACED, None)
         for layer in network.layers[first:]:
             open_neurons = still_open(layer, bounds)
             if bool(open_neurons.any()) and soft_deadline.remaining > 0:
-                bounds = self._tighten_layer(
-                    network,
-                    layer,
-                    bounds,
-                    open_neurons,
-                    deadline,
-                    working or network,
-                    soft_deadline,
-                    UNTRACED,
-                )
+                bounds = self._tighten_layer(run, layer, bounds, open_neurons)
         return bounds
 
     def _tighten_layer(
-        self,
-        network: Network,
-        layer: Layer,
-        bounds: Bounds,
-        open_neurons: Bool[Tensor, "batch size"],
-        deadline: Deadline,
-        working: Network,
-        soft_deadline: Deadline | None,
-        tracer: BoundTracer,
+        self, run: _Run, layer: Layer, bounds: Bounds, open_neurons: Bool[Tensor, "batch size"]
     ) -> Bounds:
         lower, upper = bounds.lower.clone(), bounds.upper.clone()
         rounded = torch.zeros_like(open_neurons)
         began, done, total = time.monotonic(), 0, int(open_neurons.sum())
-        large = total * _widest(network, layer.pre_node) > _LARGE
-        passes = self._passes(network, working if large else network, layer, bounds, deadline, tracer)
+        large = total * _widest(run.network, layer.pre_node) > _LARGE
+        passes = self._passes(run if large else replace(run, working=run.network), layer, bounds)
         view = passes.view
         for rows, neurons, used in _chunks(view.by_position(open_neurons), view.network, view.node):
-            deadline.check()
-            if soft_deadline is not None and self._too_slow(
-                time.monotonic() - began, done, total, soft_deadline
+            run.deadline.check()
+            if run.soft_deadline is not None and self._too_slow(
+                time.monotonic() - began, done, total, run.soft_deadline
             ):
                 break
             low, high, lost = passes.bounds(rows, neurons, used)
@@ -151,28 +148,20 @@ class IntermediateBounds:
         again = rounded & still_open(layer, tight)
         if passes.exact or not bool(again.any()):
             return tight
-        return self._tighten_layer(network, layer, tight, again, deadline, network, soft_deadline, tracer)
+        return self._tighten_layer(replace(run, working=run.network), layer, tight, again)
 
-    def _passes(
-        self,
-        network: Network,
-        working: Network,
-        layer: Layer,
-        bounds: Bounds,
-        deadline: Deadline,
-        tracer: BoundTracer,
-    ) -> _Passes | CentredPasses:
+    def _passes(self, run: _Run, layer: Layer, bounds: Bounds) -> _Passes | CentredPasses:
         """Plain ones in float32 where they hold and nobody is to prove them again."""
+        network, working, tracer = run.network, run.working, run.tracer
         if self.ascent is None and tracer is UNTRACED and working.dtype == torch.float32:
             known = Centred.of(network, bounds)
             if known is not None:
-                return CentredPasses(known, view_of(working, layer))
+                return CentredPasses(known, view_of(working, layer), run.unsafe)
         whole = tracer.whole_network and self.ascent is not None
         view, working_view = (
             Whole(one, layer) if whole else view_of(one, layer) for one in (network, working)
         )
-        sizes = magnitudes(network, bounds)
-        return _Passes(self.ascent, view, working_view, bounds, sizes, deadline, tracer)
+        return _Passes(self.ascent, view, working_view, bounds, magnitudes(network, bounds), run)
 
     def _too_slow(self, seconds: float, done: int, total: int, soft_deadline: Deadline) -> bool:
         """Whether the time is up, or a layer's plain pass would not end before: later layers are fewer neurons, or tell more."""
@@ -189,26 +178,28 @@ class _Passes:
     working_view: Whole | PatchNetwork
     known: Bounds
     sizes: dict[int, Tensor]
-    deadline: Deadline
-    tracer: BoundTracer
+    run: _Run
     exact: ClassVar[bool] = True
 
     def bounds(
         self, rows: Int[Tensor, " rows"], neurons: Int[Tensor, "rows count"], used: Bool[Tensor, "rows count"]
     ) -> tuple[Tensor, Tensor, Tensor]:
         """Lower and upper bounds, [rows, count] each, not finite where nothing is known; and what a better precision would gain."""
-        problem = self.view.problem(rows, neurons, self.known)
+        problem, tracer = self.view.problem(rows, neurons, self.known), self.run.tracer
         state = problem.initial()
         ascends = self.ascent is not None and bool(problem.layers)
         if ascends:
-            state = problem.clamp(self.tracer.rounded(self._optimised(rows, neurons, state)))
-        found = problem.evaluate(state, self.view.sizes(rows, self.sizes)).bound
+            state = problem.clamp(tracer.rounded(self._optimised(rows, neurons, state)))
+        evaluated = problem.evaluate(state, self.view.sizes(rows, self.sizes))
+        found = evaluated.bound
+        if self.run.unsafe is not None and self.view.sees_all:
+            found = self.run.unsafe.select(rows).least(found, evaluated.input_cotangent)
         low, high = torch.where(found.isfinite(), found, -torch.inf).chunk(2, dim=1)
-        slack = self.tracer.slack(low, -high)
+        slack = tracer.slack(low, -high)
         low, high = low - slack, slack - high
         if self.ascent is not None:
             layer = self.view.layer
-            self.tracer.optimised(OptimisedBounds(rows, layer, problem, state, neurons, used, low, high))
+            tracer.optimised(OptimisedBounds(rows, layer, problem, state, neurons, used, low, high))
         return low, high, torch.zeros_like(low)
 
     def _optimised(self, rows: Tensor, neurons: Tensor, state: DualState) -> DualState:
@@ -218,7 +209,7 @@ class _Passes:
         bounds = self.known.to(network.device, network.dtype)
         problem = self.working_view.problem(rows, neurons, bounds)
         lower = state.to(network.device, network.dtype)
-        ascended = self.ascent.ascend(problem, lower, deadline=self.deadline).state
+        ascended = self.ascent.ascend(problem, lower, deadline=self.run.deadline).state
         return ascended.to(state["alpha"].device, state["alpha"].dtype)
 
 
@@ -229,6 +220,7 @@ class Whole:
     network: Network
     layer: Layer
     source: ClassVar[int] = 0
+    sees_all: ClassVar[bool] = True
 
     @property
     def node(self) -> int:
@@ -263,7 +255,9 @@ def view_of(network: Network, layer: Layer) -> Whole | PatchNetwork:
     return PatchNetwork.of(network, layer) or Whole(network, layer)
 
 
-def _carried_forward(network: Network, bounds: Bounds, deadline: Deadline) -> Bounds:
+def _carried_forward(
+    network: Network, bounds: Bounds, deadline: Deadline, unsafe: Halfspaces | None
+) -> Bounds:
     """With what linear functions of the inputs tell, where these are so few that it costs next to nothing beside the passes."""
     inputs = slice(0, network.inputs)
     free = is_wide(bounds.lower[:, inputs], bounds.upper[:, inputs]).any(0).sum()
@@ -274,9 +268,11 @@ def _carried_forward(network: Network, bounds: Bounds, deadline: Deadline) -> Bo
     widest = max(node.size for node in network.nodes)
     most = max(1, budget().at_once(_MOST_ELEMENTS) // (columns * widest))
     rows = torch.arange(len(bounds), device=bounds.lower.device)
-    return Bounds.concatenate(
-        [forward(network, bounds.select(some), deadline).bounds for some in rows.split(most)]
-    )
+    found = []
+    for some in rows.split(most):
+        part = None if unsafe is None else unsafe.select(some)
+        found.append(forward(network, bounds.select(some), deadline, part).bounds)
+    return Bounds.concatenate(found)
 
 
 def _worth_a_pass(network: Network, layer: Layer) -> bool:

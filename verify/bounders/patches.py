@@ -13,6 +13,7 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
+from typing import ClassVar
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -105,6 +106,7 @@ class PatchNetwork:
     layer: Layer
     windows: dict[int, Window]  # by the whole network's nodes, in its order
     network: Network  # their nodes in the same order
+    sees_all: ClassVar[bool] = False
 
     @classmethod
     def of(cls, network: Network, layer: Layer) -> PatchNetwork | None:

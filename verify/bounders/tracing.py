@@ -42,6 +42,8 @@ class Provable(Enum):
     EXCLUDED_CLAUSES = "excluded clauses"
     # what is known of several nodes together: maxima, signs of sums, what adds up to 1; and of an end beside an infinite one
     SHARED_FACTS = "shared facts"
+    # of a subproblem of the input, bounds of the box that it was split from, and over what its rows leave of it
+    INHERITED_BOUNDS = "inherited bounds"
     # a second search that splits otherwise
     OTHER_SEARCH = "other search"
 

@@ -54,6 +54,7 @@ UNPROVED = {
     Provable.SHARED_FACTS,
     Provable.REDUCED_NETWORK,
     Provable.EXCLUDED_CLAUSES,
+    Provable.INHERITED_BOUNDS,
     Provable.OTHER_SEARCH,
 }
 # What blocks hold of networks without activations but ReLU alone, since slopes are stored of no others.

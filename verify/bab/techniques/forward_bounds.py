@@ -10,6 +10,7 @@ from torch import Tensor
 
 from verify.bab.techniques.tightened_boxes import TightenedBoxes
 from verify.bounders.forward import forward
+from verify.bounders.halfspaces import Halfspaces
 from verify.bounders.ibp import interval
 from verify.deadline import Deadline
 from verify.state import Bounds
@@ -23,8 +24,10 @@ class ForwardBounds(TightenedBoxes):
     dear: float = 2.0
     together: int = 256
 
-    def tighten(self, bounds: Bounds, deadline: Deadline, soft_deadline: Deadline) -> Bounds:
-        return forward(self.bounder.network, bounds, deadline).bounds
+    def tighten(
+        self, bounds: Bounds, unsafe: Halfspaces | None, deadline: Deadline, soft_deadline: Deadline
+    ) -> Bounds:
+        return forward(self.bounder.network, bounds, deadline, unsafe).bounds
 
     def refuted_together(self, deadline: Deadline) -> Bool[Tensor, " clauses"]:
         """The clauses that forward bounds of their boxes refute, of boxes with a good many."""

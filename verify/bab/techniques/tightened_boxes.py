@@ -13,6 +13,7 @@ from torch import Tensor
 from verify.bab.box_bounds import BoundedBoxes, BoxBounder
 from verify.bab.effort import Observation
 from verify.bab.strategy import Knowledge
+from verify.bounders.halfspaces import Halfspaces
 from verify.bounders.intermediate import IntermediateBounds
 from verify.branching.inputs import input_steps_open
 from verify.deadline import Deadline
@@ -24,7 +25,8 @@ from verify.state import Bounds
 class TightenedBoxes(ABC):
     """One way to tighten bounds; CROWN's bounds of the rows are made again on them.
 
-    number: of `all`, dearer each, in order. share: of the time left, that one pass may take.
+    number: of `all`, dearer each, in order. share: of the time left, that one pass may take. clips: bounds need to hold on unsafe points
+    alone.
     """
 
     bounder: BoxBounder
@@ -32,11 +34,17 @@ class TightenedBoxes(ABC):
     all: int
     name: str = ""
     share: float = 0.5
+    clips: bool = True
     once: bool = False
 
     @abstractmethod
-    def tighten(self, bounds: Bounds, deadline: Deadline, soft_deadline: Deadline) -> Bounds:
-        """No looser bounds of all variables. What is not done by `soft_deadline` is left as it was. Raises OutOfTimeError."""
+    def tighten(
+        self, bounds: Bounds, unsafe: Halfspaces | None, deadline: Deadline, soft_deadline: Deadline
+    ) -> Bounds:
+        """No looser bounds of all variables. What is not done by `soft_deadline` is left as it was. Raises OutOfTimeError.
+
+        unsafe: the parts of the boxes that bounds need to hold on.
+        """
 
     def due(self, bounded: BoundedBoxes, knowledge: Knowledge) -> Int[Tensor, " index"]:
         """Boxes that it was not tried on and where it pays."""
@@ -53,14 +61,13 @@ class TightenedBoxes(ABC):
         """The boxes, those of the index with tighter bounds."""
         deadline.check()
         began, before = time.monotonic(), bounded.select(index)
-        tight = self.tighten(before.bounds, deadline, deadline.share(self.share))
+        unsafe = before.unsafe if self.clips else None
+        tight = self.tighten(before.bounds, unsafe, deadline, deadline.share(self.share))
         after = self.bounder.bounded(before.subproblems, tight, knowledge.shared, 1, deadline).better(before)
         seconds = time.monotonic() - began
         tried = torch.full_like(after.tried, self.number)
-        after = replace(after, tried=tried, spent=after.spent + seconds / len(index))
-        seen = Observation(
-            self.name, seconds, before.bound, after.bound, after.refuted, beside=float(before.spent.mean())
-        )
+        after = replace(after, tried=tried)
+        seen = Observation(self.name, seconds, before.bound, after.bound, after.refuted)
         return bounded.updated(index, after), seen
 
 
@@ -72,7 +79,9 @@ class LastLayers(TightenedBoxes):
     intermediate: IntermediateBounds = IntermediateBounds()
     first: int = 0
 
-    def tighten(self, bounds: Bounds, deadline: Deadline, soft_deadline: Deadline) -> Bounds:
+    def tighten(
+        self, bounds: Bounds, unsafe: Halfspaces | None, deadline: Deadline, soft_deadline: Deadline
+    ) -> Bounds:
         network = self.bounder.network
         return self.intermediate.tighten_last(
             network, self.first, bounds, deadline, soft_deadline, self.bounder.working
@@ -86,9 +95,11 @@ class AllLayers(TightenedBoxes):
     name: str = "CROWN for all layers"
     intermediate: IntermediateBounds = IntermediateBounds()
 
-    def tighten(self, bounds: Bounds, deadline: Deadline, soft_deadline: Deadline) -> Bounds:
+    def tighten(
+        self, bounds: Bounds, unsafe: Halfspaces | None, deadline: Deadline, soft_deadline: Deadline
+    ) -> Bounds:
         network, working = self.bounder.network, self.bounder.working
-        return self.intermediate.tighten(network, bounds, deadline, working, soft_deadline)
+        return self.intermediate.tighten(network, bounds, deadline, working, soft_deadline, unsafe=unsafe)
 
 
 def last_layers(network: Network, share: float = 1 / 16) -> int:
