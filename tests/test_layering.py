@@ -51,7 +51,7 @@ LAYERS: tuple[dict[str, set[str]], ...] = (
     {"api": {"torch"}, "study": MATHS | {"numpy", "torchvision", "matplotlib"}},
     {"suite": {"torch"}},
     {"reports": {"numpy", "rich", "PIL"}},
-    {"cli": {"click", "onnx"}},
+    {"cli": {"click", "onnx"}, "pytest_plugin": {"pytest"}},
     {"__main__": set()},
 )
 LEVELS = {name: level for level, row in enumerate(LAYERS) for name in row}

@@ -82,7 +82,7 @@ def main(table: str, out: str, log: str) -> None:
 
     todo = read_instances([Path(table)])
     with unwound_by_signals(), closing(Results(Path(out))) as results:
-        _Suite(todo, results, False, None, None).run(Settings(deciders=Fakes(log)))
+        _Suite(todo, results, False, None, {}).run(Settings(deciders=Fakes(log)))
 
 
 if __name__ == "__main__":

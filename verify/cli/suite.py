@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -41,6 +41,12 @@ _EXIT_CODES = options.codes(
 @click.option(
     "--report", type=click.Path(dir_okay=False, path_type=Path), help="An HTML page of the results."
 )
+@click.option("--junit", type=click.Path(dir_okay=False, path_type=Path), help="The results as JUnit XML.")
+@click.option(
+    "--sarif",
+    type=click.Path(dir_okay=False, path_type=Path),
+    help="What is not as it should be, as SARIF 2.1.0.",
+)
 @click.option(
     "--witnesses", type=click.Path(file_okay=False, path_type=Path), help="A folder for counterexamples."
 )
@@ -66,6 +72,8 @@ def suite(
     timeout: float | None,
     out: Path | None,
     report: Path | None,
+    junit: Path | None,
+    sarif: Path | None,
     witnesses: Path | None,
     **settings: Any,
 ) -> int:
@@ -79,23 +87,24 @@ def suite(
     from verify.suite.runner import Settings
 
     todo = read_instances(instances, timeout)
-    outputs = _admitted(instances, todo, out, report)
+    shown = {"--report": report, "--junit": junit, "--sarif": sarif}
+    outputs = _admitted(instances, todo, {"--out": out, **shown})
     admit_folder("--witnesses", witnesses)
     with closing(Results(out)) as results:
         if results.unlocked:
             _say(f"{out}: cannot be locked on its file system; let no other suite write to it meanwhile")
-        return _Suite(todo, results, out is None, witnesses, report, outputs).run(Settings(**settings))
+        return _Suite(todo, results, out is None, witnesses, shown, outputs).run(Settings(**settings))
 
 
 def _admitted(
-    tables: Sequence[Path], todo: Iterable[Instance], out: Path | None, report: Path | None
+    tables: Sequence[Path], todo: Iterable[Instance], written: Mapping[str, Path | None]
 ) -> Outputs:
     """What may be written: nothing that is read."""
     inputs = {path / "instances.csv" if path.is_dir() else path for path in tables}
     for one in todo:
         inputs.add(one.specification)
         inputs.update(one.model.values() if isinstance(one.model, dict) else [one.model])
-    return options.admitted(inputs, {"--out": out, "--report": report})
+    return options.admitted(inputs, written)
 
 
 @dataclass
@@ -106,7 +115,7 @@ class _Suite:
     results: Results
     echo: bool
     witnesses: Path | None
-    report: Path | None
+    shown: Mapping[str, Path | None]
     outputs: Outputs = field(default_factory=lambda: Outputs([]))
 
     def run(self, settings: Settings) -> int:
@@ -165,10 +174,14 @@ class _Suite:
 
     def _sum_up(self, final: Sequence[Judged]) -> None:
         from verify.reports.suite_report import print_summary, write_report
+        from verify.suite.exchange import junit, sarif
 
         print_summary(final)
-        if self.report is not None:
-            write_report(self.report, final)
+        if (report := self.shown.get("--report")) is not None:
+            write_report(report, final)
+        for option, made in (("--junit", junit), ("--sarif", sarif)):
+            if (path := self.shown.get(option)) is not None:
+                write_whole(f"{option} {path}", path, made(final))
 
 
 def _say(text: str) -> None:
