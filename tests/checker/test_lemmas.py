@@ -8,11 +8,13 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from test_cuts import random_cuts
 from test_dual import Truth, random_box, random_network
 
 from verify.checker import lemmas as module
 from verify.checker.bounding import Bounder, Objective
 from verify.checker.clauses import Rows
+from verify.checker.cuts import Cuts
 from verify.checker.dual import Arithmetic
 from verify.checker.errors import NotProved
 from verify.checker.lemmas import Lemma, Lemmas
@@ -21,10 +23,18 @@ from verify.checker.network import Network
 seeds = st.integers(0, 10**6)
 
 
+def random_pool(network: Network, random: np.random.Generator) -> Cuts:
+    """Some cuts; whether they hold is all the same where two say what follows from them."""
+    found = Cuts(network)
+    ends = np.zeros(network.variables)
+    found.add(*random_cuts(network, random, (ends, ends)))
+    return found
+
+
 def lemmas(
-    network: Network, random: np.random.Generator, layer: int, rows: int, count: int, point: bool = False
-) -> list[Lemma]:
-    """Of subproblems of different roots: other boxes, clauses, splits, numbers of claims (whose values are still 0)."""
+    network: Network, random: np.random.Generator, layer: int, rows: int, count: int, point: bool = False, cuts: Cuts | None = None
+) -> list[Lemma]:  # fmt: skip
+    """Of subproblems of different roots: other boxes, clauses, splits, cuts, numbers of claims (whose values are still 0)."""
     bounder, found = Bounder(network, Arithmetic()), []
     columns = network.layers[layer].variables
     for node in range(count):
@@ -46,12 +56,20 @@ def lemmas(
         found.append(Lemma(
             node, layer, random.integers(0, columns.stop - columns.start, own), random.choice([1.0, -1.0], own), np.zeros(own),
             np.abs(random.standard_normal((own, rows))) * 10.0 ** random.integers(-3, 8), clause, (low, high), alphas, splits,
-            random.standard_normal(len(splits)), bounder.dual.sizes(low, high),
+            random.standard_normal(len(splits)), bounder.dual.sizes(low, high), *shares_of(cuts, random),
         ))  # fmt: skip
     return found
 
 
-def exact_bounds(network: Network, lemma: Lemma) -> np.ndarray:
+def shares_of(cuts: Cuts | None, random: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+    """Some cuts' numbers, and shares."""
+    numbers = np.zeros(0, dtype=np.int64)
+    if cuts is not None:
+        numbers = np.flatnonzero(random.random(len(cuts._all)) < 0.7)
+    return numbers, random.random(len(numbers))
+
+
+def exact_bounds(network: Network, lemma: Lemma, cuts: Cuts | None = None) -> np.ndarray:
     """What a lemma's claims may be, by the checker's own evaluation in rationals, on the subproblem alone."""
     bounder = Bounder(network, Arithmetic(exact=True))
     node = network.layers[lemma.layer].operand
@@ -59,13 +77,14 @@ def exact_bounds(network: Network, lemma: Lemma) -> np.ndarray:
     coefficients[0, np.arange(len(lemma)), lemma.neurons] = lemma.sides
     objective = Objective(lemma.weights[None], [lemma.rows], (node, coefficients))
     multipliers = lemma.multipliers * lemma.weights.sum(1)[:, None]
-    rho = bounder.sloped(lemma.bounds, lemma.alphas, (lemma.splits[None], multipliers[None]))
+    shares = None if cuts is None else (cuts.in_use(lemma.cuts), lemma.shares[None])
+    rho = bounder.sloped(lemma.bounds, lemma.alphas, (lemma.splits[None], multipliers[None]), shares)
     bound, _ = bounder.reach(lemma.bounds, objective, rho, lemma.sizes, np.zeros((1, len(lemma))), False)
     return bound[0]
 
 
-def proved(network: Network, stated: list[Lemma]) -> bool:
-    collected = Lemmas(Bounder(network, Arithmetic()))
+def proved(network: Network, stated: list[Lemma], cuts: Cuts | None = None) -> bool:
+    collected = Lemmas(Bounder(network, Arithmetic()), cuts or Cuts(network))
     try:
         with np.errstate(all="ignore"):
             for lemma in stated:
@@ -84,8 +103,9 @@ def test_what_is_proved_is_what_rationals_say(seed: int, rows: int, together: in
     random = np.random.default_rng(seed)
     network = random_network(seed, [("relu", ())] * (1 + seed % 2))
     layer = int(random.integers(len(network.layers)))
-    stated = lemmas(network, random, layer, rows, 4)
-    bounds = [exact_bounds(network, lemma) for lemma in stated]
+    cuts = random_pool(network, random) if seed % 3 else None
+    stated = lemmas(network, random, layer, rows, 4, cuts=cuts)
+    bounds = [exact_bounds(network, lemma, cuts) for lemma in stated]
     least = [np.nextafter(bound - 1e-12 * np.abs(bound), -np.inf) for bound in bounds]
 
     def claiming(values: list[np.ndarray]) -> list[Lemma]:
@@ -95,12 +115,12 @@ def test_what_is_proved_is_what_rationals_say(seed: int, rows: int, together: in
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(module, "_TOGETHER", together)
-        assert proved(network, claiming(least))
+        assert proved(network, claiming(least), cuts)
         for subproblem, bound in enumerate(bounds):
             for claim in range(len(bound)):
                 wrong = [values.copy() for values in least]
                 wrong[subproblem][claim] = np.nextafter(bound[claim] + 1e-12 * abs(bound[claim]), np.inf)
-                assert not proved(network, claiming(wrong))
+                assert not proved(network, claiming(wrong), cuts)
 
 
 @settings(max_examples=40, deadline=None)
@@ -109,12 +129,13 @@ def test_sharing_rows_decides_most(seed: int) -> None:
     """Claims that leave rounding some room take no second sweep."""
     random = np.random.default_rng(seed)
     network = random_network(seed, [("relu", ())])
-    stated = lemmas(network, random, len(network.layers) - 1, 1, 3)
-    stated = [module.replace(one, claims=one.sides * (exact_bounds(network, one) - 1e-6 * (1 + one.weights.sum(1)))) for one in stated]  # fmt: skip
+    cuts = random_pool(network, random)
+    stated = lemmas(network, random, len(network.layers) - 1, 1, 3, cuts=cuts)
+    stated = [module.replace(one, claims=one.sides * (exact_bounds(network, one, cuts) - 1e-6 * (1 + one.weights.sum(1)))) for one in stated]  # fmt: skip
     bounder = Bounder(network, Arithmetic())
     with pytest.MonkeyPatch.context() as patch, np.errstate(all="ignore"):
         patch.setattr(bounder, "reach", None)
-        collected = Lemmas(bounder)
+        collected = Lemmas(bounder, cuts)
         for lemma in stated:
             collected.add(lemma)
         collected.settle()

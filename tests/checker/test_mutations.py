@@ -24,6 +24,7 @@ from onnx import numpy_helper
 from torch import Tensor
 
 from properties.milp import minimise_margin
+from verify.bab.activations import SplitActivations
 from verify.bab.effort import Effort, Observation
 from verify.bab.loop import BranchAndBound
 from verify.bounders.output_constrained import OutputConstrained
@@ -80,6 +81,22 @@ def always(search: BranchAndBound) -> None:
     search.knowledge = replace(search.knowledge, effort=_Eager())
 
 
+def without_cuts(search: BranchAndBound) -> None:
+    """No cutting planes."""
+    assert isinstance(search.strategy, SplitActivations)
+    search.strategy = replace(search.strategy, cuts=replace(search.strategy.cuts, rounds=0))
+
+
+def both(*hooks: Callable[[BranchAndBound], None]) -> Callable[[BranchAndBound], None]:
+    """One change after the other."""
+
+    def every(search: BranchAndBound) -> None:
+        for hook in hooks:
+            hook(search)
+
+    return every
+
+
 class _Eager(Effort):
     def learned(self, seen: Observation) -> Effort:
         return self
@@ -106,6 +123,7 @@ WEAK = replace(
     child=Restricted(iterations=2, step=0.1, decay=0.7),
     output_constrained=(),
 )
+CONSTRAINED = replace(WEAK, output_constrained=(OutputConstrained(),))
 
 
 def texts(layers: Sequence[tuple[Array, Array]], rows: int, spare: float, model: Path) -> tuple[str, str]:
@@ -160,7 +178,7 @@ def relu_kit(folder: Path, name: str, seed: int, rows: int, spare: float, splits
 
 def lemma_files(folder: Path) -> Files:
     """A proof with bounds over unsafe points."""
-    return relu_kit(folder, "lemmas", 8, 1, 0.02, "activations", replace(WEAK, output_constrained=(OutputConstrained(),)), always).files  # fmt: skip
+    return relu_kit(folder, "lemmas", 8, 1, 0.02, "activations", CONSTRAINED, both(always, without_cuts)).files  # fmt: skip
 
 
 def made_by_hand(folder: Path) -> Kit:
@@ -207,9 +225,11 @@ def curved(folder: Path) -> Kit:
 
 
 MAKERS: dict[str, Callable[[Path], Kit]] = {
-    "plain": lambda folder: relu_kit(folder, "plain", 1, 1, 0.02, "activations", WEAK),
-    "lemmas": lambda folder: relu_kit(folder, "lemmas", 8, 1, 0.02, "activations", replace(WEAK, output_constrained=(OutputConstrained(),)), always),
-    "single": lambda folder: relu_kit(folder, "single", 3, 2, 0.05, "activations", WEAK, in_float32),
+    "plain": lambda folder: relu_kit(folder, "plain", 1, 1, 0.02, "activations", WEAK, without_cuts),
+    "lemmas": lambda folder: relu_kit(folder, "lemmas", 8, 1, 0.02, "activations", CONSTRAINED, both(always, without_cuts)),
+    "single": lambda folder: relu_kit(folder, "single", 3, 2, 0.05, "activations", WEAK, both(in_float32, without_cuts)),
+    "cuts": lambda folder: relu_kit(folder, "cuts", 3, 1, 0.02, "activations", CONSTRAINED, always),
+    "cuts in single": lambda folder: relu_kit(folder, "cuts in single", 3, 1, 0.02, "activations", WEAK, in_float32),
     "inputs": lambda folder: relu_kit(folder, "inputs", 2, 1, 0.01, "inputs", QUICK),
     "joined": lambda folder: relu_kit(folder, "joined", 3, 2, 0.05, "inputs", QUICK),
     "curved": curved, "hand": made_by_hand, "merged": merged,
@@ -389,7 +409,7 @@ def test_leaves_that_are_exchanged(name: str, kits: dict[str, Kit]) -> None:
     """Two nodes of a block, or of two blocks, change places; a claim goes to another subtree."""
     one = kits[name]
     own = one.parts.blocks
-    places = [(i, 8 + 8 * j) for i, (kind, data) in enumerate(own) if kind not in ("box", "slopes", "lemma")
+    places = [(i, 8 + 8 * j) for i, (kind, data) in enumerate(own) if kind not in ("box", "slopes", "lemma", "lemma_cuts", "cuts")
               for j in range(int(np.frombuffer(data[:8], "<i8")[0]))]  # fmt: skip
     random = np.random.default_rng(0)
     for _ in range(min(10, len(places) ** 2)):

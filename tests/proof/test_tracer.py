@@ -99,8 +99,8 @@ def test_what_a_certificate_can_hold(tmp_path: Path, monkeypatch: pytest.MonkeyP
         assert {one for one in Provable if not tracer.proves(one)} == UNPROVED
         tracer.piecewise = False
         assert {one for one in Provable if not tracer.proves(one)} == UNPROVED | PIECEWISE
-        monkeypatch.setattr(certificate, "UNPROVED", UNPROVED - {Provable.CUTS})
-        assert tracer.proves(Provable.CUTS)
+        monkeypatch.setattr(certificate, "UNPROVED", UNPROVED - {Provable.FORWARD})
+        assert tracer.proves(Provable.FORWARD)
 
 
 def test_threads_tell_at_once(tmp_path: Path) -> None:

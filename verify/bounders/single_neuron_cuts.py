@@ -215,7 +215,7 @@ class _Search:
         s = (level / (level - low)).clamp(min=0)
         k = torch.where(level >= 0, -low / (level - low), high / (high - level))
         m = torch.where(inside, k[:, None] * weights, 0.0)
-        return self._placed(chosen, s, m, self._offsets(chosen, s, k, m))
+        return self._placed(chosen, s, k, m, self._offsets(chosen, s, k, m))
 
     def _offsets(self, chosen: Tensor, s: Tensor, k: Tensor, m: Tensor) -> Float[Tensor, " chosen"]:
         """What `y - s z - m . x` is at most, whatever s, k and m are, rounded up."""
@@ -231,7 +231,7 @@ class _Search:
         terms = (m.abs() * torch.maximum(lower.abs(), upper.abs())).sum(1) + high - low
         return torch.maximum(inactive, active) + 16 * self.network.gamma * (terms + self.size[chosen])
 
-    def _placed(self, chosen: Tensor, s: Tensor, m: Tensor, offsets: Tensor) -> Cuts:
+    def _placed(self, chosen: Tensor, s: Tensor, k: Tensor, m: Tensor, offsets: Tensor) -> Cuts:
         """The cuts with these coefficients."""
         columns, found = self.columns[chosen], {}
         for node, start in self.nodes.items():
@@ -240,7 +240,8 @@ class _Search:
             row, place = inside.nonzero(as_tuple=True)
             places = torch.stack([row, columns[row, place] - start])
             found[node] = compressed(places, m[row, place], (len(chosen), size))
-        return Cuts(self.neurons[chosen] + self.layer.variables.start, s, offsets, found)
+        neurons = self.neurons[chosen] + self.layer.variables.start
+        return Cuts(neurons, s, offsets, found, k, torch.full_like(neurons, -1))
 
 
 def _packed(weights: Float[Tensor, "n columns"]) -> tuple[Int[Tensor, "n width"], Float[Tensor, "n width"]]:

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from verify.checker.activations import EXACT, default_rho
 from verify.checker.activations.relu import relu_slopes
 from verify.checker.clauses import Rows
+from verify.checker.cuts import InUse
 from verify.checker.dual import Arithmetic, Dual, Multipliers, Rho
 from verify.checker.errors import NotProved
 from verify.checker.network import Network
@@ -104,12 +105,11 @@ class Bounder:
         """Bounds [subproblems, objectives], and which of them are at least `needed` (-inf: not asked for), or more than that."""
         self.check_time()
         lower, upper = bounds
-        declared: dict[int, Array] = {}
+        declared: dict[int, Multipliers] = {}
 
         def declare(layer: int, t: Array) -> Multipliers:
-            found = rho(layer, t)
-            declared[layer] = found.values
-            return found
+            declared[layer] = rho(layer, t)
+            return declared[layer]
 
         inputs = slice(0, self.network.inputs)
         linear = self.dual.sweep(lower, upper, *objective.start(self.dual, sizes), declare, sizes)
@@ -123,8 +123,7 @@ class Bounder:
                 self.check_time()
                 at, left = np.array([subproblem]), np.flatnonzero(undecided[subproblem])
                 multipliers = {
-                    layer: np.broadcast_to(values, (*reached.shape, values.shape[2]))[at][:, left]
-                    for layer, values in declared.items()
+                    layer: found.part(reached.shape, at, left) for layer, found in declared.items()
                 }
                 found = self._in_rationals((lower[at], upper[at]), objective.select(at, left), multipliers)
                 if found is not None:
@@ -133,27 +132,35 @@ class Bounder:
                     bound[subproblem, left] = [float(value) for value in found]
         return bound, reached
 
-    def _in_rationals(self, bounds: Pair, objective: Objective, declared: dict[int, Array]) -> Array | None:
+    def _in_rationals(
+        self, bounds: Pair, objective: Objective, declared: dict[int, Multipliers]
+    ) -> Array | None:
         """The bounds of one subproblem's objectives; None where a number that it takes is not finite."""
         needed = np.zeros(self.network.variables, dtype=bool)
         needed[: self.network.inputs] = True
         for layer in declared:
             needed[self.network.layers[layer].variables] = True
         bounds = np.where(needed, bounds[0], 0.0), np.where(needed, bounds[1], 0.0)
-        if not all(np.isfinite(values).all() for values in (*bounds, *declared.values())):
+        if not all(np.isfinite(end).all() for end in bounds):
             return None
-        if self._exact is None:
-            self._exact = Dual(self.network, self._arithmetic)
-        dual, inputs = self._exact, slice(0, self.network.inputs)
+        if not all(multipliers.finite for multipliers in declared.values()):
+            return None
+        dual, inputs = self.exact, slice(0, self.network.inputs)
         low, high = (dual.arithmetic.array(end) for end in bounds)
         sizes = dual.sizes(low, high) if dual.needs_sizes else {}
-        multipliers = {layer: dual.arithmetic.array(values) for layer, values in declared.items()}
-        linear = dual.sweep(
-            low, high, *objective.start(dual, sizes), lambda layer, _: Multipliers(multipliers[layer]), sizes
-        )
+        multipliers = {layer: found.in_numbers_of(dual.arithmetic) for layer, found in declared.items()}
+        start = objective.start(dual, sizes)
+        linear = dual.sweep(low, high, *start, lambda layer, _: multipliers[layer], sizes)
         found = linear.bound(low[:, None, inputs], high[:, None, inputs])[0]
         self.in_rationals += len(found)
         return np.asarray(found)
+
+    @property
+    def exact(self) -> Dual:
+        """The network in rational arithmetic."""
+        if self._exact is None:
+            self._exact = Dual(self.network, self._arithmetic)
+        return self._exact
 
     def propagated(self, bounds: Pair) -> Pair:
         """The subproblems with what interval arithmetic makes of what is known of them."""
@@ -171,9 +178,15 @@ class Bounder:
 
         return rho
 
-    def sloped(self, bounds: Pair, alphas: dict[int, Array], splits: Pair | None = None) -> Rho:
+    def sloped(
+        self,
+        bounds: Pair,
+        alphas: dict[int, Array],
+        splits: Pair | None = None,
+        shares: tuple[InUse, Array] | None = None,
+    ) -> Rho:
         """Given slopes of ReLUs times cotangents, plus the multipliers of splits (variables [subproblems, depth], values the same for
-        all objectives or [subproblems, objectives, depth])."""
+        all objectives or [subproblems, objectives, depth]); first, cuts have their shares ([subproblems, cuts in use])."""
         lower, upper = bounds
         default = self.default(bounds)
 
@@ -181,9 +194,13 @@ class Bounder:
             layer = self.network.layers[number]
             if number not in alphas:
                 return default(number, t)
+            given = None
+            if shares is not None and number in shares[0].layers:
+                given = shares[0].layers[number].given(shares[1], t)
+                t = given.rest(t)
             low, high = lower[:, None, layer.variables], upper[:, None, layer.variables]
             own = () if splits is None else (layer.variables, *splits)
-            return _few_bent(t, low, high, alphas[number], *own)
+            return replace(_few_bent(t, low, high, alphas[number], *own), given=given)
 
         return rho
 

@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from verify.checker.bounding import Objective, Pair
+from verify.checker.cuts import InUse, spare
 from verify.checker.errors import NotProved, Refused
 from verify.checker.lemmas import Lemma
 from verify.checker.proof import CHUNK, Proof
@@ -104,11 +105,47 @@ class Slopes(Rule):
         return cursor.integer()
 
 
+@register(11, "cuts")
+class CutsRule(Rule):
+    """Cutting planes, by intervals on a box; who uses them has to be inside of it."""
+
+    counted = "cuts"
+
+    @classmethod
+    def take_in(cls, proof: Proof, cursor: Cursor, prove: bool) -> None:
+        variables = cursor.counted("<i4").astype(np.int64)
+        count, size = len(variables), proof.network.variables
+        box = np.array(cursor.take("<f8", size)), np.array(cursor.take("<f8", size))
+        slopes, factors, offsets = (np.array(cursor.take("<f8", count)) for _ in range(3))
+        counts = cursor.take("<i4", count).astype(np.int64)
+        if (counts < 0).any():
+            raise Refused("a cut has less than no coefficients")
+        entries = (
+            cursor.take("<i4", int(counts.sum())).astype(np.int64),
+            cursor.take("<f8", int(counts.sum())),
+        )
+        if proof.dual.arithmetic.deployed:
+            raise Refused("cuts hold of the real function alone")
+        cuts = proof.cuts.add(box, variables, (slopes, factors, offsets), counts, entries)
+        if not prove:
+            return
+        # in float64 nothing holds that is no number
+        held = np.zeros(count, dtype=bool) if proof.bounder.all_exact else spare(proof.dual, box, cuts) >= 0
+        left = np.flatnonzero(~held)
+        if len(left):
+            exactly = spare(proof.bounder.exact, box, [cuts[i] for i in left.tolist()])
+            held[left] = [value >= 0 for value in exactly.tolist()]
+        if not held.all():
+            raise NotProved(f"cut {int(held.argmin())} of the block does not hold on its box")
+        proof.summary.claims += count
+
+
 @register(2, "lemma")
 class LemmaRule(Rule):
     """Bounds of some neurons of a layer over the unsafe points of a node's subproblem; the slopes are theirs in common."""
 
     counted = "claims"
+    cuts = False
 
     @classmethod
     def take_in(cls, proof: Proof, cursor: Cursor, prove: bool) -> None:
@@ -117,7 +154,7 @@ class LemmaRule(Rule):
         proof.tree.check_nodes(np.array([node]))
         neurons = _neurons(proof, number, places)
         if prove:
-            proof.lemmas.add(_stated(proof, cursor, node, number, neurons, sides, claims))
+            proof.lemmas.add(_stated(proof, cursor, (node, number), neurons, sides, claims, cls.cuts))
         else:
             cursor.skip()
         proof.tree.claim(
@@ -130,15 +167,34 @@ class LemmaRule(Rule):
         return cursor.integer()
 
 
+@register(14, "lemma_cuts")
+class LemmaCuts(LemmaRule):
+    """The same, with shares of cuts."""
+
+    cuts = True
+
+
 def _stated(
-    proof: Proof, cursor: Cursor, node: int, layer: int, neurons: Array, sides: Array, claims: Array
+    proof: Proof,
+    cursor: Cursor,
+    place: tuple[int, int],
+    neurons: Array,
+    sides: Array,
+    claims: Array,
+    cuts: bool,
 ) -> Lemma:
-    """With the rest of the block: weights, the multipliers of the node's splits, slopes."""
+    """With the rest of the block: weights, the multipliers of the node's splits, shares of cuts if it has any, slopes."""
+    node, layer = place
     nodes = np.array([node])
     weights = proof.weights(cursor, "<f4", len(neurons), proof.clauses.most_rows)
     splits, counts = proof.tree.splits(nodes)
     multipliers = np.array(cursor.take("<f2", int(counts[0])), dtype=np.float64)
     bounds = proof.tree.subproblems(nodes)
+    numbers, shares = np.zeros(0, dtype=np.int64), np.zeros((1, 0))
+    if cuts:
+        numbers = np.array(cursor.counted("<i8"))
+        proof.cuts.in_use(numbers).check_inside(*bounds, nodes)
+        shares = _shares(cursor, "<u1", (1, len(numbers)))
     alphas = read_alphas(proof, cursor, bounds, 1, "<u1", list(range(len(proof.network.layers))))
     return Lemma(
         node,
@@ -153,6 +209,8 @@ def _stated(
         splits[0],
         multipliers,
         proof.sizes_of(nodes),
+        numbers,
+        shares[0],
     )
 
 
@@ -187,6 +245,20 @@ def _check_roots(proof: Proof, roots: Array) -> None:
     for root in roots[1:].tolist():
         if not all(a is b or np.array_equal(a, b) for a, b in zip(first, proof.tree.base(root), strict=True)):
             raise Refused("roots of different boxes share a claim")
+
+
+def read_shares(proof: Proof, cursor: Cursor, kind: str, count: int) -> tuple[InUse, Array]:
+    """Cuts, and the shares of them that so many subproblems have: [subproblems, cuts in use]."""
+    numbers = np.array(cursor.counted("<i8"))
+    return proof.cuts.in_use(numbers), _shares(cursor, kind, (count, len(numbers)))
+
+
+def _shares(cursor: Cursor, kind: str, shape: tuple[int, int]) -> Array:
+    stored = np.array(cursor.take(kind, shape[0] * shape[1]), dtype=np.float64).reshape(shape)
+    found: Array = stored / 255 if kind == "<u1" else stored
+    if not (found >= 0).all() or not np.isfinite(found).all():
+        raise Refused("a cut's share is negative or not finite")
+    return found
 
 
 def read_alphas(

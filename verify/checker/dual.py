@@ -17,7 +17,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -26,9 +26,42 @@ from verify.checker.activations import MULTIPLYING, PIECEWISE, interval, minimum
 from verify.checker.errors import NotProved, Refused
 from verify.checker.maps import Convolution, Dense, Gather, Identity, Map, Scale
 from verify.checker.network import Activation, Affine, Input, Network
-from verify.checker.rationals import rational, rationals
+from verify.checker.rationals import rational, rationals, zeros
 
 Array = NDArray[Any]
+Pair = tuple[Array, Array]
+
+
+class Above(Protocol):
+    """Affine functions that some outputs y of a layer are at most: `y <= slopes z + sum of parts . values + offsets`.
+
+    places: of the outputs in the layer. parts: by node before the layer, columns and coefficients [functions, columns].
+    """
+
+    @property
+    def places(self) -> Array: ...
+    @property
+    def slopes(self) -> Array: ...
+    @property
+    def offsets(self) -> Array: ...
+    @property
+    def parts(self) -> dict[int, Pair]: ...
+    def in_numbers_of(self, arithmetic: Arithmetic) -> Above:
+        """The same functions."""
+
+
+@dataclass(frozen=True)
+class Given:
+    """Amounts >= 0, declared, of outputs' pull that go to functions above them: [subproblems, objectives, functions]."""
+
+    above: Above
+    amounts: Array
+
+    def rest(self, t: Array) -> Array:
+        """What is left of the outputs' pull."""
+        found: Array = t.copy()
+        add_at(found, self.above.places, self.amounts)
+        return found
 
 
 @dataclass(frozen=True)
@@ -36,12 +69,36 @@ class Multipliers:
     """A layer's `rho`, [subproblems, objectives, size].
 
     bent: where given, ReLUs of one subproblem are linear elsewhere, and `values` there is `slope` ([size], 0 or 1) times t exactly, so
-    that `t sigma(z) - rho z` is 0.
+    that `t sigma(z) - rho z` is 0. given: what went elsewhere first; t is then what that left.
     """
 
     values: Array
     bent: Array | None = None
     slope: Array | None = None
+    given: Given | None = None
+
+    @property
+    def finite(self) -> bool:
+        """Whether all numbers are."""
+        return bool(np.isfinite(self.values).all()) and (
+            self.given is None or bool(np.isfinite(self.given.amounts).all())
+        )
+
+    def part(self, shape: tuple[int, ...], subproblems: Array, objectives: Array) -> Multipliers:
+        """Those of some subproblems and objectives, of as many as the shape says."""
+
+        def chosen(values: Array) -> Array:
+            return np.broadcast_to(values, (*shape, values.shape[2]))[subproblems][:, objectives]
+
+        given = self.given and Given(self.given.above, chosen(self.given.amounts))
+        return Multipliers(chosen(self.values), given=given)
+
+    def in_numbers_of(self, arithmetic: Arithmetic) -> Multipliers:
+        """The same, as an arithmetic has numbers."""
+        given = self.given and Given(
+            self.given.above.in_numbers_of(arithmetic), arithmetic.array(self.given.amounts)
+        )
+        return Multipliers(arithmetic.array(self.values), given=given)
 
 
 Rho = Callable[[int, Array], Multipliers]  # from the layer's number and t
@@ -188,6 +245,15 @@ class Dual:
         lowers, uppers = zip(*found, strict=True)
         return (np.concatenate(lowers, 1), np.concatenate(uppers, 1)), values
 
+    def values(self, index: int, lower: Array, upper: Array) -> Pair:
+        """The values of the input or of an activation on boxes [subproblems, variables]."""
+        node = self.network.nodes[index]
+        if isinstance(node, Input):
+            return lower[:, : self.network.inputs], upper[:, : self.network.inputs]
+        assert isinstance(node, Activation)
+        columns = self.network.layers[self._layer_of[index]].variables
+        return self._outputs(node, lower[:, columns], np.maximum(lower[:, columns], upper[:, columns]))
+
     def _underflow(self, index: int, size: Array, operands: list[Array]) -> Any:
         """What products too small for float64 may lose: something only where all terms are tiny and not all are 0."""
         tiny = size < _SMALL
@@ -299,7 +365,7 @@ class Dual:
                 constant = constant + c @ self.biases[index]
                 error = error + self.affine_error(index, c, sizes)
                 for linear, operand in self.maps[index]:
-                    join(pending, operand, _pulled(linear.transpose, c))
+                    join(pending, operand, transposed(linear.transpose, c))
                 continue
             assert isinstance(node, Activation)
             number = self._layer_of[index]
@@ -307,12 +373,46 @@ class Dual:
             low, high = lower[:, None, columns], upper[:, None, columns]
             multipliers = rho(number, c)
             values = multipliers.values
+            if multipliers.given is not None:
+                constant, error = self._give(multipliers.given, index, c, pending, (constant, error), sizes)
+                c = multipliers.given.rest(c)
             few: Any = slice(None) if multipliers.bent is None else multipliers.bent
             least = minimum(node.kind, node.parameters, *(part[..., few] for part in (c, values, low, high)))
             constant = constant + least.sum(-1)
             error = error + self._activation_error(index, node, c, multipliers, sizes)
             join(pending, node.operand, values)
         return Pulled(pending, constant, error)
+
+    def _give(
+        self,
+        given: Given,
+        index: int,
+        t: Array,
+        pending: dict[int, Array],
+        found: Pair,
+        sizes: dict[int, Array],
+    ) -> Pair:
+        """The constant and the error once amounts are pulled on through functions above an activation's outputs."""
+        node, above, amounts = self.network.nodes[index], given.above, given.amounts
+        assert isinstance(node, Activation)
+        constant, error = found[0] - amounts @ above.offsets, found[1]
+        own = zeros((*t.shape[:2], self.network.nodes[node.operand].size), t.dtype)
+        add_at(own, above.places, -amounts * above.slopes)
+        join(pending, node.operand, own)
+        for source, (columns, coefficients) in above.parts.items():
+            size = self.network.nodes[source].size
+            part = zeros((*t.shape[:2], size), t.dtype)
+            part[..., columns] = -(amounts @ coefficients)
+            join(pending, source, part)
+        if self.gamma:
+            size = sizes[index][above.places] + np.abs(above.slopes) * sizes[node.operand][above.places]
+            size = size + np.abs(above.offsets)
+            for source, (columns, coefficients) in above.parts.items():
+                size = size + np.abs(coefficients) @ sizes[source][columns]
+            error = error + self.gamma * (
+                2 * (amounts @ size) + np.abs(t)[..., above.places] @ sizes[index][above.places]
+            )
+        return constant, error
 
     def finished(self, pulled: Pulled, sizes: dict[int, Array]) -> Linear:
         """The end of a sweep, where nothing is left to pull on but the input."""
@@ -406,10 +506,15 @@ def _gamma(count: int, unit: float) -> float:
     return count * unit / (1 - count * unit)
 
 
-def _pulled(transpose: Callable[[Array], Array], c: Array) -> Array:
+def transposed(transpose: Callable[[Array], Array], c: Array) -> Array:
     """A map's transpose on [subproblems, objectives, size]."""
     flat = transpose(c.reshape(-1, c.shape[-1]))
     return flat.reshape(*c.shape[:-1], flat.shape[-1])
+
+
+def add_at(values: Array, places: Array, more: Array) -> None:
+    """Adds to some entries of the last axis, each as often as it is named."""
+    np.add.at(np.moveaxis(values, -1, 0), places, np.moveaxis(more, -1, 0))
 
 
 def join(pending: dict[int, Array], node: int, cotangent: Array) -> None:

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from verify.checker.bounding import Objective, Pair
-from verify.checker.claims import read_alphas
+from verify.checker.claims import read_alphas, read_shares
 from verify.checker.dual import Multipliers, Rho
 from verify.checker.errors import NotProved, Refused
 from verify.checker.proof import Proof
@@ -40,8 +40,32 @@ class Leaves32(Rule):
         _sloped(proof, cursor, prove, "<f4", "<f4")
 
 
-def _sloped(proof: Proof, cursor: Cursor, prove: bool, slopes: str, multipliers: str) -> None:
-    """By the slopes of unstable ReLUs and the multipliers of splits."""
+@register(12, "leaves8_cuts")
+class Leaves8Cuts(Rule):
+    """The same as `leaves8`, with shares of cuts in a byte."""
+
+    closes = True
+
+    @classmethod
+    def take_in(cls, proof: Proof, cursor: Cursor, prove: bool) -> None:
+        _sloped(proof, cursor, prove, "<u1", "<f2", "<u1")
+
+
+@register(13, "leaves32_cuts")
+class Leaves32Cuts(Rule):
+    """The same as `leaves32`, with shares of cuts in single precision."""
+
+    closes = True
+
+    @classmethod
+    def take_in(cls, proof: Proof, cursor: Cursor, prove: bool) -> None:
+        _sloped(proof, cursor, prove, "<f4", "<f4", "<f4")
+
+
+def _sloped(
+    proof: Proof, cursor: Cursor, prove: bool, slopes: str, multipliers: str, shares: str | None = None
+) -> None:
+    """By the slopes of unstable ReLUs and the multipliers of splits; with `shares`, by those of cuts too."""
     if any(layer.kind != "relu" for layer in proof.network.layers):
         raise Refused("slopes are stored of networks with no activation but ReLU")
     nodes = proof.nodes(cursor)
@@ -52,11 +76,15 @@ def _sloped(proof: Proof, cursor: Cursor, prove: bool, slopes: str, multipliers:
     values = np.zeros(variables.shape)
     values[variables >= 0] = cursor.take(multipliers, int(counts.sum()))
     lower, upper = proof.tree.subproblems(nodes)
+    cuts = None if shares is None else read_shares(proof, cursor, shares, len(nodes))
+    if cuts is not None:
+        cuts[0].check_inside(lower, upper, nodes)
     layers = list(range(len(proof.network.layers)))
     for rows in proof.rows_at_once(len(nodes)):
         bounds = lower[rows], upper[rows]
         alphas = read_alphas(proof, cursor, bounds, 1, slopes, layers)
-        rho = proof.bounder.sloped(bounds, alphas, (variables[rows], values[rows]))
+        own = cuts and (cuts[0], cuts[1][rows])
+        rho = proof.bounder.sloped(bounds, alphas, (variables[rows], values[rows]), own)
         _prove(proof, nodes[rows], bounds, weights[rows], rho, proof.sizes_of(nodes[rows]))
 
 

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from verify.checker.bounding import Bounder, Objective, Pair
 from verify.checker.clauses import Rows
+from verify.checker.cuts import Cuts, InUse
 from verify.checker.dual import Dual, Pulled, join
 from verify.checker.errors import NotProved
 from verify.checker.network import Affine
@@ -28,7 +29,8 @@ class Lemma:
     """Bounds of some neurons of a layer over the unsafe points of a node's subproblem, and all that their proof takes.
 
     sides: 1 for lower bounds, -1 for upper ones. weights: [claims, rows]. bounds: [1, variables] each. alphas: by layer,
-    [1, 1, size]. splits: the variables split on the way, multipliers: theirs for weights that sum to 1.
+    [1, 1, size]. splits: the variables split on the way, multipliers: theirs for weights that sum to 1. cuts: the numbers of those that have
+    shares.
     """
 
     node: int
@@ -43,6 +45,8 @@ class Lemma:
     splits: Array
     multipliers: Array
     sizes: dict[int, Array]
+    cuts: Array
+    shares: Array
 
     def __len__(self) -> int:
         return len(self.neurons)
@@ -61,8 +65,8 @@ class Lemma:
 class Lemmas:
     """Collects lemmas by layer, and proves them."""
 
-    def __init__(self, bounder: Bounder) -> None:
-        self._bounder, self._waiting = bounder, dict[int, list[Lemma]]()
+    def __init__(self, bounder: Bounder, cuts: Cuts) -> None:
+        self._bounder, self._cuts, self._waiting = bounder, cuts, dict[int, list[Lemma]]()
         widest = max(node.size for node in bounder.network.nodes)
         self._most = min(_TOGETHER, max(1, _CHUNK // widest))
         self._entries: dict[int, _Entries] = {}
@@ -98,7 +102,9 @@ class Lemmas:
         if not self._reached_sharing_rows(group):
             objective = group.objective(bounder.dual)
             multipliers = group.multipliers[:, None] * group.weights.sum(2, keepdims=True)
-            rho = bounder.sloped(group.bounds, group.alphas, (group.splits, multipliers))
+            rho = bounder.sloped(
+                group.bounds, group.alphas, (group.splits, multipliers), group.shares(self._cuts)
+            )
             _, reached = bounder.reach(group.bounds, objective, rho, group.sizes, group.needed, False)
             group.check(reached)
         self.proved += sum(map(len, group.lemmas))
@@ -115,13 +121,14 @@ class Lemmas:
         lower, upper = group.bounds
         inputs = slice(0, bounder.network.inputs)
         row = Objective(np.ones((len(lower), 1, 1)), group.rows).start(dual, group.sizes)
-        rho = bounder.sloped(group.bounds, group.alphas, (group.splits, group.multipliers))
+        shares = group.shares(self._cuts)
+        rho = bounder.sloped(group.bounds, group.alphas, (group.splits, group.multipliers), shares)
         shared = dual.descended(lower, upper, Pulled(*row), node, rho, group.sizes)
         if node not in self._entries:
             self._entries[node] = _Entries(dual, node)
         pulled = self._entries[node].beside(shared, group.weights, group.neurons, group.sides, group.sizes)
         multipliers = group.multipliers[:, None] * group.weights
-        rho = bounder.sloped(group.bounds, group.alphas, (group.splits, multipliers))
+        rho = bounder.sloped(group.bounds, group.alphas, (group.splits, multipliers), shares)
         linear = dual.finished(dual.descended(lower, upper, pulled, 1, rho, group.sizes), group.sizes)
         bound = linear.bound(lower[:, None, inputs], upper[:, None, inputs])
         return bool(((bound >= group.needed) & np.isfinite(bound))[group.needed > -np.inf].all())
@@ -154,6 +161,16 @@ class _Group:
             if lemma.sizes is not found:
                 found = {i: np.maximum(found[i], value) for i, value in lemma.sizes.items()}
         return found
+
+    def shares(self, cuts: Cuts) -> tuple[InUse, Array] | None:
+        """The cuts that any of them uses, and each one's shares: [subproblems, cuts in use]."""
+        numbers = np.unique(np.concatenate([lemma.cuts for lemma in self.lemmas]))
+        if not len(numbers):
+            return None
+        found = np.zeros((len(self.lemmas), len(numbers)))
+        for row, lemma in zip(found, self.lemmas, strict=True):
+            np.add.at(row, np.searchsorted(numbers, lemma.cuts), lemma.shares)
+        return cuts.in_use(numbers), found
 
     def objective(self, dual: Dual) -> Objective:
         """Each claim's neuron, with its side, beside the weighted rows of its subproblem's clause."""

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from verify.checker.bounding import Bounder, Pair
 from verify.checker.clauses import Clauses, Rows
+from verify.checker.cuts import Cuts
 from verify.checker.dual import Arithmetic
 from verify.checker.errors import NotProved, Refused
 from verify.checker.lemmas import Lemmas
@@ -58,7 +59,8 @@ class Proof:
         self.network, self.clauses, self.tree = network, clauses, tree
         self._number, self._shares = 0, 1
         self.bounder = Bounder(network, arithmetic, until)
-        self.dual, self.lemmas = self.bounder.dual, Lemmas(self.bounder)
+        self.cuts = Cuts(network)
+        self.dual, self.lemmas = self.bounder.dual, Lemmas(self.bounder, self.cuts)
         self.summary = Summary()
         self._sizes: dict[int, tuple[Array, dict[int, Array]]] = {}
 

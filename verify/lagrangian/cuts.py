@@ -70,13 +70,19 @@ class LayerCuts:
 
 @dataclass(frozen=True)
 class Cuts:
-    """Cuts of any layers. Matrices are sparse, [cuts, size], by node."""
+    """Cuts of any layers. Matrices are sparse, [cuts, size], by node.
+
+    factors: of each pre-activation, the part for which its inputs were put in to find the offset, which a proof of it takes. numbers: the
+    cuts' own in a proof that is written.
+    """
 
     # Whose outputs they are above, on the axis of variables.
     neurons: Int[Tensor, " cuts"]
     slopes: Float[Tensor, " cuts"]
     offsets: Float[Tensor, " cuts"]
     coefficients: dict[int, Tensor]
+    factors: Float[Tensor, " cuts"]
+    numbers: Int[Tensor, " cuts"]
     _layers: dict[int, LayerCuts | None] = field(default_factory=dict, repr=False, compare=False)
 
     def __len__(self) -> int:
@@ -121,8 +127,10 @@ class Cuts:
     def to(self, device: torch.device | str, dtype: torch.dtype) -> Cuts:
         """The same cuts with other numbers."""
         parts = {node: part.to(device, dtype) for node, part in self.coefficients.items()}
-        slopes, offsets = (part.to(device, dtype) for part in (self.slopes, self.offsets))
-        return Cuts(self.neurons.to(device), slopes, offsets, parts)
+        slopes, offsets, factors = (
+            part.to(device, dtype) for part in (self.slopes, self.offsets, self.factors)
+        )
+        return Cuts(self.neurons.to(device), slopes, offsets, parts, factors, self.numbers.to(device))
 
     def select(self, chosen: Int[Tensor, " chosen"]) -> Cuts:
         """Some of them."""
@@ -130,31 +138,35 @@ class Cuts:
         place = torch.full_like(self.neurons, -1).index_put((chosen,), numbers)
         parts = {}
         for node, part in self.coefficients.items():
-            row, column, value = _entries(part)
+            row, column, value = entries(part)
             kept = place[row] >= 0
             places = torch.stack([place[row], column])[:, kept]
             parts[node] = compressed(places, value[kept], (len(chosen), part.shape[1]))
-        return Cuts(self.neurons[chosen], self.slopes[chosen], self.offsets[chosen], parts)
+        neurons, slopes, offsets, factors, numbers = (
+            part[chosen] for part in (self.neurons, self.slopes, self.offsets, self.factors, self.numbers)
+        )
+        return Cuts(neurons, slopes, offsets, parts, factors, numbers)
 
     @classmethod
     def joined(cls, cuts: list[Cuts]) -> Cuts:
         """All of them, in order."""
-        entries: dict[int, list[tuple[Tensor, Tensor]]] = {}
+        together: dict[int, list[tuple[Tensor, Tensor]]] = {}
         widths, start = {}, 0
         for some in cuts:
             for node, part in some.coefficients.items():
-                row, column, value = _entries(part)
-                entries.setdefault(node, []).append((torch.stack([row + start, column]), value))
+                row, column, value = entries(part)
+                together.setdefault(node, []).append((torch.stack([row + start, column]), value))
                 widths[node] = part.shape[1]
             start += len(some)
         parts = {}
-        for node, found in entries.items():
+        for node, found in together.items():
             places, values = zip(*found, strict=True)
             parts[node] = compressed(torch.cat(places, 1), torch.cat(values), (start, widths[node]))
-        neurons, slopes, offsets = (
-            torch.cat([getattr(some, name) for some in cuts]) for name in ("neurons", "slopes", "offsets")
+        neurons, slopes, offsets, factors, numbers = (
+            torch.cat([getattr(some, name) for some in cuts])
+            for name in ("neurons", "slopes", "offsets", "factors", "numbers")
         )
-        return cls(neurons, slopes, offsets, parts)
+        return cls(neurons, slopes, offsets, parts, factors, numbers)
 
 
 class _Taken:
@@ -242,7 +254,7 @@ def compressed(
         return torch.sparse_csr_tensor(starts, column[order], values[order], size)
 
 
-def _entries(matrix: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+def entries(matrix: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """Rows, columns and values of a sparse matrix."""
     starts = matrix.crow_indices()
     row = torch.arange(matrix.shape[0], device=starts.device).repeat_interleave(starts.diff())
@@ -250,5 +262,5 @@ def _entries(matrix: Tensor) -> tuple[Tensor, Tensor, Tensor]:
 
 
 def _turned(matrix: Tensor) -> Tensor:
-    row, column, value = _entries(matrix)
+    row, column, value = entries(matrix)
     return compressed(torch.stack([column, row]), value, (matrix.shape[1], matrix.shape[0]))

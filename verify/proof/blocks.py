@@ -220,6 +220,57 @@ class Lemma(Block):
         return [_integer(int(moved.number[node])), data[8:]]
 
 
+@register(11, "cuts")
+@dataclass(frozen=True)
+class CuttingPlanes(Block):
+    """Affine functions of a pre-activation and of values before it that lie above the output, on a box (of one row).
+
+    counts: coefficients of each; columns: the variables (inputs, or those before an output) of all of them.
+    """
+
+    content = (
+        "counted I32 variables, V*F64 lower, V*F64 upper, F64 slopes, F64 factors, F64 offsets, I32 counts of coefficients; I32 variables and "
+        "F64 values of these"
+    )
+    shows = "cutting planes above the ReLUs of these variables on the box, which whoever uses them has to be inside of"
+
+    lower: Values
+    upper: Values
+    variables: Values
+    slopes: Values
+    factors: Values
+    offsets: Values
+    counts: Values
+    columns: Values
+    values: Values
+
+    def parts(self) -> list[Array]:
+        box = [stored(end.reshape(-1), "<f8") for end in (self.lower, self.upper)]
+        numbers = [stored(part, "<f8") for part in (self.slopes, self.factors, self.offsets)]
+        head = [_counted(self.variables, "<i4"), *box, *numbers, stored(self.counts, "<i4")]
+        return [*head, stored(self.columns, "<i4"), stored(self.values, "<f8")]
+
+    @classmethod
+    def moved(cls, data: Array, moved: Moved) -> list[Array]:
+        return [data]
+
+
+@register(14, "lemma_cuts")
+@dataclass(frozen=True)
+class LemmaUnderCuts(Lemma):
+    """The same with shares of cuts; these by their numbers."""
+
+    content = "as `lemma`, and before the slopes counted I64 cuts, U8 shares [cuts]"
+    shows = "the same, below cutting planes"
+
+    cuts: Values
+    shares: Values
+
+    def parts(self) -> list[Array]:
+        *head, slopes = super().parts()
+        return [*head, _counted(self.cuts), in_bytes(self.shares), slopes]
+
+
 # -- leaves
 
 
@@ -302,6 +353,50 @@ class Leaves32(SlopedLeaves):
 
     content = "the same with F32 multipliers and F32 slopes"
     shows = "the same"
+    multiplier_type, slope_type = "<f4", "<f4"
+
+
+@dataclass(frozen=True)
+class UnderCuts(OfNodes):
+    """Leaves by slopes, multipliers of splits, and shares of cuts: cuts are by their numbers, shares [nodes, cuts]."""
+
+    shows = "the same, below cutting planes"
+
+    nodes: Values
+    weights: Values
+    multipliers: Values
+    cuts: Values
+    shares: Values
+    slopes: Values
+
+    multiplier_type: ClassVar[str]
+    slope_type: ClassVar[str]
+
+    def parts(self) -> list[Array]:
+        found = []
+        for slopes in (self.shares, self.slopes):
+            found.append(in_bytes(slopes) if self.slope_type == "<u1" else stored(slopes, self.slope_type))
+        head = [
+            _counted(self.nodes),
+            stored(self.weights, "<f4"),
+            stored(self.multipliers, self.multiplier_type),
+        ]
+        return [*head, _counted(self.cuts), found[0].reshape(-1), found[1]]
+
+
+@register(12, "leaves8_cuts")
+class Leaves8Cuts(UnderCuts):
+    """Slopes and shares in a byte, multipliers in half precision."""
+
+    content = "counted I64 nodes, F32 weights [nodes, rows], F16 multipliers of each node's splits, counted I64 cuts, U8 shares [nodes, cuts], U8 slopes"
+    multiplier_type, slope_type = "<f2", "<u1"
+
+
+@register(13, "leaves32_cuts")
+class Leaves32Cuts(UnderCuts):
+    """All in single precision."""
+
+    content = "the same with F32 multipliers, F32 shares and F32 slopes"
     multiplier_type, slope_type = "<f4", "<f4"
 
 

@@ -18,6 +18,7 @@ from torch import Tensor
 
 from verify.bounders.tracing import BoundTracer, ConstrainedBounds, Observer, OptimisedBounds, Provable
 from verify.lagrangian.alpha import Alpha
+from verify.lagrangian.cuts import Cuts, CutShares, entries
 from verify.lagrangian.dual import DualProblem
 from verify.network.activations.relu import Relu
 from verify.network.graph import Layer, Network
@@ -28,15 +29,20 @@ from verify.proof.blocks import (
     Box,
     Claims,
     Clip,
+    CuttingPlanes,
     Empty,
     InputLeaves,
     Leaves8,
+    Leaves8Cuts,
     Leaves32,
+    Leaves32Cuts,
     LeavesDefault,
     LeavesRho,
     Lemma,
+    LemmaUnderCuts,
     SlopedLeaves,
     Slopes,
+    UnderCuts,
     stored,
 )
 from verify.proof.tracer import InputBoxes, ProofTracer
@@ -48,7 +54,6 @@ UNPROVED = {
     Provable.OPTIMISED_OUTPUT_CONSTRAINED,
     Provable.FORWARD,
     Provable.LAST_LAYERS,
-    Provable.CUTS,
     Provable.BRANCHED_BOUNDS,
     Provable.CROWN_ROOTS,
     Provable.SHARED_FACTS,
@@ -58,7 +63,7 @@ UNPROVED = {
     Provable.OTHER_SEARCH,
 }
 # What blocks hold of networks without activations but ReLU alone, since slopes are stored of no others.
-PIECEWISE = {Provable.OUTPUT_CONSTRAINED, Provable.OPTIMISED_INTERMEDIATE}
+PIECEWISE = {Provable.OUTPUT_CONSTRAINED, Provable.OPTIMISED_INTERMEDIATE, Provable.CUTS}
 # of an interval, for who rounds in another way
 _SLACK = 1e-9
 # of an interval: a clipped box that keeps more of all of them is not worth a proof
@@ -79,7 +84,7 @@ class CertificateTracer(ProofTracer):
         self.network, self.rows = network, rows
         self.piecewise = all(isinstance(layer.activation, Relu) for layer in network.layers)
         self._writer, self._lock = writer, Lock()
-        self._roots = self._splits = 0
+        self._roots = self._splits = self._cuts = 0
 
     def proves(self, technique: Provable) -> bool:
         return technique not in UNPROVED and (self.piecewise or technique not in PIECEWISE)
@@ -118,19 +123,56 @@ class CertificateTracer(ProofTracer):
 
     def rounded(self, state: DualState) -> DualState:
         """A dual point in as few bytes as leaves and lemmas have for it."""
-        return rounded_slopes(state) | {
+        found = rounded_slopes(state) | {
             "constraint_weights": state["constraint_weights"].float().double(),
             "beta": state["beta"].clamp(-_MOST, _MOST).half().double(),
         }
+        if CutShares.name in state:
+            # downward: no output's may add up to more than 1
+            shares = (state[CutShares.name].double() * LEVELS).floor().clamp(0, LEVELS)
+            found = found | {CutShares.name: shares / LEVELS}
+        return found
 
-    def lemmas(self, subproblems: Subproblems, layer: Layer, bounds: Bounds, state: DualState) -> Observer:
-        return partial(self._write_lemmas, subproblems, layer, bounds, state)
+    def cuts(self, cuts: Cuts, box: Bounds) -> Cuts:
+        """With offsets on float32's grid and some slack, for who rounds in another way."""
+        size = (box.upper - box.lower)[0, cuts.neurons] + cuts.offsets.abs()
+        offsets = outward(cuts.offsets + _SLACK * size, torch.inf).to(cuts.offsets)
+        found = [(node, *entries(part)) for node, part in cuts.coefficients.items()]
+        starts = {0: 0} | {layer.node: layer.variables.start for layer in self.network.layers}
+        rows, columns, values = (
+            torch.cat(parts)
+            for parts in zip(
+                *((row, column + starts[node], value) for node, row, column, value in found), strict=True
+            )
+        )
+        order = rows.argsort(stable=True)
+        block = CuttingPlanes(
+            box.lower,
+            box.upper,
+            cuts.neurons,
+            cuts.slopes,
+            cuts.factors,
+            offsets,
+            rows.bincount(minlength=len(cuts)),
+            columns[order],
+            values[order],
+        )
+        parts = block.parts()
+        with self._lock:
+            first, self._cuts = self._cuts, self._cuts + len(cuts)
+            self._writer.block(block.code, parts)
+        return replace(cuts, offsets=offsets, numbers=first + torch.arange(len(cuts)).to(cuts.neurons))
+
+    def lemmas(
+        self, subproblems: Subproblems, layer: Layer, problem: DualProblem, state: DualState
+    ) -> Observer:
+        return partial(self._write_lemmas, subproblems, layer, problem, state)
 
     def _write_lemmas(
         self,
         subproblems: Subproblems,
         layer: Layer,
-        bounds: Bounds,
+        problem: DualProblem,
         state: DualState,
         found: ConstrainedBounds,
     ) -> None:
@@ -138,12 +180,23 @@ class CertificateTracer(ProofTracer):
         kept, claims = _claims(layer, found.neurons, found.lower, found.upper)
         weights, split = stored(found.weights, "<f4"), stored(subproblems.split_variable[rows] >= 0, "?")
         multipliers, slopes = (stored(part[rows, 0], "<f8") for part in (state["beta"], state["alpha"]))
-        unstable = stored(_unstable(bounds.select(rows), self.network.layers), "?")
+        unstable = stored(_unstable(problem.bounds.select(rows), self.network.layers), "?")
+        cuts, shares = _shares(problem, state, rows)
         number = self.number(layer)
         for i, node in enumerate(subproblems.subproblem_id[rows].tolist()):
             if kept[i].any():
-                own = slopes[i, unstable[i]]
-                self.write(Lemma(node, number, claims[i], weights[i, kept[i]], multipliers[i, split[i]], own))
+                parts = (
+                    node,
+                    number,
+                    claims[i],
+                    weights[i, kept[i]],
+                    multipliers[i, split[i]],
+                    slopes[i, unstable[i]],
+                )
+                used = shares[i] > 0
+                self.write(
+                    LemmaUnderCuts(*parts, cuts[used], shares[i, used]) if used.any() else Lemma(*parts)
+                )
 
     def number(self, layer: Layer) -> int:
         """Which of the network's layers it is."""
@@ -180,17 +233,25 @@ class CertificateTracer(ProofTracer):
         if not self.piecewise:
             return [(lambda state: state, _by_rho)]
         return [
-            (self.rounded, partial(self._sloped, Leaves8)),
-            (_in_single_precision, partial(self._sloped, Leaves32)),
+            (self.rounded, partial(self._sloped, Leaves8, Leaves8Cuts)),
+            (_in_single_precision, partial(self._sloped, Leaves32, Leaves32Cuts)),
         ]
 
     def _sloped(
-        self, kind: type[SlopedLeaves], subproblems: Subproblems, problem: DualProblem, state: DualState
+        self,
+        kind: type[SlopedLeaves],
+        under_cuts: type[UnderCuts],
+        subproblems: Subproblems,
+        problem: DualProblem,
+        state: DualState,
     ) -> Block:
         unstable = _unstable(problem.bounds, self.network.layers)
         multipliers = state["beta"][:, 0][subproblems.split_variable >= 0]
         slopes = state["alpha"][:, 0][unstable]
-        return kind(subproblems.subproblem_id, state["constraint_weights"][:, 0], multipliers, slopes)
+        head = subproblems.subproblem_id, state["constraint_weights"][:, 0], multipliers
+        cuts, shares = _shares(problem, state, slice(None))
+        used = (shares > 0).any(0)
+        return under_cuts(*head, cuts[used], shares[:, used], slopes) if used.any() else kind(*head, slopes)
 
     def leaves_by_multipliers(self, subproblems: Subproblems, problem: DualProblem, state: DualState) -> None:
         if len(subproblems):
@@ -267,6 +328,14 @@ class BoxTracer(BoundTracer):
             kept, (claims,) = _claims(found.layer, *ends)
             slopes = _of_layers(found.state["alpha"][i, torch.cat([used, used])], layers)[:, unstable[i]]
             self._tracer.write(Slopes(self._roots[box], number, claims, stored(slopes, "<f8")[kept[0]]))
+
+
+def _shares(problem: DualProblem, state: DualState, rows: Tensor | slice) -> tuple[Array, Array]:
+    """The numbers of the cuts that a problem has, and some subproblems' shares of them."""
+    if CutShares.name not in state:
+        return np.zeros(0, dtype=np.int64), np.zeros((len(state.select(rows)["alpha"]), 0))
+    numbers = stored(problem.term(CutShares).cuts.numbers, "<i8")
+    return numbers, stored(state[CutShares.name][rows, 0], "<f8")
 
 
 def _by_rho(subproblems: Subproblems, problem: DualProblem, state: DualState) -> Block:

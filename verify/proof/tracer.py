@@ -8,6 +8,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from verify.bounders.tracing import UNTRACED, BoundTracer, Observer, Provable, unobserved
+from verify.lagrangian.cuts import Cuts
 from verify.lagrangian.dual import DualProblem
 from verify.network.graph import Layer
 from verify.proof.blocks import Block
@@ -58,8 +59,14 @@ class ProofTracer:
         """A dual point as bounds over unsafe points are written down with."""
         return state
 
-    def lemmas(self, subproblems: Subproblems, layer: Layer, bounds: Bounds, state: DualState) -> Observer:
-        """What is told of a layer's bounds over the unsafe points of the subproblems, from their (rounded) dual points."""
+    def cuts(self, cuts: Cuts, box: Bounds) -> Cuts:
+        """Cuts that hold on a box (of one row), as they are written down: no deeper."""
+        return cuts
+
+    def lemmas(
+        self, subproblems: Subproblems, layer: Layer, problem: DualProblem, state: DualState
+    ) -> Observer:
+        """What is told of a layer's bounds over the unsafe points of the subproblems, from their clauses' (rounded) dual points."""
         return unobserved
 
     def refuted(

@@ -124,7 +124,7 @@ class CuttingPlanes:
         point = mean_point(shared.dual(subproblems, working), start, self.iterations, deadline)
         at = problem.clamp(state.to(network.device, network.dtype))
         found = cuts_at(problem, at, point, box, shared.magnitudes, most, deadline)
-        return replace(pool, box=box) if found is None else pool.added(found, box)
+        return replace(pool, box=box) if found is None else pool.added(shared.tracer.cuts(found, box), box)
 
 
 def _multiplications(network: Network) -> int:

@@ -58,7 +58,7 @@ class OutputConstraints:
         problem = shared.dual(before, shared.network)
         state = problem.clamp(before.state.to(shared.network.device, torch.float64))
         state = shared.tracer.rounded(state)
-        observe = shared.tracer.lemmas(before, layer, problem.bounds, state)
+        observe = shared.tracer.lemmas(before, layer, problem, state)
         working = shared.dual(before, shared.working)
         tight = self.method.tighten(problem, working, state, layer, shared.magnitudes, deadline, observe)
         found = shared.optimised(shared.carried.tightened(before, self.place, tight), self.ascent, deadline)
