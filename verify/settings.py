@@ -195,6 +195,7 @@ def _activations(
         branched = None
     if branched is not None:
         start = replace(start, passes=branched.begin())
+        tracer.expect_renewals()
     return SplitActivations(
         start,
         Roots(stages[:1] if start.mixes else stages, settings.root, settings.child),

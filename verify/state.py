@@ -179,6 +179,11 @@ class Splits(Struct):
         own = (self.variable >= first) & (self.variable < end)
         return replace(self, variable=torch.where(own, self.variable, -1))
 
+    def renamed(self, variables: Int[Tensor, " variables"]) -> Splits:
+        """Splits of these variables of another network."""
+        own = torch.where(self.variable >= 0, variables[self.variable.clamp(min=0)], -1)
+        return replace(self, variable=own)
+
     def apply(self, bounds: Bounds) -> Bounds:
         """The box split by all of them."""
         if self.variable.shape[1] == 0:

@@ -87,6 +87,16 @@ def without_cuts(search: BranchAndBound) -> None:
     search.strategy = replace(search.strategy, cuts=replace(search.strategy.cuts, rounds=0))
 
 
+def branched_at_once(search: BranchAndBound) -> None:
+    """Bounds by trees whether they pay or not, and roots anew."""
+    strategy = search.strategy
+    assert isinstance(strategy, SplitActivations)
+    assert strategy.branched is not None
+    branched = replace(strategy.branched, rounds=3, sooner=0.0, later=0.0)
+    search.strategy = replace(strategy, branched=branched)
+    search.knowledge = search.strategy.begin()
+
+
 def both(*hooks: Callable[[BranchAndBound], None]) -> Callable[[BranchAndBound], None]:
     """One change after the other."""
 
@@ -229,6 +239,7 @@ MAKERS: dict[str, Callable[[Path], Kit]] = {
     "lemmas": lambda folder: relu_kit(folder, "lemmas", 8, 1, 0.02, "activations", CONSTRAINED, both(always, without_cuts)),
     "single": lambda folder: relu_kit(folder, "single", 3, 2, 0.05, "activations", WEAK, both(in_float32, without_cuts)),
     "cuts": lambda folder: relu_kit(folder, "cuts", 3, 1, 0.02, "activations", CONSTRAINED, always),
+    "trees": lambda folder: relu_kit(folder, "trees", 2, 1, 0.02, "activations", WEAK, branched_at_once),
     "cuts in single": lambda folder: relu_kit(folder, "cuts in single", 3, 1, 0.02, "activations", WEAK, in_float32),
     "inputs": lambda folder: relu_kit(folder, "inputs", 2, 1, 0.01, "inputs", QUICK),
     "joined": lambda folder: relu_kit(folder, "joined", 3, 2, 0.05, "inputs", QUICK),
@@ -376,7 +387,10 @@ def test_numbers(name: str, kits: dict[str, Kit]) -> None:
     """Some numbers of every field of every block of a kind."""
     one = kits[name]
     own = one.parts.blocks
-    seen: dict[str, int] = {}
+    # these have what others have as well
+    seen = (
+        dict.fromkeys(("box", "slopes", "leaves8"), 1) if name in ("cuts", "cuts in single", "trees") else {}
+    )
     for block, (kind, data) in enumerate(own):
         seen[kind] = seen.get(kind, 0) + 1
         if seen[kind] > 1:
@@ -409,7 +423,7 @@ def test_leaves_that_are_exchanged(name: str, kits: dict[str, Kit]) -> None:
     """Two nodes of a block, or of two blocks, change places; a claim goes to another subtree."""
     one = kits[name]
     own = one.parts.blocks
-    places = [(i, 8 + 8 * j) for i, (kind, data) in enumerate(own) if kind not in ("box", "slopes", "lemma", "lemma_cuts", "cuts")
+    places = [(i, 8 + 8 * j) for i, (kind, data) in enumerate(own) if kind not in ("box", "slopes", "lemma", "lemma_cuts", "cuts", "trees")
               for j in range(int(np.frombuffer(data[:8], "<i8")[0]))]  # fmt: skip
     random = np.random.default_rng(0)
     for _ in range(min(10, len(places) ** 2)):

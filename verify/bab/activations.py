@@ -205,7 +205,7 @@ class SplitActivations:
         return Result(bounded, (split, *seen, *last))
 
     def due(self, seconds: float, knowledge: Knowledge, deadline: Deadline) -> bool:
-        if self.branched is None:
+        if self.branched is None or not knowledge.shared.tracer.renewable:
             return False
         return self.branched.due(knowledge.shared.passes, seconds, knowledge.effort.splitting, deadline)
 
@@ -216,9 +216,7 @@ class SplitActivations:
         began = time.monotonic()
         clauses = torch.tensor(self.clauses_of(waiting.clause, knowledge), device=waiting.clause.device)
         before = knowledge.shared.root_bound
-        shared = self.branched.apply(
-            knowledge.shared, knowledge.shared.index(clauses).unique(), deadline, run
-        )
+        shared = self.branched.apply(knowledge.shared, clauses, deadline, run)
         spent = time.monotonic() - began
         roots = self._all_optimised(clauses, replace(knowledge, shared=shared), batch, deadline)
         shared = (
@@ -235,10 +233,11 @@ class SplitActivations:
         # decided once: what goes on waiting is exactly what no root stands for
         anew = shared.root_bound > mean
         kept = waiting.select(~anew[waiting.clause])
+        shared.tracer.abandoned(waiting.select(anew[waiting.clause]))
         if not len(kept):
             reduced = shared.reduced() if shared.tracer.proves(Provable.REDUCED_NETWORK) else shared
             shared = reduced if reduced is not shared else shared.without_cuts()
-            roots = self._all_optimised(clauses, replace(knowledge, shared=shared), batch, deadline)
+            roots = self._all_optimised(clauses, replace(knowledge, shared=shared), batch, deadline, True)
         else:
             roots = [
                 replace(some, bounded=some.bounded.select(anew[some.bounded.subproblems.clause]))
@@ -251,12 +250,12 @@ class SplitActivations:
         return kept, self._renewed(roots, knowledge.learned(seen), deadline, alone, seen)
 
     def _all_optimised(
-        self, clauses: Tensor, knowledge: Knowledge, batch: int, deadline: Deadline
+        self, clauses: Tensor, knowledge: Knowledge, batch: int, deadline: Deadline, instead: bool = False
     ) -> list[Result]:
-        """The roots of the clauses, as the boxes are known now."""
+        """The roots of the clauses, as the boxes are known now; `instead` of what was split of them."""
         results = []
         for some in clauses.split(batch):
-            roots = knowledge.shared.roots(some.tolist())
+            roots = knowledge.shared.tracer.anew(knowledge.shared.roots(some.tolist()), instead)
             result = self.roots_technique.optimised(roots, knowledge, deadline)
             knowledge = knowledge.learned(*result.seen)
             results.append(result)

@@ -19,6 +19,7 @@ from verify.bab.strategy import no_looser, reset_new_beta, root_subproblems
 from verify.bounders.ibp import interval, magnitudes
 from verify.bounders.intermediate import still_open
 from verify.bounders.restricted import Restricted
+from verify.bounders.tracing import UNTRACED, BoundTracer, BranchedBounds
 from verify.branching.fsb import FilteredSmartBranching
 from verify.deadline import Deadline
 from verify.lagrangian.dual import DualProblem
@@ -63,7 +64,7 @@ class NeuronTrees:
 
     def tighten(
         self, network: Network, bounds: Bounds, rounds: int, deadline: Deadline, soft_deadline: Deadline, working: torch.dtype,
-        run: Mapper = map,
+        run: Mapper = map, tracer: BoundTracer = UNTRACED,
     ) -> Bounds:  # fmt: skip
         """Bounds no looser than those given, after some `rounds` of splitting for every open neuron.
 
@@ -79,14 +80,16 @@ class NeuronTrees:
             known = Bounds(bounds.lower[:, left], bounds.upper[:, left])
             working_network = small.to(small.device, working)
             trees = _Trees(
-                self, small, working_network, known, small.layers[place], rounds, deadline, soft_deadline
-            )
+                self, small, working_network, known, small.layers[place], rounds, deadline, soft_deadline, left, tracer
+            )  # fmt: skip
             known = trees.tightened(run)
             lower, upper = bounds.lower.clone(), bounds.upper.clone()
             lower[:, left], upper[:, left] = known.lower, known.upper
-            bounds, _ = interval(
-                network, bounds.lower[:, inputs], bounds.upper[:, inputs], Bounds(lower, upper)
-            )
+            # intervals rest on what is written down
+            bounds = tracer.settled(Bounds(lower, upper))
+            bounds, _ = interval(network, bounds.lower[:, inputs], bounds.upper[:, inputs], bounds)
+            bounds = tracer.settled(bounds)
+            tracer.known(bounds)
         return bounds
 
 
@@ -110,8 +113,10 @@ class _Trees:
 
     def __init__(
         self, method: NeuronTrees, network: Network, working_network: Network, bounds: Bounds, layer: Layer, rounds: int,
-        deadline: Deadline, soft_deadline: Deadline,
+        deadline: Deadline, soft_deadline: Deadline, variables: Int[Tensor, " variables"], tracer: BoundTracer,
     ) -> None:  # fmt: skip
+        """variables: of the whole network, those that this one has."""
+        self.variables, self.tracer = variables, tracer
         self.method, self.network, self.working_network, self.layer, self.rounds = (
             method,
             network,
@@ -245,10 +250,22 @@ class _Trees:
         """The least bound of each end's subproblems, in the network's own precision and less all rounding errors."""
         problem = self._problem(ends, subproblems, self.network, self.bounds)
         state = problem.clamp(subproblems.state.to(self.network.device, self.network.dtype))
+        state = self.tracer.rounded(state)
         bound = problem.evaluate(state, self.sizes).bound[:, 0]
         bound = torch.where(bound.isfinite(), bound, -torch.inf)
         least = _least(subproblems, torch.where(problem.bounds.empty, torch.inf, bound), len(ends))
-        return torch.where(least.isfinite(), least, -torch.inf)
+        column = ends.neuron + self.layer.variables.start
+        known = self.bounds.lower[ends.box, column], self.bounds.upper[ends.box, column]
+        least = torch.where(least.isfinite(), least - self.tracer.slack(*known), -torch.inf)
+        better = least > torch.where(ends.side > 0, known[0], -known[1])
+        told, rows = better.nonzero()[:, 0], better[subproblems.clause].nonzero()[:, 0]
+        self.tracer.branched(
+            BranchedBounds(
+                self.layer, self.variables, ends.box[told], ends.neuron[told], ends.side[told], least[told],
+                (better.cumsum(0) - 1)[subproblems.clause[rows]], problem.select(rows), state.select(rows),
+            )
+        )  # fmt: skip
+        return least
 
 
 def _least(subproblems: Subproblems, bound: Tensor, ends: int) -> Float[Tensor, " ends"]:

@@ -67,6 +67,25 @@ class OptimisedBounds:
 
 
 @dataclass(frozen=True)
+class BranchedBounds:
+    """Bounds of neurons' ends on some boxes, each the least of its subproblems' (of one objective each), which cover the box.
+
+    layer, variables: the neurons' own, and the network's variables that the problem's are (it may have left some out). neurons: places in
+    that network's layer. sides: 1 for lower bounds, -1 for upper ones; bounds: those times their sides. owner: the end of each subproblem.
+    """
+
+    layer: Layer
+    variables: Int[Tensor, " variables"]
+    boxes: Int[Tensor, " ends"]
+    neurons: Int[Tensor, " ends"]
+    sides: Float[Tensor, " ends"]
+    bounds: Float[Tensor, " ends"]
+    owner: Int[Tensor, " subproblems"]
+    problem: DualProblem
+    state: DualState
+
+
+@dataclass(frozen=True)
 class ConstrainedBounds:
     """Bounds of a layer's neurons over the unsafe points of some subproblems, the lower ones' weights first; infinite: none found."""
 
@@ -102,6 +121,9 @@ class BoundTracer:
 
     def optimised(self, found: OptimisedBounds) -> None:
         """Bounds by slopes of their own."""
+
+    def branched(self, found: BranchedBounds) -> None:
+        """Bounds by trees of their own."""
 
 
 UNTRACED = BoundTracer()

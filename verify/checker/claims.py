@@ -29,7 +29,7 @@ class Box(Rule):
         roots = cursor.counted("<i8")
         inputs, count = proof.network.inputs, proof.network.variables - proof.network.inputs
         claimed = [np.array(cursor.take("<f8", count)) for _ in range(2)]
-        _check_roots(proof, roots)
+        check_roots(proof, roots)
         old = proof.tree.base(int(roots[0]))
         lower, upper = old[0].copy(), old[1].copy()
         lower[inputs:] = np.maximum(lower[inputs:], claimed[0])
@@ -74,8 +74,8 @@ class Slopes(Rule):
     def take_in(cls, proof: Proof, cursor: Cursor, prove: bool) -> None:
         roots, number = cursor.counted("<i8"), cursor.integer()
         places, sides, claims = cursor.claims("<f8")
-        _check_roots(proof, roots)
-        neurons = _neurons(proof, number, places)
+        check_roots(proof, roots)
+        neurons = neurons_of(proof, number, places)
         old = proof.tree.base(int(roots[0]))
         bounds = old[0][None], old[1][None]
         below = proof.dual.layers_below(proof.network.layers[number].operand)
@@ -92,11 +92,7 @@ class Slopes(Rule):
                 )
                 _check_reached(reached, number, neurons[part])
             proof.summary.claims += len(own)
-        lower, upper = old[0].copy(), old[1].copy()
-        np.maximum.at(lower, places[sides > 0], claims[sides > 0])
-        np.minimum.at(upper, places[sides < 0], claims[sides < 0])
-        for root in roots.tolist():
-            proof.tree.set_base(root, lower, upper)
+        tighten(proof, roots, old, places, sides, claims)
 
     @classmethod
     def entries(cls, cursor: Cursor) -> int:
@@ -152,7 +148,7 @@ class LemmaRule(Rule):
         node, number = cursor.integer(), cursor.integer()
         places, sides, claims = cursor.claims("<f4")
         proof.tree.check_nodes(np.array([node]))
-        neurons = _neurons(proof, number, places)
+        neurons = neurons_of(proof, number, places)
         if prove:
             proof.lemmas.add(_stated(proof, cursor, (node, number), neurons, sides, claims, cls.cuts))
         else:
@@ -227,7 +223,7 @@ def _check_reached(reached: Array, number: int, names: Array) -> None:
         raise NotProved(f"claim of neuron {int(names[np.flatnonzero(~reached[0])[0]])} of layer {number}")
 
 
-def _neurons(proof: Proof, number: int, places: Array) -> Array:
+def neurons_of(proof: Proof, number: int, places: Array) -> Array:
     """Variables as places within a layer. Refused where they are not its."""
     if not 0 <= number < len(proof.network.layers):
         raise Refused(f"there is no layer {number}")
@@ -237,7 +233,16 @@ def _neurons(proof: Proof, number: int, places: Array) -> Array:
     return np.asarray(places - columns.start)
 
 
-def _check_roots(proof: Proof, roots: Array) -> None:
+def tighten(proof: Proof, roots: Array, old: Pair, places: Array, sides: Array, claims: Array) -> None:
+    """What is known of some roots' box, with claims of some variables."""
+    lower, upper = old[0].copy(), old[1].copy()
+    np.maximum.at(lower, places[sides > 0], claims[sides > 0])
+    np.minimum.at(upper, places[sides < 0], claims[sides < 0])
+    for root in roots.tolist():
+        proof.tree.set_base(root, lower, upper)
+
+
+def check_roots(proof: Proof, roots: Array) -> None:
     """Refused unless they share a box and what is claimed of it."""
     if not len(roots) or ((roots < 0) | (roots >= proof.tree.roots)).any():
         raise Refused("a root that is not in the tree")

@@ -160,13 +160,17 @@ class Covered(Rule):
         others = cursor.take("<i8", len(nodes))
         proof.tree.check_nodes(nodes)
         proof.tree.check_nodes(others)
-        lower, upper = proof.tree.subproblems(nodes if prove else nodes[:0])
-        for i, (node, other) in enumerate(zip(nodes.tolist(), others.tolist(), strict=True)):
-            # before the nodes are closed: none covers itself
+        # before the nodes are closed: none covers itself
+        for other in others.tolist():
             if not proof.tree.done(other):
                 raise Refused(f"node {other} is to cover others, and is not refuted yet")
-            if prove and not _inside(proof, node, other, lower[i], upper[i]):
-                raise NotProved(f"node {node} is not inside node {other}")
+        for rows in proof.rows_at_once(len(nodes) if prove else 0):
+            ends = proof.tree.subproblems(nodes[rows])
+            for node, other, lower, upper in zip(
+                nodes[rows].tolist(), others[rows].tolist(), *ends, strict=True
+            ):
+                if not _inside(proof, node, other, lower, upper):
+                    raise NotProved(f"node {node} is not inside node {other}")
         proof.tree.close(nodes)
         proof.closed_elsewhere(len(nodes) if prove else 0)
 

@@ -54,6 +54,9 @@ class Trimmed(Protocol):
     def depths(self, nodes: Array) -> Array:
         """How many splits are above each node."""
 
+    def above(self, node: int) -> int:
+        """The new number of a node, or of the nearest above it that stays."""
+
     def unstable(self, nodes: Array) -> Array:
         """Which pre-activations have a slope to store, [nodes, pre-activations]."""
 
@@ -180,6 +183,36 @@ class Slopes(Block):
 
     def parts(self) -> list[Array]:
         return [_counted(self.roots), _integer(self.layer), *self.claims.parts("<f8"), in_bytes(self.slopes)]
+
+
+@register(15, "trees")
+@dataclass(frozen=True)
+class Trees(Block):
+    """Bounds of some neurons of a layer on the box of some roots, each by a tree.
+
+    nodes, variables, values: of the splits. multipliers: of the splits above each leaf, leaf by leaf; slopes: of the unstable neurons of the
+    layers below in each leaf.
+    """
+
+    content = (
+        "counted I64 roots, I64 layer, claims as F64, counted I64 nodes, I32 variables, F64 values of splits, F16 multipliers of each leaf's splits, "
+        "for each leaf U8 slopes of the layers below"
+    )
+    shows = "bounds on the box, each neuron by a tree of its own"
+
+    roots: Values
+    layer: int
+    claims: Claims
+    nodes: Values
+    variables: Values
+    values: Values
+    multipliers: Values
+    slopes: Values
+
+    def parts(self) -> list[Array]:
+        head = [_counted(self.roots), _integer(self.layer), *self.claims.parts("<f8"), _counted(self.nodes)]
+        splits = [stored(self.variables, "<i4"), stored(self.values, "<f8")]
+        return [*head, *splits, stored(self.multipliers, "<f2"), in_bytes(self.slopes)]
 
 
 @register(2, "lemma")
@@ -458,6 +491,13 @@ class Covered(OfNodes):
 
     def parts(self) -> list[Array]:
         return [_counted(self.nodes), stored(self.others, "<i8")]
+
+    @classmethod
+    def renamed(cls, data: Array, trimmed: Trimmed) -> list[Array]:
+        nodes = _nodes(data)
+        others = np.frombuffer(data[8 + 8 * len(nodes) :].tobytes(), "<i8").tolist()
+        renamed = [trimmed.number[node] for node in nodes], [trimmed.above(other) for other in others]
+        return cls(*map(np.array, renamed)).parts()
 
     @classmethod
     def moved(cls, data: Array, moved: Moved) -> list[Array]:

@@ -16,7 +16,14 @@ import torch
 from jaxtyping import Bool, Int
 from torch import Tensor
 
-from verify.bounders.tracing import BoundTracer, ConstrainedBounds, Observer, OptimisedBounds, Provable
+from verify.bounders.tracing import (
+    BoundTracer,
+    BranchedBounds,
+    ConstrainedBounds,
+    Observer,
+    OptimisedBounds,
+    Provable,
+)
 from verify.lagrangian.alpha import Alpha
 from verify.lagrangian.cuts import Cuts, CutShares, entries
 from verify.lagrangian.dual import DualProblem
@@ -29,6 +36,7 @@ from verify.proof.blocks import (
     Box,
     Claims,
     Clip,
+    Covered,
     CuttingPlanes,
     Empty,
     InputLeaves,
@@ -42,19 +50,19 @@ from verify.proof.blocks import (
     LemmaUnderCuts,
     SlopedLeaves,
     Slopes,
+    Trees,
     UnderCuts,
     stored,
 )
 from verify.proof.tracer import InputBoxes, ProofTracer
 from verify.proof.writer import CertificateWriter
-from verify.state import Bounds, DualState, Subproblems, outward
+from verify.state import Bounds, DualState, Splits, Subproblems, outward
 
 # What no block holds yet. To lift a restriction, take its line away.
 UNPROVED = {
     Provable.OPTIMISED_OUTPUT_CONSTRAINED,
     Provable.FORWARD,
     Provable.LAST_LAYERS,
-    Provable.BRANCHED_BOUNDS,
     Provable.CROWN_ROOTS,
     Provable.SHARED_FACTS,
     Provable.REDUCED_NETWORK,
@@ -63,7 +71,14 @@ UNPROVED = {
     Provable.OTHER_SEARCH,
 }
 # What blocks hold of networks without activations but ReLU alone, since slopes are stored of no others.
-PIECEWISE = {Provable.OUTPUT_CONSTRAINED, Provable.OPTIMISED_INTERMEDIATE, Provable.CUTS}
+PIECEWISE = {
+    Provable.OUTPUT_CONSTRAINED,
+    Provable.OPTIMISED_INTERMEDIATE,
+    Provable.CUTS,
+    Provable.BRANCHED_BOUNDS,
+}
+# roots of a clause beside the first, for beginning anew
+_SPARE = 16
 # of an interval, for who rounds in another way
 _SLACK = 1e-9
 # of an interval: a clipped box that keeps more of all of them is not worth a proof
@@ -85,6 +100,17 @@ class CertificateTracer(ProofTracer):
         self.piecewise = all(isinstance(layer.activation, Relu) for layer in network.layers)
         self._writer, self._lock = writer, Lock()
         self._roots = self._splits = self._cuts = 0
+        self._spare = 0
+        # of each clause, the roots that stand for it alone, the one that counts, and the last that was tried
+        self._families: dict[int, list[int]] = {}
+        self._current: dict[int, int] = {}
+        self._tried: dict[int, int] = {}
+        # roots that something was said of, those of them that are split or closed, and nodes that nobody goes on with
+        self._touched: set[int] = set()
+        self._settled: set[int] = set()
+        self._abandoned: list[tuple[int, int]] = []
+        self._renewals = 0
+        writer.at_end(self._cover)
 
     def proves(self, technique: Provable) -> bool:
         return technique not in UNPROVED and (self.piecewise or technique not in PIECEWISE)
@@ -94,15 +120,61 @@ class CertificateTracer(ProofTracer):
         with self._lock:
             self._writer.block(block.code, parts)
 
+    def _settle(self, nodes: Tensor) -> None:
+        """Notes roots among some nodes that are split or closed."""
+        self._settled.update(node for node in nodes.tolist() if node < self._roots)
+
     # the tree
 
     def roots(self, subproblems: Subproblems, clauses: Int[Tensor, "batch group"]) -> Subproblems:
         groups = [list(dict.fromkeys(group)) for group in clauses.tolist()]
+        spare = [group for group in groups if len(group) == 1 for _ in range(self._spare)]
         with self._lock:
-            first, self._roots = self._roots, self._roots + len(groups)
-            self._writer.append("root.clause", np.array([one for group in groups for one in group]))
-            self._writer.append("root.count", np.array([len(group) for group in groups]))
+            first, self._roots = self._roots, self._roots + len(groups) + len(spare)
+            # counts first: who reads along looks whether all clauses are there
+            self._writer.append("root.count", np.array([len(group) for group in groups + spare]))
+            self._writer.append("root.clause", np.array([one for group in groups + spare for one in group]))
+            for root, group in enumerate(groups + spare, start=first):
+                if len(group) == 1:
+                    self._families.setdefault(group[0], []).append(root)
+                    self._current.setdefault(group[0], root)
         return replace(subproblems, subproblem_id=torch.arange(first, first + len(groups)))
+
+    @property
+    def renewable(self) -> bool:
+        """Whether each clause has roots left: a renewal takes two at most."""
+        return 2 * self._renewals < self._spare
+
+    def expect_renewals(self) -> None:
+        self._spare = _SPARE
+
+    def anew(self, roots: Subproblems, instead: bool = False) -> Subproblems:
+        chosen = []
+        with self._lock:
+            used = self._touched | self._settled
+            for clause in roots.clause.tolist():
+                root = next(root for root in self._families[clause] if root not in used)
+                self._tried[clause] = root
+                if instead:
+                    self._current[clause] = root
+                chosen.append(root)
+        return replace(roots, subproblem_id=torch.tensor(chosen, dtype=torch.int64))
+
+    def abandoned(self, subproblems: Subproblems) -> None:
+        self._renewals += 1
+        for clause, node in zip(subproblems.clause.tolist(), subproblems.subproblem_id.tolist(), strict=True):
+            self._abandoned.append((clause, node))
+            self._current[clause] = self._tried[clause]
+
+    def _cover(self) -> None:
+        """Nodes that were left, and roots that were not needed, are covered by the roots that count."""
+        left = [(clause, root) for clause, family in self._families.items() for root in family]
+        left = [(clause, root) for clause, root in left if root not in self._settled]
+        pairs = [(node, self._current[clause]) for clause, node in self._abandoned + left]
+        pairs = [(node, current) for node, current in dict(pairs).items() if node != current]
+        if pairs:
+            nodes, others = zip(*pairs, strict=True)
+            self.write(Covered(np.array(nodes), np.array(others)))
 
     def split(
         self, subproblems: Subproblems, children: Subproblems, variable: Tensor, value: Tensor
@@ -113,19 +185,26 @@ class CertificateTracer(ProofTracer):
             self._writer.append("split.node", stored(subproblems.subproblem_id, "<i8"))
             self._writer.append("split.variable", stored(variable, "<i4"))
             self._writer.append("split.value", stored(value, "<f8"))
+        self._settle(subproblems.subproblem_id)
         upper = first + 2 * torch.arange(len(subproblems))
         return replace(children, subproblem_id=torch.cat([upper, upper + 1]))
 
     # bounds
 
-    def boxes(self, subproblems: Subproblems, owner: Int[Tensor, " batch"], count: int) -> BoundTracer:
-        return BoxTracer(self, [subproblems.subproblem_id[owner == box] for box in range(count)])
+    def boxes(
+        self, clauses: Int[Tensor, " clauses"], owner: Int[Tensor, " clauses"], count: int
+    ) -> BoundTracer:
+        """All roots of a clause are told of, so that they know the same."""
+        roots: list[list[int]] = [[] for _ in range(count)]
+        for clause, box in zip(clauses.tolist(), owner.tolist(), strict=True):
+            roots[box] += self._families[clause]
+        return BoxTracer(self, [np.array(own) for own in roots])
 
     def rounded(self, state: DualState) -> DualState:
         """A dual point in as few bytes as leaves and lemmas have for it."""
         found = rounded_slopes(state) | {
             "constraint_weights": state["constraint_weights"].float().double(),
-            "beta": state["beta"].clamp(-_MOST, _MOST).half().double(),
+            "beta": _in_half_precision(state["beta"]),
         }
         if CutShares.name in state:
             # downward: no output's may add up to more than 1
@@ -193,6 +272,7 @@ class CertificateTracer(ProofTracer):
                     multipliers[i, split[i]],
                     slopes[i, unstable[i]],
                 )
+                self._touched.add(node)
                 used = shares[i] > 0
                 self.write(
                     LemmaUnderCuts(*parts, cuts[used], shares[i, used]) if used.any() else Lemma(*parts)
@@ -226,6 +306,7 @@ class CertificateTracer(ProofTracer):
                     leaves(subproblems.select(left[chosen]), part.select(chosen), point.select(chosen))
                 )
                 refuted[left[chosen]] = True
+        self._settle(subproblems.subproblem_id[refuted])
         return refuted
 
     def _forms(self) -> list[tuple[_Rounding, _Leaves]]:
@@ -255,10 +336,12 @@ class CertificateTracer(ProofTracer):
 
     def leaves_by_multipliers(self, subproblems: Subproblems, problem: DualProblem, state: DualState) -> None:
         if len(subproblems):
+            self._settle(subproblems.subproblem_id)
             self.write(_by_rho(subproblems, problem, state))
 
     def leaves_by_default(self, subproblems: Subproblems) -> None:
         if len(subproblems):
+            self._settle(subproblems.subproblem_id)
             self.write(
                 LeavesDefault(subproblems.subproblem_id, subproblems.state["constraint_weights"][:, 0])
             )
@@ -297,7 +380,7 @@ class BoxTracer(BoundTracer):
 
     whole_network = True
 
-    def __init__(self, tracer: CertificateTracer, roots: Sequence[Int[Tensor, " roots"]]) -> None:
+    def __init__(self, tracer: CertificateTracer, roots: Sequence[Array]) -> None:
         self._tracer, self._roots = tracer, roots
 
     def settled(self, bounds: Bounds) -> Bounds:
@@ -309,7 +392,7 @@ class BoxTracer(BoundTracer):
         return Bounds(lower, upper)
 
     def rounded(self, state: DualState) -> DualState:
-        return rounded_slopes(state)
+        return rounded_slopes(state) | {"beta": _in_half_precision(state["beta"])}
 
     def slack(self, lower: Tensor, upper: Tensor) -> Tensor:
         return _SLACK * (upper - lower)
@@ -328,6 +411,64 @@ class BoxTracer(BoundTracer):
             kept, (claims,) = _claims(found.layer, *ends)
             slopes = _of_layers(found.state["alpha"][i, torch.cat([used, used])], layers)[:, unstable[i]]
             self._tracer.write(Slopes(self._roots[box], number, claims, stored(slopes, "<f8")[kept[0]]))
+
+    def branched(self, found: BranchedBounds) -> None:
+        for box in found.boxes.unique().tolist():
+            ends = (found.boxes == box).nonzero()[:, 0]
+            place = torch.full_like(found.boxes, -1).index_put((ends,), torch.arange(len(ends)).to(ends))
+            rows = (place[found.owner] >= 0).nonzero()[:, 0]
+            self._write_trees(self._roots[box], found, ends, place[found.owner[rows]], rows)
+
+    def _write_trees(
+        self, roots: Array, found: BranchedBounds, ends: Tensor, owner: Tensor, rows: Tensor
+    ) -> None:
+        """Those of one box: some ends, and the subproblems of theirs."""
+        problem, splits = found.problem, found.problem.splits.select(rows)
+        leaves, made = _forest(owner.tolist(), splits.renamed(found.variables), len(ends))
+        nodes, variables, values = zip(*made, strict=True) if made else ((), (), ())
+        order = torch.tensor(leaves).argsort().to(rows)
+        multipliers = found.state["beta"][rows, 0][order][(splits.variable >= 0)[order]]
+        unstable = _unstable(problem.bounds.select(rows), problem.layers)[order]
+        slopes = _of_layers(found.state["alpha"][rows, 0], problem.layers)[order][unstable]
+        side = found.sides[ends]
+        values_of = torch.where(
+            side > 0, outward(found.bounds[ends], -torch.inf), outward(-found.bounds[ends], torch.inf)
+        )
+        claims = Claims(
+            stored(found.variables[found.neurons[ends] + found.layer.variables.start], "<i4"),
+            stored(side, "i1"),
+            stored(values_of, "<f4"),
+        )
+        self._tracer.write(
+            Trees(
+                roots,
+                self._tracer.number(found.layer),
+                claims,
+                np.array(nodes, dtype="<i8"),
+                np.array(variables, dtype="<i4"),
+                np.array(values, dtype="<f8"),
+                multipliers,
+                slopes,
+            )
+        )
+
+
+def _forest(owner: list[int], splits: Splits, claims: int) -> tuple[list[int], list[tuple[int, int, float]]]:
+    """Trees of so many claims from their leaves' splits: each leaf's node, and each split's node, variable and value."""
+    split_of: dict[int, int] = {}
+    found: list[tuple[int, int, float]] = []
+    leaves = []
+    paths = zip(splits.variable.tolist(), splits.value.tolist(), splits.side.tolist(), strict=True)
+    for node, path in zip(owner, paths, strict=True):
+        for variable, value, side in zip(*path, strict=True):
+            if variable < 0:
+                continue
+            if node not in split_of:
+                split_of[node] = len(found)
+                found.append((node, variable, value))
+            node = claims + 2 * split_of[node] + (0 if side > 0 else 1)
+        leaves.append(node)
+    return leaves, found
 
 
 def _shares(problem: DualProblem, state: DualState, rows: Tensor | slice) -> tuple[Array, Array]:
@@ -348,6 +489,10 @@ def rounded_slopes(state: DualState) -> DualState:
     """Slopes as bytes hold them."""
     levels = (state["alpha"].double() * LEVELS).round().clamp(0, LEVELS)
     return state | {"alpha": levels / LEVELS}
+
+
+def _in_half_precision(multipliers: Tensor) -> Tensor:
+    return multipliers.clamp(-_MOST, _MOST).half().double()
 
 
 def _in_single_precision(state: DualState) -> DualState:

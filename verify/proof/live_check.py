@@ -90,9 +90,10 @@ class LiveCheck:
             self._broken = True
 
     def _due(self) -> bool:
-        sizes = self._writer.sizes()
-        roots = sizes.get("root.clause", 0) // 8
-        return self._work(sizes) > WORTH_A_PROCESS and roots == self._clauses
+        return (
+            self._work(self._writer.sizes()) > WORTH_A_PROCESS
+            and len(set(self._writer.whole_tensor("root.clause"))) == self._clauses
+        )
 
     def _work(self, sizes: dict[str, int]) -> int:
         return (sizes.get("stream", 0) - self._sent.get("stream", 0)) * self._variables

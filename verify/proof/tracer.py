@@ -45,14 +45,31 @@ class ProofTracer:
         """The subproblems as new roots, each standing for its clauses (which may be repeated)."""
         return subproblems
 
+    @property
+    def renewable(self) -> bool:
+        """Whether roots may begin anew once more."""
+        return True
+
+    def expect_renewals(self) -> None:
+        """Roots may begin anew."""
+
+    def anew(self, roots: Subproblems, instead: bool = False) -> Subproblems:
+        """The clauses' whole boxes, to be tried beside what was split of them; or, with `instead`, to go on from."""
+        return roots
+
+    def abandoned(self, subproblems: Subproblems) -> None:
+        """Subproblems that are left open: their clauses go on from the roots that were tried last."""
+
     def split(
         self, subproblems: Subproblems, children: Subproblems, variable: Tensor, value: Tensor
     ) -> Subproblems:
         """The children of subproblems that are split, all upper sides first."""
         return children
 
-    def boxes(self, subproblems: Subproblems, owner: Int[Tensor, " batch"], count: int) -> BoundTracer:
-        """What is told of the bounds of so many boxes; `owner` is each root's."""
+    def boxes(
+        self, clauses: Int[Tensor, " clauses"], owner: Int[Tensor, " clauses"], count: int
+    ) -> BoundTracer:
+        """What is told of the bounds of so many boxes; `owner` is each clause's."""
         return UNTRACED
 
     def rounded(self, state: DualState) -> DualState:

@@ -16,8 +16,8 @@ from numpy.typing import NDArray
 from verify.checker.bounding import Objective
 from verify.checker.checking import check, prepare_proof, take_in
 from verify.checker.container import Container
-from verify.checker.errors import NotProved, Refused
-from verify.checker.kinds import blocks
+from verify.checker.errors import NotProved
+from verify.checker.kinds import Block, blocks
 from verify.checker.proof import Proof
 from verify.proof.blocks import BLOCKS, LEVELS, Covered, Leaf, Leaves8
 from verify.proof.writer import CertificateWriter
@@ -43,8 +43,6 @@ class Trimmer:
         """Writes what is left; how many leaves are gone."""
         for block in blocks(self.container):
             self.proof.bounder.check_time()
-            if block.rule.code == Covered.code:
-                raise Refused("certificates are thinned out before they are merged, not afterwards")
             take_in(self.proof, block, False)
             self._leaves |= BLOCKS[block.rule.code].leaves(block.cursor(), self)
         for split in reversed(range(len(self.split_node))):  # children come after their parents
@@ -56,6 +54,12 @@ class Trimmer:
     def depths(self, nodes: Array) -> Array:
         """How many splits are above each node."""
         return self.proof.tree.splits(nodes)[1]
+
+    def above(self, node: int) -> int:
+        """The new number of a node, or of the nearest above it that stays."""
+        while node not in self.number:
+            node = int(self.split_node[(node - self.roots) // 2])
+        return self.number[node]
 
     def unstable(self, nodes: Array) -> Array:
         """The pre-activations that have a slope to store, [nodes, pre-activations]."""
@@ -117,11 +121,19 @@ class Trimmer:
         writer.append("split.node", np.array(nodes, dtype=np.int64))
         writer.append("split.variable", self.proof.tree.variable[kept])
         writer.append("split.value", self.proof.tree.value[kept])
+        # what others cover comes when these are closed, whatever closes them
+        last = [block for block in blocks(self.container) if block.rule.code == Covered.code]
         for block in blocks(self.container):
-            if parts := BLOCKS[block.rule.code].renamed(block.data, self):
-                writer.block(block.rule.code, parts)
+            if block.rule.code != Covered.code:
+                self._write_block(writer, block)
         if self._merged:
             writer.block(Leaves8.code, Leaves8.of(dict(sorted(self._merged.items())), self).parts())
+        for block in last:
+            self._write_block(writer, block)
+
+    def _write_block(self, writer: CertificateWriter, block: Block) -> None:
+        if parts := BLOCKS[block.rule.code].renamed(block.data, self):
+            writer.block(block.rule.code, parts)
 
     def _numbers(self) -> dict[int, int]:
         """New numbers of the nodes that stay."""

@@ -10,7 +10,7 @@ import json
 import os
 import shutil
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from threading import RLock
@@ -53,6 +53,7 @@ class CertificateWriter:
         self._files: dict[str, IO[bytes]] = {}
         self._length = 0
         self._lock = RLock()
+        self._at_end: list[Callable[[], None]] = []
 
     def __enter__(self) -> CertificateWriter:
         return self
@@ -87,6 +88,10 @@ class CertificateWriter:
             self.append("block.kind", np.array([code]))
             self.append("block.end", np.array([self._length]))
 
+    def at_end(self, action: Callable[[], None]) -> None:
+        """Something to do before a proof of `unsat` is put together."""
+        self._at_end.append(action)
+
     def sizes(self) -> dict[str, int]:
         """How many bytes each tensor has, of those there are; all of them may be read."""
         with self._lock:
@@ -108,6 +113,12 @@ class CertificateWriter:
         found = {name: self._read(name, sizes.get(name, 0), end) for name, end in now.items()}
         return {name: data for name, data in found.items() if data}
 
+    def whole_tensor(self, name: str) -> list[float]:
+        """All that has been written of a tensor. Raises OSError."""
+        data = self._read(name, 0, self.sizes().get(name, 0))
+        found: list[float] = np.frombuffer(data, _TENSORS[name]).tolist()
+        return found
+
     def _read(self, name: str, start: int, end: int) -> bytes:
         """Some of a tensor's bytes, all of which have been flushed."""
         found = bytearray()
@@ -120,6 +131,9 @@ class CertificateWriter:
 
     def finish(self, metadata: Mapping[str, str]) -> None:
         """Puts the file together."""
+        if metadata.get("verdict") == "unsat":
+            for action in self._at_end:
+                action()
         header: dict[str, Any] = {"__metadata__": {"format": FORMAT, **metadata}}
         with reported(self._partial.what):
             sizes = {name: file.tell() for name, file in self._files.items()}

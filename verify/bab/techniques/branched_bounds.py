@@ -53,15 +53,17 @@ class BranchedBounds:
         return (at_once or waited) and passes.rounds <= self.most and passes.seconds <= deadline.remaining
 
     def apply(
-        self, shared: RootBounds, index: Int[Tensor, " boxes"], deadline: Deadline, run: Mapper
+        self, shared: RootBounds, clauses: Int[Tensor, " clauses"], deadline: Deadline, run: Mapper
     ) -> RootBounds:
-        """The boxes after the next pass, or what there is time for; as they were, and no pass more, if memory ends."""
+        """The boxes of the clauses after the next pass, or what there is time for; as they were, and no pass more, if memory ends."""
         began, passes = time.monotonic(), shared.passes
+        index, owner = shared.index(clauses).unique(return_inverse=True)
+        tracer = shared.tracer.boxes(clauses, owner, len(index))
         box, soft_deadline = shared.bounds.select(index), deadline.share(self.share)
         rounds, last = passes.rounds, False
         try:
             tight = self.trees.tighten(
-                shared.network, box, rounds, deadline, soft_deadline, shared.working.dtype, run
+                shared.network, box, rounds, deadline, soft_deadline, shared.working.dtype, run, tracer
             )
         except (MemoryError, RuntimeError) as problem:
             if not is_out_of_memory(problem):

@@ -99,7 +99,7 @@ class Roots:
             deadline,
             shared.working,
             soft_deadline,
-            shared.tracer.boxes(roots, owner, len(index)),
+            shared.tracer.boxes(roots.clause, owner, len(index)),
         )
         shared = shared.tightened(index, tight)
         refuted = torch.zeros_like(roots.clause, dtype=torch.bool)
