@@ -154,10 +154,13 @@ def test_in_proportion_where_all_calls_are_alike() -> None:
 
 def test_trials_grow_while_there_is_time() -> None:
     """What has a price of its own looks dear on few boxes: it is tried on more where the time for trials holds another call."""
-    effort = Effort(Halving(seconds=0.01, rate=0.2, total=10.0)).learned(seen([-8.0] * 4, [-7.9] * 4, 1.0))
+    start = Effort(Halving(seconds=0.001, rate=0.2, total=1.0))
+    effort = start.learned(seen([-8.0] * 4, [-7.9] * 4, 0.1))
     assert len(chosen(effort, [-8.0] * 100)) == 16
-    effort = Effort(Halving(seconds=0.01, rate=0.2, total=5.0)).learned(seen([-8.0] * 4, [-7.9] * 4, 1.0))
-    assert len(chosen(effort, [-8.0] * 100)) == 4
+    effort = effort.learned(seen([-8.0] * 16, [-7.9] * 16, 0.15))
+    assert len(chosen(effort, [-8.0] * 100)) == 0
+    effort = start.learned(seen([-8.0] * 4, [-7.9] * 4, 0.2))
+    assert len(chosen(effort, [-8.0] * 100)) == 0
 
 
 def test_nothing_pays_before_a_child_is_known() -> None:
@@ -185,12 +188,21 @@ def test_what_is_new_is_tried_on_few() -> None:
     assert chosen(effort, [-1.5, -1.2, -1.0]) == [2, 1]
 
 
+def test_a_cheap_technique_that_saves_little_is_left_out() -> None:
+    """It comes first where it refutes so many that the dear one's time is saved that it takes itself."""
+    dear = seen([-1.0] * 8, [1.0] * 8, 8.0, "dear")
+    for refuted, sooner in ((0, True), (2, True), (6, False)):
+        cheap = seen([-1.0] * 8, [1.0] * refuted + [-0.5] * (8 - refuted), 4.0, "cheap")
+        assert Effort().learned(dear).learned(cheap).sooner("dear", "cheap", 8) == sooner
+    assert not Effort().learned(dear).sooner("dear", "cheap", 8)
+
+
 def test_trials_are_a_share_of_the_time() -> None:
     """A tenth of the time that splitting took, where three techniques share it."""
     effort = splitting(0.01, seconds=100.0)
-    effort = effort.learned(seen([-1.0] * 2, [-1.0] * 2, 39.0))
-    assert len(chosen(effort, [-1.0] * 10, techniques=3)) == 4
-    effort = effort.learned(seen([-1.0] * 2, [-1.0] * 2, 2.0))
+    effort = effort.learned(seen([-1.0] * 2, [-1.0] * 2, 16.0))
+    assert len(chosen(effort, [-1.0] * 10, techniques=3)) == 3
+    effort = effort.learned(seen([-1.0] * 2, [-1.0] * 2, 16.0))
     assert len(chosen(effort, [-1.0] * 10, techniques=3)) == 0
     assert chosen(effort, []) == []
 

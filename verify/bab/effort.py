@@ -24,6 +24,7 @@ from torch import Tensor
 from verify.state import CLOSER, SPLITS
 
 _TRIAL = 4  # subproblems that a technique is tried on at least
+_AT_ONCE = 1.0  # seconds, that a trial on more subproblems than before may take at least
 _TRIALS = 0.3  # of the time that splitting takes, for trials of all techniques
 _GROWTH, _FARTHER = 4, 1.25  # times as many subproblems as last time, times as far from 0 as any before
 _BESIDE, _MEMORY = 4, 512  # subproblems on either side that one is judged by, of so many lately seen
@@ -295,11 +296,22 @@ class Effort:
         if count := int(good.sum()):
             return torch.cat([nearest[good], nearest[~good]])[: min(max(count, ledger.at_no_cost), most)]
         left = _TRIALS / techniques * self.splitting.total - ledger.in_vain
-        if left < 0:
+        if left < ledger.seconds_of(ledger.last):
             return nearest[:0]
         whole, each = ledger.line
-        affordable = most if left >= ledger.seconds_of(ledger.last) else int((left - whole) / max(each, 1e-9))
-        return _spread(nearest, min(max(_TRIAL, affordable), most))
+        affordable = int((max(left, _AT_ONCE) - whole) / max(each, 1e-9))
+        return _spread(nearest, min(affordable, most))
+
+    def sooner(self, dear: str, cheap: str, count: int) -> bool:
+        """Whether, on so many subproblems, a technique is better applied without a cheaper one before it.
+
+        Before it that takes its own time from all, and saves the dear one's on those that it refutes.
+        """
+        ledgers = self.ledger(dear), self.ledger(cheap)
+        if not all(len(ledger.seen) for ledger in ledgers):
+            return False
+        price, own = (ledger.seconds_of(count) for ledger in ledgers)
+        return float((ledgers[1].seen[:, 1] >= 1).double().mean()) * price < own
 
     def pays(self, seen: Observation) -> bool:
         """Whether what was seen closed more than the least that its price asks for."""

@@ -84,6 +84,8 @@ class Halfspaces(Struct):
         """Lower bounds of `constant + slope . e`; `size`: of the terms that the two were made of. -inf where nothing is known."""
         for row in range(self.offset.shape[1]):
             normal, offset = self.normal[:, row, None], self.offset[:, row, None]
+            if bool(offset.isinf().all()):
+                continue
             weight = _weight(slope, normal, offset)
             moved = weight * torch.where(weight > 0, offset, 0.0)
             constant, slope = constant - moved, slope + weight[..., None] * normal
