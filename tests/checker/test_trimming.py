@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 from click.testing import CliRunner
@@ -39,6 +40,6 @@ def test_shown(tmp_path: Path) -> None:
     paths = [str(files.certificate), str(files.model), str(files.property)]
     alone = CliRunner().invoke(cli, ["certificate", "show", paths[0]])
     assert "verdict: unsat" in alone.output
-    assert "tree: 1 roots for 1 clauses" in alone.output
+    assert re.search(r"tree: \d+ roots for 1 clauses, \d+ splits", alone.output)
     whole = CliRunner().invoke(cli, ["certificate", "show", *paths])
     assert "proved: no input violates the property" in whole.output

@@ -22,7 +22,7 @@ def describe(container: Container) -> str:
     roots, splits = len(container.tensor("root.count", "<i8")), container.tensor("split.node", "<i8")
     depths = _depths(roots, splits)
     lines.append(
-        f"tree: {roots} roots for {len(container.tensor('root.clause', '<i8'))} clauses, {len(splits)} splits, "
+        f"tree: {roots} roots for {len(np.unique(container.tensor('root.clause', '<i8')))} clauses, {len(splits)} splits, "
         f"depth {int(depths.max(initial=0))}, {roots + len(splits)} leaves"
     )
     sums: dict[type[Rule], NDArray[Any]] = defaultdict(lambda: np.zeros(3, dtype=np.int64))
