@@ -172,7 +172,6 @@ class Covered(Rule):
                 if not _inside(proof, node, other, lower, upper):
                     raise NotProved(f"node {node} is not inside node {other}")
         proof.tree.close(nodes)
-        proof.closed_elsewhere(len(nodes) if prove else 0)
 
 
 def _inside(proof: Proof, node: int, other: int, lower: Array, upper: Array) -> bool:

@@ -119,10 +119,6 @@ class Proof:
         self.summary.in_rationals = self.bounder.in_rationals
         return self.summary
 
-    def closed_elsewhere(self, count: int) -> None:
-        """Books leaves that need no bound of their own."""
-        self.summary = self.summary.joined(Summary(count))
-
     def closed(self, nodes: Array, bound: Array, reached: Array, bounds: Pair) -> None:
         """Books leaves; NotProved unless each has a bound above 0 or is empty."""
         full = ~np.any(bounds[0] > bounds[1], axis=1)  # emptiness has to be shown: NaN shows nothing
