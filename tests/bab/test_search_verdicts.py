@@ -282,8 +282,13 @@ def watched(problem: Problem, network: Network, x: Tensor, splits: str, steps: i
 @both_strategies
 @pytest.mark.parametrize("activation", EXAMPLES, ids=label)
 def test_planted_counterexample_survives(activation: Activation, splits: str) -> None:
-    """Chains and tangles with every activation; the margin of the planted input is tiny, so all else is nearly refuted."""
-    for seed, family in enumerate(("chain", "tangle", "residual")):
+    """Networks with every activation, of every family or, where that takes long, of one in its turn.
+
+    The margin of the planted input is tiny, so all else is nearly refuted.
+    """
+    families = list(enumerate(("chain", "tangle", "residual")))
+    turn = EXAMPLES.index(activation) % len(families)
+    for seed, family in families if splits == "inputs" else families[turn : turn + 1]:
         network = random_network(seed, family, [activation, Relu()])
         problem, x = planted(network, seed, 1e-5)
         outcome = watched(problem, network, x, splits)
@@ -365,7 +370,7 @@ def test_undefined_values_are_never_a_proof(splits: str) -> None:
 @both_strategies
 def test_float32_proposals_are_not_proofs(splits: str) -> None:
     """Nearly linear problems violated by 1e-10 alone: float32 bounds fall on either side of 0, refutations may not."""
-    for seed in range(12):
+    for seed in range(6):
         network = random_network(seed, "chain", [Relu(), Relu()])
         box = random_box(network, 1, seed, 1e-3)
         lower, upper = box.lower[:, : network.inputs], box.upper[:, : network.inputs]
