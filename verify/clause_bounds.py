@@ -84,6 +84,8 @@ def bound(
         refuse("observe", f"is {shown(observe)}", "give a function of one argument, a Step")
     with memory_kept("clauses were bounded"):
         network = problem.model.network.to(choose_device(device), torch.float64)
+        if problem.ball is not None:
+            network = replace(network, ball=problem.ball.to(network.device, torch.float64))
         ascent = _ascent(method, iterations, network)
         name = type(method).__name__ if isinstance(method, Bounder) else method
         bounding = _Bounding(problem, network, name, ascent, time_limit, observe)

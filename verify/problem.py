@@ -23,6 +23,7 @@ from verify.errors import InputError, memory_kept
 from verify.formats.vnnlib import Property
 from verify.formats.vnnlib2 import Query, parse, read
 from verify.loading import LoadedModel, check_example, load, load_joint
+from verify.network.ball import Ball
 from verify.neutral import neutral
 from verify.specification import PropertyBuilder
 from verify.state import Objective, is_wide, outward
@@ -52,10 +53,14 @@ class Witness:
 
 @dataclass(frozen=True)
 class Problem:
-    """A model and a property that fit together. Raises InputError where they do not."""
+    """A model and a property that fit together. Raises InputError where they do not.
+
+    ball: that all inputs in question lie in, besides their boxes, by a row of every clause.
+    """
 
     model: LoadedModel
     specification: Property
+    ball: Ball | None = None
 
     def __post_init__(self) -> None:
         for name, part, kind in (
@@ -233,12 +238,23 @@ def _built(loaded: LoadedModel, builder: PropertyBuilder, deadline: Deadline) ->
     if isinstance(spec, Query):
         from verify.loading.composed import side_by_side_with_itself
 
-        return Problem(side_by_side_with_itself(loaded, spec, builder.centre), spec.property)
+        return Problem(
+            side_by_side_with_itself(loaded, spec, builder.centre), spec.property, _ball(builder, loaded)
+        )
     if builder.front is not None:
         from verify.loading.composed import behind
 
         loaded = behind(builder.front, loaded)
     return Problem(loaded, spec)
+
+
+def _ball(builder: PropertyBuilder, loaded: LoadedModel) -> Ball | None:
+    """The ball that a property's inputs lie in, if its builder knows one."""
+    if builder.norm is None or builder.centre is None:
+        return None
+    norm, weights, radius = builder.norm
+    centre, scale = (torch.from_numpy(np.array(part).reshape(-1)) for part in (builder.centre, weights))
+    return Ball(norm, centre, scale, radius, loaded.network.outputs)
 
 
 def _check_known(lower: Tensor, upper: Tensor, within: tuple[Tensor, Tensor], source: str | None) -> None:

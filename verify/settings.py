@@ -138,6 +138,9 @@ def build_search(
     if tracer.proves(Provable.EXCLUDED_CLAUSES):
         problem = without_excluded(problem, network)
     few = problem.free_inputs <= settings.splittable_inputs
+    split = network  # inputs are split on what clauses say alone
+    if problem.ball is not None and tracer is NO_PROOF:
+        network = replace(network, ball=problem.ball.to(device, torch.float64))
     either = (
         not few and tracer.proves(Provable.OTHER_SEARCH) and problem.free_inputs <= settings.triable_inputs
     )
@@ -169,7 +172,7 @@ def build_search(
 
     other = None
     if few or either:
-        inputs = SplitInputs.of(problem, network, settings.intermediate, tracer)
+        inputs = SplitInputs.of(problem, split, settings.intermediate, tracer)
         if few:
             return search(inputs, reporter)
         other = OtherSplitting(search(inputs, Silent()))

@@ -27,6 +27,7 @@ from verify.bounders.tracing import UNTRACED, BoundTracer, OptimisedBounds
 from verify.deadline import Deadline
 from verify.lagrangian.dual import DualProblem
 from verify.memory import budget
+from verify.network.affine import Convolution, Dense
 from verify.network.graph import Layer, Network
 from verify.state import Bounds, DualState, Objective, is_wide
 
@@ -153,7 +154,7 @@ class IntermediateBounds:
     def _passes(self, run: _Run, layer: Layer, bounds: Bounds) -> _Passes | CentredPasses:
         """Plain ones in float32 where they hold and nobody is to prove them again."""
         network, working, tracer = run.network, run.working, run.tracer
-        if self.ascent is None and tracer is UNTRACED and working.dtype == torch.float32:
+        if self.ascent is None and tracer is UNTRACED and working.dtype == torch.float32 and not network.ball:
             known = Centred.of(network, bounds)
             if known is not None:
                 return CentredPasses(known, view_of(working, layer), run.unsafe)
@@ -252,7 +253,7 @@ class Whole:
 
 def view_of(network: Network, layer: Layer) -> Whole | PatchNetwork:
     """What a sweep for a layer's neurons has to see."""
-    return PatchNetwork.of(network, layer) or Whole(network, layer)
+    return (None if network.ball else PatchNetwork.of(network, layer)) or Whole(network, layer)
 
 
 def _carried_forward(
@@ -278,6 +279,8 @@ def _carried_forward(
 def _worth_a_pass(network: Network, layer: Layer) -> bool:
     """Before the first activation intervals are exact, except through several affine maps that meet again."""
     chain = [i for i in network.ancestors[layer.pre_node] if i != 0]
+    if network.ball is not None:  # over which sums have other bounds than over its box
+        return any(isinstance(network.nodes[i].operator, Dense | Convolution) for i in chain)
     return len(chain) > 1
 
 

@@ -38,7 +38,14 @@ class Simplex(Term):
         return False
 
     def init(self, objectives: int) -> Part:
-        return self.domain.like.new_full((self.domain.batch, objectives, self.count), 1 / self.count)
+        shape = self.domain.batch, objectives, self.count
+        even = self.domain.like.new_full(shape, 1 / self.count)
+        ball = self.domain.network.ball
+        if ball is None or self.domain.node != len(self.domain.network.nodes) - 1:
+            return even
+        of_ball = (self.objective.coefficients[..., ball.outputs :] != 0).any(3).expand(shape)
+        others = (~of_ball).sum(2, keepdim=True)
+        return torch.where(others > 0, (~of_ball).to(even) / others.clamp(min=1), even)
 
     def project(self, part: Part) -> Part:
         weights = part.clamp(min=0)

@@ -194,16 +194,36 @@ class Domain:
         return (lower + upper) / 2, (upper - lower) / 2
 
     def input_minimum(self, t: Float[Tensor, "batch objectives inputs"]) -> Float[Tensor, "batch objectives"]:
-        """The least value of `t . x` over the input box."""
+        """The least value of `t . x` over the input box, and over the ball that inputs are in, if any."""
         centre, radius = self._ball
-        return (t @ centre.mT - t.abs() @ radius.mT)[..., 0]
+        least: Tensor = (t @ centre.mT - t.abs() @ radius.mT)[..., 0]
+        in_ball = self._in_ball(t)
+        return least if in_ball is None else torch.fmax(least, in_ball[0])
+
+    def input_size(self, t: Float[Tensor, "batch objectives inputs"]) -> Tensor | None:
+        """The sizes of the terms that the minimum over a ball is made of; None without one."""
+        in_ball = self._in_ball(t)
+        return None if in_ball is None else in_ball[2]
+
+    def _in_ball(self, t: Tensor) -> tuple[Tensor, Tensor, Tensor] | None:
+        """`Ball.least` on these boxes."""
+        ball = self.network.ball
+        return None if ball is None or not self.view.whole else ball.least(t, *self._inputs)
+
+    def _nearer(self, t: Tensor, x: Tensor) -> Tensor:
+        """Points of the box where `t . x` is least, or those of the ball where that tells more."""
+        in_ball = self._in_ball(t)
+        if in_ball is None:
+            return x
+        better = in_ball[0] > (t * x).sum(2)
+        return torch.where(better[..., None], in_ball[1].expand_as(x), x)
 
     def input_minimiser(self, t: Float[Tensor, "batch objectives inputs"]) -> Tensor:
-        """A corner of the input box where `t . x` is least."""
+        """A corner of the input box (or a point of the ball) where `t . x` is least."""
         lower, upper = self._inputs
         falling = t.sign().clamp_(max=0).abs_()
-        return torch.lerp(lower.expand_as(falling), upper.expand_as(falling), falling)
+        return self._nearer(t, torch.lerp(lower.expand_as(falling), upper.expand_as(falling), falling))
 
     def central_minimiser(self, t: Float[Tensor, "batch objectives inputs"]) -> Tensor:
         """A point of the input box where `t . x` is least; in the middle along inputs that do not matter."""
-        return torch.addcmul(*self._ball, t.sign(), value=-1)
+        return self._nearer(t, torch.addcmul(*self._ball, t.sign(), value=-1))

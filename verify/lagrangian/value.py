@@ -116,6 +116,8 @@ class Value(NoValue):
         """q, once a sweep has arrived at the input with the cotangent `t`."""
         self.add(self.domain.input_minimum(t))
         self.rounding.add(t, 0)
+        if (size := self.domain.input_size(t)) is not None:
+            self.rounding.add_size(size)
         bound = self.rounding.below(self.bound)
         # NaN, or beyond all numbers: nothing is known.
         return torch.where(bound < torch.inf, bound, -torch.inf)

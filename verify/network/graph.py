@@ -20,6 +20,7 @@ from verify.deadline import tick
 from verify.network.activations.base import Activation
 from verify.network.activations.relu import Relu
 from verify.network.affine import Affine, Combine, Shape, tensors
+from verify.network.ball import Ball
 from verify.network.exactness import Units, units_of
 
 
@@ -58,12 +59,13 @@ class Network:
     """A DAG in topological order; see the head of this file. Tensors are on one device, in one dtype.
 
     deployed: bounds are to hold not of the real-valued function but of what any library computes of it in float32. plain: they are to be
-    no better than those of each node alone, as proofs have them.
+    no better than those of each node alone, as proofs have them. ball: inputs are in question in it alone, besides their boxes.
     """
 
     nodes: tuple[Node, ...]
     deployed: bool = False
     plain: bool = False
+    ball: Ball | None = None
 
     def __post_init__(self) -> None:
         if not self.nodes or self.nodes[0].operator is not None:
@@ -311,6 +313,7 @@ class Network:
             ),
             self.deployed,
             self.plain,
+            None if self.ball is None else self.ball.to(target, dtype),
         )
 
     def apply(self, node: Node, operands: Sequence[Tensor]) -> Tensor:

@@ -125,6 +125,16 @@ class L2Ball(_Ball):
 
     _norm = "within Euclidean distance {}"
 
+    @property
+    def centre(self) -> Floats:
+        """x as the model is given it."""
+        return self.sample.given(self.x)
+
+    @property
+    def norm(self) -> tuple[int, Floats, float]:
+        """The ball itself."""
+        return 2, _weights(self.sample), self.epsilon
+
     def _written(self, inputs: Shape, outputs: Shape, classes: int) -> str:
         names, scored = elements("X", inputs), elements("Y", outputs)
         centre, weights = _centre_and_weights(self.sample)
@@ -151,6 +161,11 @@ class L1Ball(_Ball):
         """x as the model is given it."""
         return self.sample.given(self.x)
 
+    @property
+    def norm(self) -> tuple[int, Floats, float]:
+        """The ball itself."""
+        return 1, _weights(self.sample), self.epsilon
+
     def _written(self, inputs: Shape, outputs: Shape, classes: int) -> str:
         names, scored = elements("X", inputs), elements("Y", outputs)
         distances = elements("D", inputs)
@@ -171,10 +186,14 @@ class L1Ball(_Ball):
         return query_text(networks, asserted)
 
 
+def _weights(sample: Sample) -> Floats:
+    """How much a unit of each entry counts, in what the model is given."""
+    return np.broadcast_to(np.asarray(sample.std, dtype=np.float64), sample.x.shape)
+
+
 def _centre_and_weights(sample: Sample) -> tuple[list[float], list[float]]:
     """The ball's centre, and how much a unit of each entry counts, in what the model is given."""
-    weights = np.broadcast_to(np.asarray(sample.std, dtype=np.float64), sample.x.shape)
-    return sample.given(sample.x).ravel().tolist(), weights.ravel().tolist()
+    return sample.given(sample.x).ravel().tolist(), _weights(sample).ravel().tolist()
 
 
 def _named(sample: Sample, ball: PropertyBuilder, scored: list[str], classes: int) -> list[str]:

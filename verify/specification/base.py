@@ -64,7 +64,12 @@ class PropertyBuilder(ABC):
 
     @property
     def centre(self) -> Floats | None:
-        """The point whose distances, entry by entry, a network of the text called `distance` gives."""
+        """The point whose distances, entry by entry, a network of the text called `distance` gives; the centre of a ball."""
+        return None
+
+    @property
+    def norm(self) -> tuple[int, Floats, float] | None:
+        """Of a ball around the centre that all inputs lie in: 1 or 2, the weights of entries' differences, and the radius."""
         return None
 
 
