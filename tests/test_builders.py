@@ -27,6 +27,7 @@ def network(seed: int = 0) -> nn.Module:
 MODEL = network()
 LOADED = verify.load(MODEL, CENTRE)
 LABEL = int(MODEL(CENTRE).argmax())
+MODEL_OF_ONE = network(1)
 
 
 def decide(specification: Any, model: Any = LOADED) -> verify.Result:
@@ -91,6 +92,24 @@ def test_radii_are_of_the_data(kind: str) -> None:
         assert verdicts[0] == verdicts[1]
         found.add(verdicts[0])
     assert found == {"sat", "unsat"}
+
+
+@pytest.mark.parametrize("kind", ["L1Ball", "L2Ball", "LinfBall"])
+def test_normalisation_by_any_numbers(kind: str) -> None:
+    """Numbers whose products no float64 holds; counterexamples lie in the ball of the data, as far as their own rounding lets them."""
+    mean, std = np.array([0.123, 0.456, 0.789, 0.1]), np.array([0.3, 0.7, 1.1, 0.9])
+    model, x = verify.load(network(1), CENTRE), np.array([0.1, 0.7, 0.3, 0.9])
+    label = int(MODEL_OF_ONE((torch.from_numpy((x - mean) / std)[None]).float()).argmax())
+    verdicts = set()
+    for epsilon in (0.01, 2.0):
+        result = decide(getattr(verify, kind)(x, epsilon, label, mean=mean, std=std), model)
+        verdicts.add(result.verdict)
+        if result.witness is not None:
+            away = np.abs(result.witness.inputs.ravel().astype(float) * std + mean - x)
+            assert {"L1Ball": away.sum(), "L2Ball": np.sqrt((away**2).sum()), "LinfBall": away.max()}[
+                kind
+            ] <= epsilon * (1 + 1e-9)
+    assert verdicts == {"sat", "unsat"}
 
 
 def test_normalisation_of_channels() -> None:

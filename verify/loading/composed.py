@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from fractions import Fraction
+from math import prod
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -62,12 +63,14 @@ class SideBySide(JointModel):
 
     def judged(self, inputs: Sequence[Fraction | float], outputs: NDArray[Any]) -> Sequence[Fraction | float]:
         """The outputs, distances and products exactly."""
-        found = super().judged(inputs, outputs)
-        exact = [
+        found: list[Fraction | float] = [
             value if distance is None else abs(Fraction(inputs[distance[0]]) - Fraction(distance[1]))
-            for value, distance in zip(found, self.distances, strict=False)
+            for value, distance in zip(outputs.tolist(), self.distances, strict=True)
         ]
-        return [*exact, *found[len(exact) :]]
+        for factors in self.query.products:
+            values = (Fraction(found[code // 2] if code % 2 else inputs[code // 2]) for code in factors)
+            found.append(prod(values, start=Fraction(1)))
+        return found
 
 
 def side_by_side_with_itself(

@@ -138,16 +138,26 @@ class L2Ball(_Ball):
     def _written(self, inputs: Shape, outputs: Shape, classes: int) -> str:
         names, scored = elements("X", inputs), elements("Y", outputs)
         centre, weights = _centre_and_weights(self.sample)
-        squares = [
-            f"(* {exact(Fraction(weight) ** 2)} (- {name} {exact(middle)}) (- {name} {exact(middle)}))"
-            for name, middle, weight in zip(names, centre, weights, strict=True)
-        ]
+        plain = all(weight == 1 for weight in weights)
+        if plain:
+            networks = [network_text("f", ("X", inputs), ("Y", outputs))]
+            total = [
+                f"(* (- {name} {exact(middle)}) (- {name} {exact(middle)}))"
+                for name, middle in zip(names, centre, strict=True)
+            ]
+        else:  # exact coefficients of squares that are multiplied out may have too many digits
+            networks = _with_distances(inputs, outputs)
+            total = [
+                f"(* {exact(weight * weight)} {name} {name})"
+                for name, weight in zip(elements("D", inputs), weights, strict=True)
+            ]
         asserted = [
+            *([] if plain else _same_inputs(inputs)),
             *within(names, self.ends()),
-            f"(assert (<= (+ {' '.join(squares)} 0.0) {exact(Fraction(self.epsilon) ** 2)}))",
+            f"(assert (<= (+ {' '.join(total)} 0.0) {exact(Fraction(self.epsilon) ** 2)}))",
             one_of(_named(self.sample, self, scored, classes)),
         ]
-        return query_text([network_text("f", ("X", inputs), ("Y", outputs))], asserted)
+        return query_text(networks, asserted)
 
 
 @dataclass(frozen=True, eq=False)
@@ -171,19 +181,28 @@ class L1Ball(_Ball):
         distances = elements("D", inputs)
         _, weights = _centre_and_weights(self.sample)
         total = [f"(* {exact(weight)} {name})" for name, weight in zip(distances, weights, strict=True)]
-        same = [f"(assert (== {u} {x}))" for u, x in zip(elements("U", inputs), names, strict=True)]
-        networks = [
-            network_text("f", ("X", inputs), ("Y", outputs)),
-            "; D is the distance of each entry of U from the centre of the ball",
-            network_text("distance", ("U", inputs), ("D", inputs)),
-        ]
         asserted = [
-            *same,
+            *_same_inputs(inputs),
             *within(names, self.ends()),
             f"(assert (<= (+ {' '.join(total)} 0.0) {exact(self.epsilon)}))",
             one_of(_named(self.sample, self, scored, classes)),
         ]
-        return query_text(networks, asserted)
+        return query_text(_with_distances(inputs, outputs), asserted)
+
+
+def _with_distances(inputs: Shape, outputs: Shape) -> list[str]:
+    """The model, and a network of entries' distances from the ball's centre."""
+    return [
+        network_text("f", ("X", inputs), ("Y", outputs)),
+        "; D is the distance of each entry of U from the centre of the ball",
+        network_text("distance", ("U", inputs), ("D", inputs)),
+    ]
+
+
+def _same_inputs(inputs: Shape) -> list[str]:
+    """Assertions that both networks have one input."""
+    pairs = zip(elements("U", inputs), elements("X", inputs), strict=True)
+    return [f"(assert (== {u} {x}))" for u, x in pairs]
 
 
 def _weights(sample: Sample) -> Floats:
