@@ -9,7 +9,7 @@ import pytest
 from click.testing import CliRunner
 from make_data import Files, Parts, by_hand, numbers, placed, searched
 from nets import property_text, random_layers, relu_model
-from test_mutations import LOWER, SIZES, UPPER, WEAK, outputs
+from test_mutations import CONSTRAINED, LOWER, SIZES, UPPER, WEAK, always, outputs
 
 from verify.checker.checking import DEPLOYED, REAL, Share, prove_share
 from verify.checker.container import read
@@ -158,23 +158,29 @@ def test_a_wrong_part_is_found(tmp_path: Path) -> None:
 
 def test_by_clause(tmp_path: Path) -> None:
     """Searches of one clause each, with splits and bounds of their own, in any order; of joined rows too."""
-    limits = [float(Y[:, 0].min() - share * np.ptp(Y[:, 0])) for share in (0.02, 0.03)]
+    limits = [float(Y[:, 0].min() - share * np.ptp(Y[:, 0])) for share in (0.02, 0.03, 0.025)]
     clauses = [f"(and (<= Y_0 {limit!r}))" for limit in limits]
     whole = placed(tmp_path, relu_model(LAYERS), property_text(LOWER, UPPER, 2, f"(or {' '.join(clauses)})"))
-    paths = []
-    for number, (clause, strategy) in enumerate(zip(clauses, ("activations", "inputs"), strict=True)):
+    paths, kinds = [], []
+    strategies = "activations", "inputs", "activations"
+    for number, (clause, strategy) in enumerate(zip(clauses, strategies, strict=True)):
         folder = tmp_path / str(number)
         folder.mkdir()
         one = placed(folder, relu_model(LAYERS), property_text(LOWER, UPPER, 2, clause))
-        assert searched(one, strategy, WEAK) == ("unsat", None)
+        hook = always if strategy == "activations" else None
+        assert searched(one, strategy, CONSTRAINED, prepare_search=hook) == ("unsat", None)
         parts = Parts.read(one.certificate)
+        kinds += [kind for kind, _ in parts.blocks]
         parts.metadata["vnnlib_sha256"] = digest(whole.property.read_bytes())
         parts.tensors["root.clause"] += number
         parts.write(one.certificate)
         assert not one._replace(property=whole.property).accepted()
         paths.append(one.certificate)
+    # whose cuts get other numbers
+    assert kinds.count("cuts") > 2
+    assert {"lemma_cuts", "leaves8_cuts", "input_leaves"} <= set(kinds)
     target = tmp_path / "merged"
-    with pytest.raises(Refused, match="1 clauses are in no part, the first is clause 1"):
+    with pytest.raises(Refused, match="2 clauses are in no part, the first is clause 1"):
         merge(paths[:1], whole.model, whole.property, target)
     for order in (paths, paths[::-1]):
         assert merge(order, whole.model, whole.property, target) > 4

@@ -65,12 +65,22 @@ class Trimmed(Protocol):
 class Moved:
     """A certificate that becomes part of another.
 
-    number: the new number of each node. rows: the most of a clause. most_of_root: the clauses of the largest root, here and there.
+    number: the new number of each node. rows: the most of a clause. most_of_root: the clauses of the largest root, here and there. cuts: how
+    many there are before. depths: how many splits are above each of some nodes.
     """
 
     number: Array
     rows: int
     most_of_root: tuple[int, int]
+    cuts: int
+    depths: Callable[[Array], Array]
+
+    def with_cuts(self, data: Array, start: int) -> list[Array]:
+        """Bytes in which the numbers of cuts begin there, with their count before them."""
+        count = int(np.frombuffer(data[start : start + 8].tobytes(), "<i8")[0])
+        end = start + 8 + 8 * count
+        numbers = np.frombuffer(data[start + 8 : end].tobytes(), "<i8")
+        return [data[:start], _counted(numbers + self.cuts), data[end:]]
 
 
 class Block:
@@ -303,6 +313,14 @@ class LemmaUnderCuts(Lemma):
         *head, slopes = super().parts()
         return [*head, _counted(self.cuts), in_bytes(self.shares), slopes]
 
+    @classmethod
+    def moved(cls, data: Array, moved: Moved) -> list[Array]:
+        node, _, claims = np.frombuffer(data[:24].tobytes(), "<i8").tolist()
+        head, rest = super().moved(data, moved)
+        # the layer and the count; variables, sides, values, weights; multipliers
+        before = 16 + claims * (4 + 1 + 4 + 4 * moved.rows) + 2 * int(moved.depths(np.array([node]))[0])
+        return [head, *moved.with_cuts(rest, before)]
+
 
 # -- leaves
 
@@ -415,6 +433,14 @@ class UnderCuts(OfNodes):
             stored(self.multipliers, self.multiplier_type),
         ]
         return [*head, _counted(self.cuts), found[0].reshape(-1), found[1]]
+
+    @classmethod
+    def moved(cls, data: Array, moved: Moved) -> list[Array]:
+        nodes = _nodes(data)
+        head, rest = super().moved(data, moved)
+        size = np.dtype(cls.multiplier_type).itemsize
+        before = 4 * len(nodes) * moved.rows + size * int(moved.depths(np.array(nodes, dtype=np.int64)).sum())
+        return [head, *moved.with_cuts(rest, before)]
 
 
 @register(12, "leaves8_cuts")

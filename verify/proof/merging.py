@@ -24,7 +24,7 @@ from verify.checker.errors import NotProved, Refused
 from verify.checker.kinds import Block, blocks
 from verify.checker.question import Question, named
 from verify.checker.tree import SPLITS, Tree
-from verify.proof.blocks import BLOCKS, Covered, Moved
+from verify.proof.blocks import BLOCKS, Covered, CuttingPlanes, Moved
 from verify.proof.writer import CertificateWriter
 
 Array = NDArray[Any]
@@ -68,6 +68,11 @@ class _Part:
             raise Refused(f"semantics {found!r} is not known")
         return found
 
+    def depths(self, nodes: Array) -> Array:
+        """How many splits are above each node."""
+        self.tree.check_nodes(nodes)
+        return self.tree.splits(nodes)[1]
+
     def place(self, node: int) -> Place:
         """What a node is known by."""
         clauses = frozenset(self.clauses[int(self.tree.root_of[node])])
@@ -98,6 +103,7 @@ class _Merger:
     def write(self, writer: CertificateWriter, rows: int) -> None:
         """Everything, and what covers the open nodes behind it. Refused where some are not covered."""
         most = [max(map(len, part.clauses), default=1) for part in self._parts]
+        cuts = 0
         for part in self._parts:
             for name, kind in ROOTS.items():
                 writer.append(name, part.container.tensor(name, kind))
@@ -106,9 +112,10 @@ class _Merger:
             writer.append("split.node", number[node])
             writer.append("split.variable", variable)
             writer.append("split.value", value)
-            moved = Moved(number, rows, (own, max(most)))
+            moved = Moved(number, rows, (own, max(most)), cuts, part.depths)
             for block in blocks(part.container):
                 writer.block(block.rule.code, self._moved(block, moved))
+                cuts += block.rule.entries(block.cursor()) if block.rule.code == CuttingPlanes.code else 0
         for nodes, others in self._covers():
             writer.block(Covered.code, Covered(np.array(nodes), np.array(others)).parts())
 
