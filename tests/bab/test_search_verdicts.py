@@ -444,6 +444,8 @@ def test_wherever_memory_ends_in_a_step_nothing_is_lost(
     """Whichever operation of a step fails, both halves of its subproblems are bounded in its place."""
     model, lower, upper, coefficients, thresholds = Case(37, 1).parts()
     optimum = exact_minimum(model, lower, upper, coefficients, thresholds)  # type: ignore[arg-type]
+    if splits == "inputs":
+        shift /= 100
     text = property_text(lower, upper, 3, conjunction(coefficients, thresholds + optimum + shift))
     working = preset("fast")
     settings = replace(

@@ -71,6 +71,9 @@ def test_what_says_nothing_changes_nothing() -> None:
     for rows in (slice(None), slice(0, 0)):
         unsafe = Halfspaces.of(box, bound[:, rows], slopes[:, rows], used[:, rows])
         assert torch.equal(unsafe.least(plain, asked), plain)
+    of_none = unsafe.along(torch.zeros(0, dtype=torch.int64))
+    found = of_none.least_around(plain, asked[..., :0], plain.abs())
+    assert bool((found <= plain).all()) and float(found[0, 0]) > -2.01
 
 
 def rows_of(network: Network, bounds: Bounds, objective: Objective) -> Halfspaces:

@@ -82,7 +82,7 @@ class Halfspaces(Struct):
         size: Float[Tensor, "batch functions"],
     ) -> Float[Tensor, "batch functions"]:
         """Lower bounds of `constant + slope . e`; `size`: of the terms that the two were made of. -inf where nothing is known."""
-        for row in range(self.offset.shape[1]):
+        for row in range(self.offset.shape[1] if slope.shape[2] else 0):
             normal, offset = self.normal[:, row, None], self.offset[:, row, None]
             if bool(offset.isinf().all()):
                 continue
@@ -91,7 +91,7 @@ class Halfspaces(Struct):
             constant, slope = constant - moved, slope + weight[..., None] * normal
             size = size + moved.abs() + weight * normal.abs().sum(2)
         found = constant - slope.abs().sum(2) - _error(size, slope.shape[2])
-        return found.nan_to_num(nan=-torch.inf, posinf=-torch.inf)
+        return found.nan_to_num(nan=-torch.inf, posinf=-torch.inf, neginf=-torch.inf)
 
 
 def _error(size: Tensor, inputs: int) -> Tensor:
