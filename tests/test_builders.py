@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnx
 import pytest
 import torch
+from nets import random_layers, relu_model
 from torch import nn
 
 import verify
 from verify import x, y
+from verify.checker.checking import check
 from verify.errors import InputError
 from verify.formats.vnnlib2 import Query, parse
 
@@ -311,3 +315,44 @@ def test_what_was_loaded_for_a_query_is_refused() -> None:
     joint = prepare(LOADED, verify.Monotone(BOX, 0)).model
     with pytest.raises(InputError, match="query"):
         decide(verify.LinfBall(CENTRE, 0.1, LABEL), joint)
+
+
+CERTIFIED: dict[str, Callable[[], Any]] = {
+    "ball": lambda: verify.LinfBall(CENTRE, 0.001, LABEL_OF_FILE), "range": lambda: verify.OutputRange(BOX, -100, 100),
+    "never": lambda: verify.Never((y[0] >= 50) & (x[1] <= y[1]), BOX), "patch": lambda: verify.Patch(CENTRE.reshape(2, 2), LABEL_OF_FILE, clip=(0.499, 0.501)),
+    "sat": lambda: verify.OutputRange(BOX, 100, 101),
+}  # fmt: skip
+FILE = relu_model(random_layers(7, (4, 6, 3)))
+LABEL_OF_FILE = int(verify.load(FILE).evaluate(CENTRE.numpy().ravel()).argmax())
+
+
+@pytest.mark.parametrize("kind", CERTIFIED)
+def test_what_is_linear_is_certified(kind: str, tmp_path: Path) -> None:
+    """The property's text is beside its certificate, and both are what the checker reads."""
+    model, certificate = tmp_path / "model.onnx", tmp_path / "proof.cert"
+    onnx.save(FILE, model)
+    result = verify.verify(model, CERTIFIED[kind](), certificate=certificate, timeout=60)
+    assert result.verdict == ("sat" if kind == "sat" else "unsat") and result.certificate == certificate
+    assert check(certificate, model, tmp_path / "proof.cert.vnnlib").proved
+    assert (
+        result.account is not None
+        and result.account.specification == f"{certificate}.vnnlib"
+        and "proof.cert.vnnlib" in verify.report(result)
+    )
+
+
+@pytest.mark.parametrize("kind", ["L2Ball", "Brightness", "Monotone"])
+def test_what_is_not_certified_yet(kind: str, tmp_path: Path) -> None:
+    model = tmp_path / "model.onnx"
+    onnx.save(FILE, model)
+    asked = {
+        "L2Ball": lambda: verify.L2Ball(CENTRE, 0.1, 0),
+        "Brightness": lambda: verify.Brightness(CENTRE, 0, brightness=0.1),
+        "Monotone": lambda: verify.Monotone(BOX, 0),
+    }
+    with pytest.raises(InputError, match=f"certificates are of.*{kind}"):
+        verify.verify(model, asked[kind](), certificate=tmp_path / "proof.cert")
+    assert {path.name for path in tmp_path.iterdir()} == {"model.onnx"}
+    with pytest.raises(InputError):
+        verify.verify(FILE, verify.OutputRange(BOX, -100, 100), certificate=tmp_path / "proof.cert")
+    assert {path.name for path in tmp_path.iterdir()} == {"model.onnx"}

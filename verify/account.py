@@ -51,16 +51,16 @@ class Timeline:
         self._passed_on.update(progress)
 
 
-def account(problem: Problem, request: Request, device: torch.device) -> Account:
-    """The account of a run whose inputs are read; without its moments."""
+def account(problem: Problem, request: Request, device: torch.device, read: Any) -> Account:
+    """The account of a run whose inputs are read; without its moments. read: the property as it was read, such as a file of a builder's text."""
     model, spec = problem.model, problem.specification
     builder = request.specification if isinstance(request.specification, PropertyBuilder) else None
     lower, upper = (end[0] for end in spec.some_boxes(1)) if problem.clauses else (np.zeros(0), np.zeros(0))
     return Account(
         model=_named(request.model),
         model_sha256=_digest(request.model),
-        specification=_named(request.specification),
-        specification_sha256=_digest(request.specification),
+        specification=_named(read),
+        specification_sha256=_digest(read),
         sentence=None if builder is None else str(builder),
         text=_text(request, problem, builder),
         input_shape=model.input_shape,

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -16,11 +16,13 @@ from verify.bab.progress import Reporter, Silent
 from verify.deadline import Deadline, OutOfTimeError
 from verify.errors import InputError, UnwrittenError, memory_kept
 from verify.neutral import neutral
+from verify.output import Outputs, write_whole
 from verify.problem import Problem, prepare
 from verify.proof.writer import CertificateWriter
 from verify.request import Request
 from verify.result import Result, late
 from verify.settings import build_search, choose_device, preset
+from verify.specification import PropertyBuilder
 
 if TYPE_CHECKING:
     from verify.proof.recording import Recording
@@ -53,11 +55,42 @@ def run(
     if problem is None:
         return late(started)
     timeline = Timeline(told, started)
-    work = _Work(request, problem, device, deadline, started, timeline if accounted else told)
-    found = work.searched(deadline) if request.certificate is None else work.certified(request.certificate)
-    if not accounted:
-        return found
-    return replace(found, account=replace(account(problem, request, device), moments=tuple(timeline.moments)))
+    with _in_files(request, problem) as in_files:
+        work = _Work(in_files, problem, device, deadline, started, timeline if accounted else told)
+        found = (
+            work.searched(deadline) if request.certificate is None else work.certified(request.certificate)
+        )
+        if accounted:
+            record = account(problem, request, device, in_files.specification)
+            found = replace(found, account=replace(record, moments=tuple(timeline.moments)))
+    return found
+
+
+@contextmanager
+def _in_files(request: Request, problem: Problem) -> Iterator[Request]:
+    """The request, where a certificate is asked for with a property built in Python in a file beside it, which stays if the certificate is there.
+
+    Raises InputError, and UnwrittenError.
+    """
+    builder, certificate = request.specification, request.certificate
+    if certificate is None or not isinstance(builder, PropertyBuilder):
+        yield request
+        return
+    if problem.model.of_query or builder.front is not None:
+        raise InputError(
+            f"certificates are of VNN-LIB 1.0 properties of the model itself alone yet, not of a {type(builder).__name__}; leave "
+            "the certificate out"
+        )
+    path = certificate.with_name(f"{certificate.name}.vnnlib")
+    text = builder.text_for(problem.model.input_shape, problem.model.output_shape)
+    inputs = [Path(request.model)] if isinstance(request.model, str | Path) else []
+    Outputs(inputs).admit("the property of the certificate", path)
+    write_whole(str(path), path, text.encode())
+    try:
+        yield replace(request, specification=path)
+    finally:
+        if not certificate.exists():
+            path.unlink(missing_ok=True)
 
 
 @dataclass(frozen=True)

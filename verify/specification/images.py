@@ -199,7 +199,7 @@ class Brightness(_Image):
         (b, most_b), (c, most_c) = self.brightness, self.contrast
         return (
             f"Every image c x + b with one c from {readable(c)} to {readable(most_c)} and one b from {readable(b)} to "
-            f"{readable(most_b)} for all its {many(self.x.size, 'entry').replace('entrys', 'entries')}{self.sample.of_data}, {self.sample.wins}."
+            f"{readable(most_b)} for all its {self.x.size} entries{self.sample.of_data}, {self.sample.wins}."
         )
 
 
