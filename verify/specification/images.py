@@ -13,7 +13,6 @@ from verify.specification.base import (
     PropertyBuilder,
     Shape,
     exact,
-    many,
     one_of,
     property_text,
     readable,
