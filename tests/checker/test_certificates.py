@@ -32,8 +32,9 @@ from verify.bounders.restricted import Restricted
 from verify.checker import witness
 from verify.checker.checking import DEPLOYED, Checked, Share, prove_share
 from verify.checker.container import read
-from verify.checker.dual import Arithmetic, Dual
+from verify.checker.dual import Dual
 from verify.checker.errors import NotProved, Refused
+from verify.checker.multipliers import Arithmetic
 from verify.checker.onnx_reader import read_model
 from verify.checker.query import read_query
 from verify.checker.question import Question, digest

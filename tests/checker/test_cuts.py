@@ -23,8 +23,9 @@ from verify.checker.bounding import Bounder, Objective
 from verify.checker.checking import DEPLOYED
 from verify.checker.clauses import Rows
 from verify.checker.cuts import Cuts, spare
-from verify.checker.dual import Arithmetic, Dual
+from verify.checker.dual import Dual
 from verify.checker.errors import Refused
+from verify.checker.multipliers import Arithmetic
 from verify.checker.network import Network
 
 Array = np.ndarray[Any, Any]

@@ -13,8 +13,9 @@ from test_checker_traps import forged, property_text
 from test_onnx_reader import model, op, scalar
 
 from verify.checker.checking import DEPLOYED
-from verify.checker.dual import Arithmetic, Dual
+from verify.checker.dual import Dual
 from verify.checker.errors import NotProved, Refused
+from verify.checker.multipliers import Arithmetic
 from verify.checker.onnx_reader import read_model
 
 FLOAT, DOUBLE, INT64 = TensorProto.FLOAT, TensorProto.DOUBLE, TensorProto.INT64

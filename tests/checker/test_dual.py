@@ -22,9 +22,10 @@ from verify.checker.activations import EXACT, PIECEWISE, default_rho, interval, 
 from verify.checker.activations.base import KINDS
 from verify.checker.bounding import Bounder, Objective
 from verify.checker.clauses import Rows
-from verify.checker.dual import Arithmetic, Dual, Linear, Multipliers
+from verify.checker.dual import Dual, Linear
 from verify.checker.errors import Refused
 from verify.checker.maps import Convolution, Dense, Gather, Identity, Map, Scale
+from verify.checker.multipliers import Arithmetic, Multipliers
 from verify.checker.network import Activation, Affine, Input, Network
 from verify.checker.onnx_reader import read_model
 from verify.checker.rationals import rationals

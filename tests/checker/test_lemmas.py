@@ -15,9 +15,9 @@ from verify.checker import lemmas as module
 from verify.checker.bounding import Bounder, Objective
 from verify.checker.clauses import Rows
 from verify.checker.cuts import Cuts
-from verify.checker.dual import Arithmetic
 from verify.checker.errors import NotProved
 from verify.checker.lemmas import Lemma, Lemmas
+from verify.checker.multipliers import Arithmetic
 from verify.checker.network import Network
 
 seeds = st.integers(0, 10**6)

@@ -11,9 +11,9 @@ from make_data import Files, Parts, _unsat
 
 from verify.api import verify
 from verify.checker.checking import DEPLOYED, REAL, Share
-from verify.checker.dual import Arithmetic
 from verify.checker.errors import NotProved, Refused
 from verify.checker.following import TENSORS, Follower, Piece
+from verify.checker.multipliers import Arithmetic
 from verify.checker.question import Question
 from verify.proof import live_check, recording
 from verify.proof.live_check import LiveCheck

@@ -13,8 +13,8 @@ from test_mutations import CONSTRAINED, LOWER, SIZES, UPPER, WEAK, always, outpu
 
 from verify.checker.checking import DEPLOYED, REAL, Share, prove_share
 from verify.checker.container import read
-from verify.checker.dual import Arithmetic
 from verify.checker.errors import Refused
+from verify.checker.multipliers import Arithmetic
 from verify.checker.question import Question, digest
 from verify.cli import cli
 from verify.errors import InputError

@@ -15,8 +15,9 @@ from test_onnx_reader import CASES, floats, integers, model, op, scalar
 from variants import variants
 
 from verify.checker.activations import PIECEWISE
-from verify.checker.dual import Arithmetic, Dual
+from verify.checker.dual import Dual
 from verify.checker.errors import Refused
+from verify.checker.multipliers import Arithmetic
 from verify.checker.network import Network
 from verify.checker.onnx_reader import read_model
 from verify.checker.runtime import Session, Trouble

@@ -21,7 +21,8 @@ from verify.checker.container import read
 from verify.lagrangian.dual import DualProblem
 from verify.problem import prepare
 from verify.proof import certificate
-from verify.proof.certificate import PIECEWISE, UNPROVED, BoxTracer, CertificateTracer
+from verify.proof.box_tracer import BoxTracer
+from verify.proof.certificate import PIECEWISE, UNPROVED, CertificateTracer
 from verify.proof.tracer import NO_PROOF, InputBoxes, ProofTracer
 from verify.proof.writer import CertificateWriter
 from verify.state import Subproblems

@@ -17,8 +17,9 @@ from verify.checker.activations import EXACT, default_rho
 from verify.checker.activations.relu import relu_slopes
 from verify.checker.clauses import Rows
 from verify.checker.cuts import InUse
-from verify.checker.dual import Arithmetic, Dual, Multipliers, Rho
+from verify.checker.dual import Dual, Rho
 from verify.checker.errors import NotProved
+from verify.checker.multipliers import Arithmetic, Multipliers
 from verify.checker.network import Network
 
 Array = NDArray[Any]

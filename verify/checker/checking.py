@@ -14,9 +14,9 @@ import numpy as np
 
 from verify.checker.clauses import Clauses
 from verify.checker.container import Container, read
-from verify.checker.dual import Arithmetic
 from verify.checker.errors import NotProved, Refused
 from verify.checker.kinds import Block, blocks
+from verify.checker.multipliers import Arithmetic
 from verify.checker.processes import SUPPORTED, elsewhere
 from verify.checker.proof import Proof, Summary
 from verify.checker.question import Question, content, digest, named

@@ -15,8 +15,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from verify.checker.dual import Arithmetic, Dual, Given, Pair, join, transposed
+from verify.checker.dual import Dual, join, transposed
 from verify.checker.errors import NotProved, Refused
+from verify.checker.multipliers import Arithmetic, Given, Pair
 from verify.checker.network import Activation, Affine, Layer, Network
 
 Array = NDArray[Any]

@@ -17,114 +17,24 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from verify.checker.activations import MULTIPLYING, PIECEWISE, interval, minimum
 from verify.checker.errors import NotProved, Refused
-from verify.checker.maps import Convolution, Dense, Gather, Identity, Map, Scale
+from verify.checker.factors import LARGEST32, TINY32, check_factors
+from verify.checker.maps import Gather, Identity
+from verify.checker.multipliers import Arithmetic, Given, Multipliers, Pair, add_at
 from verify.checker.network import Activation, Affine, Input, Network
-from verify.checker.rationals import rational, rationals, zeros
+from verify.checker.rationals import rational, zeros
 
 Array = NDArray[Any]
-Pair = tuple[Array, Array]
-
-
-class Above(Protocol):
-    """Affine functions that some outputs y of a layer are at most: `y <= slopes z + sum of parts . values + offsets`.
-
-    places: of the outputs in the layer. parts: by node before the layer, columns and coefficients [functions, columns].
-    """
-
-    @property
-    def places(self) -> Array: ...
-    @property
-    def slopes(self) -> Array: ...
-    @property
-    def offsets(self) -> Array: ...
-    @property
-    def parts(self) -> dict[int, Pair]: ...
-    def in_numbers_of(self, arithmetic: Arithmetic) -> Above:
-        """The same functions."""
-
-
-@dataclass(frozen=True)
-class Given:
-    """Amounts >= 0, declared, of outputs' pull that go to functions above them: [subproblems, objectives, functions]."""
-
-    above: Above
-    amounts: Array
-
-    def rest(self, t: Array) -> Array:
-        """What is left of the outputs' pull."""
-        found: Array = t.copy()
-        add_at(found, self.above.places, self.amounts)
-        return found
-
-
-@dataclass(frozen=True)
-class Multipliers:
-    """A layer's `rho`, [subproblems, objectives, size].
-
-    bent: where given, ReLUs of one subproblem are linear elsewhere, and `values` there is `slope` ([size], 0 or 1) times t exactly, so
-    that `t sigma(z) - rho z` is 0. given: what went elsewhere first; t is then what that left.
-    """
-
-    values: Array
-    bent: Array | None = None
-    slope: Array | None = None
-    given: Given | None = None
-
-    @property
-    def finite(self) -> bool:
-        """Whether all numbers are."""
-        return bool(np.isfinite(self.values).all()) and (
-            self.given is None or bool(np.isfinite(self.given.amounts).all())
-        )
-
-    def part(self, shape: tuple[int, ...], subproblems: Array, objectives: Array) -> Multipliers:
-        """Those of some subproblems and objectives, of as many as the shape says."""
-
-        def chosen(values: Array) -> Array:
-            return np.broadcast_to(values, (*shape, values.shape[2]))[subproblems][:, objectives]
-
-        given = self.given and Given(self.given.above, chosen(self.given.amounts))
-        return Multipliers(chosen(self.values), given=given)
-
-    def in_numbers_of(self, arithmetic: Arithmetic) -> Multipliers:
-        """The same, as an arithmetic has numbers."""
-        given = self.given and Given(
-            self.given.above.in_numbers_of(arithmetic), arithmetic.array(self.given.amounts)
-        )
-        return Multipliers(arithmetic.array(self.values), given=given)
-
-
 Rho = Callable[[int, Array], Multipliers]  # from the layer's number and t
 _UNIT, _UNIT32 = 2.0**-53, 2.0**-24
 _UNDERFLOW = 2.0**-1000  # what all float64 products that underflow may lose, of values of size 1
 _SMALL = 2.0**-960  # sums of larger terms lose no more to underflow than to rounding
-_LARGEST32 = 2.0**127
-_TINY32 = 2.0**-126  # what a product or sum that underflows may lose
-
-
-@dataclass(frozen=True)
-class Arithmetic:
-    """Which numbers are computed with, and of which network the claim speaks.
-
-    exact: rationals instead of float64. deployed: the network as any library computes it in IEEE float32, in any order of
-    summation (`ieee32-any-order`), instead of the real function.
-    """
-
-    exact: bool = False
-    deployed: bool = False
-
-    def array(self, values: Any) -> Array:
-        """Floats (or Fractions), as numbers of this arithmetic."""
-        if not self.exact:
-            return np.asarray(values, dtype=np.float64)
-        return rationals(np.asarray(values))
 
 
 @dataclass(frozen=True)
@@ -197,7 +107,7 @@ class Dual:
         if not self.arithmetic.deployed or self._only_moves(index):
             return self._number(relative), self._number(0.0)
         count = self._terms(index)
-        return self._number(relative + _gamma(count, _UNIT32)), self._number(count * _TINY32)
+        return self._number(relative + _gamma(count, _UNIT32)), self._number(count * TINY32)
 
     def _terms(self, index: int) -> int:
         """How many terms an affine node's values are sums of, and some to spare."""
@@ -268,9 +178,9 @@ class Dual:
         """An activation's outputs on boxes; the deployed one's may round a product."""
         low, high = interval(node.kind, node.parameters, low, high)
         if self.arithmetic.deployed and node.kind in MULTIPLYING:
-            unit, tiny = self._number(_UNIT32), self._number(_TINY32)
+            unit, tiny = self._number(_UNIT32), self._number(TINY32)
             low, high = low - unit * np.abs(low) - tiny, high + unit * np.abs(high) + tiny
-            large = np.maximum(np.abs(low), np.abs(high)) >= _LARGEST32
+            large = np.maximum(np.abs(low), np.abs(high)) >= LARGEST32
             if self.arithmetic.exact and large.any():
                 raise NotProved("values behind a steep slope may overflow float32")
             low, high = np.where(large, -np.inf, low), np.where(large, np.inf, high)
@@ -299,7 +209,7 @@ class Dual:
             relative, least = self._errors(index, own)
             slack = relative * size + least + self._underflow(index, size, sizes)
             if self.arithmetic.deployed:  # beyond that float32 may overflow, and nothing is known
-                slack = np.where(size < _LARGEST32, slack, np.inf)
+                slack = np.where(size < LARGEST32, slack, np.inf)
             low, high = centre - radius - slack, centre + radius + slack
         if self.arithmetic.exact:
             return low, high
@@ -320,7 +230,7 @@ class Dual:
                 operands = [found[operand][None] for _, operand in self.absolute[index]]
                 found[index] = (size * (1 + relative) + least + self._underflow(index, size, operands))[0]
                 if self.arithmetic.deployed:
-                    found[index] = np.where(found[index] < _LARGEST32, found[index], np.inf)
+                    found[index] = np.where(found[index] < LARGEST32, found[index], np.inf)
                 continue
             columns = slice(0, self.network.inputs)
             if isinstance(node, Activation):
@@ -448,7 +358,7 @@ class Dual:
                 error = error + np.abs(rho.values[..., rho.bent]) @ operand[rho.bent]
             error = self.gamma * error
         if self.arithmetic.deployed and node.kind in MULTIPLYING:
-            unit, tiny = self._number(_UNIT32), self._number(_TINY32)
+            unit, tiny = self._number(_UNIT32), self._number(TINY32)
             error = error + np.abs(t) @ (unit * sizes[index] + tiny)
         return error
 
@@ -462,44 +372,6 @@ class Dual:
         ]
 
 
-def check_factors(network: Network) -> None:
-    """Refuse factors that leave float32's range where a runtime multiplies them before the values come in.
-
-    Factors that follow one another without an activation between may be joined (a convolution's weights and those of the
-    normalisation behind it are), and what overflows or loses digits there no bound on values tells.
-    """
-    # of affine nodes: the least and the largest of all products that end with their own factors
-    ranges: dict[int, tuple[float, float]] = {}
-    for index, node in enumerate(network.nodes):
-        for linear, operand in node.operands if isinstance(node, Affine) else ():
-            least, most = _factors(linear)
-            before = ranges.get(operand, (1.0, 1.0))
-            joined = least * min(1.0, before[0]), most * max(1.0, before[1])
-            changes = (least, most) != (1.0, 1.0) and (before != (1.0, 1.0) or _computed(linear))
-            if changes and not _TINY32 <= joined[0] <= joined[1] < _LARGEST32:
-                raise Refused("a factor computed from the weights is too large or too small for float32")
-            found = ranges.get(index, joined)
-            ranges[index] = min(found[0], joined[0]), max(found[1], joined[1])
-
-
-def _factors(linear: Map) -> tuple[float, float]:
-    """The least and the largest coefficient of a map in absolute value, of those that are not 0."""
-    if not isinstance(linear, Scale | Dense | Convolution):
-        return 1.0, 1.0
-    numbers = np.abs(linear.coefficients if isinstance(linear, Scale) else linear.weight)
-    numbers = numbers[numbers > 0]
-    return (float(numbers.min()), float(numbers.max())) if numbers.size else (1.0, 1.0)
-
-
-def _computed(linear: Map) -> bool:
-    """Whether a map has factors that are no float32 numbers, so no numbers of the model's own."""
-    if not isinstance(linear, Scale):
-        return False
-    with np.errstate(over="ignore"):
-        own = linear.coefficients.astype(np.float32) == linear.coefficients
-    return linear.precise is not None or not own.all()
-
-
 def _gamma(count: int, unit: float) -> float:
     if count * unit >= 0.5:
         raise Refused("the network is too wide for the rounding errors of this arithmetic to be bounded")
@@ -510,11 +382,6 @@ def transposed(transpose: Callable[[Array], Array], c: Array) -> Array:
     """A map's transpose on [subproblems, objectives, size]."""
     flat = transpose(c.reshape(-1, c.shape[-1]))
     return flat.reshape(*c.shape[:-1], flat.shape[-1])
-
-
-def add_at(values: Array, places: Array, more: Array) -> None:
-    """Adds to some entries of the last axis, each as often as it is named."""
-    np.add.at(np.moveaxis(values, -1, 0), places, np.moveaxis(more, -1, 0))
 
 
 def join(pending: dict[int, Array], node: int, cotangent: Array) -> None:

@@ -27,9 +27,9 @@ from verify.checker.checking import (
 )
 from verify.checker.clauses import ROOTS, Clauses
 from verify.checker.container import Container, read
-from verify.checker.dual import Arithmetic
 from verify.checker.errors import NotProved, Refused
 from verify.checker.kinds import block_of
+from verify.checker.multipliers import Arithmetic
 from verify.checker.proof import Proof, Summary
 from verify.checker.question import Question
 from verify.checker.tree import SPLITS, Tree

@@ -9,8 +9,9 @@ from numpy.typing import NDArray
 
 from verify.checker.bounding import Objective, Pair
 from verify.checker.claims import read_alphas, read_shares
-from verify.checker.dual import Multipliers, Rho
+from verify.checker.dual import Rho
 from verify.checker.errors import NotProved, Refused
+from verify.checker.multipliers import Multipliers
 from verify.checker.proof import Proof
 from verify.checker.rules import Rule, register
 from verify.checker.stream import Cursor

@@ -12,9 +12,9 @@ from numpy.typing import NDArray
 from verify.checker.bounding import Bounder, Pair
 from verify.checker.clauses import Clauses, Rows
 from verify.checker.cuts import Cuts
-from verify.checker.dual import Arithmetic
 from verify.checker.errors import NotProved, Refused
 from verify.checker.lemmas import Lemmas
+from verify.checker.multipliers import Arithmetic
 from verify.checker.network import Network
 from verify.checker.stream import Cursor
 from verify.checker.tree import Tree

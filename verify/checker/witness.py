@@ -16,9 +16,10 @@ from numpy.typing import NDArray
 
 from verify.checker.activations import EXACT
 from verify.checker.container import Container
-from verify.checker.dual import Arithmetic, Dual
+from verify.checker.dual import Dual
 from verify.checker.errors import NotProved, Refused
 from verify.checker.input_set import is_number
+from verify.checker.multipliers import Arithmetic
 from verify.checker.network import Network
 from verify.checker.query import Query
 from verify.checker.runtime import NotInstalled, Session, Trouble

@@ -1,12 +1,13 @@
 """The kinds of blocks that a proof is made of, one registered class each.
 
 A class says how a block is written (`parts`), how it is read again by who thins a certificate out (`leaves`), what is left of it
-then (`renamed`), and what stands in docs/certificate-format.md (`content`, `shows`). The checker has a class of its own for each.
+then (`renamed`), and what stands in docs/certificate-format.md (`content`, `shows`). The checker has a class of its own for each. Those that
+close nodes are in `leaf_blocks.py`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, ClassVar, Protocol, TypeVar
 
@@ -80,7 +81,7 @@ class Moved:
         count = int(np.frombuffer(data[start : start + 8].tobytes(), "<i8")[0])
         end = start + 8 + 8 * count
         numbers = np.frombuffer(data[start + 8 : end].tobytes(), "<i8")
-        return [data[:start], _counted(numbers + self.cuts), data[end:]]
+        return [data[:start], counted_bytes(numbers + self.cuts), data[end:]]
 
 
 class Block:
@@ -108,8 +109,8 @@ class Block:
     @classmethod
     def moved(cls, data: Array, moved: Moved) -> list[Array]:
         """A block's bytes in another certificate: here, with other numbers of the nodes or roots that it begins with."""
-        nodes = _nodes(data)
-        return [_counted(moved.number[nodes]), data[8 + 8 * len(nodes) :]]
+        nodes = nodes_of(data)
+        return [counted_bytes(moved.number[nodes]), data[8 + 8 * len(nodes) :]]
 
 
 def register(code: int, name: str) -> Callable[[B], B]:
@@ -140,10 +141,27 @@ def _integer(value: int) -> Array:
     return np.array([value], dtype="<i8")
 
 
-def _counted(values: Values, kind: str = "<i8") -> Array:
+def counted_bytes(values: Values, kind: str = "<i8") -> Array:
     """Numbers with their count before them, as bytes."""
     data = stored(values, kind)
     return np.frombuffer(_integer(len(data)).tobytes() + data.tobytes(), np.uint8)
+
+
+class OfNodes(Block):
+    """A block that begins with the nodes it speaks of, all of which stay."""
+
+    @classmethod
+    def renamed(cls, data: Array, trimmed: Trimmed) -> list[Array]:
+        nodes = nodes_of(data)
+        renamed = np.array([trimmed.number[node] for node in nodes], dtype="<i8")
+        return [counted_bytes(renamed), data[8 + 8 * len(nodes) :]]
+
+
+def nodes_of(data: Array) -> list[int]:
+    """The nodes that a block begins with."""
+    count = int(np.frombuffer(data[:8].tobytes(), "<i8")[0])
+    nodes: list[int] = np.frombuffer(data[8 : 8 + 8 * count].tobytes(), "<i8").tolist()
+    return nodes
 
 
 @dataclass(frozen=True)
@@ -156,7 +174,7 @@ class Claims:
 
     def parts(self, kind: str) -> list[Array]:
         """As blocks have them, with values of the given type."""
-        return [_counted(self.variables, "<i4"), stored(self.sides, "i1"), stored(self.values, kind)]
+        return [counted_bytes(self.variables, "<i4"), stored(self.sides, "i1"), stored(self.values, kind)]
 
 
 # -- bounds on the boxes of roots, and over the unsafe points of nodes
@@ -175,7 +193,7 @@ class Box(Block):
     upper: Values
 
     def parts(self) -> list[Array]:
-        return [_counted(self.roots), stored(self.lower, "<f8"), stored(self.upper, "<f8")]
+        return [counted_bytes(self.roots), stored(self.lower, "<f8"), stored(self.upper, "<f8")]
 
 
 @register(1, "slopes")
@@ -192,7 +210,12 @@ class Slopes(Block):
     slopes: Values
 
     def parts(self) -> list[Array]:
-        return [_counted(self.roots), _integer(self.layer), *self.claims.parts("<f8"), in_bytes(self.slopes)]
+        return [
+            counted_bytes(self.roots),
+            _integer(self.layer),
+            *self.claims.parts("<f8"),
+            in_bytes(self.slopes),
+        ]
 
 
 @register(15, "trees")
@@ -220,7 +243,12 @@ class Trees(Block):
     slopes: Values
 
     def parts(self) -> list[Array]:
-        head = [_counted(self.roots), _integer(self.layer), *self.claims.parts("<f8"), _counted(self.nodes)]
+        head = [
+            counted_bytes(self.roots),
+            _integer(self.layer),
+            *self.claims.parts("<f8"),
+            counted_bytes(self.nodes),
+        ]
         splits = [stored(self.variables, "<i4"), stored(self.values, "<f8")]
         return [*head, *splits, stored(self.multipliers, "<f2"), in_bytes(self.slopes)]
 
@@ -290,7 +318,7 @@ class CuttingPlanes(Block):
     def parts(self) -> list[Array]:
         box = [stored(end.reshape(-1), "<f8") for end in (self.lower, self.upper)]
         numbers = [stored(part, "<f8") for part in (self.slopes, self.factors, self.offsets)]
-        head = [_counted(self.variables, "<i4"), *box, *numbers, stored(self.counts, "<i4")]
+        head = [counted_bytes(self.variables, "<i4"), *box, *numbers, stored(self.counts, "<i4")]
         return [*head, stored(self.columns, "<i4"), stored(self.values, "<f8")]
 
     @classmethod
@@ -311,7 +339,7 @@ class LemmaUnderCuts(Lemma):
 
     def parts(self) -> list[Array]:
         *head, slopes = super().parts()
-        return [*head, _counted(self.cuts), in_bytes(self.shares), slopes]
+        return [*head, counted_bytes(self.cuts), in_bytes(self.shares), slopes]
 
     @classmethod
     def moved(cls, data: Array, moved: Moved) -> list[Array]:
@@ -320,269 +348,3 @@ class LemmaUnderCuts(Lemma):
         # the layer and the count; variables, sides, values, weights; multipliers
         before = 16 + claims * (4 + 1 + 4 + 4 * moved.rows) + 2 * int(moved.depths(np.array([node]))[0])
         return [head, *moved.with_cuts(rest, before)]
-
-
-# -- leaves
-
-
-class OfNodes(Block):
-    """A block that begins with the nodes it speaks of, all of which stay."""
-
-    @classmethod
-    def renamed(cls, data: Array, trimmed: Trimmed) -> list[Array]:
-        nodes = _nodes(data)
-        renamed = np.array([trimmed.number[node] for node in nodes], dtype="<i8")
-        return [_counted(renamed), data[8 + 8 * len(nodes) :]]
-
-
-def _nodes(data: Array) -> list[int]:
-    """The nodes that a block begins with."""
-    count = int(np.frombuffer(data[:8].tobytes(), "<i8")[0])
-    nodes: list[int] = np.frombuffer(data[8 : 8 + 8 * count].tobytes(), "<i8").tolist()
-    return nodes
-
-
-@dataclass(frozen=True)
-class SlopedLeaves(OfNodes):
-    """Leaves by the slopes of unstable ReLUs (one after the other, in the order of nodes) and the multipliers of splits."""
-
-    shows = "each node's subproblem is refuted"
-
-    nodes: Values
-    weights: Values
-    multipliers: Values
-    slopes: Values
-
-    multiplier_type: ClassVar[str]
-    slope_type: ClassVar[str]
-
-    def parts(self) -> list[Array]:
-        slopes = in_bytes(self.slopes) if self.slope_type == "<u1" else stored(self.slopes, self.slope_type)
-        multipliers = stored(self.multipliers, self.multiplier_type)
-        return [_counted(self.nodes), stored(self.weights, "<f4"), multipliers, slopes]
-
-    @classmethod
-    def leaves(cls, source: Source, trimmed: Trimmed) -> dict[int, Leaf]:
-        nodes = source.counted("<i8")
-        weights = source.take("<f4", len(nodes) * trimmed.rows).reshape(-1, trimmed.rows).astype("<f8")
-        depths = trimmed.depths(nodes)
-        multipliers = np.split(source.take(cls.multiplier_type, int(depths.sum())), np.cumsum(depths)[:-1])
-        mask = trimmed.unstable(nodes)
-        found = np.zeros(mask.shape, dtype=cls.slope_type)
-        found[mask] = source.take(cls.slope_type, int(mask.sum()))
-        slopes = found / LEVELS if cls.slope_type == "<u1" else found
-        return {node: Leaf(weights[i], multipliers[i], slopes[i]) for i, node in enumerate(nodes.tolist())}
-
-    @classmethod
-    def renamed(cls, data: Array, trimmed: Trimmed) -> list[Array]:
-        kept = {node: trimmed.kept[node] for node in _nodes(data) if node in trimmed.kept}
-        return cls.of(kept, trimmed).parts() if kept else []
-
-    @classmethod
-    def of(cls, leaves: Mapping[int, Leaf], trimmed: Trimmed) -> SlopedLeaves:
-        """The block that closes nodes of what is left."""
-        nodes, found = np.array(list(leaves), dtype=np.int64), list(leaves.values())
-        return cls(
-            np.array([trimmed.number[node] for node in leaves]),
-            np.stack([leaf.weights for leaf in found]),
-            np.concatenate([leaf.multipliers for leaf in found]),
-            np.stack([leaf.slopes for leaf in found])[trimmed.unstable(nodes)],
-        )
-
-
-@register(3, "leaves8")
-class Leaves8(SlopedLeaves):
-    """Slopes in a byte, multipliers in half precision."""
-
-    content = "counted I64 nodes, F32 weights [nodes, rows], F16 multipliers of each node's splits, U8 slopes"
-    multiplier_type, slope_type = "<f2", "<u1"
-
-
-@register(4, "leaves32")
-class Leaves32(SlopedLeaves):
-    """Both in single precision."""
-
-    content = "the same with F32 multipliers and F32 slopes"
-    shows = "the same"
-    multiplier_type, slope_type = "<f4", "<f4"
-
-
-@dataclass(frozen=True)
-class UnderCuts(OfNodes):
-    """Leaves by slopes, multipliers of splits, and shares of cuts: cuts are by their numbers, shares [nodes, cuts]."""
-
-    shows = "the same, below cutting planes"
-
-    nodes: Values
-    weights: Values
-    multipliers: Values
-    cuts: Values
-    shares: Values
-    slopes: Values
-
-    multiplier_type: ClassVar[str]
-    slope_type: ClassVar[str]
-
-    def parts(self) -> list[Array]:
-        found = []
-        for slopes in (self.shares, self.slopes):
-            found.append(in_bytes(slopes) if self.slope_type == "<u1" else stored(slopes, self.slope_type))
-        head = [
-            _counted(self.nodes),
-            stored(self.weights, "<f4"),
-            stored(self.multipliers, self.multiplier_type),
-        ]
-        return [*head, _counted(self.cuts), found[0].reshape(-1), found[1]]
-
-    @classmethod
-    def moved(cls, data: Array, moved: Moved) -> list[Array]:
-        nodes = _nodes(data)
-        head, rest = super().moved(data, moved)
-        size = np.dtype(cls.multiplier_type).itemsize
-        before = 4 * len(nodes) * moved.rows + size * int(moved.depths(np.array(nodes, dtype=np.int64)).sum())
-        return [head, *moved.with_cuts(rest, before)]
-
-
-@register(12, "leaves8_cuts")
-class Leaves8Cuts(UnderCuts):
-    """Slopes and shares in a byte, multipliers in half precision."""
-
-    content = "counted I64 nodes, F32 weights [nodes, rows], F16 multipliers of each node's splits, counted I64 cuts, U8 shares [nodes, cuts], U8 slopes"
-    multiplier_type, slope_type = "<f2", "<u1"
-
-
-@register(13, "leaves32_cuts")
-class Leaves32Cuts(UnderCuts):
-    """All in single precision."""
-
-    content = "the same with F32 multipliers, F32 shares and F32 slopes"
-    multiplier_type, slope_type = "<f4", "<f4"
-
-
-@register(5, "leaves_rho")
-@dataclass(frozen=True)
-class LeavesRho(OfNodes):
-    """Leaves by multipliers of all pre-activations."""
-
-    content = "counted I64 nodes, F64 weights [nodes, rows], F64 rho [nodes, P]"
-    shows = "the same, after interval arithmetic on the subproblem"
-
-    nodes: Values
-    weights: Values
-    rho: Values
-
-    def parts(self) -> list[Array]:
-        return [_counted(self.nodes), stored(self.weights, "<f8"), stored(self.rho, "<f8")]
-
-
-@register(6, "leaves_default")
-@dataclass(frozen=True)
-class LeavesDefault(OfNodes):
-    """Leaves by CROWN's multipliers."""
-
-    content = "counted I64 nodes, F32 weights [nodes, rows]"
-    shows = "the same by CROWN, after interval arithmetic"
-
-    nodes: Values
-    weights: Values
-
-    def parts(self) -> list[Array]:
-        return [_counted(self.nodes), stored(self.weights, "<f4")]
-
-
-@register(7, "empty")
-@dataclass(frozen=True)
-class Empty(OfNodes):
-    """Leaves whose bounds contradict one another."""
-
-    content = "counted I64 nodes"
-    shows = "some l > u"
-
-    nodes: Values
-
-    def parts(self) -> list[Array]:
-        return [_counted(self.nodes)]
-
-
-@register(10, "covered")
-@dataclass(frozen=True)
-class Covered(OfNodes):
-    """Leaves inside of nodes that earlier blocks refute; of other roots mostly, where certificates were merged."""
-
-    content = "counted I64 nodes, I64 other nodes [nodes]"
-    shows = "each lies inside the other node, which all earlier blocks together refute"
-
-    nodes: Values
-    others: Values
-
-    def parts(self) -> list[Array]:
-        return [_counted(self.nodes), stored(self.others, "<i8")]
-
-    @classmethod
-    def renamed(cls, data: Array, trimmed: Trimmed) -> list[Array]:
-        nodes = _nodes(data)
-        others = np.frombuffer(data[8 + 8 * len(nodes) :].tobytes(), "<i8").tolist()
-        renamed = [trimmed.number[node] for node in nodes], [trimmed.above(other) for other in others]
-        return cls(*map(np.array, renamed)).parts()
-
-    @classmethod
-    def moved(cls, data: Array, moved: Moved) -> list[Array]:
-        nodes = _nodes(data)
-        others = np.frombuffer(data[8 + 8 * len(nodes) :].tobytes(), "<i8")
-        return cls(moved.number[nodes], moved.number[others]).parts()
-
-
-# -- subproblems of the input
-
-
-class WithJoining(OfNodes):
-    """A block with weights that join the rows of each of a root's clauses: nodes, their passes, the weights, the rest."""
-
-    @classmethod
-    def moved(cls, data: Array, moved: Moved) -> list[Array]:
-        head, rest = super().moved(data, moved)
-        old, new = moved.most_of_root
-        if moved.rows == 1 or old == new:
-            return [head, rest]
-        count = len(_nodes(data))
-        size = 4 * count * 2 * old * moved.rows
-        weights = np.zeros((count, 2, new, moved.rows), dtype="<f4")
-        weights[:, :, :old] = np.frombuffer(rest[count : count + size].tobytes(), "<f4").reshape(
-            count, 2, old, moved.rows
-        )
-        return [head, rest[:count], weights, rest[count + size :]]
-
-
-@register(8, "input_leaves")
-@dataclass(frozen=True)
-class InputLeaves(WithJoining):
-    """Leaves by bounds made afresh on their boxes."""
-
-    content = "counted I64 nodes, U8 passes, joining weights"
-    shows = "all clauses of the root are refuted on each node's input box"
-
-    nodes: Values
-    passes: Values
-    weights: Values
-
-    def parts(self) -> list[Array]:
-        return [_counted(self.nodes), stored(self.passes, "<u1"), stored(self.weights, "<f4")]
-
-
-@register(9, "clip")
-@dataclass(frozen=True)
-class Clip(WithJoining):
-    """Input boxes that hold all unsafe points of nodes' subproblems."""
-
-    content = "counted I64 nodes, U8 passes, joining weights, F64 lower [nodes, I], F64 upper [nodes, I]"
-    shows = "all unsafe points of all the root's clauses lie in these boxes"
-
-    nodes: Values
-    passes: Values
-    weights: Values
-    lower: Values
-    upper: Values
-
-    def parts(self) -> list[Array]:
-        head = [_counted(self.nodes), stored(self.passes, "<u1"), stored(self.weights, "<f4")]
-        return [*head, stored(self.lower, "<f8"), stored(self.upper, "<f8")]

@@ -6,7 +6,7 @@ the certificate holds. Bounds that others rest on are rounded outward to float32
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
 from threading import Lock
@@ -18,10 +18,8 @@ from torch import Tensor
 
 from verify.bounders.tracing import (
     BoundTracer,
-    BranchedBounds,
     ConstrainedBounds,
     Observer,
-    OptimisedBounds,
     Provable,
 )
 from verify.lagrangian.alpha import Alpha
@@ -33,11 +31,22 @@ from verify.proof.blocks import (
     LEVELS,
     Array,
     Block,
-    Box,
-    Claims,
+    CuttingPlanes,
+    Lemma,
+    LemmaUnderCuts,
+    stored,
+)
+from verify.proof.box_tracer import (
+    SLACK,
+    BoxTracer,
+    claims_of,
+    in_half_precision,
+    rounded_slopes,
+    unstable_of,
+)
+from verify.proof.leaf_blocks import (
     Clip,
     Covered,
-    CuttingPlanes,
     Empty,
     InputLeaves,
     Leaves8,
@@ -46,17 +55,12 @@ from verify.proof.blocks import (
     Leaves32Cuts,
     LeavesDefault,
     LeavesRho,
-    Lemma,
-    LemmaUnderCuts,
     SlopedLeaves,
-    Slopes,
-    Trees,
     UnderCuts,
-    stored,
 )
 from verify.proof.tracer import InputBoxes, ProofTracer
 from verify.proof.writer import CertificateWriter
-from verify.state import Bounds, DualState, Splits, Subproblems, outward
+from verify.state import Bounds, DualState, Subproblems, outward
 
 # What no block holds yet. To lift a restriction, take its line away.
 UNPROVED = {
@@ -79,12 +83,8 @@ PIECEWISE = {
 }
 # roots of a clause beside the first, for beginning anew
 _SPARE = 16
-# of an interval, for who rounds in another way
-_SLACK = 1e-9
 # of an interval: a clipped box that keeps more of all of them is not worth a proof
 _CLIP = 0.9
-# of a multiplier in half precision
-_MOST = 6e4
 
 
 class CertificateTracer(ProofTracer):
@@ -204,7 +204,7 @@ class CertificateTracer(ProofTracer):
         """A dual point in as few bytes as leaves and lemmas have for it."""
         found = rounded_slopes(state) | {
             "constraint_weights": state["constraint_weights"].float().double(),
-            "beta": _in_half_precision(state["beta"]),
+            "beta": in_half_precision(state["beta"]),
         }
         if CutShares.name in state:
             # downward: no output's may add up to more than 1
@@ -215,7 +215,7 @@ class CertificateTracer(ProofTracer):
     def cuts(self, cuts: Cuts, box: Bounds) -> Cuts:
         """With offsets on float32's grid and some slack, for who rounds in another way."""
         size = (box.upper - box.lower)[0, cuts.neurons] + cuts.offsets.abs()
-        offsets = outward(cuts.offsets + _SLACK * size, torch.inf).to(cuts.offsets)
+        offsets = outward(cuts.offsets + SLACK * size, torch.inf).to(cuts.offsets)
         found = [(node, *entries(part)) for node, part in cuts.coefficients.items()]
         starts = {0: 0} | {layer.node: layer.variables.start for layer in self.network.layers}
         rows, columns, values = (
@@ -256,10 +256,10 @@ class CertificateTracer(ProofTracer):
         found: ConstrainedBounds,
     ) -> None:
         rows = found.rows
-        kept, claims = _claims(layer, found.neurons, found.lower, found.upper)
+        kept, claims = claims_of(layer, found.neurons, found.lower, found.upper)
         weights, split = stored(found.weights, "<f4"), stored(subproblems.split_variable[rows] >= 0, "?")
         multipliers, slopes = (stored(part[rows, 0], "<f8") for part in (state["beta"], state["alpha"]))
-        unstable = stored(_unstable(problem.bounds.select(rows), self.network.layers), "?")
+        unstable = stored(unstable_of(problem.bounds.select(rows), self.network.layers), "?")
         cuts, shares = _shares(problem, state, rows)
         number = self.number(layer)
         for i, node in enumerate(subproblems.subproblem_id[rows].tolist()):
@@ -326,7 +326,7 @@ class CertificateTracer(ProofTracer):
         problem: DualProblem,
         state: DualState,
     ) -> Block:
-        unstable = _unstable(problem.bounds, self.network.layers)
+        unstable = unstable_of(problem.bounds, self.network.layers)
         multipliers = state["beta"][:, 0][subproblems.split_variable >= 0]
         slopes = state["alpha"][:, 0][unstable]
         head = subproblems.subproblem_id, state["constraint_weights"][:, 0], multipliers
@@ -375,102 +375,6 @@ _Rounding = Callable[[DualState], DualState]
 _Leaves = Callable[[Subproblems, DualProblem, DualState], Block]
 
 
-class BoxTracer(BoundTracer):
-    """Writes what is found of boxes, each that of some roots."""
-
-    whole_network = True
-
-    def __init__(self, tracer: CertificateTracer, roots: Sequence[Array]) -> None:
-        self._tracer, self._roots = tracer, roots
-
-    def settled(self, bounds: Bounds) -> Bounds:
-        """Pre-activations' bounds on float32's grid, rounded outward, with some slack for who rounds in another way."""
-        inputs = slice(0, self._tracer.network.inputs)
-        slack = self.slack(bounds.lower, bounds.upper)
-        lower, upper = _on_grid(bounds.lower, -slack, -torch.inf), _on_grid(bounds.upper, slack, torch.inf)
-        lower[:, inputs], upper[:, inputs] = bounds.lower[:, inputs], bounds.upper[:, inputs]
-        return Bounds(lower, upper)
-
-    def rounded(self, state: DualState) -> DualState:
-        return rounded_slopes(state) | {"beta": _in_half_precision(state["beta"])}
-
-    def slack(self, lower: Tensor, upper: Tensor) -> Tensor:
-        return _SLACK * (upper - lower)
-
-    def known(self, bounds: Bounds) -> None:
-        inputs = self._tracer.network.inputs
-        for roots, lower, upper in zip(self._roots, bounds.lower, bounds.upper, strict=True):
-            self._tracer.write(Box(roots, lower[inputs:], upper[inputs:]))
-
-    def optimised(self, found: OptimisedBounds) -> None:
-        layers, number = found.problem.layers, self._tracer.number(found.layer)
-        unstable = _unstable(found.problem.bounds, layers)
-        for i, box in enumerate(found.boxes.tolist()):
-            used = found.used[i]
-            ends = (part[i, used][None] for part in (found.neurons, found.lower, found.upper))
-            kept, (claims,) = _claims(found.layer, *ends)
-            slopes = _of_layers(found.state["alpha"][i, torch.cat([used, used])], layers)[:, unstable[i]]
-            self._tracer.write(Slopes(self._roots[box], number, claims, stored(slopes, "<f8")[kept[0]]))
-
-    def branched(self, found: BranchedBounds) -> None:
-        for box in found.boxes.unique().tolist():
-            ends = (found.boxes == box).nonzero()[:, 0]
-            place = torch.full_like(found.boxes, -1).index_put((ends,), torch.arange(len(ends)).to(ends))
-            rows = (place[found.owner] >= 0).nonzero()[:, 0]
-            self._write_trees(self._roots[box], found, ends, place[found.owner[rows]], rows)
-
-    def _write_trees(
-        self, roots: Array, found: BranchedBounds, ends: Tensor, owner: Tensor, rows: Tensor
-    ) -> None:
-        """Those of one box: some ends, and the subproblems of theirs."""
-        problem, splits = found.problem, found.problem.splits.select(rows)
-        leaves, made = _forest(owner.tolist(), splits.renamed(found.variables), len(ends))
-        nodes, variables, values = zip(*made, strict=True) if made else ((), (), ())
-        order = torch.tensor(leaves).argsort().to(rows)
-        multipliers = found.state["beta"][rows, 0][order][(splits.variable >= 0)[order]]
-        unstable = _unstable(problem.bounds.select(rows), problem.layers)[order]
-        slopes = _of_layers(found.state["alpha"][rows, 0], problem.layers)[order][unstable]
-        side = found.sides[ends]
-        values_of = torch.where(
-            side > 0, outward(found.bounds[ends], -torch.inf), outward(-found.bounds[ends], torch.inf)
-        )
-        claims = Claims(
-            stored(found.variables[found.neurons[ends] + found.layer.variables.start], "<i4"),
-            stored(side, "i1"),
-            stored(values_of, "<f4"),
-        )
-        self._tracer.write(
-            Trees(
-                roots,
-                self._tracer.number(found.layer),
-                claims,
-                np.array(nodes, dtype="<i8"),
-                np.array(variables, dtype="<i4"),
-                np.array(values, dtype="<f8"),
-                multipliers,
-                slopes,
-            )
-        )
-
-
-def _forest(owner: list[int], splits: Splits, claims: int) -> tuple[list[int], list[tuple[int, int, float]]]:
-    """Trees of so many claims from their leaves' splits: each leaf's node, and each split's node, variable and value."""
-    split_of: dict[int, int] = {}
-    found: list[tuple[int, int, float]] = []
-    leaves = []
-    paths = zip(splits.variable.tolist(), splits.value.tolist(), splits.side.tolist(), strict=True)
-    for node, path in zip(owner, paths, strict=True):
-        for variable, value, side in zip(*path, strict=True):
-            if variable < 0:
-                continue
-            if node not in split_of:
-                split_of[node] = len(found)
-                found.append((node, variable, value))
-            node = claims + 2 * split_of[node] + (0 if side > 0 else 1)
-        leaves.append(node)
-    return leaves, found
-
-
 def _shares(problem: DualProblem, state: DualState, rows: Tensor | slice) -> tuple[Array, Array]:
     """The numbers of the cuts that a problem has, and some subproblems' shares of them."""
     if CutShares.name not in state:
@@ -485,44 +389,5 @@ def _by_rho(subproblems: Subproblems, problem: DualProblem, state: DualState) ->
     )
 
 
-def rounded_slopes(state: DualState) -> DualState:
-    """Slopes as bytes hold them."""
-    levels = (state["alpha"].double() * LEVELS).round().clamp(0, LEVELS)
-    return state | {"alpha": levels / LEVELS}
-
-
-def _in_half_precision(multipliers: Tensor) -> Tensor:
-    return multipliers.clamp(-_MOST, _MOST).half().double()
-
-
 def _in_single_precision(state: DualState) -> DualState:
     return state.map(lambda part: part.float().double())
-
-
-def _on_grid(end: Tensor, slack: Tensor, towards: float) -> Tensor:
-    """Numbers that float32 holds as they are, others further out."""
-    held = end.float().to(end) == end
-    return torch.where(held, end, outward(end + slack.nan_to_num(nan=0.0), towards).to(end))
-
-
-def _claims(
-    layer: Layer, neurons: Int[Tensor, "rows count"], low: Tensor, high: Tensor
-) -> tuple[Array, list[Claims]]:
-    """Which of the neurons' ends (lower ones first) are finite, [rows, 2 count], and each row's as claims."""
-    variables = stored(neurons.repeat(1, 2) + layer.variables.start, "<i4")
-    sides = np.repeat(np.array([1, -1], dtype="i1"), neurons.shape[1])
-    ends = stored(torch.cat([outward(low, -torch.inf), outward(high, torch.inf)], 1), "<f4")
-    kept = np.isfinite(ends)
-    return kept, [Claims(variables[i, own], sides[own], ends[i, own]) for i, own in enumerate(kept)]
-
-
-def _of_layers(alpha: Tensor, layers: Sequence[Layer]) -> Tensor:
-    return torch.cat([alpha[..., :0], *(alpha[..., layer.alpha] for layer in layers)], -1)
-
-
-def _unstable(bounds: Bounds, layers: Sequence[Layer]) -> Bool[Tensor, "batch size"]:
-    """The neurons of the layers that have a slope to store."""
-    columns = [layer.variables for layer in layers]
-    if not columns:
-        return torch.zeros(len(bounds), 0, dtype=torch.bool, device=bounds.lower.device)
-    return torch.cat([(bounds.lower[:, c] < 0) & (bounds.upper[:, c] > 0) for c in columns], 1)

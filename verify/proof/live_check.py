@@ -15,8 +15,8 @@ from types import TracebackType
 
 from verify.checker.checking import DEPLOYED, WORTH_A_PROCESS, Share, joined, share_elsewhere
 from verify.checker.clauses import ROOTS
-from verify.checker.dual import Arithmetic
 from verify.checker.following import Piece, follow
+from verify.checker.multipliers import Arithmetic
 from verify.checker.processes import SUPPORTED, Ended, Process
 from verify.checker.proof import Summary
 from verify.checker.question import Question
