@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
@@ -356,3 +357,16 @@ def test_what_is_not_certified_yet(kind: str, tmp_path: Path) -> None:
     with pytest.raises(InputError):
         verify.verify(FILE, verify.OutputRange(BOX, -100, 100), certificate=tmp_path / "proof.cert")
     assert {path.name for path in tmp_path.iterdir()} == {"model.onnx"}
+
+
+@pytest.mark.parametrize("kind", ["L1Ball", "L2Ball"])
+def test_boxes_cut_nothing_off_balls(kind: str) -> None:
+    """What lies farthest from the centre along one entry is in the box, whatever rounds."""
+    random = np.random.default_rng(0)
+    x, mean, std = random.random(200), random.random(200) * 1e3, random.random(200) + 0.1
+    for epsilon in (1e-9, 0.1, 3.7):
+        ball = getattr(verify, kind)(x, epsilon, 0, clip=None, mean=mean, std=std)
+        lower, upper = ball.ends()
+        for low, high, centre, weight in zip(lower, upper, ball.centre, std, strict=True):
+            reach = Fraction(epsilon) / Fraction(weight)
+            assert Fraction(low) <= Fraction(centre) - reach and Fraction(high) >= Fraction(centre) + reach

@@ -43,7 +43,7 @@ class _Ball(PropertyBuilder):
     x: one sample, inside `clip`, of the shape of the model's input, or flat in row-major order. `classes` is the number of
     outputs; it is taken from the model when None. clip: (lowest, highest), numbers or arrays of x's shape. mean, std: numbers, arrays of x's
     shape or one for each channel; x, epsilon and clip are then of the data as they are before normalisation, and the model is given
-    `(x - mean) / std`. The ends of the ball's box are computed in float64, each operation rounded to nearest.
+    `(x - mean) / std`. All this is computed in float64, each operation rounded to nearest.
     """
 
     x: Any
@@ -77,7 +77,10 @@ class _Ball(PropertyBuilder):
     def ends(self) -> tuple[Floats, Floats]:
         """The lower and the upper ends of the ball's box, as the model is given it."""
         with np.errstate(over="ignore"):
-            lower, upper = self.x - self.epsilon, self.x + self.epsilon
+            beyond = 0.0
+            if self._beyond:
+                beyond = self._beyond * (np.abs(self.x) + np.abs(self.sample.mean) + self.epsilon)
+            lower, upper = self.x - self.epsilon - beyond, self.x + self.epsilon + beyond
         lower, upper = (self.sample.given(end) for end in self.sample.cut(lower, upper))
         return array("x - epsilon", lower), array("x + epsilon", upper)
 
@@ -92,6 +95,8 @@ class _Ball(PropertyBuilder):
         """The property of a model that it fits."""
 
     _norm: ClassVar[str]
+    # of the sizes of numbers, how much the box is wider than the ball, for its own rounding to cut nothing off
+    _beyond: ClassVar[float] = 2.0**-48
 
     def sentence(self) -> str:
         """What is claimed of every input."""
@@ -104,6 +109,7 @@ class LinfBall(_Ball):
     __doc__ = (_Ball.__doc__ or "") + "epsilon: one number, or a radius for each entry: an array as `clip`'s."
 
     _norm = "whose entries are all within {}"
+    _beyond = 0.0
 
     def _radius(self, x: Floats) -> Any:
         return along(x, "epsilon", self.epsilon)
