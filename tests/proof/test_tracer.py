@@ -18,6 +18,7 @@ from verify.bab.strategy import root_subproblems
 from verify.bounders.ibp import interval, magnitudes
 from verify.bounders.tracing import UNTRACED, BoundTracer, Provable, unobserved
 from verify.checker.container import read
+from verify.checker.kinds import blocks as checked_blocks
 from verify.lagrangian.dual import DualProblem
 from verify.problem import prepare
 from verify.proof import certificate
@@ -137,3 +138,35 @@ def test_threads_tell_at_once(tmp_path: Path) -> None:
             splits = (np.array(nodes) - threads) // 2
             assert variable[splits].tolist() == [thread * rounds + number for number in range(rounds)]
             assert node[splits].tolist() == [thread, *nodes[:-1]]
+
+
+def test_roots_that_begin_anew_again(tmp_path: Path) -> None:
+    """A root that was left open and begun from again is split by then: only what nobody goes on with is covered."""
+    _, subproblems = problem_of()
+    one = torch.tensor([0])
+    with CertificateWriter(tmp_path / "certificate") as writer:
+        tracer = CertificateTracer(problem_of()[0].network, 1, writer)
+        tracer.expect_renewals()
+        root = tracer.roots(subproblems, subproblems.clause[:, None])
+        assert tracer.renewable
+        # nothing is known of the root yet, so it is tried itself
+        again = tracer.anew(root)
+        assert again.subproblem_id.tolist() == root.subproblem_id.tolist() == [0]
+        tracer.abandoned(root)
+        both = Subproblems.concatenate([again, again])
+        children = tracer.split(again, both, one, torch.zeros(1))
+        assert tracer.anew(root).subproblem_id.tolist() == [1]
+        # not taken: the children go on
+        upper = children.select(one)
+        more = tracer.split(upper, both, one, torch.zeros(1))
+        last = tracer.anew(root)
+        tracer.abandoned(Subproblems.concatenate([children.select(one + 1), more]))
+        tracer.leaves_by_default(last)
+        writer.finish({"verdict": "unsat"})
+        written = read(writer.whole)
+        roots = len(written.tensor("root.count", "<i8"))
+        found = [block for block in checked_blocks(written) if block.rule.name == "covered"]
+        [covered] = found
+        nodes = covered.cursor().counted("<i8").tolist()
+        assert sorted(nodes) == [*range(2, roots), roots + 1, roots + 2, roots + 3]
+        assert covered.data[8 + 8 * len(nodes) :].view("<i8").tolist() == [1] * len(nodes)

@@ -168,13 +168,15 @@ class CertificateTracer(ProofTracer):
 
     def _cover(self) -> None:
         """Nodes that were left, and roots that were not needed, are covered by the roots that count."""
-        left = [(clause, root) for clause, family in self._families.items() for root in family]
-        left = [(clause, root) for clause, root in left if root not in self._settled]
-        pairs = [(node, self._current[clause]) for clause, node in self._abandoned + left]
-        pairs = [(node, current) for node, current in dict(pairs).items() if node != current]
-        if pairs:
-            nodes, others = zip(*pairs, strict=True)
-            self.write(Covered(np.array(nodes), np.array(others)))
+        spare = [(clause, root) for clause, family in self._families.items() for root in family]
+        # a root that was left may have been begun from again
+        left = {
+            node: self._current[clause]
+            for clause, node in self._abandoned + spare
+            if node not in self._settled and node != self._current[clause]
+        }
+        if left:
+            self.write(Covered(np.array(list(left)), np.array(list(left.values()))))
 
     def split(
         self, subproblems: Subproblems, children: Subproblems, variable: Tensor, value: Tensor
