@@ -1,8 +1,8 @@
-"""Bounding boxes of the input afresh, for all clauses of a group; nothing is inherited but the box.
+"""Bounding boxes of the input, for all clauses of a group; what is inherited is the box and, perhaps, bounds that hold on it.
 
-A subproblem stands for all clauses on one box that share it as a group: intermediate bounds, the dear part, are theirs in common. A
-clause's rows bound linear functions of the input from below, so its unsafe points lie in a smaller box, which the subproblem
-is clipped to. Every bound charges its own rounding errors.
+A subproblem stands for all clauses on one box that share it as a group, or for the one that is left of them: intermediate bounds, the dear
+part, are theirs in common. A clause's rows bound linear functions of the input from below, so its unsafe points lie in a smaller box, which the
+subproblem is clipped to. Every bound charges its own rounding errors.
 """
 
 from __future__ import annotations

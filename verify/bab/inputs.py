@@ -53,7 +53,7 @@ class Regrouped(Observation):
 
 @dataclass(frozen=True, eq=False)
 class SplitInputs:
-    """Halves and clips input boxes, and bounds each afresh for all clauses of its group; tighter where that pays."""
+    """Halves and clips input boxes, and bounds each for all clauses that it stands for; tighter where that pays."""
 
     bounder: BoxBounder
     tighter: tuple[TightenedBoxes, ...]
