@@ -7,7 +7,6 @@ from collections.abc import Iterable
 from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import reduce
-from multiprocessing.connection import Connection
 from pathlib import Path
 
 import numpy as np
@@ -17,7 +16,7 @@ from verify.checker.container import Container, read
 from verify.checker.errors import NotProved, Refused
 from verify.checker.kinds import Block, blocks
 from verify.checker.multipliers import Arithmetic
-from verify.checker.processes import SUPPORTED, elsewhere
+from verify.checker.processes import SUPPORTED, Line, elsewhere
 from verify.checker.proof import Proof, Summary
 from verify.checker.question import Question, content, digest, named
 from verify.checker.tree import Tree
@@ -145,7 +144,7 @@ WHOLE = Share()
 
 
 def share_elsewhere(
-    _: Connection, path: Path, question: Question, arithmetic: Arithmetic, share: Share, until: float
+    _: Line, path: Path, question: Question, arithmetic: Arithmetic, share: Share, until: float
 ) -> Summary:
     """A share of a file's proof, in a process of its own."""
     return prove_share(read(path), question, arithmetic, share, until)

@@ -10,7 +10,6 @@ import math
 import os
 from contextlib import suppress
 from dataclasses import replace
-from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +29,7 @@ from verify.checker.container import Container, read
 from verify.checker.errors import NotProved, Refused
 from verify.checker.kinds import block_of
 from verify.checker.multipliers import Arithmetic
+from verify.checker.processes import Line
 from verify.checker.proof import Proof, Summary
 from verify.checker.question import Question
 from verify.checker.tree import SPLITS, Tree
@@ -127,7 +127,7 @@ def _digest(values: NDArray[Any]) -> bytes:
 
 
 def follow(
-    connection: Connection,
+    connection: Line,
     model: Path,
     specification: Path,
     arithmetic: Arithmetic,
