@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from test_cuts import random_cuts
 from test_dual import Truth, random_box, random_network
+from test_proved_cuts import random_cuts
 
 from verify.checker import lemmas as module
 from verify.checker.bounding import Bounder, Objective
