@@ -4,10 +4,17 @@ from __future__ import annotations
 
 import pytest
 import torch
-from nets import DOUBLE
+from nets import DOUBLE, label, loaded, property_text, random_box, random_network, row_text, samples
 
-from verify.bab.strategy import grouped
+from verify.bab.box_bounds import BoxBounder
+from verify.bab.strategy import Objectives, grouped
 from verify.bab.techniques.clipping import Clipping
+from verify.bounders.ibp import interval
+from verify.deadline import Deadline
+from verify.formats.vnnlib import parse
+from verify.network.activations import Activation, Relu
+from verify.network.activations.steps import Floor, Round, Sign
+from verify.problem import Problem
 from verify.state import Bounds
 
 
@@ -72,3 +79,30 @@ def test_groups_hold_every_clause_once() -> None:
         assert clause in members[group_of[clause]].tolist()
         assert all(boxes[other] == box for other in members[group_of[clause]].tolist())
     assert sorted(set(members.flatten().tolist())) == list(range(len(boxes)))
+
+
+@pytest.mark.parametrize("activation", [Sign(), Floor(), Round()], ids=label)
+def test_rows_lie_above_their_bounds_and_slopes(activation: Activation) -> None:
+    """Of networks with steps, where intervals may tell more than slopes: clipped boxes and half-spaces rest on both together."""
+    sloped = 0
+    for seed in range(60):
+        network = random_network(seed, ("chain", "tangle", "residual")[seed % 3], [activation, Relu()])
+        box = random_box(network, 1, seed, 0.1)
+        lower, upper = box.lower[:, : network.inputs], box.upper[:, : network.inputs]
+        rows = torch.eye(network.outputs, dtype=DOUBLE).repeat(2, 1)
+        rows[network.outputs :] *= -1
+        texts = [row_text(row.tolist(), 0.0) for row in rows]
+        text = property_text(lower[0].tolist(), upper[0].tolist(), network.outputs, f"(or {' '.join(texts)})")
+        problem = Problem(loaded(network), parse(text))
+        bounder = BoxBounder(problem, network, Objectives(problem, network.device))
+        bounder.objectives.prepare(range(problem.clauses))
+        objective = bounder.rows(torch.arange(problem.clauses)[None])
+        bounds, outputs = interval(network, lower, upper)
+        bound, slopes = bounder._intervals_first(bounds, outputs, objective, Deadline())
+        points = samples(lower, upper, 1000, seed)[0]
+        values = network.forward(points) @ objective.coefficients[0, :, 0].mT - objective.thresholds[0, :, 0]
+        ends = torch.where(slopes[0] > 0, lower, upper)
+        found = bound[0] + ((points[:, None] - ends) * slopes[0]).sum(2)
+        assert bool((values >= found - 1e-9 * (1 + found.abs())).all()), seed
+        sloped += int((slopes != 0).any())
+    assert sloped > 5

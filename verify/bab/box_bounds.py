@@ -203,7 +203,10 @@ class BoxBounder:
     def _intervals_first(
         self, bounds: Bounds, outputs: Pair, objective: Objective, deadline: Deadline
     ) -> tuple[Tensor, Tensor]:
-        """As `_crown`, but by intervals alone where these refute all, and where steps of the inputs are to be split first."""
+        """As `_crown`, but by intervals alone where these refute all, and where steps of the inputs are to be split first.
+
+        A row has slopes with the bound that they belong to alone: with a greater one they would bound nothing.
+        """
         inputs = bounds.lower[:, : self.network.inputs], bounds.upper[:, : self.network.inputs]
         bound = interval_rows(self.network, objective, inputs, outputs)[..., 0]
         cotangent = bound.new_zeros(*bound.shape, self.network.inputs)
@@ -211,7 +214,9 @@ class BoxBounder:
         left = (~(open_steps | (bound > 0).all(1) | bounds.empty)).nonzero()[:, 0]
         if len(left):
             some, slopes = self._crown(bounds.select(left), objective.select(left), deadline)
-            bound[left], cotangent[left] = torch.maximum(some.nan_to_num(-torch.inf), bound[left]), slopes
+            crown = some.isfinite() & ~(bound[left] > 0)
+            bound[left] = torch.where(crown, some, bound[left])
+            cotangent[left] = torch.where(crown[..., None], slopes, 0.0)
         return bound, cotangent
 
     def _crown(self, bounds: Bounds, objective: Objective, deadline: Deadline) -> tuple[Tensor, Tensor]:
