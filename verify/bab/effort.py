@@ -311,7 +311,9 @@ class Effort:
         if not all(len(ledger.seen) for ledger in ledgers):
             return False
         price, own = (ledger.seconds_of(count) for ledger in ledgers)
-        return float((ledgers[1].seen[:, 1] >= 1).double().mean()) * price < own
+        bound, gain = ledgers[1].seen.T
+        refuted = (gain >= 1) & bound.isfinite()
+        return float(refuted.double().mean()) * price < own
 
     def pays(self, seen: Observation) -> bool:
         """Whether what was seen closed more than the least that its price asks for."""

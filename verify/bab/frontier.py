@@ -33,6 +33,8 @@ from verify.state import DualState, Subproblems
 _STORAGE = {Alpha.name: Storage(torch.float16), Beta.name: Storage(along_splits=True)}
 # Before the name of a term, in a column's.
 _PART = "state."
+# Rows that there is room for at once.
+FEWEST = 256
 
 
 class Frontier:
@@ -127,7 +129,7 @@ class Frontier:
         """Columns for what comes, and rows for so many."""
         rows = self._priority.shape[0]
         if rows - self._count < count:
-            rows = max(2 * rows, rows + count, 256)
+            rows = max(2 * rows, rows + count, FEWEST)
         for name, value in ({n: column[:0] for n, column in self._columns.items()} | values).items():
             old = self._columns.get(name)
             width = value.shape[1] if value.dim() == 2 else 0

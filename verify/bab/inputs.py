@@ -13,6 +13,7 @@ from torch import Tensor
 from verify.bab.box_bounds import BoxBounder, Groups
 from verify.bab.effort import SPLITTING, Effort, Halving, Observation
 from verify.bab.executor import Mapper
+from verify.bab.frontier import FEWEST
 from verify.bab.strategy import (
     Bounded,
     Knowledge,
@@ -37,7 +38,6 @@ from verify.problem import Problem
 from verify.proof.tracer import InputBoxes, ProofTracer
 from verify.state import Bounds, Subproblems, outward
 
-_WAITING = 256  # subproblems that memory must have room for, with bounds of all variables
 _FEW_STEPS, _LEVELS = 2, 4  # steps that are parted by themselves, and the levels of the tree for each more
 
 
@@ -117,8 +117,9 @@ class SplitInputs:
 
     def _roots_of(self, groups: Int[Tensor, "batch group"]) -> Subproblems:
         self.objectives.prepare(groups.unique().tolist())
+        self.objectives.number_rows()
         network, rows = self.bounder.network, self.bounder.problem.rows
-        inherits = self._freely and _WAITING * 16 * network.variables <= budget().store
+        inherits = self._freely and FEWEST * 16 * network.variables <= budget().store
         inherited = network.variables if inherits else network.inputs
         subproblems = root_subproblems(
             rows,

@@ -144,7 +144,7 @@ class Objectives:
         self._problem, self._device = problem, device
         self._row = torch.full((problem.clauses,), -1, dtype=torch.int64, device=device)
         self._table: list[Objective] = []
-        self._numbers: Tensor | None = None
+        self._numbers = torch.zeros(0, 0, dtype=torch.int64, device=device)
 
     def prepare(self, clauses: Sequence[int]) -> None:
         """Makes the given clauses known; for the search's owner alone."""
@@ -155,25 +155,22 @@ class Objectives:
             self._row[new] = torch.arange(known, known + len(new), device=self._device)
             made = self._problem.objective(new.tolist()).to(self._device, torch.float64)
             self._table = [Objective.concatenate([*self._table, made])]
-            self._numbers = None
 
     def of(self, clauses: Int[Tensor, " batch"], dtype: torch.dtype) -> Objective:
         """The objectives of the given clause numbers."""
         return self._table[0].select(self._row[clauses]).to(self._device, dtype)
 
+    def number_rows(self) -> None:
+        """Numbers the rows of all clauses that are known; for the search's owner alone."""
+        table = self._table[0]
+        parts = (table.coefficients[:, 0], table.thresholds[:, 0, :, None], table.input_coefficients[:, 0])
+        rows = np.ascontiguousarray(torch.cat(parts, 2).flatten(0, 1).cpu().numpy())
+        as_bytes = rows.view(np.uint8).reshape(len(rows), -1).view(f"V{rows.shape[1] * rows.itemsize}")
+        numbers = np.unique(as_bytes.ravel(), return_inverse=True)[1]
+        self._numbers = torch.from_numpy(numbers.reshape(len(table), -1)).to(self._device)
+
     def row_numbers(self, clauses: Int[Tensor, "*shape"]) -> Int[Tensor, "*shape rows"]:
         """The clauses' rows, those that are the same by one number."""
-        if self._numbers is None:
-            table = self._table[0]
-            entries = (
-                table.coefficients[:, 0],
-                table.thresholds[:, 0, :, None],
-                table.input_coefficients[:, 0],
-            )
-            rows = torch.cat(entries, 2).flatten(0, 1).cpu().numpy()
-            as_bytes = np.ascontiguousarray(rows).view(np.dtype((np.void, rows.strides[0]))).ravel()
-            numbers = torch.from_numpy(np.unique(as_bytes, return_inverse=True)[1])
-            self._numbers = numbers.reshape(len(table), -1).to(self._device)
         return self._numbers[self._row[clauses]]
 
 

@@ -109,12 +109,13 @@ class IntermediateBounds:
         deadline: Deadline,
         soft_deadline: Deadline,
         working: Network | None = None,
+        unsafe: Halfspaces | None = None,
     ) -> Bounds:
         """Only the layers from the `first` on are tightened, and what that tells of layers behind is left to their own passes.
 
-        Ends as `tighten` does once `soft_deadline` has passed.
+        Ends as `tighten` does once `soft_deadline` has passed; `unsafe` as there.
         """
-        run = _Run(network, working or network, deadline, soft_deadline, UNTRACED, None)
+        run = _Run(network, working or network, deadline, soft_deadline, UNTRACED, unsafe)
         for layer in network.layers[first:]:
             open_neurons = still_open(layer, bounds)
             if bool(open_neurons.any()) and soft_deadline.remaining > 0:

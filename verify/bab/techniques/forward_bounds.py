@@ -8,9 +8,9 @@ import torch
 from jaxtyping import Bool
 from torch import Tensor
 
+from verify.bab.box_bounds import BoundedBoxes
 from verify.bab.techniques.tightened_boxes import TightenedBoxes
 from verify.bounders.forward import forward
-from verify.bounders.halfspaces import Halfspaces
 from verify.bounders.ibp import interval
 from verify.deadline import Deadline
 from verify.state import Bounds
@@ -24,10 +24,8 @@ class ForwardBounds(TightenedBoxes):
     dear: float = 2.0
     together: int = 256
 
-    def tighten(
-        self, bounds: Bounds, unsafe: Halfspaces | None, deadline: Deadline, soft_deadline: Deadline
-    ) -> Bounds:
-        return forward(self.bounder.network, bounds, deadline, unsafe).bounds
+    def tighten(self, before: BoundedBoxes, deadline: Deadline, soft_deadline: Deadline) -> Bounds:
+        return forward(self.bounder.network, before.bounds, deadline, self.unsafe(before)).bounds
 
     def refuted_together(self, deadline: Deadline) -> Bool[Tensor, " clauses"]:
         """The clauses that forward bounds of their boxes refute, of boxes with a good many."""

@@ -38,13 +38,12 @@ class TightenedBoxes(ABC):
     once: bool = False
 
     @abstractmethod
-    def tighten(
-        self, bounds: Bounds, unsafe: Halfspaces | None, deadline: Deadline, soft_deadline: Deadline
-    ) -> Bounds:
-        """No looser bounds of all variables. What is not done by `soft_deadline` is left as it was. Raises OutOfTimeError.
+    def tighten(self, before: BoundedBoxes, deadline: Deadline, soft_deadline: Deadline) -> Bounds:
+        """No looser bounds of all variables. What is not done by `soft_deadline` is left as it was. Raises OutOfTimeError."""
 
-        unsafe: the parts of the boxes that bounds need to hold on.
-        """
+    def unsafe(self, before: BoundedBoxes) -> Halfspaces | None:
+        """The parts of the boxes that bounds need to hold on."""
+        return before.unsafe if self.clips else None
 
     def due(self, bounded: BoundedBoxes, knowledge: Knowledge) -> Int[Tensor, " index"]:
         """Boxes that it was not tried on and where it pays."""
@@ -61,8 +60,7 @@ class TightenedBoxes(ABC):
         """The boxes, those of the index with tighter bounds."""
         deadline.check()
         began, before = time.monotonic(), bounded.select(index)
-        unsafe = before.unsafe if self.clips else None
-        tight = self.tighten(before.bounds, unsafe, deadline, deadline.share(self.share))
+        tight = self.tighten(before, deadline, deadline.share(self.share))
         after = self.bounder.bounded(before.subproblems, tight, knowledge.shared, 1, deadline).better(before)
         seconds = time.monotonic() - began
         tried = torch.full_like(after.tried, self.number)
@@ -79,12 +77,11 @@ class LastLayers(TightenedBoxes):
     intermediate: IntermediateBounds = IntermediateBounds()
     first: int = 0
 
-    def tighten(
-        self, bounds: Bounds, unsafe: Halfspaces | None, deadline: Deadline, soft_deadline: Deadline
-    ) -> Bounds:
-        network = self.bounder.network
+    def tighten(self, before: BoundedBoxes, deadline: Deadline, soft_deadline: Deadline) -> Bounds:
+        network, working = self.bounder.network, self.bounder.working
+        unsafe = self.unsafe(before)
         return self.intermediate.tighten_last(
-            network, self.first, bounds, deadline, soft_deadline, self.bounder.working
+            network, self.first, before.bounds, deadline, soft_deadline, working, unsafe
         )
 
 
@@ -95,11 +92,12 @@ class AllLayers(TightenedBoxes):
     name: str = "CROWN for all layers"
     intermediate: IntermediateBounds = IntermediateBounds()
 
-    def tighten(
-        self, bounds: Bounds, unsafe: Halfspaces | None, deadline: Deadline, soft_deadline: Deadline
-    ) -> Bounds:
+    def tighten(self, before: BoundedBoxes, deadline: Deadline, soft_deadline: Deadline) -> Bounds:
         network, working = self.bounder.network, self.bounder.working
-        return self.intermediate.tighten(network, bounds, deadline, working, soft_deadline, unsafe=unsafe)
+        unsafe = self.unsafe(before)
+        return self.intermediate.tighten(
+            network, before.bounds, deadline, working, soft_deadline, unsafe=unsafe
+        )
 
 
 def last_layers(network: Network, share: float = 1 / 16) -> int:
