@@ -55,7 +55,9 @@ class Ball:
         multiplier = torch.maximum(multiplier, self._apart(t, low, high))[..., None]
         if self.norm == 2:
             curvature = multiplier * self.weights.square()
-            away = torch.maximum(torch.minimum(-t / (2 * curvature).clamp(min=_TINY), high), low)
+            # the least number beyond 0 alone: with a larger one, this would be no minimiser where slopes are smaller still
+            least = torch.finfo(t.dtype).tiny
+            away = torch.maximum(torch.minimum(-t / (2 * curvature).clamp(min=least), high), low)
             paid, radius = curvature * away.square(), self.radius * self.radius
         else:
             nearest = torch.maximum(torch.minimum(torch.zeros_like(low), high), low)
