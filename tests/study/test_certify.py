@@ -148,6 +148,32 @@ def test_a_study_goes_on(tmp_path: Path) -> None:
         certify(X + np.float32(0), np.roll(Y, 1), out=tmp_path / "new" / "study")
 
 
+def test_rows_are_of_the_very_model(tmp_path: Path) -> None:
+    """A module that answers the same at all samples, but has another weight, is another model."""
+    module = torch.nn.Sequential(torch.nn.Linear(4, 6), torch.nn.ReLU(), torch.nn.Linear(6, 3)).eval()
+    labels = module(torch.from_numpy(X[:3])).argmax(1).numpy()
+    asked: dict[str, Any] = {"epsilon": 0.01, "out": tmp_path, "timeout": 30}
+    verify.certify(module, X[:3], labels, **asked)
+    verify.certify(module, X[:3], labels, **asked, observe=lambda *_: pytest.fail("there are rows"))
+    with torch.no_grad():
+        module[2].bias[0] += 1e-6
+    with pytest.raises(InputError, match=r"another question.*model"):
+        verify.certify(module, X[:3], labels, **asked)
+
+
+def test_screening_takes_no_longer_than_searches(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = []
+    whole = Screening.refuted
+
+    def refuted(self: Screening, *args: Any) -> Any:
+        asked.append(args[-1].remaining)
+        return whole(self, *args)
+
+    monkeypatch.setattr(Screening, "refuted", refuted)
+    certify(timeout=2.0)
+    assert asked and max(asked) <= 2.0 * len(X)
+
+
 @pytest.mark.parametrize("content", [b"x", b"not ours\n", b"[]\n", b"\xff\xfe\n"])
 def test_other_files_are_left_alone(content: bytes, tmp_path: Path) -> None:
     (tmp_path / NAME).write_bytes(content)

@@ -84,7 +84,7 @@ def certify(
     with memory_kept("samples were certified"):
         found = loaded(model, balls, data, sizes[-1], output)
         work = _Work(found, data, balls, search, sizes, observe or (lambda *_: None))
-        records = Records(folder, identity(model, data, balls, output, work.predicted.tolist()))
+        records = Records(folder, identity(found, data, balls, output, work.predicted.tolist()))
         try:
             work.run(records)
             if proofs and folder is not None and isinstance(model, str | Path):
@@ -199,24 +199,28 @@ class _Work:
         return bool(self._of_numbers[epsilon][image])
 
     def _screen(self) -> None:
-        """Bounds of all open samples at once, from the largest radius down."""
+        """Bounds of all open samples at once, from the largest radius down, for no longer than one search of each would take."""
         device = choose_device(self.search.device)
         screening = Screening(self.model.network.to(device, torch.float64))
+        each = self.search.timeout
+        deadline = Deadline() if each is None else Deadline.after(each * len(self.data))
         for epsilon in reversed(self.radii):
             images = [image for image in range(len(self.data)) if self._screened(image, epsilon)]
             if images:
-                self._screen_radius(screening, images, epsilon)
+                self._screen_radius(screening, images, epsilon, deadline)
 
     def _screened(self, image: int, epsilon: float) -> bool:
         """Whether bounds of the ball's box say all of its ball, and none has failed before."""
         return (image, epsilon) not in self.records.rows and self._nested(image, epsilon)
 
-    def _screen_radius(self, screening: Screening, images: list[int], epsilon: float) -> None:
+    def _screen_radius(
+        self, screening: Screening, images: list[int], epsilon: float, deadline: Deadline
+    ) -> None:
         began = time.monotonic()
         lower, upper = (torch.from_numpy(end) for end in self.balls.ends(self.data.x[images], epsilon))
         labels = torch.from_numpy(self.data.labels[images])
         proved: list[tuple[int, str]] = []
-        for index, name in screening.refuted(lower, upper, labels, Deadline()):
+        for index, name in screening.refuted(lower, upper, labels, deadline):
             proved += [(images[i], name) for i in index.tolist()]
         each = (time.monotonic() - began) / len(images)
         for image, name in proved:

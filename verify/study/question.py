@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
-from dataclasses import dataclass
-from pathlib import Path
+from dataclasses import dataclass, fields, is_dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -147,11 +146,30 @@ def nested(lower: Floats, upper: Floats, element_type: str) -> NDArray[np.bool_]
     return np.asarray((least.astype(np.float64) <= upper).all(axis=1))
 
 
+def _fed(digest: Any, value: Any) -> None:
+    """Tells a digest what a network is made of: tensors by their bytes, structures by their parts."""
+    if isinstance(value, torch.Tensor):
+        digest.update(repr((value.dtype, value.shape)).encode())
+        digest.update(value.detach().cpu().contiguous().numpy().tobytes())
+    elif is_dataclass(value):
+        digest.update(type(value).__name__.encode())
+        for part in fields(value):
+            _fed(digest, getattr(value, part.name))
+    elif isinstance(value, tuple | list):
+        digest.update(f"{len(value)}".encode())
+        for part in value:
+            _fed(digest, part)
+    else:
+        known = isinstance(value, int | float | str | None)
+        digest.update((repr(value) if known else type(value).__name__).encode())
+
+
 def identity(
-    model: Model, data: Data, balls: Balls, output: str | None, found: Sequence[int]
+    model: LoadedModel, data: Data, balls: Balls, output: str | None, found: Sequence[int]
 ) -> dict[str, Any]:
-    """What tells one study from another: digests of the model's file, the data, and the questions. found: the predictions."""
-    file = Path(model).read_bytes() if isinstance(model, str | Path) else b""
+    """What tells one study from another: digests of the model as it was read, the data, and the questions. found: the predictions."""
+    network = hashlib.sha256()
+    _fed(network, model.network.nodes)
     settings = repr(
         [
             np.asarray(part).tolist() if part is not None else None
@@ -160,7 +178,7 @@ def identity(
     )
     return {
         "format": "verify study 1",
-        "model": hashlib.sha256(file).hexdigest() if file else None,
+        "model": network.hexdigest(),
         "samples": hashlib.sha256(
             repr(data.x.shape).encode() + data.x.tobytes() + data.labels.tobytes()
         ).hexdigest(),
