@@ -342,6 +342,29 @@ def test_what_is_linear_is_certified(kind: str, tmp_path: Path) -> None:
     )
 
 
+def test_what_is_not_certified_takes_no_property_away(tmp_path: Path) -> None:
+    """Where no certificate comes, the file beside it is what it was: the property of an earlier one, or somebody's own."""
+    model, certificate = tmp_path / "model.onnx", tmp_path / "proof.cert"
+    beside = tmp_path / "proof.cert.vnnlib"
+    onnx.save(FILE, model)
+    verify.verify(model, CERTIFIED["ball"](), certificate=certificate, timeout=60)
+    before = beside.read_bytes()
+    assert (
+        verify.verify(model, CERTIFIED["range"](), certificate=certificate, timeout=1e-9).certificate is None
+    )
+    assert beside.read_bytes() == before and check(certificate, model, beside).proved
+    certificate.unlink()
+    assert (
+        verify.verify(model, CERTIFIED["range"](), certificate=certificate, timeout=1e-9).certificate is None
+    )
+    assert beside.read_bytes() == before
+    beside.unlink()
+    assert (
+        verify.verify(model, CERTIFIED["range"](), certificate=certificate, timeout=1e-9).certificate is None
+    )
+    assert not beside.exists()
+
+
 @pytest.mark.parametrize("kind", ["L2Ball", "Brightness", "Monotone"])
 def test_what_is_not_certified_yet(kind: str, tmp_path: Path) -> None:
     model = tmp_path / "model.onnx"

@@ -68,7 +68,9 @@ def run(
 
 @contextmanager
 def _in_files(request: Request, problem: Problem) -> Iterator[Request]:
-    """The request, where a certificate is asked for with a property built in Python in a file beside it, which stays if the certificate is there.
+    """The request, where a certificate is asked for with a property built in Python in a file beside it, which stays if the certificate does.
+
+    Where none is written, what was there before is there again: the property of an earlier one.
 
     Raises InputError, and UnwrittenError.
     """
@@ -85,12 +87,25 @@ def _in_files(request: Request, problem: Problem) -> Iterator[Request]:
     text = builder.text_for(problem.model.input_shape, problem.model.output_shape)
     inputs = [Path(request.model)] if isinstance(request.model, str | Path) else []
     Outputs(inputs).admit("the property of the certificate", path)
+    earlier = path.read_bytes() if path.exists() else None
+    written = _version(certificate)
     write_whole(str(path), path, text.encode())
     try:
         yield replace(request, specification=path)
     finally:
-        if not certificate.exists():
-            path.unlink(missing_ok=True)
+        if _version(certificate) == written:
+            if earlier is None:
+                path.unlink(missing_ok=True)
+            else:
+                write_whole(str(path), path, earlier)
+
+
+def _version(path: Path) -> tuple[int, int] | None:
+    """What changes when a file is replaced; None where there is none."""
+    with suppress(OSError):
+        status = path.stat()
+        return status.st_ino, status.st_mtime_ns
+    return None
 
 
 @dataclass(frozen=True)
