@@ -42,6 +42,14 @@ GIB = 2**30
         RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"),
         RuntimeError("cuDNN error: CUDNN_STATUS_ALLOC_FAILED"),
         RuntimeError("CUSOLVER_STATUS_ALLOC_FAILED"),
+        RuntimeError("CUDA error: CUBLAS_STATUS_NOT_INITIALIZED when calling `cublasCreate(handle)`"),
+        RuntimeError("cuDNN error: CUDNN_STATUS_NOT_INITIALIZED"),
+        RuntimeError("GET was unable to find an engine to execute this computation"),
+        RuntimeError("FIND was unable to find an engine to execute this computation"),
+        RuntimeError("cuDNN Frontend error: [cudnn_frontend] Error: No valid execution plans built."),
+        RuntimeError("CUDA driver error: CUDA_ERROR_OUT_OF_MEMORY"),
+        RuntimeError("cudaErrorMemoryAllocation"),
+        RuntimeError("NVML_SUCCESS == r INTERNAL ASSERT FAILED at \"CUDACachingAllocator.cpp\":983"),
         RuntimeError("std::bad_alloc"),
         Exception("[ONNXRuntimeError] : 6 : RUNTIME_EXCEPTION : Failed to allocate memory for requested buffer of size 9"),
         Exception("[ONNXRuntimeError] : 1 : FAIL : bad allocation"),
@@ -59,7 +67,8 @@ def test_the_words_of_libraries(error: Exception) -> None:
 @pytest.mark.parametrize(
     "error",
     [
-        RuntimeError("shapes do not fit"), InputError("node 'out of memory': not supported"),
+        RuntimeError("shapes do not fit"), RuntimeError("CUDA error: an illegal memory access was encountered"),
+        RuntimeError("cuDNN error: CUDNN_STATUS_EXECUTION_FAILED"), InputError("node 'out of memory': not supported"),
         OSError(errno.ENOENT, "none"), ValueError(),
     ],
 )  # fmt: skip

@@ -21,7 +21,7 @@ from verify.network.graph import Layer, Network
 from verify.neutral import neutral
 from verify.problem import Problem
 from verify.request import INTERMEDIATE, METHODS
-from verify.settings import choose_device, preset
+from verify.settings import placed, preset
 from verify.state import Bounds
 from verify.validation import choice, integer, refuse, seconds, shown
 
@@ -83,7 +83,7 @@ def bound(
     if observe is not None and not callable(observe):
         refuse("observe", f"is {shown(observe)}", "give a function of one argument, a Step")
     with memory_kept("clauses were bounded"):
-        network = problem.model.network.to(choose_device(device), torch.float64)
+        network = placed(problem.model.network, device)
         if problem.ball is not None:
             network = replace(network, ball=problem.ball.to(network.device, torch.float64))
         ascent = _ascent(method, iterations, network)

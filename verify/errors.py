@@ -133,8 +133,11 @@ class InternalError(VerifyError):
 # What Python, torch on any device, numpy, ONNX Runtime, HiGHS, CUDA's libraries, oneDNN and the system say, in small letters
 _OUT_OF_MEMORY = (
     "out of memory", "can't allocate memory", "cannot allocate memory", "unable to allocate", "failed to allocate",
-    "allocation failed", "bad_alloc", "bad allocation", "alloc_failed", "not enough memory",
+    "allocation failed", "bad_alloc", "bad allocation", "alloc_failed", "not enough memory", "out_of_memory", "memoryallocation",
     "can't start new thread", "could not create a primitive", "could not execute a primitive",
+    # CUDA's libraries, where memory for their handles, plans or workspaces is short
+    "unable to find an engine", "no valid execution plans", "cublas_status_not_initialized", "cudnn_status_not_initialized",
+    "cusolver_status_not_initialized", "cusparse_status_not_initialized", "nvml_success == r",
 )  # fmt: skip
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -28,11 +29,12 @@ from verify.bounders.restricted import Restricted
 from verify.bounders.tracing import Provable
 from verify.branching.fsb import FilteredSmartBranching
 from verify.branching.rule import BranchingRule
-from verify.errors import InputError
+from verify.errors import InputError, first_line
 from verify.lagrangian.dual import storage
 from verify.memory import budget, enforce
 from verify.network.activations.relu import Relu
 from verify.network.graph import Network
+from verify.network.rounding_model import check
 from verify.problem import Problem
 from verify.proof.certificate import CertificateTracer
 from verify.proof.tracer import NO_PROOF, ProofTracer
@@ -41,6 +43,8 @@ from verify.request import PRESETS, known_device
 from verify.step_attack import for_steps
 from verify.validation import refuse
 
+# asks cuBLAS for doubles that are made of shorter formats
+_EMULATION = "CUBLAS_EMULATE_DOUBLE_PRECISION"
 # times the iterations of a child, for ascents under new cuts
 _LONGER = 4
 # variables in one batch: a subproblem takes some 100 bytes of each while it is bounded
@@ -87,16 +91,42 @@ _PRESETS = dict(zip(PRESETS, (_FAST, Settings(), _THOROUGH), strict=True))
 
 
 def choose_device(name: str | torch.device) -> torch.device:
-    """`auto` takes the GPU where there is one. Raises InputError for what there is none of."""
+    """`auto` takes the GPU where there is one that works. Raises InputError for what there is none of, and for one that does not work."""
     text = known_device(str(name) if isinstance(name, torch.device) else name)
-    if text == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     if text.startswith("cpu"):
         return torch.device("cpu")
     there = torch.cuda.device_count() if torch.cuda.is_available() else 0
-    if int(text.partition(":")[2] or 0) >= there:
+    if text == "auto" and not there:
+        return torch.device("cpu")
+    number = text.partition(":")[2]
+    if int(number or 0) >= there:
         refuse("--device", f"{text}: torch sees {there or 'no'} CUDA devices", "use --device cpu or auto")
-    return torch.device(text)
+    # by its number: in a new thread torch's current device is another one
+    device = torch.device("cuda", int(number or torch.cuda.current_device()))
+    trouble = _trouble(device)
+    if trouble and text == "auto":
+        return torch.device("cpu")
+    if trouble:
+        refuse("--device", f"{text}: {trouble}", "use --device cpu")
+    return device
+
+
+def _trouble(device: torch.device) -> str:
+    """Why a GPU cannot be used, if it cannot."""
+    if os.environ.get(_EMULATION, "0") not in ("", "0"):
+        return f"{_EMULATION} is set, with which no rounding error is known"
+    try:
+        torch.ones(2, device=device, dtype=torch.float64).sum().item()
+    except RuntimeError as error:
+        return first_line(error)
+    return ""
+
+
+def placed(network: Network, device: str | torch.device) -> Network:
+    """The network on a device, in float64. Raises InputError for what there is none of, or where products there are not what is proved by."""
+    found = network.to(choose_device(device), torch.float64)
+    check(found)
+    return found
 
 
 def keep_memory(size: int | None, device: str) -> None:
@@ -130,7 +160,7 @@ def build_search(
     writer: CertificateWriter | None = None,
 ) -> BranchAndBound:
     """The search for one problem; with a `writer` it tells what a certificate needs."""
-    network = problem.model.network.to(device, torch.float64)
+    network = placed(problem.model.network, device)
     if settings.semantics != "real":
         network = _deployed(problem, network, settings.semantics)
     tracer = NO_PROOF if writer is None else CertificateTracer(network, problem.rows, writer)

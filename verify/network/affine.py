@@ -173,6 +173,8 @@ class Convolution(Affine):
 
     def _conv(self, tensor: Tensor, bias: Tensor | None) -> Tensor:
         def convolve(part: Tensor) -> Tensor:
+            if part.device.type != "cpu":
+                return self._elsewhere(part, bias, None)
             return kind(part, self.weight, bias, self.stride, self.padding, self.dilation, self.groups)
 
         kind = (functional.conv1d, functional.conv2d, functional.conv3d)[self._rank - 1]
@@ -180,12 +182,37 @@ class Convolution(Affine):
 
     def _deconv(self, tensor: Tensor, bias: Tensor | None, output_padding: Shape) -> Tensor:
         def deconvolve(part: Tensor) -> Tensor:
+            if part.device.type != "cpu":
+                return self._elsewhere(part, bias, output_padding)
             weight, stride, padding = self.weight, self.stride, self.padding
             return kind(part, weight, bias, stride, padding, output_padding, self.groups, self.dilation)
 
         kinds = (functional.conv_transpose1d, functional.conv_transpose2d, functional.conv_transpose3d)
         kind = kinds[self._rank - 1]
         return self._in_parts(deconvolve, tensor)
+
+    def _elsewhere(self, tensor: Tensor, bias: Tensor | None, output_padding: Shape | None) -> Tensor:
+        """A convolution, or with `output_padding` a transposed one, on a GPU: in float64 without cuDNN, which may transform (by Fourier or
+        Winograd) where rounding is charged as that of sums of products; in float32 with it, but not in TF32.
+
+        torch's own functions take these from switches that all threads share.
+        """
+        found: Tensor = torch._convolution(
+            tensor,
+            self.weight,
+            bias,
+            self.stride,
+            self.padding,
+            self.dilation,
+            output_padding is not None,
+            output_padding or (0,) * self._rank,
+            self.groups,
+            benchmark=False,
+            deterministic=False,
+            cudnn_enabled=tensor.dtype != torch.float64,
+            allow_tf32=False,
+        )
+        return found
 
     def _in_parts(self, function: Callable[[Tensor], Tensor], tensor: Tensor) -> Tensor:
         """A function of samples, of so many at a time that what torch writes out for it stays in the cache.

@@ -138,7 +138,8 @@ class CertificateTracer(ProofTracer):
                 if len(group) == 1:
                     self._families.setdefault(group[0], []).append(root)
                     self._current.setdefault(group[0], root)
-        return replace(subproblems, subproblem_id=torch.arange(first, first + len(groups)))
+        numbers = torch.arange(first, first + len(groups), device=subproblems.subproblem_id.device)
+        return replace(subproblems, subproblem_id=numbers)
 
     @property
     def renewable(self) -> bool:
@@ -158,7 +159,7 @@ class CertificateTracer(ProofTracer):
                 if instead:
                     self._current[clause] = root
                 chosen.append(root)
-        return replace(roots, subproblem_id=torch.tensor(chosen, dtype=torch.int64))
+        return replace(roots, subproblem_id=torch.tensor(chosen).to(roots.subproblem_id))
 
     def abandoned(self, subproblems: Subproblems) -> None:
         self._renewals += 1
@@ -188,7 +189,7 @@ class CertificateTracer(ProofTracer):
             self._writer.append("split.variable", stored(variable, "<i4"))
             self._writer.append("split.value", stored(value, "<f8"))
         self._settle(subproblems.subproblem_id)
-        upper = first + 2 * torch.arange(len(subproblems))
+        upper = first + 2 * torch.arange(len(subproblems), device=children.subproblem_id.device)
         return replace(children, subproblem_id=torch.cat([upper, upper + 1]))
 
     # bounds

@@ -23,7 +23,7 @@ from verify.neutral import neutral
 from verify.output import admit_folder, write_whole
 from verify.request import Request
 from verify.run import run
-from verify.settings import choose_device
+from verify.settings import placed
 from verify.study.data import Data, read
 from verify.study.question import Balls, Search, identity, loaded, nested, predictions, radii
 from verify.study.records import UNDECIDED, Records, Row
@@ -200,8 +200,7 @@ class _Work:
 
     def _screen(self) -> None:
         """Bounds of all open samples at once, from the largest radius down, for no longer than one search of each would take."""
-        device = choose_device(self.search.device)
-        screening = Screening(self.model.network.to(device, torch.float64))
+        screening = Screening(placed(self.model.network, self.search.device))
         each = self.search.timeout
         deadline = Deadline() if each is None else Deadline.after(each * len(self.data))
         for epsilon in reversed(self.radii):

@@ -22,7 +22,7 @@ from verify.neutral import neutral
 from verify.problem import Witness
 from verify.request import Request
 from verify.run import run
-from verify.settings import choose_device
+from verify.settings import placed
 from verify.study.data import Data
 from verify.study.question import Balls, Search, loaded, nested, predictions
 from verify.study.screening import Screening
@@ -159,7 +159,7 @@ class _Bracket:
         ends = [self.balls.ends(self.data.x, size) for size in grid]
         lower, upper = (torch.from_numpy(np.concatenate([end[side] for end in ends])) for side in (0, 1))
         good = np.concatenate([nested(*end, self.model.element_type) for end in ends])
-        network = self.model.network.to(choose_device(self.search.device), torch.float64)
+        network = placed(self.model.network, self.search.device)
         labels = torch.full((len(grid),), self.label)
         for index, _ in Screening(network).refuted(lower, upper, labels, self.deadline):
             for size in (grid[i] for i in index.tolist() if good[i]):

@@ -19,7 +19,7 @@ from verify.lagrangian.dual import DualProblem
 from verify.loading import LoadedModel, check_example, load
 from verify.network.graph import Network
 from verify.neutral import neutral
-from verify.settings import choose_device, preset
+from verify.settings import placed, preset
 from verify.specification.base import ordered, parts
 from verify.state import Bounds, Objective
 from verify.validation import array, choice, fitting, flag, integer, output_name, refuse
@@ -90,7 +90,7 @@ def output_range(
             lower, upper = (
                 _graded(part, own) for part, own in zip(parts("box", box, _BOX), (lower, upper), strict=True)
             )
-        network = loaded.network.to(choose_device(device), torch.float64)
+        network = placed(loaded.network, device)
         found = bounded(network, lower, upper, method, steps)
     shape = (*((len(lower),) if several else ()), *loaded.output_shape)
     outputs = tuple(end.reshape(shape).cpu() for end in found.outputs)

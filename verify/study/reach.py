@@ -22,7 +22,7 @@ from verify.loading import LoadedModel, load
 from verify.loading.composed import in_a_row
 from verify.network.graph import Network
 from verify.neutral import neutral
-from verify.settings import choose_device
+from verify.settings import choose_device, placed
 from verify.specification.base import box_of, fitted
 from verify.study.ranges import METHODS, bounded
 from verify.validation import array, axes, choice, integer, output_name, refuse, seconds
@@ -217,7 +217,7 @@ class _Following:
     def _from(self, lower: Tensor, upper: Tensor, length: int) -> tuple[Tensor, Tensor]:
         if length not in self._rows:
             row = in_a_row(self.model, length)
-            self._rows[length] = row.to(self.device, torch.float64)
+            self._rows[length] = placed(row, self.device)
         ends = bounded(self._rows[length], lower, upper, self.method, self.iterations).outputs
         return ends[0].cpu(), ends[1].cpu()
 
