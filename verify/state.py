@@ -245,6 +245,8 @@ class Subproblems(Struct):
     tightened_at: Float[Tensor, "batch steps"]
     # Where inputs are split: whether its clause is the only one left of those that it stands for.
     alone: Bool[Tensor, " batch"]
+    # The variable that its relaxation's optimum says to split; -1: it is not known.
+    suggested: Int[Tensor, " batch"]
     # Its number in a certificate's tree.
     subproblem_id: Int[Tensor, " batch"]
 
@@ -281,6 +283,7 @@ class Subproblems(Struct):
                     split_value=splits.value,
                     split_side=splits.side,
                     tightened_at=_FADING * self.tightened_at,
+                    suggested=torch.full_like(self.suggested, -1),
                     state=self.state
                     | {"beta": torch.cat([self.state["beta"], beta[:, None, column, None]], 2)},
                 )

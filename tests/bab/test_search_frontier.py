@@ -40,7 +40,7 @@ def subproblems(bounds: list[float], depth: int, first: int = 0) -> Subproblems:
         split_variable=number[:, None] * 100 + level, split_value=number[:, None].double() + level.double() / 7 + 1 / 3,
         split_side=(number[:, None] + level) % 2 * 2 - 1, state=state, slopes=number[:, None].float() / 9,
         constrained_lower=-number[:, None].double() / 3, constrained_upper=number[:, None].double() / 7,
-        tightened_at=-number[:, None].float() / 3, alone=number % 2 == 0, subproblem_id=number + 7,
+        tightened_at=-number[:, None].float() / 3, alone=number % 2 == 0, suggested=number + 5, subproblem_id=number + 7,
     )  # fmt: skip
 
 

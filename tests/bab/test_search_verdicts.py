@@ -227,6 +227,10 @@ class Watched:
             raise OutOfTimeError
         return self._checked(self.strategy.bound(subproblems, knowledge, deadline), knowledge)
 
+    def at_once(self, knowledge: Knowledge) -> int | None:
+        """As the strategy says."""
+        return self.strategy.at_once(knowledge)
+
     def choose(self, subproblems: Subproblems, knowledge: Knowledge, deadline: Deadline) -> Split:
         """As the strategy does; the chosen subproblems leave the frontier, their children come back."""
         split = self.strategy.choose(subproblems, knowledge, deadline)

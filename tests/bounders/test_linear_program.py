@@ -32,9 +32,10 @@ from verify.bounders.restricted import Restricted
 from verify.deadline import Deadline, OutOfTimeError
 from verify.errors import ResourceError
 from verify.lagrangian.dual import DualProblem
-from verify.network.activations import Activation, Relu
-from verify.network.graph import Network
-from verify.state import Bounds, Splits
+from verify.network.activations import Activation, Clip, LeakyRelu, Relu
+from verify.network.affine import Dense
+from verify.network.graph import Network, Node
+from verify.state import Bounds, Objective, Splits
 
 
 def problem_of(network: Network, seed: int, depth: int, rows: int, radius: float = 0.7) -> DualProblem:
@@ -157,7 +158,8 @@ def test_observers_see_bounds_that_never_fall() -> None:
     found = LinearProgram().ascend(
         problem, problem.initial(), observe=lambda i, bound: seen.append((i, bound.clone()))
     )
-    assert [count for count, _ in seen] == list(range(found.iterations + 1))
+    counts = [count for count, _ in seen]
+    assert counts == sorted(counts) and counts[0] == 0 and counts[-1] == found.iterations > 1
     assert all(bool((later >= sooner).all()) for (_, sooner), (_, later) in pairwise(seen))
     torch.testing.assert_close(seen[-1][1], found.bound, rtol=1e-12, atol=1e-12)
 
@@ -191,3 +193,47 @@ def test_objectives_are_those_of_their_own_box() -> None:
         alone = DualProblem(part.network, part.bounds, own, part.splits)
         found = LinearProgram().ascend(alone, alone.initial()).bound.flip(1)
         torch.testing.assert_close(found[0], together[row], rtol=1e-7, atol=1e-7)
+
+
+@pytest.mark.parametrize("scales", [(0.5, 1.0), (1.0, 0.5)])
+def test_gaps_of_the_optimum_are_told(scales: tuple[float, float]) -> None:
+    """max(1.5 - y_0 - y_1, 1.5 x) is least at x = 1/3 over chords, each of which is a third of its scale above its ReLU."""
+    weight = torch.tensor(scales, dtype=DOUBLE)[:, None]
+    network = Network(
+        (
+            Node(None, (), (1,), "x"),
+            Node(Dense(weight, torch.zeros(2, dtype=DOUBLE)), (0,), (2,), "z"),
+            Node(Relu(), (1,), (2,), "y"),
+        )
+    )
+    ends = torch.cat([torch.ones(1, dtype=DOUBLE), weight[:, 0]])
+    below = torch.tensor([[[-1.0, -1.0], [0.0, 0.0]], [[1.0, 1.0], [0.0, 0.0]]], dtype=DOUBLE)
+    objective = Objective(
+        below[None],
+        torch.tensor([[[-1.5, 0.0], [0.0, 0.0]]], dtype=DOUBLE),
+        torch.tensor([[[[0.0], [1.5]], [[0.0], [0.0]]]], dtype=DOUBLE),
+    )
+    problem = DualProblem(network, Bounds(-ends[None], ends[None]), objective)
+    found = LinearProgram().ascend(problem, problem.initial())
+    assert found.bound[0].tolist() == pytest.approx([0.5, 0.0], abs=1e-6)
+    assert found.gaps()[0].tolist() == pytest.approx([0.0, scales[0] / 3, scales[1] / 3], abs=1e-6)
+    swapped = problem.asked(objective.map(lambda part: part.flip(1)))
+    # y_0 + y_1 is least where nothing is relaxed
+    assert LinearProgram().ascend(swapped, problem.initial()).gaps()[0].tolist() == [0.0, 0.0, 0.0]
+
+
+@pytest.mark.parametrize("activation", [Relu(), LeakyRelu(-0.4), Clip(-0.5, 0.8)], ids=label)
+def test_programs_of_one_objective_are_made_of_each_other(activation: Activation) -> None:
+    """Boxes with different splits, one after the other or each alone: the same optimum."""
+    network = random_network(8, "chain", [activation, activation])
+    bounds = IntermediateBounds().tighten(network, random_box(network, 1, 8, 0.7), Deadline())
+    several = Bounds.concatenate([bounds] * 6)
+    splits, _ = random_splits(network, several, 2, 8)
+    objective = random_objective(network, 1, 1, 2, 8).select(torch.zeros(6, dtype=torch.int64))
+    problem = DualProblem(network, splits.apply(several), objective, splits)
+    method = LinearProgram(rounds=1)
+    together = method.ascend(problem, problem.initial())
+    for row in range(6):
+        alone = problem.select(torch.tensor([row]))
+        single = method.ascend(alone, alone.initial())
+        torch.testing.assert_close(together.bound[row], single.bound[0], rtol=1e-6, atol=1e-6)

@@ -28,13 +28,14 @@ from verify.bab.strategy import (
 )
 from verify.bab.techniques.branched_bounds import BranchedBounds
 from verify.bab.techniques.cutting_planes import CuttingPlanes
-from verify.bab.techniques.leaf_programs import LeafPrograms
+from verify.bab.techniques.linear_programs import LinearPrograms
 from verify.bab.techniques.output_constraints import OutputConstraints
 from verify.bab.techniques.roots import Roots, RootsBounded
 from verify.bounders.output_constrained import OutputConstrained
 from verify.bounders.restricted import Restricted
 from verify.bounders.tracing import Provable
 from verify.bounders.undefined import hopeless
+from verify.branching.fsb import split_at
 from verify.branching.inputs import widest_effect
 from verify.branching.rule import BranchingRule, Split
 from verify.deadline import Deadline
@@ -50,7 +51,7 @@ class SplitActivations:
     """Root bounds for good, splits of pre-activations, inherited dual points.
 
     start: what is known at the beginning. roots, cuts, branched: what is done for all subproblems at once; branched: None for never. methods: to
-    tighten layers over unsafe points. leaves: for what has no activation left to split. further: techniques for every batch.
+    tighten layers over unsafe points. programs: for what has no activation left to split, and where ascents lead nowhere. further: techniques for every batch.
     """
 
     start: RootBounds
@@ -60,7 +61,7 @@ class SplitActivations:
     cuts: CuttingPlanes
     methods: Sequence[OutputConstrained] = ()
     branched: BranchedBounds | None = None
-    leaves: LeafPrograms = field(default_factory=LeafPrograms)
+    programs: LinearPrograms = field(default_factory=LinearPrograms)
     further: tuple[Technique[Bounded], ...] = ()
 
     @property
@@ -185,6 +186,8 @@ class SplitActivations:
         return Result(bounded, tuple(seen))
 
     def bound(self, subproblems: Subproblems, knowledge: Knowledge, deadline: Deadline) -> Result:
+        if self.programs.instead(knowledge):
+            return self._solved(subproblems, knowledge, deadline)
         began, shared = time.monotonic(), knowledge.shared
         subproblems = subproblems.with_cuts(CutShares.name, shared.cuts.count)
         ascent = self.child.longer(knowledge.effort.splitting.factor)
@@ -201,20 +204,37 @@ class SplitActivations:
             (self.cuts, *self._constraints(shared), *self.further), bounded, knowledge, deadline
         )
         knowledge = knowledge.learned(*seen)
-        bounded, last = applied((self.leaves,), bounded, knowledge, deadline)
+        bounded, last = applied((self.programs,), bounded, knowledge, deadline)
         return Result(bounded, (split, *seen, *last))
 
+    def _solved(self, subproblems: Subproblems, knowledge: Knowledge, deadline: Deadline) -> Result:
+        """By programs alone."""
+        inputs = slice(0, knowledge.shared.network.inputs)
+        middle = knowledge.shared.dual(subproblems, knowledge.shared.working).bounds.map(
+            lambda end: end[:, inputs]
+        )
+        none = torch.zeros(len(subproblems), dtype=torch.bool, device=subproblems.clause.device)
+        bounded = Bounded(subproblems, none, (middle.lower + middle.upper) / 2)
+        bounded, seen = applied((self.programs,), bounded, knowledge, deadline)
+        return Result(bounded, seen)
+
     def due(self, seconds: float, knowledge: Knowledge, deadline: Deadline) -> bool:
-        if self.branched is None or not knowledge.shared.tracer.renewable:
+        if not knowledge.shared.tracer.renewable:
             return False
-        return self.branched.due(knowledge.shared.passes, seconds, knowledge.effort.splitting, deadline)
+        if self.programs.due_for_all(knowledge, deadline):
+            return True
+        return self.branched is not None and self.branched.due(
+            knowledge.shared.passes, seconds, knowledge.effort.splitting, deadline
+        )
 
     def refine_roots(
         self, waiting: Subproblems, knowledge: Knowledge, batch: int, deadline: Deadline, run: Mapper
     ) -> tuple[Subproblems, list[Result]]:
-        assert self.branched is not None
         began = time.monotonic()
         clauses = torch.tensor(self.clauses_of(waiting.clause, knowledge), device=waiting.clause.device)
+        if self.programs.due_for_all(knowledge, deadline):
+            return waiting.select(slice(0)), self._by_programs(waiting, clauses, knowledge, batch, deadline)
+        assert self.branched is not None
         before = knowledge.shared.root_bound
         shared = self.branched.apply(knowledge.shared, clauses, deadline, run)
         spent = time.monotonic() - began
@@ -249,6 +269,17 @@ class SplitActivations:
         alone = not len(kept) and len(roots) == 1
         return kept, self._renewed(roots, knowledge.learned(seen), deadline, alone, seen)
 
+    def _by_programs(
+        self, waiting: Subproblems, clauses: Tensor, knowledge: Knowledge, batch: int, deadline: Deadline
+    ) -> list[Result]:
+        """The roots in the place of all that waits; what is split of them is solved as linear programs."""
+        shared = self.programs.granted(knowledge.shared, deadline)
+        shared.tracer.abandoned(waiting)
+        none = waiting.lower_bound[:0]
+        seen = RootsBounded(self.programs.name, 0.0, none, none, none.bool(), anew=True, shared=shared)
+        roots = self._all_optimised(clauses, knowledge.learned(seen), batch, deadline, True)
+        return [Result(roots[0].bounded.select(slice(0)), (seen,)), *roots]
+
     def _all_optimised(
         self, clauses: Tensor, knowledge: Knowledge, batch: int, deadline: Deadline, instead: bool = False
     ) -> list[Result]:
@@ -273,13 +304,21 @@ class SplitActivations:
                 results.append(result)
         return results
 
+    def at_once(self, knowledge: Knowledge) -> int | None:
+        """Few where programs tell what to split: each learns from those before."""
+        return self.programs.at_once if self.programs.instead(knowledge) else None
+
     def choose(self, subproblems: Subproblems, knowledge: Knowledge, deadline: Deadline) -> Split:
         shared = knowledge.shared
         problem = shared.dual(subproblems, shared.working)
         state = problem.clamp(subproblems.state.to(shared.network.device, shared.working.dtype))
         spreads = _spreads(shared, problem.bounds)
         children = partial(self._children, shared, subproblems, deadline) if spreads else None
-        split = self.brancher.choose(problem, state, children)
+        told = subproblems.suggested >= 0
+        if bool(told.all()):
+            split = split_at(problem, state, subproblems.suggested)
+        else:
+            split = self.brancher.choose(problem, state, children)
         if shared.network.sided:
             lost = hopeless(problem.network, problem.bounds, problem.objective)
             split = replace(split, variable=torch.where(lost, -2, split.variable))

@@ -212,6 +212,7 @@ class Ledger:
     )
     last: int = 0  # subproblems, the last time
     in_vain: float = 0.0  # seconds
+    total: float = 0.0  # seconds
     # sums, fading: 1, n, seconds, n^2, n * seconds
     calls: NDArray[Any] = field(default_factory=lambda: np.zeros(5))
 
@@ -235,6 +236,11 @@ class Ledger:
         """Subproblems that take no longer together than an application to none does."""
         whole, each = self.line
         return int(whole / each) if each else 0
+
+    @property
+    def hopeless(self) -> bool:
+        """Whether it lately brought next to nothing."""
+        return not len(self.seen) or float(self.seen[:, 1].mean()) < _HARDLY
 
     def gain_beside(self, bound: Float[Tensor, " batch"]) -> Float[Tensor, " batch"]:
         """The mean gain of the subproblems lately seen whose bounds are next to these."""
@@ -270,6 +276,7 @@ class Effort:
             ledger,
             seen=torch.cat([ledger.seen, rows])[-_MEMORY:],
             last=count,
+            total=ledger.total + seen.seconds,
             calls=(1 - _WEIGHT) * ledger.calls + call,
         )
         paid = self.splitting.worth(seen.before, gains, self._price(seen.seconds / count))
@@ -325,6 +332,10 @@ class Effort:
         """Of a subproblem, in children; infinite before one is known."""
         child = self.splitting.seconds
         return seconds / child if child else math.inf
+
+    def knows(self, technique: str) -> bool:
+        """Whether a technique was ever seen."""
+        return technique in self.ledgers
 
     def ledger(self, technique: str) -> Ledger:
         """What is known of a technique."""

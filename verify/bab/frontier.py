@@ -35,6 +35,8 @@ _STORAGE = {Alpha.name: Storage(torch.float16), Beta.name: Storage(along_splits=
 _PART = "state."
 # Rows that there is room for at once.
 FEWEST = 256
+# Of a bound, for each split: where bounds tell nothing, subtrees are finished before others are begun.
+_DEEPER = 1e-9
 
 
 class Frontier:
@@ -44,7 +46,7 @@ class Frontier:
         """storage: how the parts of dual points wait, by term, where they do not wait as they come."""
         self._capacity_bytes, self._storage = capacity_bytes, storage
         self._columns: dict[str, Tensor] = {}
-        self._priority = torch.zeros(0)
+        self._priority = torch.zeros(0, dtype=torch.float64)
         self._count = 0
 
     def __len__(self) -> int:
@@ -53,7 +55,11 @@ class Frontier:
     @property
     def worst(self) -> float:
         """The lowest bound waiting; infinity when nothing is."""
-        return float(self._priority.min()) if self._count else float("inf")
+        if not self._count:
+            return float("inf")
+        return float(
+            self._columns["lower_bound"][self._priority.argmin()].nan_to_num(nan=-1e30, neginf=-1e30)
+        )
 
     @property
     def bytes(self) -> int:
@@ -80,7 +86,7 @@ class Frontier:
             return
         # Whatever comes may be of another network.
         if not self._count:
-            self._columns, self._priority = {}, torch.zeros(0)
+            self._columns, self._priority = {}, torch.zeros(0, dtype=torch.float64)
         values = _columns(batch)
         self._make_room(values, len(batch))
         slots = self._priority.isposinf().nonzero()[: len(batch), 0]
@@ -92,7 +98,8 @@ class Frontier:
                     value, (0, column.shape[1] - value.shape[1]), value=_fill(name)
                 )
             column[slots] = value.to(column)
-        self._priority[slots] = batch.lower_bound.to("cpu", torch.float32).nan_to_num(nan=-1e30, neginf=-1e30)
+        bound = batch.lower_bound.to("cpu", torch.float64).nan_to_num(nan=-1e30, neginf=-1e30)
+        self._priority[slots] = bound - _DEEPER * (batch.split_variable >= 0).sum(1).cpu()
         self._count += len(batch)
 
     def pop(self, count: int, device: torch.device, dtype: torch.dtype) -> Subproblems:
@@ -145,7 +152,7 @@ class Frontier:
             if old is not None:
                 new[tuple(slice(0, n) for n in old.shape)] = old
             self._columns[name] = new
-        grown = torch.full((rows,), torch.inf)
+        grown = torch.full((rows,), torch.inf, dtype=torch.float64)
         grown[: self._priority.shape[0]] = self._priority
         self._priority = grown
 

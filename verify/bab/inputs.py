@@ -206,6 +206,10 @@ class SplitInputs:
     ) -> tuple[Subproblems, list[Result]]:
         return waiting, []
 
+    def at_once(self, knowledge: Knowledge) -> int | None:
+        """As many as there is room for."""
+        return None
+
     def choose(self, subproblems: Subproblems, knowledge: Knowledge, deadline: Deadline) -> Split:
         """The input that the bound depends on most; steps instead, where few of a layer are left to part."""
         box = self.bounder.boxes(subproblems)

@@ -263,7 +263,9 @@ class BranchAndBound:
         """The next batch: this worker's share of what waits."""
         share = max(-(-len(self.frontier) // idle), _FEW)
         soon_done = max(int(_STEP_SECONDS / max(self._seconds, 1e-9)), _FEW)
-        return self.frontier.pop(min(self.batch, share, soon_done), self.network.device, self.network.dtype)
+        most = self.strategy.at_once(self.knowledge) or self.batch
+        count = min(self.batch, share, soon_done, most)
+        return self.frontier.pop(count, self.network.device, self.network.dtype)
 
     def next_attack(self, clauses: list[int]) -> Callable[[Deadline], Witness | None] | None:
         """Rounds on the clauses open after the root while there are any, then descents from minimisers; each now and then."""

@@ -40,11 +40,23 @@ class Passes:
 
 
 @dataclass(frozen=True, eq=False)
+class Programs:
+    """What is known of linear programs for all subproblems.
+
+    seconds: for which they are solved, and longer if that refutes some; 0: they are not. involved: of each variable, in how many of
+    the latest refutations it was split, those long ago counting less.
+    """
+
+    seconds: float
+    involved: Float[Tensor, " variables"]
+
+
+@dataclass(frozen=True, eq=False)
 class RootBounds:
     """One network, in the precision of proofs and the working one, and what is known on the boxes of its clauses.
 
     index_of_box: of each of the property's boxes, its row of `bounds`, or -1. root_bound: of each clause, as its last ascent left it. steps:
-    kinds of tightening that subproblems remember.
+    kinds of tightening that subproblems remember. programs: where all subproblems are solved as linear programs.
     """
 
     problem: Problem
@@ -59,6 +71,7 @@ class RootBounds:
     bounds: Bounds
     root_bound: Float[Tensor, " clauses"]
     passes: Passes = Passes()
+    programs: Programs | None = None
     rigorous: bool = True
 
     @classmethod

@@ -122,6 +122,9 @@ class Strategy(Protocol):
     def bound(self, subproblems: Subproblems, knowledge: Knowledge, deadline: Deadline) -> Result:
         """Bounds the subproblems, each no looser than what it inherited."""
 
+    def at_once(self, knowledge: Knowledge) -> int | None:
+        """How many subproblems are to be split at a time, at most; None: as many as there is room for."""
+
     def choose(self, subproblems: Subproblems, knowledge: Knowledge, deadline: Deadline) -> Split:
         """Where to split each subproblem; variable -1 where nothing is left to split."""
 
@@ -199,7 +202,7 @@ def root_subproblems(
         torch.tensor(list(clauses), dtype=torch.int64, device=device), torch.full((count,), -torch.inf, device=device),
         none, none.double(), none, state, torch.zeros(count, slopes, device=device), -unknown, unknown,
         torch.full((count, steps), -torch.inf, device=device), torch.zeros(count, dtype=torch.bool, device=device),
-        torch.zeros(count, dtype=torch.int64, device=device),
+        torch.full((count,), -1, device=device), torch.zeros(count, dtype=torch.int64, device=device),
     )  # fmt: skip
 
 

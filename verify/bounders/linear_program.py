@@ -18,9 +18,10 @@ time of a linear program grows with the square of their size or worse.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import suppress
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
+from functools import cached_property
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -35,13 +36,13 @@ from torch import Tensor
 from verify.bounders.ascent import Ascended, Bounder, Observer
 from verify.deadline import Deadline
 from verify.errors import ResourceError
-from verify.lagrangian.beta import Beta
 from verify.lagrangian.dual import DualProblem
 from verify.lagrangian.rho import Rho
 from verify.lagrangian.supports import join
 from verify.lagrangian.sweeps import sources
 from verify.network.activations.base import spread
 from verify.network.activations.mixing import Mixing
+from verify.network.activations.relu import Relu
 from verify.network.graph import Layer, Network
 from verify.state import DualState
 
@@ -54,6 +55,24 @@ _TINY = 1e-12  # HiGHS drops smaller coefficients
 _GRID = 16  # intervals of the grid in which a line's parameter is looked for
 _SEARCHES = 12  # how often the grid is refined: to 2^-36 of the parameter's range
 _RAY_LENGTHS = (1e2, 1e4, 1e6)  # how far to go along a ray that proves the relaxation empty
+
+
+@dataclass(frozen=True)
+class Solved(Ascended):
+    """With what the programs' optima tell of where to split."""
+
+    best: _Best = field(kw_only=True)
+
+    def gaps(self) -> Float[Tensor, "batch variables"]:
+        """How far the optimum of the first objective's program is from the activation's value, of each variable that can be split.
+
+        0 where a split gains nothing, and of subproblems whose optimum is not known.
+        """
+        return self.best.gaps()
+
+    def influence(self) -> Float[Tensor, " variables"]:
+        """How much else in a program hangs on each pre-activation: the mean of its operands' columns, by sizes of entries, and its output's."""
+        return self.best.influence()
 
 
 @dataclass(frozen=True)
@@ -83,64 +102,127 @@ class LinearProgram(Bounder):
     def ascend(
         self, problem: DualProblem, state: DualState, target: float = torch.inf, deadline: Deadline | None = None,
         soft_deadline: Deadline | None = None, observe: Observer | None = None,
-    ) -> Ascended:  # fmt: skip
+    ) -> Solved:  # fmt: skip
         """The optimum of every objective not above `target` already; what `soft_deadline` leaves no time for stays as it was.
 
         `iterations` counts the programs solved. Raises OutOfTimeError when the deadline passes, ResourceError.
         """
         self.admit(problem.network)
         deadline, soft_deadline = deadline or Deadline(), soft_deadline or Deadline()
-        best, maps = _Best(problem, state, observe), _Maps.of(problem)
+        shared = _Shared(problem)
+        best = _Best(shared, state, observe)
         for row, which in product(range(problem.batch), range(problem.objectives)):
             if soft_deadline.remaining <= 0:
                 break
             if not float(best.bound[row, which]) > target:
-                self._improve(best, row, which, maps, deadline, soft_deadline)
+                best.suggest(row, which, *self._solved(shared, row, which, deadline, soft_deadline))
         return best.ascended()
 
-    def _improve(
-        self, best: _Best, row: int, which: int, maps: _Maps, deadline: Deadline, soft_deadline: Deadline
-    ) -> None:
-        part = best.problem.select(torch.tensor([row], device=best.bound.device))
-        program = _Program(part.asked(part.objective.map(lambda value: value[:, which : which + 1])), maps)
-        for _ in range(self.rounds):
+    def _solved(
+        self, shared: _Shared, row: int, which: int, deadline: Deadline, soft_deadline: Deadline
+    ) -> tuple[list[Array], Array | None, int]:
+        """Dual values that programs suggest, the last optimum's columns if it was found, and how many programs that took."""
+        program, found, rounds = shared.program(row, which), [], 0
+        while rounds < self.rounds:
             deadline.check()
-            points = program.solve(min(deadline.remaining, soft_deadline.remaining))
+            rounds += 1
+            found += program.solve(min(deadline.remaining, soft_deadline.remaining))
             deadline.check()
-            best.offer(row, which, program.problem, points)
             if soft_deadline.remaining <= 0 or not program.refine():
                 break
+        return found, program.values, rounds
 
 
 class _Best:
-    """The best dual point of every objective so far: multipliers alone."""
+    """The best dual point of every objective so far: multipliers alone. Suggested ones are evaluated together, at the end."""
 
-    def __init__(self, problem: DualProblem, state: DualState, observe: Observer | None) -> None:
+    def __init__(self, shared: _Shared, state: DualState, observe: Observer | None) -> None:
+        self.shared, problem = shared, shared.problem
         start = problem.decoupled(problem.clamp(state))
         self.problem, self.programs = problem, 0
         self.observe = observe or (lambda count, bound: None)
-        self.state = start.map(torch.Tensor.clone)
+        self.state = start
         bound = problem.evaluate(start).bound
         self.bound = torch.where(bound.isnan(), -torch.inf, bound)
+        self.suggested: list[list[tuple[int, int, Array]]] = []
+        self.optima: list[tuple[int, int, Array]] = []
         self.observe(self.programs, self.bound)
 
-    def offer(self, row: int, which: int, single: DualProblem, points: list[DualState]) -> None:
-        """Dual points of one objective's own problem; the best is kept if it is better than what there was."""
-        for point in points:
-            bound = float(single.evaluate(single.clamp(point)).bound)
-            if bound > float(self.bound[row, which]):
-                self.bound[row, which] = bound
-                for name, part in point.items():
-                    self.state[name][row, which] = part[0, 0]
-        self.programs += 1
+    def suggest(
+        self, row: int, which: int, points: list[Array], optimum: Array | None, programs: int
+    ) -> None:
+        """Dual values for one objective, and the optimum of the last of its programs."""
+        for number, dual in enumerate(points):
+            if number == len(self.suggested):
+                self.suggested.append([])
+            self.suggested[number].append((row, which, dual))
+        if optimum is not None:
+            self.optima.append((row, which, optimum))
+        self.programs += programs
+
+    def _offer(self, points: list[tuple[int, int, Array]]) -> None:
+        """At most one dual point for each objective; it is kept if it is better than what there was."""
+        rows, which, duals = zip(*points, strict=True)
+        index, dual = (list(rows), list(which)), torch.from_numpy(np.stack(duals)).to(self.bound)
+        state = self.state.map(torch.clone)
+        rho, first = self.problem.term(Rho), 0
+        for layer in self.problem.layers:
+            place = rho.place(layer)
+            state["rho"][..., place][index] = dual[:, first : first + layer.size]
+            first += layer.size
+        state["constraint_weights"][index], state["beta"][index] = dual[:, first:], 0.0
+        state = self.problem.clamp(state)
+        bound = self.problem.evaluate(state).bound
+        better = torch.zeros_like(bound, dtype=torch.bool)
+        better[index] = (bound > self.bound)[index]
+        self.bound = torch.where(better, bound, self.bound)
+        kept = better[..., None]
+        self.state = self.state.map(lambda old, new: torch.where(kept, new, old), state)
         self.observe(self.programs, self.bound)
 
-    def ascended(self) -> Ascended:
+    def ascended(self) -> Solved:
         """The points found, evaluated together."""
+        for points in self.suggested:
+            self._offer(points)
         state = self.problem.clamp(self.state)
         found = self.problem.evaluate(state)
         minimiser = self.problem.domain.input_minimiser(found.input_cotangent)
-        return Ascended(found.bound, state, minimiser, self.programs)
+        return Solved(found.bound, state, minimiser, self.programs, best=self)
+
+    def gaps(self) -> Float[Tensor, "batch variables"]:
+        """See `Solved`."""
+        bounds, maps = self.problem.bounds, self.shared.maps
+        found = torch.zeros_like(bounds.lower)
+        optima = {row: optimum for row, which, optimum in self.optima if which == 0}
+        if not optima:
+            return found
+        index = torch.tensor(list(optima), device=found.device)
+        values, gaps = found.new_tensor(np.stack(list(optima.values()))), found[index]
+        lower, upper = bounds.lower[index], bounds.upper[index]
+        for layer in self.problem.layers:
+            activation, columns = layer.activation, layer.variables
+            z, y = maps.values(self.problem.network, layer, values)
+            point = activation.split_point(lower[:, columns], upper[:, columns])
+            gap = activation.beside((activation.forward(z) - y).abs(), layer.size)
+            gaps[:, columns] = torch.where(point.isnan() | ~(gap > _TOLERANCE), 0.0, gap)
+        found[index] = gaps
+        return found
+
+    def influence(self) -> Float[Tensor, " variables"]:
+        """See `Solved`."""
+        maps, like = self.shared.maps, self.problem.bounds.lower
+        rows, columns = maps.equalities, maps.equalities.places
+        sizes = np.abs(rows.values)
+        whole = np.bincount(columns, sizes, minlength=maps.width)
+        owners = np.repeat(np.arange(len(rows.lower)), rows.lengths.astype(np.int64))
+        mean = np.bincount(owners, sizes * whole[columns]) / np.bincount(owners, sizes)
+        found, first = torch.zeros_like(like[0]), 0
+        for layer in self.problem.layers:
+            own = like.new_tensor(mean[first : first + layer.size])
+            _, out = maps.values(self.problem.network, layer, like.new_tensor(whole))
+            found[layer.variables] = own + layer.activation.beside(out, layer.size)
+            first += layer.size
+        return found
 
 
 @dataclass(frozen=True)
@@ -191,6 +273,12 @@ class _Maps:
         rows = [_equalities(network, layer, columns, pre_columns) for layer in problem.layers]
         return cls(columns, pre_columns, width + 1, _Rows.joined(rows))
 
+    def values(self, network: Network, layer: Layer, values: Tensor) -> tuple[Tensor, Tensor]:
+        """A layer's pre-activations and outputs among all columns' values, [*batch, size] each."""
+        first, second = self.pre_columns[layer.node], self.columns[layer.node]
+        post = network.nodes[layer.node].size
+        return values[..., first : first + layer.size], values[..., second : second + post]
+
 
 def _entries(parts: dict[int, Tensor], columns: dict[int, int]) -> tuple[Tensor, Tensor, Tensor]:
     """The nonzero entries of functionals of several nodes' values: row, column, value."""
@@ -228,60 +316,153 @@ def _equalities(
     return _sorted_rows(row, column, value, like, like)
 
 
-class _Program:
-    """The linear program of one objective on one box."""
+@dataclass(frozen=True)
+class _FirstLines:
+    """Supporting lines of one layer, sign and parameter for all subproblems: slopes and intercept of every output.
 
-    def __init__(self, problem: DualProblem, maps: _Maps) -> None:
-        self.problem, self.maps = problem, maps
-        parts = [maps.equalities, self._objective_rows(), *self._first_lines()]
-        self.solver = _solver(self._model(_Rows.joined(parts)))
-        self.solved = False
-        self.values: Array | None = None  # the last optimum's columns
+    Those that are not finite, or among the lines of earlier parameters, are lines that limit nothing.
+    """
 
-    def _objective_rows(self) -> _Rows:
+    layer: Layer
+    sign: float
+    lines: Float[NDArray[Any], "batch post copies+1"]
+
+    @property
+    def level(self) -> bool:
+        """Whether all of them are limits of the outputs alone."""
+        return not self.lines[..., :-1].any()
+
+
+class _Shared:
+    """What the programs of one problem have in common. They have the same rows, so one is made of another, and starts from its optimum."""
+
+    def __init__(self, problem: DualProblem) -> None:
+        self.problem, self.maps = problem, _Maps.of(problem)
+        lines = [found for layer in problem.layers for found in self._first_lines(layer)]
+        self.first_lines = [some for some in lines if not some.level]
+        self.limits = self._limits([some for some in lines if some.level])
+        self.objectives: dict[bytes, _Rows] = {}
+        self.latest: _Program | None = None
+
+    def _limits(self, level: list[_FirstLines]) -> tuple[Array, Array]:
+        """The columns' lower and upper limits on each box: inputs and pre-activations have theirs, outputs those of level lines."""
+        bounds, inputs, maps = self.problem.bounds, self.problem.network.inputs, self.maps
+        shape = len(bounds), maps.width
+        lower, upper = np.full(shape, -np.inf), np.full(shape, np.inf)
+        for limits, end in ((lower, bounds.lower), (upper, bounds.upper)):
+            values = end.cpu().double().numpy()
+            limits[:, :inputs] = values[:, :inputs]
+            for layer in self.problem.layers:
+                first = maps.pre_columns[layer.node]
+                limits[:, first : first + layer.size] = values[:, layer.variables]
+        for some in level:
+            first, value = maps.columns[some.layer.node], some.lines[..., -1]
+            limits, tighter = (lower, np.maximum) if some.sign > 0 else (upper, np.minimum)
+            own = slice(first, first + value.shape[1])
+            limits[:, own] = tighter(limits[:, own], value)
+        return lower, np.maximum(lower, upper)
+
+    def program(self, row: int, which: int) -> _Program:
+        """The program of one objective on one box."""
+        objective, latest = self._objective_rows(row, which), self.latest
+        if latest is None or latest.refined or latest.objective is not objective:
+            self.latest = _Program(self, row, objective)
+        else:
+            latest.move(row)
+        assert self.latest is not None
+        return self.latest
+
+    def _first_lines(self, layer: Layer) -> Iterator[_FirstLines]:
+        """The lines of the parameters' ends and of CROWN's."""
+        hull = self.problem.domain.hulls[layer.node]
+        for sign in (1.0, -1.0):
+            known: list[Array] = []
+            for alpha in (*hull.alpha_range, hull.initial()):
+                lines = _lines(self.problem, layer, sign, alpha)
+                wanted: NDArray[np.bool_] = np.asarray(np.isfinite(lines).all(2))
+                for old in known:
+                    wanted &= (lines != old).any(2)
+                known.append(lines)
+                if wanted.any():
+                    none = np.append(np.zeros(lines.shape[2] - 1), -sign * np.inf)
+                    yield _FirstLines(layer, sign, np.where(wanted[..., None], lines, none))
+
+    def _objective_rows(self, row: int, which: int) -> _Rows:
         """`v - C_j y - E_j x_0 >= -d_j`, everything behind the last activations carried back to them."""
         problem, network = self.problem, self.problem.network
-        parts = sources(network, problem.node, problem.objective.coefficients[0, 0])
-        if problem.objective.input_coefficients.shape[3]:
-            join(parts, 0, problem.objective.input_coefficients[0, 0])
-        row, column, value = _entries(parts, self.maps.columns)
-        own = torch.arange(problem.constraints.count, device=row.device)
-        constant = problem.objective.coefficients[0, 0] @ network.offsets[problem.node]
-        return _sorted_rows(
-            torch.cat([own, row]), torch.cat([torch.full_like(own, self.maps.width - 1), column]),
-            torch.cat([torch.ones_like(constant), -value]), constant - problem.objective.thresholds[0, 0],
+        objective = problem.objective.map(lambda part: part[row, which])
+        tensors = (objective.coefficients, objective.thresholds, objective.input_coefficients)
+        key = b"".join(part.cpu().numpy().tobytes() for part in tensors)
+        if key in self.objectives:
+            return self.objectives[key]
+        parts = sources(network, problem.node, objective.coefficients)
+        if objective.input_coefficients.shape[1]:
+            join(parts, 0, objective.input_coefficients)
+        at, column, value = _entries(parts, self.maps.columns)
+        own = torch.arange(problem.constraints.count, device=at.device)
+        constant = objective.coefficients @ network.offsets[problem.node]
+        self.objectives[key] = _sorted_rows(
+            torch.cat([own, at]), torch.cat([torch.full_like(own, self.maps.width - 1), column]),
+            torch.cat([torch.ones_like(constant), -value]), constant - objective.thresholds,
             torch.full_like(constant, torch.inf),
         )  # fmt: skip
+        return self.objectives[key]
 
-    def _first_lines(self) -> list[_Rows]:
-        """The lines of the parameters' ends and of CROWN's."""
-        found = []
-        for layer in self.problem.layers:
-            hull = self.problem.domain.hulls[layer.node]
-            for sign in (1.0, -1.0):
-                known: list[Array] = []
-                for alpha in (*hull.alpha_range, hull.initial()):
-                    lines = self._lines(layer, sign, alpha)
-                    new = np.isfinite(lines).all(1)
-                    for old in known:
-                        new &= (lines != old).any(1)
-                    known.append(lines)
-                    found.append(self._line_rows(layer, sign, lines, np.flatnonzero(new)))
-        return found
 
-    def _lines(self, layer: Layer, sign: float, alpha: Tensor) -> Array:
-        """The supporting lines of a sign at these parameters: slopes and intercept, [post, copies + 1]."""
-        post = self.problem.network.nodes[layer.node].size
-        signs = alpha.new_full((1, 1, post), sign)
-        hull = self.problem.domain.hulls[layer.node]
-        line = hull.line(signs, alpha)
-        slopes, intercept = torch.broadcast_to(line.slope, (1, 1, layer.size)), line.intercept
-        tiny = (slopes != 0) & (slopes.abs() < _TINY)
-        worst = sign * torch.minimum(sign * slopes * hull.lower, sign * slopes * hull.upper)
-        intercept = intercept + torch.where(tiny, worst, 0.0).unflatten(-1, (-1, post)).sum(-2)
-        slopes = torch.where(tiny, 0.0, slopes)
-        table = torch.cat([slopes.reshape(-1, post), torch.broadcast_to(intercept, (1, 1, post))[0]])
-        return np.array(table.T.cpu().double().numpy())
+def _lines(problem: DualProblem, layer: Layer, sign: float, alpha: Tensor) -> Array:
+    """The supporting lines of a sign at these parameters: slopes and intercept, [batch, post, copies + 1]."""
+    post = problem.network.nodes[layer.node].size
+    hull, batch = problem.domain.hulls[layer.node], problem.batch
+    line = hull.line(alpha.new_full((batch, 1, post), sign), alpha)
+    slopes, intercept = torch.broadcast_to(line.slope, (batch, 1, layer.size)), line.intercept
+    tiny = (slopes != 0) & (slopes.abs() < _TINY)
+    worst = sign * torch.minimum(sign * slopes * hull.lower, sign * slopes * hull.upper)
+    intercept = intercept + torch.where(tiny, worst, 0.0).unflatten(-1, (-1, post)).sum(-2)
+    slopes = torch.where(tiny, 0.0, slopes).reshape(batch, -1, post)
+    table = torch.cat([slopes, torch.broadcast_to(intercept, (batch, 1, post))], 1)
+    return np.array(table.transpose(1, 2).cpu().double().numpy())
+
+
+class _Program:
+    """The linear program of an objective on one box."""
+
+    def __init__(self, shared: _Shared, row: int, objective: _Rows) -> None:
+        self.shared, self.row, self.objective, self.maps = shared, row, objective, shared.maps
+        first = [
+            self._line_rows(some.layer, some.sign, some.lines[row], np.arange(some.lines.shape[1]))
+            for some in shared.first_lines
+        ]
+        self.solver = _solver(self._model(_Rows.joined([self.maps.equalities, objective, *first])))
+        self.started = self.refined = False
+        self.values: Array | None = None  # the last optimum's columns
+
+    def move(self, row: int) -> None:
+        """Makes it that of another box, with no lines but the first ones."""
+        count = len(self.maps.equalities.lower) + len(self.objective.lower)
+        for some in self.shared.first_lines:
+            new = some.lines[row]
+            chosen = np.flatnonzero((new != some.lines[self.row]).any(1))
+            rows = self._line_rows(some.layer, some.sign, new, chosen)
+            owners = np.repeat(chosen + count, len(rows.columns) // max(1, len(chosen)))
+            for entry in zip(owners.tolist(), rows.columns.tolist(), rows.values.tolist(), strict=True):
+                self.solver.changeCoeff(*entry)
+            for limits in zip(
+                (chosen + count).tolist(), rows.lower.tolist(), rows.upper.tolist(), strict=True
+            ):
+                self.solver.changeRowBounds(*limits)
+            count += len(new)
+        self.row = row
+        self.__dict__.pop("problem", None)
+        width = self.maps.width
+        lower, upper = (end[row] for end in self.shared.limits)
+        self.solver.changeColsBounds(width, np.arange(width, dtype=np.int32), lower, upper)
+        self.solver.setOptionValue("presolve", "choose")
+
+    @cached_property
+    def problem(self) -> DualProblem:
+        """The problem of this box alone."""
+        index = torch.tensor([self.row], device=self.shared.problem.bounds.lower.device)
+        return self.shared.problem.select(index)
 
     def _line_rows(self, layer: Layer, sign: float, lines: Array, chosen: NDArray[np.int64]) -> _Rows:
         """`y - slope z >= intercept`, or `<=` where the sign is negative, for the chosen outputs."""
@@ -296,7 +477,7 @@ class _Program:
 
     def _model(self, rows: _Rows) -> Any:
         """Everything as HiGHS takes it."""
-        lower, upper = self._column_limits()
+        lower, upper = (end[self.row] for end in self.shared.limits)
         model = highspy.HighsLp()
         model.num_col_, model.num_row_ = self.maps.width, len(rows.lower)
         model.col_cost_ = np.append(np.zeros(self.maps.width - 1), 1.0)
@@ -307,35 +488,24 @@ class _Program:
         model.a_matrix_.index_, model.a_matrix_.value_ = rows.places, rows.values
         return model
 
-    def _column_limits(self) -> tuple[Array, Array]:
-        """The box of inputs and pre-activations; outputs and v are free."""
-        bounds, inputs = self.problem.bounds, self.problem.network.inputs
-        ends = bounds.lower, torch.maximum(bounds.lower, bounds.upper)
-        box = [end[0].cpu().double().numpy() for end in ends]
-        limits = [np.full(self.maps.width, -np.inf), np.full(self.maps.width, np.inf)]
-        for end, values in zip(limits, box, strict=True):
-            end[:inputs] = values[:inputs]
-            for layer in self.problem.layers:
-                first = self.maps.pre_columns[layer.node]
-                end[first : first + layer.size] = values[layer.variables]
-        return limits[0], limits[1]
+    def solve(self, seconds: float) -> list[Array]:
+        """Solves the program; the dual values of its first rows that this suggests, none where it failed.
 
-    def solve(self, seconds: float) -> list[DualState]:
-        """Solves the program; the dual points that this suggests, none where it failed.
-
-        Interior points first and simplex after them, which starts from the last optimum: on networks the quickest by far.
+        Interior points first, on networks the quickest by far; simplex from an optimum of this program or of another of the same rows.
         """
         self.values, deadline = None, Deadline.after(seconds)
-        for method in ("simplex",) if self.solved else ("ipm", "simplex"):
+        for method in ("simplex",) if self.started else ("ipm", "simplex"):
             status = self._run(method, deadline)
             if status == highspy.HighsModelStatus.kInfeasible:
                 return self._along_the_ray(deadline)
             if status == highspy.HighsModelStatus.kOptimal:
-                self.solved = True
-                self.values = np.array(self.solver.getSolution().col_value)
+                self._keep()
                 break
         solution = self.solver.getSolution()
         return self._points(np.array(solution.row_dual)) if solution.dual_valid else []
+
+    def _keep(self) -> None:
+        self.values, self.started = np.array(self.solver.getSolution().col_value), True
 
     def _run(self, method: str, deadline: Deadline) -> Any:
         """What one of HiGHS's methods says; its clock runs on over all of them."""
@@ -344,7 +514,7 @@ class _Program:
         self.solver.run()
         return self.solver.getModelStatus()
 
-    def _along_the_ray(self, deadline: Deadline) -> list[DualState]:
+    def _along_the_ray(self, deadline: Deadline) -> list[Array]:
         """An empty relaxation has a direction in which q rises without end; simplex alone finds it, without presolve."""
         self.solver.setOptionValue("presolve", "off")
         self._run("simplex", deadline)
@@ -354,26 +524,19 @@ class _Program:
         unit = np.array(ray) / max(np.abs(ray).max(), 1e-300)
         return [point for length in _RAY_LENGTHS for point in self._points(length * unit)]
 
-    def _points(self, dual: Array) -> list[DualState]:
-        """The state with these dual values of the program's first rows; none where they are not numbers."""
-        if not np.isfinite(dual).all():
-            return []
-        problem, like = self.problem, self.problem.bounds.lower
-        own, count, start = problem.term(Rho), problem.constraints.count, 0
-        rho = own.init(1)
-        for layer in problem.layers:
-            rho[..., own.place(layer)] = like.new_tensor(dual[start : start + layer.size])
-            start += layer.size
-        weights = like.new_tensor(dual[start : start + count])[None, None]
-        beta = problem.term(Beta).init(1)
-        return [DualState({"constraint_weights": weights, "rho": rho, "beta": beta})]
+    def _points(self, dual: Array) -> list[Array]:
+        """The dual values of the first rows: of the maps and of the objective; none where they are not numbers."""
+        problem = self.shared.problem
+        first = sum(layer.size for layer in problem.layers) + problem.constraints.count
+        return [dual[:first]] if np.isfinite(dual).all() else []
 
     def refine(self) -> bool:
         """Adds every neuron's most violated lines at the last optimum; whether there were any."""
-        if self.values is None:
+        layers = [layer for layer in self.shared.problem.layers if not isinstance(layer.activation, Relu)]
+        if self.values is None or not layers:
             return False
-        rows = _Rows.joined([part for layer in self.problem.layers for part in self._violated(layer)])
-        count, starts = len(rows.lower), rows.starts[:-1]
+        rows = _Rows.joined([part for layer in layers for part in self._violated(layer)])
+        count, starts, self.refined = len(rows.lower), rows.starts[:-1], True
         if count:
             self.solver.addRows(
                 count, rows.lower, rows.upper, len(rows.values), starts, rows.places, rows.values
@@ -398,18 +561,16 @@ class _Program:
         wrong = (excess(share) > _TOLERANCE * (1 + y.abs()))[:, 0].cpu().numpy()
         found = []
         for sign, own, chosen in zip((1.0, -1.0), share, wrong, strict=True):
-            lines = self._lines(layer, sign, alpha(own[None]))
+            lines = _lines(self.problem, layer, sign, alpha(own[None]))[0]
             chosen = np.flatnonzero(chosen & np.isfinite(lines).all(1))
             found.append(self._line_rows(layer, sign, lines, chosen))
         return found
 
     def _optimum(self, layer: Layer) -> tuple[Tensor, Tensor]:
         """A layer's pre-activations and outputs at the last optimum, [1, 1, size]."""
-        like, post = self.problem.bounds.lower, self.problem.network.nodes[layer.node].size
         assert self.values is not None
-        values = like.new_tensor(self.values)[None, None]
-        first, second = self.maps.pre_columns[layer.node], self.maps.columns[layer.node]
-        return values[..., first : first + layer.size], values[..., second : second + post]
+        values = self.problem.bounds.lower.new_tensor(self.values)[None, None]
+        return self.maps.values(self.problem.network, layer, values)
 
 
 def _highest(function: Callable[[Tensor], Tensor], start: Float[Tensor, "signs 1 post"]) -> Tensor:

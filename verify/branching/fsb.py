@@ -47,9 +47,7 @@ class FilteredSmartBranching:
             variable = self._filter(scores, losses, points, children, per_layer)
             best = scores.gather(1, variable[:, None])[:, 0]
             value = points.gather(1, variable[:, None])[:, 0]
-        kept = _both_sides(problem, state, variable[:, None], value[:, None]).keeping(sweep)
-        below, above = problem.network.split_ends(variable, value)
-        return Split(torch.where(best.isneginf(), -1, variable), below, kept.nan_to_num(nan=0.0), above)
+        return _split(problem, state, sweep, torch.where(best.isneginf(), -1, variable), value)
 
     def _filter(
         self, scores: Tensor, losses: Tensor, points: Tensor, children: Children, more: Tensor
@@ -61,6 +59,27 @@ class FilteredSmartBranching:
         gain = low + 1e-3 * high
         gain = torch.where(scores.gather(1, shortlist).isneginf(), -torch.inf, gain.nan_to_num(nan=-1e30))
         return shortlist.gather(1, gain.argmax(1, keepdim=True))[:, 0]
+
+
+def split_at(problem: DualProblem, state: DualState, variable: Int[Tensor, " batch"]) -> Split:
+    """Splits at the given variables, each where its activation says; none (-1) where that gains nothing."""
+    sweep, value = problem.evaluate(state), torch.full_like(problem.bounds.lower[:, 0], torch.nan)
+    for layer in problem.layers:
+        own = (layer.variables.start <= variable) & (variable < layer.variables.stop)
+        place = (variable - layer.variables.start).clamp(0, layer.size - 1)[:, None]
+        ends = (
+            end[:, layer.variables].gather(1, place) for end in (problem.bounds.lower, problem.bounds.upper)
+        )
+        value = torch.where(own, layer.activation.split_point(*ends)[:, 0], value)
+    return _split(problem, state, sweep, torch.where(value.isnan(), -1, variable), value)
+
+
+def _split(problem: DualProblem, state: DualState, sweep: Sweep, variable: Tensor, value: Tensor) -> Split:
+    """The splits with the multipliers that leave both children no looser."""
+    known = variable.clamp(min=0)
+    kept = _both_sides(problem, state, known[:, None], value[:, None]).keeping(sweep)
+    below, above = problem.network.split_ends(known, value)
+    return Split(variable, below, kept.nan_to_num(nan=0.0), above)
 
 
 def _best_of_layers(problem: DualProblem, losses: Tensor) -> Int[Tensor, "batch layers"]:

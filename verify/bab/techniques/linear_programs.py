@@ -1,0 +1,141 @@
+"""Small subproblems are solved as linear programs, whose optimum is the relaxation's: leaves, and all where ascents lead nowhere.
+
+Leaves (subproblems that were split at an input) have no activation left to split. In networks that encode logic a bound is 0 until
+the relaxation is empty, so next to no child is refuted, and no ascent tells what to split. There the search begins anew, with a
+program for every subproblem, as solvers of mixed integers do: it splits a neuron that the program's optimum is far from and that took part
+in many of the latest refutations (Moskewicz et al. 2001 count variables so), or that much else hangs on, while little was refuted.
+"""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass, field, replace
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from verify.bab.effort import Observation
+from verify.bab.root_bounds import Programs, RootBounds
+from verify.bab.strategy import Bounded, Knowledge
+from verify.bounders.linear_program import LinearProgram, Solved
+from verify.deadline import Deadline
+from verify.lagrangian.cuts import CutShares
+from verify.state import Subproblems
+
+_TRIED = 32  # programs that a trial on all subproblems can afford, at least
+_FADING = 0.95  # of what is known of refutations, with each further one
+_PRIOR = 0.01  # of the most that a variable can be involved: what the network tells at the beginning
+
+
+@dataclass(frozen=True)
+class ProgramsSolved(Observation):
+    """Some were refuted, with these variables split on the way."""
+
+    involved: Float[Tensor, "refuted variables"] = field(kw_only=True)
+
+    def update(self, shared: RootBounds) -> RootBounds:
+        """With these refutations, the latest ones weighing most."""
+        known, count = shared.programs, len(self.involved)
+        if known is None or not count:
+            return shared
+        weights = _FADING ** torch.arange(count - 1, -1, -1).to(known.involved)
+        involved = _FADING**count * known.involved + weights @ self.involved
+        return replace(shared, programs=replace(known, involved=involved))
+
+
+@dataclass(frozen=True)
+class LinearPrograms:
+    """At most `seconds` for the leaves of a batch, in networks of at most `variables`.
+
+    share: of the time left, for a trial on all. at_once: how many subproblems are split at a time then.
+    """
+
+    variables: int = 1000
+    seconds: float = 2.0
+    share: float = 0.1
+    at_once: int = 4
+    name: str = "linear programs"
+    once: bool = True
+
+    def due(self, bounded: Bounded, knowledge: Knowledge) -> Int[Tensor, " index"]:
+        """The open leaves; all that is open, where programs have their trial or refute anything; some where nothing else does."""
+        shared, effort, index = knowledge.shared, knowledge.effort, bounded.open
+        if not self._possible(shared):
+            return index[:0]
+        if self.instead(knowledge):
+            return index
+        leaf = bounded.subproblems.split_variable[index, -1] < shared.network.inputs
+        if leaf.any() or effort.ledger(self.name).total or not effort.splitting.hopeless:
+            return index[leaf]
+        return index[effort.chosen(self.name, bounded.subproblems.lower_bound[index])]
+
+    def instead(self, knowledge: Knowledge) -> bool:
+        """Whether programs take the ascents' place: they have their trial, or refute anything."""
+        programs, ledger = knowledge.shared.programs, knowledge.effort.ledger(self.name)
+        return programs is not None and (ledger.total < programs.seconds or not ledger.hopeless)
+
+    def due_for_all(self, knowledge: Knowledge, deadline: Deadline) -> bool:
+        """Whether the search is to begin anew with programs: as splitting leads nowhere, and many can be afforded."""
+        shared, effort = knowledge.shared, knowledge.effort
+        if shared.programs or not self._possible(shared) or not effort.splitting.hopeless:
+            return False
+        ledger = effort.ledger(self.name)
+        return bool(ledger.total) and ledger.seconds_of(_TRIED) <= self.share * deadline.remaining
+
+    def granted(self, shared: RootBounds, deadline: Deadline) -> RootBounds:
+        """With the time for the trial."""
+        seconds, none = (
+            self.share * deadline.remaining,
+            shared.bounds.lower.new_zeros(shared.network.variables),
+        )
+        return replace(shared.without_cuts(), programs=Programs(seconds, none))
+
+    def _possible(self, shared: RootBounds) -> bool:
+        return shared.network.variables <= self.variables and not shared.mixes
+
+    def apply(
+        self, bounded: Bounded, index: Int[Tensor, " index"], knowledge: Knowledge, deadline: Deadline
+    ) -> tuple[Bounded, Observation]:
+        """The subproblems with those refuted that are; the others' minimisers are the programs', and what to split."""
+        began, shared = time.monotonic(), knowledge.shared
+        before = bounded.subproblems.select(index)
+        # programs know hulls alone
+        problem = shared.dual(before.with_cuts(CutShares.name, 0), shared.network)
+        soft_deadline = deadline if shared.programs else deadline.within(self.seconds)
+        found = LinearProgram().ascend(problem, problem.initial(), 0.0, deadline, soft_deadline)
+        bound = problem.evaluate(found.state, shared.magnitudes).bound[:, 0]
+        refuted, minimiser = bounded.refuted.clone(), bounded.minimiser.clone()
+        closed = (bound > 0) & bound.isfinite()
+        chosen = closed.nonzero()[:, 0]
+        shared.tracer.leaves_by_multipliers(
+            before.select(chosen), problem.select(chosen), found.state.select(chosen)
+        )
+        refuted[index] = closed
+        minimiser[index] = found.minimiser[:, 0].to(minimiser)
+        suggested = bounded.subproblems.suggested.clone()
+        suggested[index] = self._suggested(found, shared)
+        after = bound.to(before.lower_bound).clamp(max=0)
+        after = torch.where(closed, 0.0, torch.maximum(before.lower_bound, after))
+        seconds, involved = (
+            time.monotonic() - began,
+            _involved(before.select(chosen), shared.network.variables),
+        )
+        seen = ProgramsSolved(self.name, seconds, before.lower_bound, after, closed, involved=involved)
+        return Bounded(replace(bounded.subproblems, suggested=suggested), refuted, minimiser), seen
+
+    def _suggested(self, found: Solved, shared: RootBounds) -> Int[Tensor, " batch"]:
+        """What to split; -1 where a program tells nothing."""
+        gaps, influence = found.gaps(), found.influence()
+        weight = _PRIOR * influence / influence.max().clamp(min=_PRIOR)
+        if shared.programs is not None:
+            weight = weight + shared.programs.involved
+        best = (gaps * weight).max(1)
+        return torch.where(best.values > 0, best.indices, -1)
+
+
+def _involved(refuted: Subproblems, variables: int) -> Float[Tensor, "refuted variables"]:
+    """1 for each variable that was split on the way."""
+    found = refuted.split_value.new_zeros(len(refuted), variables + 1)
+    found.scatter_(1, refuted.split_variable % (variables + 1), 1.0)
+    return found[:, :variables]
