@@ -20,6 +20,7 @@ from verify.bab.root_bounds import RootBounds
 from verify.bab.strategy import Bounded, Strategy, Technique
 from verify.bab.techniques.branched_bounds import BranchedBounds
 from verify.bab.techniques.cutting_planes import CuttingPlanes
+from verify.bab.techniques.linear_programs import LinearPrograms
 from verify.bab.techniques.other_splitting import OtherSplitting
 from verify.bab.techniques.roots import Roots, Stage
 from verify.bounders.intermediate import IntermediateBounds
@@ -228,6 +229,8 @@ def _activations(
         branched = None
     if branched is not None:
         start = replace(start, passes=branched.begin())
+    programs = LinearPrograms()
+    if branched is not None or programs.possible(start):
         tracer.expect_renewals()
     return SplitActivations(
         start,
@@ -237,5 +240,6 @@ def _activations(
         CuttingPlanes(settings.child.longer(_LONGER)),
         methods,
         branched,
-        further=settings.further,
+        programs,
+        settings.further,
     )

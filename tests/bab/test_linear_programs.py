@@ -40,21 +40,27 @@ def test_formulas_are_decided(seed: int, clauses: int) -> None:
     assert "linear programs" in outcome.progress.techniques and outcome.progress.opened < 3000
 
 
+def pigeons(holes: int) -> Problem:
+    """One pigeon more than there are holes, each in a hole and no two in one: outputs that both are 0 where that is so."""
+    inputs = (holes + 1) * holes
+    place = np.arange(inputs).reshape(holes + 1, holes)
+    somewhere = np.stack([np.isin(np.arange(inputs), row).astype(float) for row in place])
+    pairs = [(place[i, k], place[j, k]) for k in range(holes) for i in range(holes + 1) for j in range(i)]
+    both = np.stack([np.isin(np.arange(inputs), pair).astype(float) for pair in pairs])
+    one, clauses = np.eye(inputs), holes + 1 + len(pairs)
+    first = np.concatenate([-somewhere, both, one, 2 * one])
+    bias = np.r_[np.ones(holes + 1), -np.ones(len(pairs)), np.zeros(inputs), -np.ones(inputs)]
+    second = np.zeros((2, len(first)))
+    second[0, :clauses], second[1, clauses : clauses + inputs], second[1, clauses + inputs :] = 1, 1, -1
+    layers = [(first, bias), (second, np.zeros(2))]
+    model = relu_model([(weight.astype(np.float32), one.astype(np.float32)) for weight, one in layers])
+    return prepare(model, property_text([0] * inputs, [1] * inputs, 2, "(and (<= Y_0 0) (<= Y_1 0))"))
+
+
 def test_a_contradiction_that_no_ascent_sees() -> None:
-    """All clauses of six literals: bounds are 0 until nearly everything is split, and nothing is refuted before."""
-    signs = 1 - 2 * (np.arange(64)[:, None] >> np.arange(6) & 1)
-    one = np.eye(6)
-    first = (
-        np.concatenate([-signs, one, 2 * one]),
-        np.r_[(signs < 0).sum(1) * -1.0 + 1, np.zeros(6), -np.ones(6)],
-    )
-    second = np.zeros((2, 76))
-    second[0, :64], second[1, 64:70], second[1, 70:] = 1, 1, -1
-    pairs = first, (second, np.zeros(2))
-    model = relu_model([(weight.astype(np.float32), bias.astype(np.float32)) for weight, bias in pairs])
-    text = property_text([0] * 6, [1] * 6, 2, "(and (<= Y_0 0) (<= Y_1 0))")
-    outcome = decided(prepare(model, text))
+    outcome = decided(pigeons(4))
     assert outcome.verdict == "unsat", outcome.reason
+    assert outcome.progress.techniques["linear programs"].refuted > 10
 
 
 def test_they_are_not_tried_where_ascents_refute() -> None:

@@ -274,10 +274,10 @@ class SplitActivations:
     ) -> list[Result]:
         """The roots in the place of all that waits; what is split of them is solved as linear programs."""
         shared = self.programs.granted(knowledge.shared, deadline)
-        shared.tracer.abandoned(waiting)
         none = waiting.lower_bound[:0]
-        seen = RootsBounded(self.programs.name, 0.0, none, none, none.bool(), anew=True, shared=shared)
-        roots = self._all_optimised(clauses, knowledge.learned(seen), batch, deadline, True)
+        seen = RootsBounded(self.programs.name, 0.0, none, none, none.bool(), shared=shared)
+        roots = self._all_optimised(clauses, replace(knowledge, shared=shared), batch, deadline)
+        shared.tracer.abandoned(waiting)
         return [Result(roots[0].bounded.select(slice(0)), (seen,)), *roots]
 
     def _all_optimised(

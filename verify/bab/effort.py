@@ -103,6 +103,11 @@ class Splitting:
         """Whether next to none of the children so far were refuted."""
         return self.children >= _MANY and self.closed < _HARDLY * self.children
 
+    @property
+    def opening(self) -> bool:
+        """Whether many children were bounded and more were left open than were split."""
+        return self.children >= _MANY and self.closed < self.children / 2
+
     def expecting(self, seconds: float) -> Splitting:
         """What a child will cost, as far as its root tells."""
         return self if self.total else replace(self, seconds=seconds)
@@ -332,10 +337,6 @@ class Effort:
         """Of a subproblem, in children; infinite before one is known."""
         child = self.splitting.seconds
         return seconds / child if child else math.inf
-
-    def knows(self, technique: str) -> bool:
-        """Whether a technique was ever seen."""
-        return technique in self.ledgers
 
     def ledger(self, technique: str) -> Ledger:
         """What is known of a technique."""

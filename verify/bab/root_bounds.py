@@ -43,10 +43,11 @@ class Passes:
 class Programs:
     """What is known of linear programs for all subproblems.
 
-    seconds: for which they are solved, and longer if that refutes some; 0: they are not. involved: of each variable, in how many of
+    flat: whether the first ones' optima were 0 or refuted. seconds: for which they are solved, and longer if that refutes some; 0: they are not. involved: of each variable, in how many of
     the latest refutations it was split, those long ago counting less.
     """
 
+    flat: bool
     seconds: float
     involved: Float[Tensor, " variables"]
 
@@ -116,6 +117,7 @@ class RootBounds:
             carried=carried,
             steps=methods * len(carried.layers),
             cuts=CutPool.none(network, copy),
+            programs=None,
             bounds=Bounds(lower, upper),
         )
 

@@ -1,7 +1,7 @@
 """Small subproblems are solved as linear programs, whose optimum is the relaxation's: leaves, and all where ascents lead nowhere.
 
 Leaves (subproblems that were split at an input) have no activation left to split. In networks that encode logic a bound is 0 until
-the relaxation is empty, so next to no child is refuted, and no ascent tells what to split. There the search begins anew, with a
+the relaxation is empty, and no ascent tells what to split. A few programs show that, and there the search begins anew, with a
 program for every subproblem, as solvers of mixed integers do: it splits a neuron that the program's optimum is far from and that took part
 in many of the latest refutations (Moskewicz et al. 2001 count variables so), or that much else hangs on, while little was refuted.
 """
@@ -24,6 +24,8 @@ from verify.lagrangian.cuts import CutShares
 from verify.state import Subproblems
 
 _TRIED = 32  # programs that a trial on all subproblems can afford, at least
+_TRIAL = 4  # programs that tell whether bounds are flat
+_FLAT = 1e-7  # below 0, where optima are 0 but for the solver's tolerance
 _FADING = 0.95  # of what is known of refutations, with each further one
 _PRIOR = 0.01  # of the most that a variable can be involved: what the network tells at the beginning
 
@@ -33,12 +35,17 @@ class ProgramsSolved(Observation):
     """Some were refuted, with these variables split on the way."""
 
     involved: Float[Tensor, "refuted variables"] = field(kw_only=True)
+    trial: bool = field(kw_only=True)  # whether they had activations left to split
 
     def update(self, shared: RootBounds) -> RootBounds:
-        """With these refutations, the latest ones weighing most."""
+        """With these refutations, the latest ones weighing most; the first programs tell whether bounds tell anything."""
         known, count = shared.programs, len(self.involved)
-        if known is None or not count:
-            return shared
+        if known is None and self.trial:
+            flat = bool((self.refuted | (self.after > -_FLAT)).all())
+            return replace(
+                shared, programs=Programs(flat, 0.0, self.involved.new_zeros(self.involved.shape[1]))
+            )
+        count = len(self.involved)
         weights = _FADING ** torch.arange(count - 1, -1, -1).to(known.involved)
         involved = _FADING**count * known.involved + weights @ self.involved
         return replace(shared, programs=replace(known, involved=involved))
@@ -59,39 +66,38 @@ class LinearPrograms:
     once: bool = True
 
     def due(self, bounded: Bounded, knowledge: Knowledge) -> Int[Tensor, " index"]:
-        """The open leaves; all that is open, where programs have their trial or refute anything; some where nothing else does."""
+        """The open leaves; all that is open, where programs take the ascents' place; before that, once, a few others."""
         shared, effort, index = knowledge.shared, knowledge.effort, bounded.open
-        if not self._possible(shared):
+        if not self.possible(shared):
             return index[:0]
         if self.instead(knowledge):
             return index
         leaf = bounded.subproblems.split_variable[index, -1] < shared.network.inputs
-        if leaf.any() or effort.ledger(self.name).total or not effort.splitting.hopeless:
-            return index[leaf]
-        return index[effort.chosen(self.name, bounded.subproblems.lower_bound[index])]
+        if shared.programs is None and effort.splitting.opening and not bool(leaf.all()):
+            return index[~leaf][:_TRIAL]
+        return index[leaf]
 
     def instead(self, knowledge: Knowledge) -> bool:
         """Whether programs take the ascents' place: they have their trial, or refute anything."""
         programs, ledger = knowledge.shared.programs, knowledge.effort.ledger(self.name)
-        return programs is not None and (ledger.total < programs.seconds or not ledger.hopeless)
+        if programs is None or not programs.seconds:
+            return False
+        return ledger.total < programs.seconds or not ledger.hopeless
 
     def due_for_all(self, knowledge: Knowledge, deadline: Deadline) -> bool:
-        """Whether the search is to begin anew with programs: as splitting leads nowhere, and many can be afforded."""
-        shared, effort = knowledge.shared, knowledge.effort
-        if shared.programs or not self._possible(shared) or not effort.splitting.hopeless:
+        """Whether the search is to begin anew with programs: bounds are flat, splitting opens more than it closes, and many can be paid."""
+        programs, effort = knowledge.shared.programs, knowledge.effort
+        if programs is None or not programs.flat or programs.seconds or not effort.splitting.opening:
             return False
-        ledger = effort.ledger(self.name)
-        return bool(ledger.total) and ledger.seconds_of(_TRIED) <= self.share * deadline.remaining
+        return effort.ledger(self.name).seconds_of(_TRIED) <= self.share * deadline.remaining
 
     def granted(self, shared: RootBounds, deadline: Deadline) -> RootBounds:
         """With the time for the trial."""
-        seconds, none = (
-            self.share * deadline.remaining,
-            shared.bounds.lower.new_zeros(shared.network.variables),
-        )
-        return replace(shared.without_cuts(), programs=Programs(seconds, none))
+        none = shared.bounds.lower.new_zeros(shared.network.variables)
+        return replace(shared.without_cuts(), programs=Programs(True, self.share * deadline.remaining, none))
 
-    def _possible(self, shared: RootBounds) -> bool:
+    def possible(self, shared: RootBounds) -> bool:
+        """Whether the network is one for programs."""
         return shared.network.variables <= self.variables and not shared.mixes
 
     def apply(
@@ -102,7 +108,7 @@ class LinearPrograms:
         before = bounded.subproblems.select(index)
         # programs know hulls alone
         problem = shared.dual(before.with_cuts(CutShares.name, 0), shared.network)
-        soft_deadline = deadline if shared.programs else deadline.within(self.seconds)
+        soft_deadline = deadline if self.instead(knowledge) else deadline.within(self.seconds)
         found = LinearProgram().ascend(problem, problem.initial(), 0.0, deadline, soft_deadline)
         bound = problem.evaluate(found.state, shared.magnitudes).bound[:, 0]
         refuted, minimiser = bounded.refuted.clone(), bounded.minimiser.clone()
@@ -117,11 +123,15 @@ class LinearPrograms:
         suggested[index] = self._suggested(found, shared)
         after = bound.to(before.lower_bound).clamp(max=0)
         after = torch.where(closed, 0.0, torch.maximum(before.lower_bound, after))
-        seconds, involved = (
+        seen = ProgramsSolved(
+            self.name,
             time.monotonic() - began,
-            _involved(before.select(chosen), shared.network.variables),
+            before.lower_bound,
+            after,
+            closed,
+            involved=_involved(before.select(chosen), shared.network.variables),
+            trial=bool((before.split_variable[:, -1] >= shared.network.inputs).all()),
         )
-        seen = ProgramsSolved(self.name, seconds, before.lower_bound, after, closed, involved=involved)
         return Bounded(replace(bounded.subproblems, suggested=suggested), refuted, minimiser), seen
 
     def _suggested(self, found: Solved, shared: RootBounds) -> Int[Tensor, " batch"]:
