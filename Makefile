@@ -6,10 +6,11 @@
 #   make bench-suites INSTANCES=dir   decide whole folders, beside other commands if BENCH_ARGS names some
 #   make bench-micro           measure the parts of an iteration on shipped networks
 #   make soundness   decide 2,000 random networks and compare with exact optima or planted points (20 minutes at most)
+#   make faults      kill searches and their workers at random moments (20 minutes at most)
 #   make fuzz        feed hostile files and command lines to every command (20 minutes at most; findings in build/fuzz)
 #   make conformance decide the conformance suite of the VNN-LIB standard (10 minutes)
 #   make clean   remove the environment and caches
-# Options: PYTHON=python3.12, VENV=/elsewhere/venv, PYTEST_ARGS="-k vnnlib", BENCH_ARGS="...", SOUNDNESS_ARGS="...", FUZZ_ARGS="...".
+# Options: PYTHON=python3.12, VENV=/elsewhere/venv, PYTEST_ARGS="-k vnnlib", BENCH_ARGS="...", SOUNDNESS_ARGS="...", FUZZ_ARGS="...", FAULTS_ARGS="...".
 
 PYTHON ?= python3
 VENV ?= .venv
@@ -23,7 +24,7 @@ BENCH = OMP_NUM_THREADS=1 $(VENV)/bin/python -m
 SELECTED = $(addprefix --instances ,$(or $(INSTANCES),$(error say what to measure: make bench INSTANCES="DIR DIR:REGEX ...", \
 	folders with an instances.csv; see docs/benchmarks.md)))
 
-.PHONY: demo test lint format bench bench-tightness bench-throughput bench-suites bench-selected bench-micro soundness fuzz conformance clean
+.PHONY: demo test lint format bench bench-tightness bench-throughput bench-suites bench-selected bench-micro soundness faults fuzz conformance clean
 .DELETE_ON_ERROR:
 
 demo: $(VENV)/.stamp-core
@@ -64,6 +65,9 @@ bench-micro: $(VENV)/.stamp-bench
 # The exact optima need SciPy, which is for development alone.
 soundness: $(VENV)/.stamp-dev
 	$(BENCH) benchmarks.soundness $(SOUNDNESS_ARGS)
+
+faults: $(VENV)/.stamp-dev
+	$(BENCH) benchmarks.faults $(FAULTS_ARGS)
 
 fuzz: $(VENV)/.stamp-dev
 	$(BENCH) benchmarks.fuzz $(FUZZ_ARGS)

@@ -35,6 +35,7 @@ LAYERS: tuple[dict[str, set[str]], ...] = (
     {"output": set(), "memory": set(), "validation": {"numpy"}, "neutral": {"torch"}},
     {
         "startup": {"torch"},
+        "journal": {"torch"},
         "process": set(),
         "watchdog": set(),
         "formats": {"numpy"},
@@ -46,7 +47,13 @@ LAYERS: tuple[dict[str, set[str]], ...] = (
     {"problem": {"numpy", "torch", "onnx"}, "bounders": MATHS | {"highspy", "numpy"}},
     {"branching": MATHS, "attack": MATHS | {"numpy"}, "proof": MATHS | {"numpy"}},
     {"bab": MATHS | {"numpy"}, "request": {"torch"}, "result": set(), "step_attack": MATHS | {"numpy"}},
-    {"settings": {"numpy", "torch"}, "account": {"numpy", "torch"}},
+    {
+        "settings": {"numpy", "torch"},
+        "resume": {"numpy"},
+        "workers": MATHS | {"numpy", "ray"},
+        "account": {"numpy", "torch"},
+    },
+    {"workers": MATHS | {"numpy", "ray"}},
     {"run": {"torch"}, "clause_bounds": {"torch"}},
     {"api": {"torch"}, "study": MATHS | {"numpy", "torchvision", "matplotlib"}},
     {"suite": {"torch"}},

@@ -40,6 +40,9 @@ def verify(
     rigorous: bool = True,
     trim: bool = False,
     output: str | None = None,
+    checkpoint: str | Path | None = None,
+    workers: int | None = None,
+    ray: str | None = None,
 ) -> Result:
     """Decides whether the property holds for every input.
 
@@ -49,7 +52,9 @@ def verify(
     VNN-LIB 1.0, whose text is put beside it; `unsat` is only said of what the checker has proved. semantics: `real`, or `ieee32-any-order` for the network as float32 libraries
     compute it. rigorous: False takes float32's word for refutations (for timing alone). trim: drop leaves that a certificate of
     `unsat` does without, which takes about as long as two checks, if there is time for it. output: the name of the output that the
-    property is of, where an ONNX file has several. Raises InputError for bad input,
+    property is of, where an ONNX file has several. checkpoint: a folder that keeps the search: after the process was killed, the same call
+    goes on from there. workers: search in so many processes of this machine; None for threads of this process. ray: search on a cluster, by its
+    address, `auto`, or `local`. Raises InputError for bad input,
     ResourceError where the machine is too small, and, of these, UnwrittenError where the certificate cannot be written: its
     `result` is what the search has found, which nothing has proved.
     """
@@ -67,6 +72,9 @@ def verify(
         trim,
         example_input=example_input,
         output=output,
+        checkpoint=None if checkpoint is None else path("checkpoint", checkpoint),
+        workers=workers,
+        ray=ray,
     )
     _check_reporter(reporter)
     result = run(request, lambda: reporter or Silent(), started, accounted=True)

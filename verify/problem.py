@@ -49,6 +49,7 @@ class Witness:
     variables: Mapping[str, NDArray[Any]] = field(default_factory=dict)
     types: Mapping[str, str] = field(default_factory=dict)  # their element types there
     of_query: bool = False  # whether the property is a VNN-LIB 2.0 query
+    clause: int = -1  # that it shows to be unsafe
 
 
 @dataclass(frozen=True)
@@ -166,7 +167,7 @@ class Problem:
         types = {name: kind for name, (kind, _) in variables.items()}
         shaped = inputs.reshape(self.model.input_shape), outputs.reshape(self.model.output_shape)
         snapped = int(self.specification.extended([clause]).sum())
-        return Witness(*shaped, snapped, tensors, types, self.model.of_query)
+        return Witness(*shaped, snapped, tensors, types, self.model.of_query, clause)
 
     def _inner_bounds(self, clause: int) -> tuple[NDArray[Any], NDArray[Any]]:
         """The clause's box within the inputs' own element types."""

@@ -28,6 +28,8 @@ SEMANTICS = ("real", "ieee32-any-order")
 # Ways to bound clauses, and their intermediate bounds
 METHODS = ("interval", "crown", "dsg", "supergradient", "proximal", "restricted", "lp")
 INTERMEDIATE = ("crown", "optimised")
+_MOST_WORKERS = 4096
+_CLUSTER = re.compile(r"local|auto|(?:ray://)?[\w.-]+:\d{1,5}", re.ASCII)
 _DEVICE = re.compile(r"auto|cpu(?::0)?|cuda(?::\d{1,4})?", re.ASCII)
 
 
@@ -38,7 +40,9 @@ class Request:
     timeout: seconds, loading included; None for no limit. certificate: a file for the evidence. semantics: one of `SEMANTICS`.
     rigorous: False takes float32's word for refutations. trim: drop what a certificate can do without. memory: bytes for a process
     that is ours (a command's, a worker's) and those that it starts; None for a share of the machine's. output: the name of the one that
-    the property is of, where the model has several.
+    the property is of, where the model has several. checkpoint: a folder that keeps the search, so that the same request goes on after its
+    process was killed. workers: processes of this machine that search, None for threads of one. ray: a cluster whose workers search, by
+    its address, `auto`, or `local` for one that is started and ended with the run; `workers`: how many, then.
     """
 
     model: Model | Mapping[str, Source]
@@ -54,6 +58,9 @@ class Request:
     memory: int | None = None
     example_input: torch.Tensor | None = None
     output: str | None = None
+    checkpoint: Path | None = None
+    workers: int | None = None
+    ray: str | None = None
 
     def __post_init__(self) -> None:
         checked = {
@@ -66,11 +73,16 @@ class Request:
             "rigorous": flag("rigorous", self.rigorous),
             "trim": flag("trim", self.trim),
             "output": output_name(self.output),
+            "checkpoint": None if self.checkpoint is None else path("checkpoint", self.checkpoint),
+            "workers": None if self.workers is None else integer("workers", self.workers, 1, _MOST_WORKERS),
+            "ray": _address(self.ray),
             "memory": None if self.memory is None else integer("memory", self.memory, least=1),
         }
         for name, value in checked.items():
             object.__setattr__(self, name, value)
         self._check_certificate()
+        self._check_checkpoint()
+        self._check_workers()
 
     def _check_certificate(self) -> None:
         """InputError where a claim is asked for that only the checker can make, or none that it could."""
@@ -85,9 +97,46 @@ class Request:
                 "--no-rigorous proves nothing that a certificate could hold; leave one of them out"
             )
 
+    def _check_checkpoint(self) -> None:
+        """InputError where a search is to be kept that is not known again, or a proof beside it."""
+        if self.checkpoint is None:
+            return
+        if self.certificate is not None:
+            raise InputError(
+                "--checkpoint and --certificate do not go together yet: the parts of a proof are not kept; leave one of them out"
+            )
+        if not isinstance(self.model, str | Path | bytes):
+            raise InputError(
+                f"--checkpoint: the model is {shown(self.model)}; give the path or the bytes of an ONNX file, which is known again"
+            )
+
+    def _check_workers(self) -> None:
+        """InputError for what other processes cannot do yet."""
+        if self.workers is None and self.ray is None:
+            return
+        if self.certificate is not None:
+            raise InputError(
+                "--certificate: proofs are written by one process yet; leave --workers and --ray out, or the certificate"
+            )
+        if self.device not in ("auto", "cpu", "cpu:0"):
+            raise InputError(
+                f"--device {self.device}: workers search on processors yet; leave --workers and --ray out, or choose --device cpu"
+            )
+
     def deadline(self, started: float) -> Deadline:
         """When the time is over, of a run whose clock began at `started` (of `time.monotonic`)."""
         return Deadline() if self.timeout is None else Deadline(started + self.timeout)
+
+
+def _address(value: Any) -> str | None:
+    """Where a cluster is: `local`, `auto`, or HOST:PORT. Raises InputError."""
+    if value is None or (isinstance(value, str) and _CLUSTER.fullmatch(value)):
+        return value
+    refuse(
+        "--ray",
+        f"{shown(value)} is no address",
+        "use HOST:PORT, auto, or local for a cluster of this machine alone",
+    )
 
 
 def known_device(value: Any) -> str:

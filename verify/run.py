@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from verify.account import Timeline, account
+from verify.bab.checkpoint import NO_CHECKPOINT, Checkpoint
 from verify.bab.progress import Reporter, Silent
 from verify.deadline import Deadline, OutOfTimeError
 from verify.errors import InputError, UnwrittenError, memory_kept
@@ -21,8 +22,10 @@ from verify.problem import Problem, prepare
 from verify.proof.writer import CertificateWriter
 from verify.request import Request
 from verify.result import Result, late
+from verify.resume import digest_of_model, kept
 from verify.settings import build_search, choose_device, preset
 from verify.specification import PropertyBuilder
+from verify.workers.employ import employed
 
 if TYPE_CHECKING:
     from verify.proof.recording import Recording
@@ -45,8 +48,10 @@ def run(
     with what the search has found as its `result`. accounted: the result has an `account`, for a report.
     """
     started = time.monotonic() if started is None else started
-    deadline, device = request.deadline(started), choose_device(request.device)
+    deadline, many = request.deadline(started), request.workers is not None or request.ray is not None
+    device = choose_device("cpu" if many else request.device)
     problem: Problem | None = None
+    model = digest_of_model(request)
     with suppress(OutOfTimeError):
         problem = prepare(
             request.model, request.specification, request.example_input, deadline, request.output
@@ -57,9 +62,11 @@ def run(
     timeline = Timeline(told, started)
     with _in_files(request, problem) as in_files:
         work = _Work(in_files, problem, device, deadline, started, timeline if accounted else told)
-        found = (
-            work.searched(deadline) if request.certificate is None else work.certified(request.certificate)
-        )
+        if request.certificate is not None:
+            found = work.certified(request.certificate)
+        else:
+            with kept(request, problem, model) as checkpoint:
+                found = work.searched(deadline, checkpoint=checkpoint)
         if accounted:
             record = account(problem, request, device, in_files.specification)
             found = replace(found, account=replace(record, moments=tuple(timeline.moments)))
@@ -119,18 +126,30 @@ class _Work:
     started: float
     reporter: Reporter
 
-    def searched(self, deadline: Deadline, writer: CertificateWriter | None = None) -> Result:
+    def searched(
+        self,
+        deadline: Deadline,
+        writer: CertificateWriter | None = None,
+        checkpoint: Checkpoint = NO_CHECKPOINT,
+    ) -> Result:
         """What the search finds in the time given."""
         problem, request = self.problem, self.request
         settings = replace(preset(request.preset), semantics=request.semantics, rigorous=request.rigorous)
-        try:
-            with deadline.ticking(), memory_kept("the search was built"):
-                deadline.check()
-                search = build_search(problem, settings, self.device, request.seed, self.reporter, writer)
-        except OutOfTimeError:
-            return replace(late(self.started), warning=problem.vacuous, notes=problem.notes)
-        found = search.run(deadline)
+        with employed(request) as crews:
+            workers = None if crews is None else crews.count
+            try:
+                with deadline.ticking(), memory_kept("the search was built"):
+                    deadline.check()
+                    search = build_search(
+                        problem, settings, self.device, request.seed, self.reporter, writer, workers
+                    )
+            except OutOfTimeError:
+                return replace(late(self.started), warning=problem.vacuous, notes=problem.notes)
+            search.checkpoint, search.executors = checkpoint, crews or search.executors
+            found = search.run(deadline)
         statistics = {"clauses": problem.clauses, "snapped": problem.snapped, **found.progress.statistics()}
+        if crews is not None:
+            statistics["workers"] = crews.tally.statistics()
         reason = found.reason
         if found.verdict == "unsat" and not request.rigorous:
             reason += ", by float32 bounds that nothing has proved (--no-rigorous)"

@@ -159,8 +159,9 @@ def build_search(
     seed: int,
     reporter: Reporter,
     writer: CertificateWriter | None = None,
+    workers: int | None = None,
 ) -> BranchAndBound:
-    """The search for one problem; with a `writer` it tells what a certificate needs."""
+    """The search for one problem; with a `writer` it tells what a certificate needs. workers: as many as torch has threads by default."""
     network = placed(problem.model.network, device)
     if settings.semantics != "real":
         network = _deployed(problem, network, settings.semantics)
@@ -175,7 +176,7 @@ def build_search(
     either = (
         not few and tracer.proves(Provable.OTHER_SEARCH) and problem.free_inputs <= settings.triable_inputs
     )
-    workers = torch.get_num_threads() if device.type == "cpu" else 1
+    workers = workers or (torch.get_num_threads() if device.type == "cpu" else 1)
     room = budget().at_once
     several = max(1, min(16, room(_MOST_ELEMENTS, workers) // network.variables))
     batch = max(several, min(2048, room(settings.batch_elements, workers) // network.variables))

@@ -13,8 +13,9 @@ from test_search_verdicts import NO_ATTACK, Blind, bounded_roots, search_for
 
 from verify.bab.activations import SplitActivations
 from verify.bab.effort import SPLITTING
-from verify.bab.loop import BranchAndBound, Done
+from verify.bab.loop import BranchAndBound
 from verify.bab.root_bounds import RootBounds
+from verify.bab.steps import Done
 from verify.bab.strategy import Knowledge
 from verify.bab.techniques.cutting_planes import CuttingPlanes
 from verify.deadline import Deadline, OutOfTimeError

@@ -37,6 +37,7 @@ from verify.bab.inputs import SplitInputs
 from verify.bab.loop import BranchAndBound
 from verify.bab.progress import Outcome, Silent
 from verify.bab.root_bounds import RootBounds
+from verify.bab.steps import Steps
 from verify.bab.strategy import Bounded, Knowledge, Objectives, Result, Strategy
 from verify.branching.rule import Split
 from verify.deadline import Deadline, OutOfTimeError
@@ -460,19 +461,17 @@ def test_wherever_memory_ends_in_a_step_nothing_is_lost(
         branched=None,
         optimised=working.intermediate,
     )
-    whole, halved = BranchAndBound._expand, 0
+    whole, halved = Steps._expand, 0
     for number in (1, 10, 30, 200) if splits == "inputs" else (30,):
         failures = [number]
 
-        def expand(
-            search: BranchAndBound, subproblems: Subproblems, *rest: Any, left: list[int] = failures
-        ) -> Any:
+        def expand(steps: Steps, subproblems: Subproblems, *rest: Any, left: list[int] = failures) -> Any:
             if len(subproblems) == 1 or not left:
-                return whole(search, subproblems, *rest)
+                return whole(steps, subproblems, *rest)
             with Failing(left.pop()):
-                return whole(search, subproblems, *rest)
+                return whole(steps, subproblems, *rest)
 
-        monkeypatch.setattr(BranchAndBound, "_expand", expand)
+        monkeypatch.setattr(Steps, "_expand", expand)
         outcome = search_for(prepare(model, text), splits, settings).run(Deadline.after(PATIENCE))  # type: ignore[arg-type]
         assert outcome.verdict == right, (number, outcome.reason)
         halved += not failures

@@ -7,9 +7,10 @@ rounding errors.
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -70,6 +71,13 @@ class SplitActivations:
 
     def begin(self) -> Knowledge:
         return Knowledge(self.start, Effort())
+
+    def saved(self, knowledge: Knowledge) -> dict[str, Any]:
+        shared: RootBounds = knowledge.shared
+        return shared.saved()
+
+    def restored(self, saved: Mapping[str, Any]) -> RootBounds:
+        return self.start.restored(saved)
 
     def clauses_of(self, clauses: Tensor, knowledge: Knowledge) -> list[int]:
         return sorted(set(clauses.tolist()))

@@ -8,10 +8,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
+from typing import Any
 
+import torch
 from torch import Tensor
 
-from verify.lagrangian.cuts import Cuts
+from verify.lagrangian.cuts import Cuts, compressed, entries
 from verify.network.graph import Network
 from verify.state import Bounds
 
@@ -53,6 +55,42 @@ class CutPool:
         cuts = self.versions[self.count][0]
         return self._with(cuts.select(chosen), {}) if len(chosen) else replace(self, count=0, versions={})
 
+    def saved(self) -> dict[str, Any]:
+        """What `restored` makes the same of: plain values and tensors."""
+        return {
+            "versions": sorted(self.versions),
+            "cuts": [_saved(cuts) for cuts in self.all],
+            "box": [] if self.box is None else [self.box.lower, self.box.upper],
+            "next_depth": self.next_depth,
+        }
+
+    def restored(self, saved: Mapping[str, Any]) -> CutPool:
+        """What was saved, of the same network; this one has no cuts."""
+        device, dtype = self.network.device, self.network.dtype
+        box = Bounds(*saved["box"]).to(device, dtype) if saved["box"] else None
+        pool = replace(self, box=box, next_depth=saved["next_depth"])
+        for one in saved["cuts"]:
+            cuts = _restored(one).to(device, dtype)
+            for count in saved["versions"]:
+                pool = pool._with(cuts.select(torch.arange(count, device=device)), pool.versions)
+        return pool
+
     def _with(self, cuts: Cuts, versions: Mapping[int, tuple[Cuts, Cuts]]) -> CutPool:
         both = cuts, cuts.to(self.working.device, self.working.dtype)
         return replace(self, count=len(cuts), versions={**versions, len(cuts): both})
+
+
+_VECTORS = ("neurons", "slopes", "offsets", "factors", "numbers")
+
+
+def _saved(cuts: Cuts) -> dict[str, Any]:
+    matrices = {node: [*entries(part), list(part.shape)] for node, part in cuts.coefficients.items()}
+    return {**{name: getattr(cuts, name) for name in _VECTORS}, "coefficients": matrices}
+
+
+def _restored(saved: Mapping[str, Any]) -> Cuts:
+    coefficients = {
+        node: compressed(torch.stack([row, column]), value, tuple(size))
+        for node, (row, column, value, size) in saved["coefficients"].items()
+    }
+    return Cuts(**{name: saved[name] for name in _VECTORS}, coefficients=coefficients)

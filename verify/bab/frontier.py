@@ -14,8 +14,8 @@ import math
 import os
 import shutil
 import tempfile
-from collections.abc import Mapping
-from dataclasses import fields
+from collections.abc import Iterator, Mapping
+from dataclasses import fields, replace
 
 import numpy as np
 import torch
@@ -37,6 +37,7 @@ _PART = "state."
 FEWEST = 256
 # Of a bound, for each split: where bounds tell nothing, subtrees are finished before others are begun.
 _DEEPER = 1e-9
+_BLOCK = 2**26  # bytes that are read together
 
 
 class Frontier:
@@ -87,7 +88,7 @@ class Frontier:
         # Whatever comes may be of another network.
         if not self._count:
             self._columns, self._priority = {}, torch.zeros(0, dtype=torch.float64)
-        values = _columns(batch)
+        values = columns(batch)
         self._make_room(values, len(batch))
         slots = self._priority.isposinf().nonzero()[: len(batch), 0]
         for name, column in self._columns.items():
@@ -111,19 +112,29 @@ class Frontier:
         slots = keys.topk(count, largest=best_first).indices
         self._priority[slots] = torch.inf
         self._count -= count
+        found = of_columns(self._rows(slots))
+        return replace(found.map(lambda part: part.to(device)), state=found.state.to(device, dtype))
+
+    def since(self, number: int) -> Iterator[dict[str, Tensor]]:
+        """The columns of those that wait whose `subproblem_id` is at least that, as they are kept, some rows at a time."""
+        if not self._count:
+            return
+        waiting = ~self._priority.isposinf() & (self._columns["subproblem_id"] >= number)
+        rows = max(1, _BLOCK * len(self._priority) // max(1, self.bytes))
+        for slots in waiting.nonzero()[:, 0].split(rows):
+            if len(slots):
+                yield self._rows(slots)
+
+    def _rows(self, slots: Int[Tensor, " rows"]) -> dict[str, Tensor]:
+        """What is kept in some slots."""
         values = {name: column[slots] for name, column in self._columns.items()}
-        used = int((values["split_variable"] >= 0).sum(1).max()) if count else 0
+        used = int((values["split_variable"] >= 0).sum(1).max()) if len(slots) else 0
         # A child's last split stands behind the padding of its batch: bring each row's splits to the front before trimming.
         order = (values["split_variable"] < 0).to(torch.int8).argsort(dim=1, stable=True)[:, :used]
         for name in values:
             if self._along_splits(name):
                 values[name] = values[name].gather(1, order)
-        state = {
-            n.removeprefix(_PART): values.pop(n)[:, None].to(device, dtype)
-            for n in list(values)
-            if _PART in n
-        }
-        return Subproblems(**{n: value.to(device) for n, value in values.items()}, state=DualState(state))
+        return values
 
     def _stored(self, name: str) -> Storage:
         """How a column waits."""
@@ -170,10 +181,17 @@ class Frontier:
             ) from problem
 
 
-def _columns(batch: Subproblems) -> dict[str, Tensor]:
+def columns(batch: Subproblems) -> dict[str, Tensor]:
     """Every field by its name, and of the dual point every term's part."""
     plain = {field.name: getattr(batch, field.name) for field in fields(batch) if field.name != "state"}
     return plain | {_PART + name: part[:, 0] for name, part in batch.state.items()}
+
+
+def of_columns(values: Mapping[str, Tensor]) -> Subproblems:
+    """The subproblems that have these columns."""
+    plain = {name: value for name, value in values.items() if _PART not in name}
+    state = {name.removeprefix(_PART): value[:, None] for name, value in values.items() if _PART in name}
+    return Subproblems(**plain, state=DualState(state))
 
 
 def _fill(name: str) -> int:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 from jaxtyping import Int
@@ -86,6 +87,28 @@ class SplitInputs:
         problem = self.bounder.problem
         groups = Groups.of(problem, torch.arange(problem.clauses), self.bounder.network.device)
         return Knowledge(groups, Effort(Halving.of(problem.free_inputs)))
+
+    def saved(self, knowledge: Knowledge) -> dict[str, Any]:
+        groups: Groups = knowledge.shared
+        return {
+            "variables": self.bounder.network.variables,
+            "clauses": self.objectives.known,
+            "of_clause": groups.of_clause,
+            "members": groups.members,
+        }
+
+    def restored(self, saved: Mapping[str, Any]) -> Groups:
+        device, clauses = self.bounder.network.device, self.bounder.problem.clauses
+        of_clause, members = (saved[name].to(device) for name in ("of_clause", "members"))
+        if (
+            of_clause.shape != (clauses,)
+            or int(of_clause.max()) >= len(members)
+            or int(members.max()) >= clauses
+        ):
+            raise ValueError("groups of other clauses")
+        self.objectives.prepare(saved["clauses"].tolist())
+        self.objectives.number_rows()
+        return Groups(of_clause, members)
 
     def clauses_of(self, clauses: Tensor, knowledge: Knowledge) -> list[int]:
         table: Groups = knowledge.shared

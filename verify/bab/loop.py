@@ -11,25 +11,28 @@ of work is handed the knowledge there is, and brings back bounded subproblems wi
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field, replace
 from functools import partial
 from threading import Event
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from verify.attack import Attack, constraint_values, free_points, replay_best
+from verify.attack import Attack, free_points
+from verify.bab.checkpoint import NO_CHECKPOINT, Checkpoint, Standing, restore_progress, saved_progress
 from verify.bab.executor import Executor, Executors, threads
 from verify.bab.frontier import Frontier
 from verify.bab.progress import Outcome, Progress, Reporter
-from verify.bab.strategy import Bounded, Knowledge, Result, Strategy
+from verify.bab.steps import Done, Steps
+from verify.bab.strategy import Bounded, Knowledge, Strategy
 from verify.bab.techniques.other_splitting import OtherSplitting
 from verify.bounders.undefined import without_value
 from verify.deadline import Deadline, OutOfTimeError
-from verify.errors import is_out_of_memory, memory_kept
+from verify.errors import InputError, memory_kept
 from verify.network.graph import Network
 from verify.problem import Problem, Witness
 from verify.proof.tracer import NO_PROOF, ProofTracer
@@ -41,47 +44,16 @@ _DESCENTS = 64  # at once, at least
 _FEW = 16  # subproblems that are not worth dividing among workers
 # of the most subproblems that were open at once: when so few are left, splitting will soon be done
 _ENDING = 0.5
-_DEEP = 64  # splits, beyond which nothing is looked for beside what is undefined
 _LOOKED_AT = 4  # boxes that are looked at for where a network has no value
 _STEP_SECONDS = 2.0  # that a step may take: others have nothing to do meanwhile if what is left is in it
-
-
-@dataclass(frozen=True)
-class Done:
-    """What a piece of work brought: results to keep, or a witness, or nothing."""
-
-    results: tuple[Result, ...] = ()
-    witness: Witness | None = None
-    # subproblems that could be split no further
-    stuck: int = 0
-    # the largest batch that memory holds, where it did not hold this one
-    fits: int | None = None
-    # of the search, for a subproblem
-    seconds: float = 0.0
-    # of an attack
-    attacked: float = 0.0
-
-    def joined(self, other: Done) -> Done:
-        """Both together."""
-        return replace(
-            self,
-            results=self.results + other.results,
-            witness=self.witness or other.witness,
-            stuck=self.stuck + other.stuck,
-            fits=other.fits
-            if self.fits is None
-            else self.fits
-            if other.fits is None
-            else min(self.fits, other.fits),
-            seconds=max(self.seconds, other.seconds),
-        )
 
 
 @dataclass
 class BranchAndBound:
     """One search. `batch` subproblems are split at a time by each of the `workers`, as many clauses bounded at a time.
 
-    other: another way of splitting, with a search of its own that is tried for a while. executors: who works on batches.
+    other: another way of splitting, with a search of its own that is tried for a while. executors: who works on batches. checkpoint: what
+    keeps the search for the case that it is killed.
     """
 
     problem: Problem
@@ -97,6 +69,7 @@ class BranchAndBound:
     frontier: Frontier = field(default_factory=Frontier)
     other: OtherSplitting | None = None
     executors: Executors = threads
+    checkpoint: Checkpoint = NO_CHECKPOINT
     progress: Progress = field(default_factory=Progress)
     stuck: int = 0
     _began: float = 0.0
@@ -108,13 +81,42 @@ class BranchAndBound:
     _rounds: int = 0
     # clauses of subproblems lately left open, and their minimisers
     _suspects: tuple[Tensor, Tensor] | None = None
+    # how often it went on after its end, seconds of splitting by then, and the largest batch that memory held
+    _resumed: int = 0
+    _split: float = 0.0
+    _fits: int | None = None
+    # whether some subproblems that are open are neither waiting nor worked on
+    _between: bool = False
 
     def __post_init__(self) -> None:
         self.knowledge: Knowledge = self.strategy.begin()
 
     def run(self, deadline: Deadline) -> Outcome:
         """Decides the problem, or says why not."""
+        if (ended := self.checkpoint.ended()) is not None:
+            return self._again(ended)
         self._began, self._rounds = time.monotonic(), self.second_attack.rounds
+        self.steps = Steps(self.problem, self.network, self.strategy, self.tracer)
+        outcome = self._found(deadline)
+        self.checkpoint.end(outcome)
+        self.progress.checkpoint = self.checkpoint.statistics()
+        return outcome
+
+    def _again(self, ended: dict[str, Any]) -> Outcome:
+        """How an earlier run ended. Its witness is replayed."""
+        restore_progress(self.progress, ended["progress"])
+        self.progress.checkpoint = self.checkpoint.statistics()
+        witness = None
+        if ended["verdict"] == "sat":
+            witness = self.problem.replay(ended["clause"], ended["inputs"])
+            if witness is None:
+                raise InputError(
+                    f"--checkpoint: the counterexample that was found is none in {self.problem.model.runtime} here; choose another folder"
+                )
+        self._report("end")
+        return Outcome(ended["verdict"], ended["reason"], witness, self.progress)
+
+    def _found(self, deadline: Deadline) -> Outcome:
         try:
             with deadline.ticking(), memory_kept("searching"):
                 witness = self._search(deadline)
@@ -154,15 +156,13 @@ class BranchAndBound:
         return without_value(self.network, *ends)
 
     def _search(self, deadline: Deadline) -> Witness | None:
-        clauses = list(range(self.problem.clauses))
         others_turn = deadline if self.other is None else self.other.turn(deadline)
-        self._report("attack")
-        witness = self.first_attack.run(self.problem, self.network, clauses, self.generator, deadline)
-        if witness is not None:
-            return witness
-        deadline.check()
-        self._report("root")
-        witness = self._roots(deadline)
+        standing = self.checkpoint.restored(self.strategy, self.problem, self.frontier)
+        witness = None
+        if standing is not None:
+            self._go_on(standing)
+        else:
+            witness = self._begin(deadline)
         if witness is not None or not len(self.frontier):
             return witness
         deadline = replace(deadline, called_off=Event())
@@ -170,73 +170,64 @@ class BranchAndBound:
             clauses = self.strategy.clauses_of(self.frontier.clauses, self.knowledge)
             return _Branching(self, executor, clauses, deadline, others_turn).run()
 
+    def _begin(self, deadline: Deadline) -> Witness | None:
+        """An attack, then the roots."""
+        self._report("attack")
+        clauses = list(range(self.problem.clauses))
+        witness = self.first_attack.run(self.problem, self.network, clauses, self.generator, deadline)
+        if witness is not None:
+            return witness
+        deadline.check()
+        self._report("root")
+        return self._roots(deadline)
+
+    def _go_on(self, standing: Standing) -> None:
+        """From where an earlier run was; random starts are others than it had."""
+        self.knowledge, counters = standing.knowledge, standing.counters
+        restore_progress(self.progress, standing.progress)
+        self.stuck, self._rounds, self._resumed = (
+            counters["stuck"],
+            counters["rounds"],
+            counters["resumed"] + 1,
+        )
+        self._seconds, self._split = counters["seconds"], counters["split"]
+        self.batch = min(self.batch, counters["fits"] or self.batch)
+        self.other = self.other if counters["other"] else None
+        self.generator = self.generator.spawn(self._resumed)[-1]
+
+    def keep(self, working: Sequence[Subproblems], split: float) -> None:
+        """For the case that the process is killed: all that is open, and what is known. split: seconds of splitting since the roots."""
+        if self._between:
+            return
+        counters = {
+            "stuck": self.stuck,
+            "rounds": self._rounds,
+            "resumed": self._resumed,
+            "seconds": self._seconds,
+            "split": split,
+            "fits": self._fits,
+            "other": self.other is not None,
+        }
+        standing = Standing(self.knowledge, counters, saved_progress(self.progress))
+        self.checkpoint.write(self.strategy, self.frontier, working, standing)
+
     def _roots(self, deadline: Deadline) -> Witness | None:
         """Bounds every clause's whole box."""
         for result in self.strategy.roots(self.knowledge, self.batch, deadline):
-            witness = self.absorb(Done((result,), self.tried(result.bounded)))
+            witness = self.absorb(Done((result,), self.steps.tried(result.bounded)))
             self._report("root")
             if witness is not None:
                 return witness
         return None
-
-    def step(self, subproblems: Subproblems, knowledge: Knowledge, deadline: Deadline) -> Done:
-        """Splits subproblems and bounds their children; half of them at a time where memory does not hold them all.
-
-        For workers: nothing of the search is changed.
-        """
-        try:
-            return self._expand(subproblems, knowledge, deadline)
-        except (MemoryError, RuntimeError) as problem:
-            if not is_out_of_memory(problem):
-                raise
-        if len(subproblems) == 1:
-            raise MemoryError("the bounds of a single subproblem do not fit")
-        half = len(subproblems) // 2
-        first = self.step(subproblems.select(slice(0, half)), knowledge, deadline)
-        knowledge = knowledge.learned(*(seen for result in first.results for seen in result.seen))
-        second = self.step(subproblems.select(slice(half, None)), knowledge, deadline)
-        both = first.joined(second)
-        return replace(both, fits=half if both.fits is None else min(half, both.fits))
-
-    def _expand(self, subproblems: Subproblems, knowledge: Knowledge, deadline: Deadline) -> Done:
-        """Splits subproblems and bounds their children."""
-        deadline.check()
-        began, count = time.monotonic(), len(subproblems)
-        split = self.strategy.choose(subproblems, knowledge, deadline)
-        splittable = split.variable >= 0
-        if self.stuck and self.network.sided and subproblems.split_variable.shape[1] >= _DEEP:
-            # at the edge of what is undefined, where unsat is out of reach already
-            splittable = torch.zeros_like(splittable)
-        stuck = int((~splittable).sum())
-        subproblems = subproblems.select(splittable)
-        if not len(subproblems):
-            return Done(stuck=stuck)
-        variable, value = split.variable[splittable], split.value[splittable]
-        ends = value, value if split.above is None else split.above[splittable]
-        children = subproblems.split(variable, ends, split.beta[splittable])
-        children = self.tracer.split(subproblems, children, variable, value)
-        result = self.strategy.bound(children, knowledge, deadline)
-        seconds = (time.monotonic() - began) / count
-        return Done((result,), self.tried(result.bounded), stuck, seconds=seconds)
-
-    @torch.no_grad()
-    def tried(self, bounded: Bounded) -> Witness | None:
-        """The minimisers of subproblems left open, as they are."""
-        left = bounded.open
-        if not len(left):
-            return None
-        clauses = bounded.subproblems.clause[left]
-        x = bounded.minimiser[left].to(self.network.device, self.network.dtype)
-        objective = self.strategy.objectives.of(clauses, self.network.dtype)
-        values = constraint_values(self.network, objective, x).amax(1)
-        return replay_best(self.problem, clauses.tolist(), x, values)
 
     def absorb(self, done: Done) -> Witness | None:
         """Learns from what was done, counts it, and lets what is open wait."""
         self.stuck += done.stuck
         self.progress.attack_seconds += done.attacked
         self._seconds = done.seconds or self._seconds
-        self.batch = min(self.batch, done.fits or self.batch)
+        if done.fits:
+            self.batch = min(self.batch, done.fits)
+            self._fits = self.batch
         for result in done.results:
             self.knowledge = self.knowledge.learned(*result.seen)
             for seen in result.seen:
@@ -252,7 +243,7 @@ class BranchAndBound:
         subproblems = bounded.subproblems.select(left)
         if len(left):
             self._suspects = subproblems.clause, bounded.minimiser[left]
-        self.frontier.push(subproblems)
+        self.frontier.push(self.checkpoint.numbered(subproblems))
         self.progress.opened += count
         self.progress.closed += count - len(left)
         self.progress.batches += 1
@@ -273,7 +264,8 @@ class BranchAndBound:
         early = 2 * self._rounds > self.second_attack.rounds
         if self._rounds and share < (_FIRST_SHARE if early else _ATTACK_SHARE):
             self._rounds -= 1
-            return partial(self.second_attack.run, self.problem, self.network, clauses, self.generator)
+            own = self.generator.spawn(1)[0]
+            return partial(self.second_attack.run, self.problem, self.network, clauses, own)
         if not self._rounds and share < _ATTACK_SHARE and self._suspects is not None:
             return self._descent(*self._suspects)
         return None
@@ -283,11 +275,7 @@ class BranchAndBound:
         chosen = torch.from_numpy(self.generator.permutation(len(clauses))[:count])
         owners, points = clauses[chosen].tolist(), points[chosen]
 
-        def descend(deadline: Deadline) -> Witness | None:
-            limit = deadline.within(self.second_attack.seconds)
-            return self.second_attack.descend(self.problem, self.network, owners, points, limit)
-
-        return descend
+        return partial(_descend, self.second_attack, self.problem, self.network, owners, points)
 
     def _report(self, phase: str, working: int = 0) -> None:
         """Tells the reporter; `phase` is what comes now."""
@@ -318,16 +306,19 @@ class BranchAndBound:
 
     def renew(self, executor: Executor, deadline: Deadline) -> Witness | None:
         """Bounds the roots of open clauses with more effort; where that beats what was split of them, it starts anew."""
-        self._working = len(self.frontier)
+        self._working, self._between = len(self.frontier), True
         self._report("roots again")
         waiting = self.frontier.pop(self._working, self.network.device, self.network.dtype)
         kept, roots = self.strategy.refine_roots(waiting, self.knowledge, self.batch, deadline, executor.map)
         self._working = 0
+        left = torch.isin(waiting.subproblem_id, kept.subproblem_id)
+        self.checkpoint.gone(waiting.select(~left))
         self.frontier.push(kept)
         for result in roots:
-            witness = self.absorb(Done((result,), self.tried(result.bounded)))
+            witness = self.absorb(Done((result,), self.steps.tried(result.bounded)))
             if witness is not None:
                 return witness
+        self._between = False
         return None
 
     def working_on(self, subproblems: int) -> None:
@@ -349,18 +340,29 @@ class _Branching:
     ) -> None:
         self.search, self.executor, self.clauses = search, executor, clauses
         self.deadline, self.others_turn = deadline, others_turn
-        # each with the number of its subproblems
-        self.steps: dict[Future[Done], int] = {}
+        self.steps: dict[Future[Done], Subproblems] = {}
         self.attacks: set[Future[Done]] = set()
         # the step that may add to what is shared
         self.sole: Future[Done] | None = None
         # since when subproblems are split, and the most that were open at once since then
-        self.began, self.most = time.monotonic(), 0
+        self.began, self.most = time.monotonic() - search._split, 0
 
     def run(self) -> Witness | None:
         """The witness, or None once nothing is open."""
+        try:
+            return self._run()
+        except OutOfTimeError:
+            self._keep()
+            raise
+
+    def _keep(self) -> None:
+        self.search.keep(list(self.steps.values()), time.monotonic() - self.began)
+
+    def _run(self) -> Witness | None:
         search = self.search
         while len(search.frontier) or self.steps:
+            if search.checkpoint.due:
+                self._keep()
             self.deadline.check()
             turn = self._turn()
             if turn is not None and not self.steps:
@@ -376,7 +378,7 @@ class _Branching:
     def _turn(self) -> Callable[[Deadline], Witness | None] | None:
         """What is to be done next that nothing else may go on beside, if anything is."""
         search = self.search
-        still_open = len(search.frontier) + sum(self.steps.values())
+        still_open = len(search.frontier) + self._working
         self.most = max(self.most, still_open)
         if search.other is not None and self.others_turn.remaining <= 0:
             return search.try_other
@@ -395,22 +397,37 @@ class _Branching:
             if len(search.frontier):
                 subproblems = search.popped(share)
                 knowledge = replace(search.knowledge, sole=self.sole is None)
-                job = self.executor.submit(partial(search.step, subproblems, knowledge, deadline))
+                step = partial(search.steps.step, subproblems, knowledge, deadline, search.stuck > 0)
+                job = self.executor.submit(step)
                 self.sole = self.sole or job
-                self.steps[job] = len(subproblems)
-        search.working_on(sum(self.steps.values()))
+                self.steps[job] = subproblems
+        search.working_on(self._working)
+
+    @property
+    def _working(self) -> int:
+        """How many subproblems are worked on."""
+        return sum(map(len, self.steps.values()))
 
     def _collect(self) -> Witness | None:
         """Waits for something to end, and learns from it."""
         for job in self.executor.wait({*self.steps, *self.attacks}, self.deadline):
             done = job.result()
-            self.search._working -= self.steps.pop(job, 0)
             self.attacks.discard(job)
             self.sole = None if job is self.sole else self.sole
             witness = self.search.absorb(done)
             if witness is not None:
                 return witness
+            # not before: until its children wait, a subproblem is open
+            if (worked_on := self.steps.pop(job, None)) is not None:
+                self.search._working -= len(worked_on)
+                self.search.checkpoint.gone(worked_on)
         return None
+
+
+def _descend(
+    attack: Attack, problem: Problem, network: Network, owners: list[int], points: Tensor, deadline: Deadline
+) -> Witness | None:
+    return attack.descend(problem, network, owners, points, deadline.within(attack.seconds))
 
 
 def _timed(attack: Callable[[Deadline], Witness | None], deadline: Deadline) -> Done:

@@ -60,6 +60,8 @@ class Progress:
     techniques: dict[str, Spent] = field(default_factory=dict)
     # what was seen of techniques since the last report
     latest: list[Observation] = field(default_factory=list)
+    # what is kept for the case that the process is killed
+    checkpoint: dict[str, Any] = field(default_factory=dict)
 
     def observe(self, seen: Observation) -> None:
         """Counts what a technique took and brought."""
@@ -78,6 +80,7 @@ class Progress:
             "attack_seconds_while_branching": round(self.attack_seconds, 4),
             "seconds_by_phase": {phase: round(seconds, 4) for phase, seconds in self.seconds.items()},
             "techniques": {name: spent.statistics() for name, spent in self.techniques.items()},
+            **({"checkpoint": self.checkpoint} if self.checkpoint else {}),
         }
 
 

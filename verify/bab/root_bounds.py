@@ -5,9 +5,10 @@ It is data: who changes something makes another one. Workers read whichever they
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
+from typing import Any
 
 import numpy as np
 import torch
@@ -74,6 +75,8 @@ class RootBounds:
     passes: Passes = Passes()
     programs: Programs | None = None
     rigorous: bool = True
+    # on which neurons were left out, each on the network that those before it had left
+    reductions: tuple[Bounds, ...] = ()
 
     @classmethod
     def begin(
@@ -153,7 +156,47 @@ class RootBounds:
             return self
         lower, upper = self.bounds.lower[:, found.variables], self.bounds.upper[:, found.variables]
         methods = self.steps // max(1, len(self.carried.layers))
-        return self._with_network(found.network, lower, upper, self.working.dtype, methods)
+        smaller = self._with_network(found.network, lower, upper, self.working.dtype, methods)
+        return replace(smaller, reductions=(*self.reductions, self.bounds))
+
+    def saved(self) -> dict[str, Any]:
+        """What `restored` makes the same of: plain values and tensors."""
+        return {
+            "variables": self.network.variables,
+            "clauses": self.objectives.known,
+            "reductions": [[box.lower, box.upper] for box in self.reductions],
+            "index_of_box": self.index_of_box,
+            "bounds": [self.bounds.lower, self.bounds.upper],
+            "root_bound": self.root_bound,
+            "passes": [self.passes.rounds, self.passes.seconds, self.passes.paid],
+            "cuts": self.cuts.saved(),
+        }
+
+    def restored(self, saved: Mapping[str, Any]) -> RootBounds:
+        """What was saved of the same problem; nothing is known to this one yet. Raises ValueError where it does not fit."""
+        device, dtype = self.network.device, self.network.dtype
+        self.objectives.prepare(saved["clauses"].tolist())
+        found = self
+        for ends in saved["reductions"]:
+            found = replace(found, bounds=Bounds(*ends).to(device, dtype)).reduced()
+        bounds = Bounds(*saved["bounds"]).to(device, dtype)
+        index, root_bound = saved["index_of_box"].to(device), saved["root_bound"].to(device)
+        if (
+            bounds.lower.shape != bounds.upper.shape
+            or bounds.lower.shape[1] != found.network.variables
+            or index.shape != self.index_of_box.shape
+            or root_bound.shape != self.root_bound.shape
+            or int(index.max()) >= len(bounds)
+        ):
+            raise ValueError("bounds of other networks or boxes")
+        return replace(
+            found,
+            index_of_box=index,
+            bounds=bounds,
+            root_bound=root_bound,
+            passes=Passes(*saved["passes"]),
+            cuts=found.cuts.restored(saved["cuts"]),
+        )
 
     def without_cuts(self) -> RootBounds:
         """The same, as if there never had been cuts."""

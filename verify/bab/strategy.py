@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Protocol, TypeVar
 
@@ -113,6 +113,12 @@ class Strategy(Protocol):
     def begin(self) -> Knowledge:
         """What is known before the roots are bounded."""
 
+    def saved(self, knowledge: Knowledge) -> dict[str, Any]:
+        """What is shared, once the roots are bounded, in plain values and tensors; `variables`: how many the network has."""
+
+    def restored(self, saved: Mapping[str, Any]) -> Any:
+        """The same again, of the same problem. Raises ValueError where it does not fit."""
+
     def clauses_of(self, clauses: Int[Tensor, " subproblems"], knowledge: Knowledge) -> list[int]:
         """All clauses that subproblems of these stand for."""
 
@@ -158,6 +164,11 @@ class Objectives:
             self._row[new] = torch.arange(known, known + len(new), device=self._device)
             made = self._problem.objective(new.tolist()).to(self._device, torch.float64)
             self._table = [Objective.concatenate([*self._table, made])]
+
+    @property
+    def known(self) -> Int[Tensor, " known"]:
+        """The clauses that are known."""
+        return (self._row >= 0).nonzero()[:, 0]
 
     def of(self, clauses: Int[Tensor, " batch"], dtype: torch.dtype) -> Objective:
         """The objectives of the given clause numbers."""

@@ -102,6 +102,14 @@ class Session:
         self.inputs: list[tuple[str, str, list[int | str | None]]] = told["inputs"]
         self.outputs: list[tuple[str, str]] = told["outputs"]
 
+    def __getstate__(self) -> dict[str, Any]:
+        """In another process, the model is loaded when it is first run."""
+        return {name: value for name, value in vars(self).items() if name not in ("_name", "_process")}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        vars(self).update(state, _name=next(_NAMES), _process=None)
+        weakref.finalize(self, _DROPPED.append, self._name)
+
     def run(
         self, outputs: Sequence[str], fed: Mapping[str, NDArray[Any]], seconds: float = RUN_SECONDS
     ) -> list[NDArray[Any]]:

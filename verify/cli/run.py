@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -49,6 +50,17 @@ if TYPE_CHECKING:
     "--trim", is_flag=True, help="Drop what the certificate does not need, which takes about two checks."
 )
 @options.SEMANTICS
+@click.option(
+    "--checkpoint",
+    type=click.Path(file_okay=False, path_type=Path),
+    help="A folder that keeps the search: after the process was killed, the same command goes on from there.",
+)
+@click.option("--workers", type=click.IntRange(min=1), help="Search in so many processes of this machine.")
+@click.option(
+    "--ray",
+    metavar="ADDRESS",
+    help="Search on a Ray cluster: HOST:PORT, auto, or local for one of this machine that ends with the command.",
+)
 @click.option("--no-rigorous", is_flag=True, help="For timing alone: take float32's word for refutations.")
 def run(
     model: Path,
@@ -161,6 +173,8 @@ def _tell(result: Result) -> None:
     counts = result.statistics
     found = ", {clauses} clauses, {subproblems} subproblems, depth {depth}".format(**counts) if counts else ""
     click.echo(f"{result.verdict}: {result.reason} ({result.seconds:.2f} s{found})", err=True)
+    for said in _of_checkpoint(counts.get("checkpoint", {})):
+        click.echo(f"note: the checkpoint {said}", err=True)
     snapped = result.witness.snapped if result.witness is not None else counts.get("snapped", 0)
     if snapped:
         click.echo(
@@ -168,6 +182,16 @@ def _tell(result: Result) -> None:
             "(a point such as 0.1); these are extended to the nearest value",
             err=True,
         )
+
+
+def _of_checkpoint(told: dict[str, Any]) -> Iterator[str]:
+    """What its user should know of the search that is kept."""
+    if told.get("resumed"):
+        yield "held an earlier run, which this one went on from"
+    if "cut" in told:
+        yield f"was torn: {told['cut']}"
+    if "trouble" in told:
+        yield f"is not up to date: {told['trouble']}"
 
 
 def _as_json(result: Result) -> dict[str, Any]:

@@ -1,0 +1,322 @@
+"""What a search keeps so that a killed one goes on: its open subproblems, what is known, and its counters, in a journal.
+
+Soundness hangs on one rule: what the journal says is open contains every input that is not refuted. Only the search's owner writes,
+and only between two steps, when each open subproblem waits or is worked on; what is worked on is open like the others. A subproblem is
+dropped in the group of records that holds its children (or that they are stuck), which counts as a whole or not at all.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, fields, replace
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from verify.bab.effort import Effort, Ledger, Splitting
+from verify.bab.frontier import Frontier, columns, of_columns
+from verify.bab.progress import Outcome, Progress, Spent
+from verify.bab.strategy import Knowledge, Strategy
+from verify.errors import InputError, VerifyError
+from verify.journal import Journal
+from verify.problem import Problem
+from verify.state import Subproblems
+
+_SHARE = 0.03  # of the time, for writing
+_APART = 1.0  # seconds between two groups of records, at least
+_OLD = 2  # times what a whole new journal takes: then one is written
+_SLACK = 2**24  # bytes that do not count there
+
+
+@dataclass(frozen=True)
+class Standing:
+    """Where a search stands, beside the subproblems that wait. counters: plain values, by name."""
+
+    knowledge: Knowledge
+    counters: dict[str, Any]
+    progress: dict[str, Any]
+
+
+class Checkpoint:
+    """Keeps nothing. A search tells it of its subproblems in any case."""
+
+    def ended(self) -> dict[str, Any] | None:
+        """How the search has ended already."""
+        return None
+
+    def restored(self, strategy: Strategy, problem: Problem, frontier: Frontier) -> Standing | None:
+        """Where an earlier run stood, its open subproblems put into the frontier; None where there was none."""
+        return None
+
+    def numbered(self, subproblems: Subproblems) -> Subproblems:
+        """The same with numbers that none had before."""
+        return subproblems
+
+    def gone(self, subproblems: Subproblems) -> None:
+        """They are open no longer: refuted, stuck, or split, with their children in the frontier."""
+
+    @property
+    def due(self) -> bool:
+        """Whether to write now."""
+        return False
+
+    def write(
+        self, strategy: Strategy, frontier: Frontier, working: Sequence[Subproblems], standing: Standing
+    ) -> None:
+        """Keeps all that is open, `working` and what waits, and the rest. Never raises for what cannot be written."""
+
+    def end(self, outcome: Outcome) -> None:
+        """The search has a verdict."""
+
+    def statistics(self) -> dict[str, Any]:
+        """What a result tells of it."""
+        return {}
+
+
+NO_CHECKPOINT = Checkpoint()
+
+
+class JournalCheckpoint(Checkpoint):
+    """In a journal, by a clock: at most `_SHARE` of the time, so it may lose what came after the last time."""
+
+    def __init__(self, journal: Journal) -> None:
+        self._journal = journal
+        self._began = self._last = time.monotonic()
+        self._spent = self._cost = 0.0
+        self._written, self._resumed, self._trouble = 0, False, ""
+        # the next subproblem's number, and the first that the journal knows nothing of
+        self._next = self._known = 1
+        # subproblems that the journal has as open and that are not
+        self._gone: list[Tensor] = []
+        # what is shared, as the journal has it
+        self._parts: dict[str, Tensor] = {}
+
+    # -- what was
+
+    def ended(self) -> dict[str, Any] | None:
+        for record in self._journal.records():
+            if "verdict" in record:
+                return record
+        return None
+
+    def restored(self, strategy: Strategy, problem: Problem, frontier: Frontier) -> Standing | None:
+        if self._journal.empty:
+            return None
+        try:
+            return self._restored(strategy, problem, frontier)
+        except (KeyError, TypeError, ValueError, IndexError, AttributeError, RuntimeError) as error:
+            raise InputError(
+                f"--checkpoint {self._journal.path}: what it holds does not fit this search ({error}); remove it to start anew"
+            ) from error
+
+    def _restored(self, strategy: Strategy, problem: Problem, frontier: Frontier) -> Standing:
+        gone, last = [torch.zeros(0, dtype=torch.int64)], dict[str, Any]()
+        for record in self._journal.records():
+            if "counters" in record:
+                last = record
+                gone.append(record["gone"])
+                self._parts.update(record["parts"])
+        closed, known = torch.cat(gone), strategy.begin()
+        shared = strategy.restored(_joined(last["shared"], self._parts))
+        effort = _effort(known.effort, last["effort"])
+        variables = int(last["shared"]["dict"]["variables"])
+        for record in self._journal.records():
+            if "columns" in record:
+                subproblems = of_columns(record["columns"])
+                left = subproblems.select(~torch.isin(subproblems.subproblem_id, closed))
+                _check(left, problem.clauses, variables)
+                frontier.push(left)
+        self._next = self._known = int(last["next"])
+        self._resumed = True
+        return Standing(replace(known, shared=shared, effort=effort), last["counters"], last["progress"])
+
+    # -- what is
+
+    def numbered(self, subproblems: Subproblems) -> Subproblems:
+        first, self._next = self._next, self._next + len(subproblems)
+        return replace(
+            subproblems,
+            subproblem_id=torch.arange(first, self._next, device=subproblems.subproblem_id.device),
+        )
+
+    def gone(self, subproblems: Subproblems) -> None:
+        numbers = subproblems.subproblem_id.cpu()
+        self._gone.append(numbers[numbers < self._known])
+
+    @property
+    def due(self) -> bool:
+        now = time.monotonic()
+        affordable = self._spent + self._cost <= _SHARE * (now - self._began)
+        return affordable and now - self._last >= _APART
+
+    def write(
+        self, strategy: Strategy, frontier: Frontier, working: Sequence[Subproblems], standing: Standing
+    ) -> None:
+        began = time.monotonic()
+        gone = torch.cat([torch.zeros(0, dtype=torch.int64), *self._gone])
+        journal = self._journal
+        whole = journal.empty or journal.size > _OLD * journal.base + _SLACK
+        shared, parts = _parted(strategy.saved(standing.knowledge))
+        state = {
+            "next": self._next,
+            "gone": gone[:0] if whole else gone,
+            "shared": shared,
+            "parts": parts if whole else {n: p for n, p in parts.items() if not _same(p, self._parts.get(n))},
+            "effort": _saved_effort(standing.knowledge.effort),
+            "counters": standing.counters,
+            "progress": standing.progress,
+        }
+        records = _records(frontier, working, 0 if whole else self._known, state)
+        if self._kept(lambda: journal.replace(records) if whole else journal.append(records)):
+            self._known, self._gone, self._parts = self._next, [], parts
+        self._last = time.monotonic()
+        self._cost = self._last - began
+        self._spent += self._cost
+
+    def end(self, outcome: Outcome) -> None:
+        if outcome.verdict == "timeout":
+            return
+        record: dict[str, Any] = {"verdict": outcome.verdict, "reason": outcome.reason}
+        if outcome.witness is not None:
+            inputs = torch.from_numpy(outcome.witness.inputs.astype("float64").reshape(-1))
+            record |= {"clause": outcome.witness.clause, "inputs": inputs}
+        record["progress"] = saved_progress(outcome.progress)
+        self._kept(lambda: self._journal.replace([record]))
+
+    def _kept(self, write: Any) -> bool:
+        """Whether what was to be written is; if not, it is what it was, and the search goes on without."""
+        try:
+            write()
+        except VerifyError as error:
+            self._trouble = str(error)
+            return False
+        self._trouble, self._written = "", self._written + 1
+        return True
+
+    def statistics(self) -> dict[str, Any]:
+        return {
+            "resumed": self._resumed,
+            "written": self._written,
+            "seconds": round(self._spent, 4),
+            "bytes": self._journal.size,
+            **({"cut": self._journal.note} if self._journal.note else {}),
+            **({"trouble": self._trouble} if self._trouble else {}),
+        }
+
+
+def _records(
+    frontier: Frontier, working: Sequence[Subproblems], known: int, state: dict[str, Any]
+) -> Iterator[dict[str, Any]]:
+    """All that is open and has a number from `known` on, then the rest."""
+    for subproblems in working:
+        new = subproblems.select(subproblems.subproblem_id >= known)
+        if len(new):
+            yield {"columns": columns(new)}
+    for some in frontier.since(known):
+        yield {"columns": some}
+    yield state
+
+
+def _check(subproblems: Subproblems, clauses: int, variables: int) -> None:
+    """ValueError for subproblems that are none of this problem."""
+    clause, variable = subproblems.clause, subproblems.split_variable
+    side, value = subproblems.split_side, subproblems.split_value
+    rows = {len(part) for part in columns(subproblems).values()}
+    good = (
+        len(rows) == 1
+        and bool(((clause >= 0) & (clause < clauses)).all())
+        and bool(((variable >= -1) & (variable < variables)).all())
+        and bool((side.abs() <= 1).all())
+        and not any(bool(part.isnan().any()) for part in (value, subproblems.lower_bound))
+        and not bool(
+            subproblems.constrained_lower.isnan().any() | subproblems.constrained_upper.isnan().any()
+        )
+    )
+    if not good:
+        raise ValueError("subproblems of another problem")
+
+
+def _parted(value: Any, name: str = "") -> tuple[Any, dict[str, Tensor]]:
+    """A nest of plain values, and the tensors that were in it by their places."""
+    if isinstance(value, Tensor):
+        return {"tensor": name}, {name: value.detach().cpu()}
+    if isinstance(value, dict):
+        found = {key: _parted(part, f"{name}.{key}") for key, part in value.items()}
+        plain: Any = {"dict": {key: part for key, (part, _) in found.items()}}
+        each = [tensors for _, tensors in found.values()]
+    elif isinstance(value, list):
+        several = [_parted(part, f"{name}.{index}") for index, part in enumerate(value)]
+        plain, each = [part for part, _ in several], [tensors for _, tensors in several]
+    else:
+        return value, {}
+    return plain, {key: tensor for tensors in each for key, tensor in tensors.items()}
+
+
+def _joined(plain: Any, tensors: Mapping[str, Tensor]) -> Any:
+    """What `_parted` made them of."""
+    if isinstance(plain, list):
+        return [_joined(part, tensors) for part in plain]
+    if not isinstance(plain, dict):
+        return plain
+    if "tensor" in plain:
+        return tensors[plain["tensor"]]
+    return {key: _joined(part, tensors) for key, part in plain["dict"].items()}
+
+
+def _same(new: Tensor, old: Tensor | None) -> bool:
+    """Whether the journal has it. (None of these is ever changed in place.)"""
+    return old is not None and new.dtype == old.dtype and new.shape == old.shape and torch.equal(new, old)
+
+
+def _saved_effort(effort: Effort) -> dict[str, Any]:
+    ledgers = {
+        name: {
+            "seen": ledger.seen,
+            "last": ledger.last,
+            "in_vain": float(ledger.in_vain),
+            "calls": [float(value) for value in ledger.calls],
+        }
+        for name, ledger in effort.ledgers.items()
+    }
+    return {
+        "splitting": {name: _scalar(value) for name, value in asdict(effort.splitting).items()},
+        "ledgers": ledgers,
+    }
+
+
+def _scalar(value: Any) -> float | int | bool:
+    return value if isinstance(value, bool | int) else float(value)
+
+
+def _effort(begun: Effort, saved: Mapping[str, Any]) -> Effort:
+    ledgers = {
+        name: Ledger(one["seen"], one["last"], one["in_vain"], np.array(one["calls"]))
+        for name, one in saved["ledgers"].items()
+    }
+    splitting: Splitting = replace(begun.splitting, **saved["splitting"])
+    return Effort(splitting, ledgers)
+
+
+_COUNTERS = ("closed", "opened", "depth", "batches", "largest_batch", "attack_seconds")
+
+
+def saved_progress(progress: Progress) -> dict[str, Any]:
+    """Its counters as plain values."""
+    return {
+        **{name: _scalar(getattr(progress, name)) for name in _COUNTERS},
+        "seconds": dict(progress.seconds),
+        "techniques": {name: asdict(spent) for name, spent in progress.techniques.items()},
+    }
+
+
+def restore_progress(progress: Progress, saved: Mapping[str, Any]) -> None:
+    """The counters go on from where they were."""
+    for name in _COUNTERS:
+        setattr(progress, name, saved[name])
+    progress.seconds.update(saved["seconds"])
+    known = {field.name for field in fields(Spent)}
+    for name, spent in saved["techniques"].items():
+        progress.techniques[name] = Spent(**{key: value for key, value in spent.items() if key in known})

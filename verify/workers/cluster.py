@@ -1,0 +1,168 @@
+"""Workers on a Ray cluster, or on one of this machine that is started and ended with a run. Ray is an extra: it is imported here alone.
+
+State never lives in an actor: one that is lost takes its lease with it, and another takes its place. There is no dashboard and no
+usage statistics, and a cluster of this machine's own listens on the loopback alone.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import signal
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from functools import partial
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from verify.deadline import Deadline, OutOfTimeError
+from verify.errors import InputError, ResourceError
+from verify.workers.crew import Crews
+from verify.workers.parcels import Parcel
+from verify.workers.wire import LostError
+
+SILENCE = 60.0  # seconds after which an actor that does not say that it lives counts as lost
+_PATIENCE = 2.0  # seconds between two looks at a job
+_LOCAL = "127.0.0.1"
+_EXTRA = 'pip install "nn-verify[distributed]"'
+
+
+@contextmanager
+def crews_of_cluster(address: str, workers: int | None, memory: int | None) -> Iterator[Crews]:
+    """Workers of a cluster: as many as it has processors, or so many of them. Raises InputError and ResourceError."""
+    ray = _ray(address)
+    with _connected(ray, address, workers):
+        there = int(ray.cluster_resources().get("CPU", 0))
+        count = workers or there
+        if not 0 < count <= there:
+            raise InputError(
+                f"--ray {address}: the cluster has {there} processors free for {count} workers; ask for fewer by --workers"
+            )
+        share = None if memory is None else memory // (count + 1)
+        crews = Crews(count, partial(RayWorker, ray, share))
+        try:
+            crews.begin()
+            yield crews
+        finally:
+            crews.end()
+
+
+def _ray(address: str) -> Any:
+    """The library, set up before it is imported. Raises InputError where it is not installed."""
+    os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
+    if (
+        address == "local"
+    ):  # as Ray has it on systems with firewalls that ask: all of it listens on the loopback
+        os.environ["RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"] = "0"
+    try:
+        import ray
+    except ImportError as error:
+        raise InputError(f"--ray: Ray is not installed here ({error}); {_EXTRA}") from error
+    return ray
+
+
+@contextmanager
+def _connected(ray: Any, address: str, workers: int | None) -> Iterator[None]:
+    """Within it, this process is a cluster's driver. Signals are left to whoever had them."""
+    if ray.is_initialized():  # by the program that calls us
+        yield
+        return
+    logging.getLogger("ray").setLevel(logging.ERROR)
+    ours: dict[str, Any] = {"address": address}
+    if address == "local":
+        ours |= {"num_cpus": workers, "include_dashboard": False}
+    main = threading.current_thread() is threading.main_thread()
+    before = signal.getsignal(signal.SIGTERM)
+    try:
+        ray.init(**ours, configure_logging=False, log_to_driver=False, namespace="verify")
+    except (ConnectionError, ValueError, RuntimeError, TimeoutError, OSError) as error:
+        raise InputError(f"--ray {address}: no cluster is reached ({error})") from error
+    finally:
+        if main:
+            signal.signal(signal.SIGTERM, before)
+    try:
+        if address == "local" and ray.util.get_node_ip_address() != _LOCAL:
+            raise InputError(
+                "--ray local: this program imported Ray before, so the cluster would listen on the network; start one with ray.init, or "
+                "import Ray later"
+            )
+        yield
+    finally:
+        ray.shutdown()
+
+
+def _array(piece: Any) -> NDArray[np.uint8]:
+    """Bytes as Ray takes them fastest."""
+    return np.frombuffer(piece, np.uint8) if len(piece) else np.zeros(0, np.uint8)
+
+
+class _Actor:
+    """What runs on the cluster: a bench, and signs of life beside it."""
+
+    def __init__(self, memory: int | None) -> None:
+        from verify.workers.worker import Bench
+
+        self._bench = Bench(1, memory)
+
+    def code(self) -> str:
+        """Which code it has."""
+        from verify.resume import code
+
+        return code()
+
+    def done(self, parcel: list[Any]) -> list[Any]:
+        """What a job brought. (Memory of the object store may not be written to.)"""
+        found = self._bench.done([bytearray(piece) for piece in parcel])
+        return [_array(piece) for piece in found]
+
+    def alive(self) -> bool:
+        """It lives."""
+        return True
+
+
+class RayWorker:
+    """An actor with a processor of its own."""
+
+    def __init__(self, ray: Any, memory: int | None) -> None:
+        self._ray = ray
+        kind = ray.remote(num_cpus=1, max_restarts=0, max_task_retries=0, max_concurrency=2)(_Actor)
+        self.actor, self._met = kind.remote(memory), False
+
+    def ask(self, parcel: Parcel, deadline: Deadline) -> list[bytearray]:
+        try:
+            if not self._met:
+                self._meet(deadline)
+            job = self.actor.done.remote([_array(piece) for piece in parcel])
+            answer = self._answer(job, deadline)
+        except self._ray.exceptions.RayError as error:
+            if deadline.called_off.is_set():
+                raise OutOfTimeError from None
+            raise LostError(str(error)) from None
+        return [bytearray(piece) for piece in answer]
+
+    def _meet(self, deadline: Deadline) -> None:
+        """Its code is ours. Raises ResourceError."""
+        from verify.resume import code
+
+        if self._answer(self.actor.code.remote(), deadline) != code():
+            raise ResourceError(
+                "--ray: a machine of the cluster has another version of verify; install the same one on all of them"
+            )
+        self._met = True
+
+    def _answer(self, job: Any, deadline: Deadline) -> Any:
+        """What a call gives. Raises RayError where the actor is gone, or silent."""
+        while True:
+            ready, _ = self._ray.wait([job], timeout=_PATIENCE)
+            if ready:
+                return self._ray.get(job)
+            if deadline.called_off.is_set():
+                raise OutOfTimeError
+            self._ray.get(self.actor.alive.remote(), timeout=SILENCE)
+
+    def end(self) -> None:
+        with suppress(Exception):  # of a cluster that is gone itself
+            self._ray.kill(self.actor, no_restart=True)
