@@ -37,7 +37,7 @@ ROOT = Path(__file__).parents[1]
 _COMMAND = """
 import time
 import verify.bab.checkpoint, verify.bab.loop, verify.settings, verify.workers.local
-verify.bab.checkpoint._APART, verify.bab.checkpoint._SHARE, verify.workers.local.SILENCE = 0.0, 0.5, 4.0
+verify.bab.checkpoint._APART, verify.bab.checkpoint._SHARE, verify.workers.local.SILENCE = 0.0, 0.5, 10.0
 object.__setattr__(verify.settings.preset("default"), "batch_elements", 1)
 collect = verify.bab.loop._Branching._collect
 verify.bab.loop._Branching._collect = lambda branching: (time.sleep(0.1), collect(branching))[1]

@@ -32,6 +32,8 @@ if TYPE_CHECKING:
 
 # of the time that is left, where a check is to come: most of that is done while the search goes on
 _SEARCH_SHARE = 0.9
+# seconds for which a process works before it tells what it found
+_LEASE = 0.5
 
 
 @neutral()
@@ -146,6 +148,7 @@ class _Work:
             except OutOfTimeError:
                 return replace(late(self.started), warning=problem.vacuous, notes=problem.notes)
             search.checkpoint, search.executors = checkpoint, crews or search.executors
+            search.lease = 0.0 if crews is None else _LEASE
             found = search.run(deadline)
         statistics = {"clauses": problem.clauses, "snapped": problem.snapped, **found.progress.statistics()}
         if crews is not None:

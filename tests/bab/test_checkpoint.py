@@ -66,9 +66,9 @@ class Eager(JournalCheckpoint):
         self.sizes.append(len(frontier) + sum(map(len, working)))
 
 
-def run(search: BranchAndBound, checkpoint: Eager, seconds: float = PATIENCE) -> Outcome:
+def run(search: BranchAndBound, checkpoint: Eager, seconds: float = PATIENCE, lease: float = 0.0) -> Outcome:
     """In small steps, with a journal."""
-    search.batch, search.workers, search.checkpoint = 4, 1, checkpoint
+    search.batch, search.workers, search.checkpoint, search.lease = 4, 1, checkpoint, lease
     try:
         return search.run(Deadline.after(seconds))
     finally:
@@ -155,7 +155,7 @@ def test_every_state_holds_a_planted_counterexample(
         assert holding(found, x), "a subproblem with the counterexample is lost"
 
     checkpoint = Looking(tmp_path / "kept", look)
-    run(search_for(problem, splits, settings), checkpoint, 1.5)
+    run(search_for(problem, splits, settings), checkpoint, 1.5, 0.02 * seed)
     assert len(checkpoint.sizes) > 1
 
 

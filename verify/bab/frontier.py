@@ -50,6 +50,11 @@ class Frontier:
         self._priority = torch.zeros(0, dtype=torch.float64)
         self._count = 0
 
+    @property
+    def storage(self) -> Mapping[str, Storage]:
+        """How the parts of dual points wait."""
+        return self._storage
+
     def __len__(self) -> int:
         return self._count
 

@@ -41,7 +41,7 @@ from verify.state import Subproblems
 _FIRST_SHARE = 0.2  # of the time, for attacks, in the first half of the rounds of random starts
 _ATTACK_SHARE = 0.1  # later, and for descents from open subproblems' minimisers
 _DESCENTS = 64  # at once, at least
-_FEW = 16  # subproblems that are not worth dividing among workers
+_FEW = 16  # subproblems that are not worth dividing between two workers; among more of them that take leases, fewer are
 # of the most subproblems that were open at once: when so few are left, splitting will soon be done
 _ENDING = 0.5
 _LOOKED_AT = 4  # boxes that are looked at for where a network has no value
@@ -70,6 +70,8 @@ class BranchAndBound:
     other: OtherSplitting | None = None
     executors: Executors = threads
     checkpoint: Checkpoint = NO_CHECKPOINT
+    # seconds for which a worker goes on with what it splits, once enough waits for others; 0: it makes single steps
+    lease: float = 0.0
     progress: Progress = field(default_factory=Progress)
     stuck: int = 0
     _began: float = 0.0
@@ -96,7 +98,7 @@ class BranchAndBound:
         if (ended := self.checkpoint.ended()) is not None:
             return self._again(ended)
         self._began, self._rounds = time.monotonic(), self.second_attack.rounds
-        self.steps = Steps(self.problem, self.network, self.strategy, self.tracer)
+        self.steps = Steps(self.problem, self.network, self.strategy, self.tracer, self.frontier.storage)
         outcome = self._found(deadline)
         self.checkpoint.end(outcome)
         self.progress.checkpoint = self.checkpoint.statistics()
@@ -234,7 +236,16 @@ class BranchAndBound:
                 self.progress.observe(seen)
             if done.witness is None:
                 self._keep(result.bounded)
+        self._count(done)
         return done.witness
+
+    def _count(self, done: Done) -> None:
+        """What a worker did by itself."""
+        left = 0 if done.rest is None else len(done.rest)
+        self.progress.opened += done.refuted + done.split + left
+        self.progress.closed += done.refuted
+        if done.rest is not None and done.witness is None:
+            self.frontier.push(self.checkpoint.numbered(done.rest))
 
     def _keep(self, bounded: Bounded) -> None:
         count, left = len(bounded), bounded.open
@@ -252,11 +263,19 @@ class BranchAndBound:
 
     def popped(self, idle: int) -> Subproblems:
         """The next batch: this worker's share of what waits."""
-        share = max(-(-len(self.frontier) // idle), _FEW)
-        soon_done = max(int(_STEP_SECONDS / max(self._seconds, 1e-9)), _FEW)
+        few = max(1, 2 * _FEW // max(self.workers, 2)) if self.lease else _FEW
+        share = max(-(-len(self.frontier) // idle), few)
+        soon_done = max(int(_STEP_SECONDS / max(self._seconds, 1e-9)), few)
         most = self.strategy.at_once(self.knowledge) or self.batch
         count = min(self.batch, share, soon_done, most)
         return self.frontier.pop(count, self.network.device, self.network.dtype)
+
+    def job(self, subproblems: Subproblems, knowledge: Knowledge, deadline: Deadline) -> Callable[[], Done]:
+        """What a worker is to do with a batch: a step, or many where enough waits for all others."""
+        if not self.lease or len(self.frontier) < self.workers:
+            return partial(self.steps.step, subproblems, knowledge, deadline, self.stuck > 0)
+        batch = min(self.batch, max(int(self.lease / max(self._seconds, 1e-9)), _FEW))
+        return partial(self.steps.lease, subproblems, knowledge, deadline, self.stuck > 0, self.lease, batch)
 
     def next_attack(self, clauses: list[int]) -> Callable[[Deadline], Witness | None] | None:
         """Rounds on the clauses open after the root while there are any, then descents from minimisers; each now and then."""
@@ -397,8 +416,7 @@ class _Branching:
             if len(search.frontier):
                 subproblems = search.popped(share)
                 knowledge = replace(search.knowledge, sole=self.sole is None)
-                step = partial(search.steps.step, subproblems, knowledge, deadline, search.stuck > 0)
-                job = self.executor.submit(step)
+                job = self.executor.submit(search.job(subproblems, knowledge, deadline))
                 self.sole = self.sole or job
                 self.steps[job] = subproblems
         search.working_on(self._working)

@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass, replace
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 
 import torch
 
 from verify.attack import constraint_values, replay_best
+from verify.bab.effort import Observation
+from verify.bab.frontier import Frontier
 from verify.bab.strategy import Bounded, Knowledge, Result, Strategy
 from verify.deadline import Deadline
 from verify.errors import is_out_of_memory
+from verify.lagrangian.terms import Storage
+from verify.memory import budget
 from verify.network.graph import Network
 from verify.problem import Problem, Witness
 from verify.proof.tracer import ProofTracer
@@ -27,6 +32,11 @@ class Done:
     witness: Witness | None = None
     # subproblems that could be split no further
     stuck: int = 0
+    # subproblems that were refuted, and that were split on, beside what is in the results
+    refuted: int = 0
+    split: int = 0
+    # what else is open
+    rest: Subproblems | None = None
     # the largest batch that memory holds, where it did not hold this one
     fits: int | None = None
     # of the search, for a subproblem
@@ -41,6 +51,8 @@ class Done:
             results=self.results + other.results,
             witness=self.witness or other.witness,
             stuck=self.stuck + other.stuck,
+            refuted=self.refuted + other.refuted,
+            split=self.split + other.split,
             fits=other.fits
             if self.fits is None
             else self.fits
@@ -49,15 +61,64 @@ class Done:
             seconds=max(self.seconds, other.seconds),
         )
 
+    @property
+    def seen(self) -> tuple[Observation, ...]:
+        """What was seen of techniques, in order."""
+        return tuple(seen for result in self.results for seen in result.seen)
+
+    @property
+    def light(self) -> Done:
+        """The same without the data of what is refuted."""
+        results, refuted = [], self.refuted
+        for result in self.results:
+            left = result.bounded.open
+            refuted += len(result.bounded) - len(left)
+            results.append(replace(result, bounded=result.bounded.select(left)))
+        return replace(self, results=tuple(results), refuted=refuted)
+
 
 @dataclass(frozen=True, eq=False)
 class Steps:
-    """What a step needs that stays the same for a whole search. `network` is in the precision of the model itself."""
+    """What a step needs that stays the same for a whole search. `network` is in the precision of the model itself.
+
+    storage: how parts of dual points wait (see frontier.py).
+    """
 
     problem: Problem
     network: Network
     strategy: Strategy
     tracer: ProofTracer
+    storage: Mapping[str, Storage] = field(default_factory=dict)
+
+    def lease(
+        self,
+        subproblems: Subproblems,
+        knowledge: Knowledge,
+        deadline: Deadline,
+        at_edge: bool,
+        seconds: float,
+        batch: int,
+    ) -> Done:
+        """Steps on subproblems and on what is split of them, worst first, until so many seconds have passed; what is open then comes back."""
+        until, waiting = time.monotonic() + seconds, Frontier(budget().store, self.storage)
+        found = self.step(subproblems, knowledge, deadline, at_edge).light
+        last = found
+        while found.witness is None and time.monotonic() < until:
+            for result in last.results:
+                waiting.push(result.bounded.subproblems)
+            # these are split on, or come back as the rest
+            found = replace(found, results=tuple(map(_seen_alone, found.results)))
+            if not len(waiting):
+                return found
+            knowledge = knowledge.learned(*last.seen)
+            some = waiting.pop(min(batch, last.fits or batch), *self._place)
+            last = self.step(some, knowledge, deadline, at_edge).light
+            found = replace(found.joined(last), split=found.split + len(some))
+        return replace(found, rest=waiting.pop(len(waiting), *self._place)) if len(waiting) else found
+
+    @property
+    def _place(self) -> tuple[torch.device, torch.dtype]:
+        return self.network.device, self.network.dtype
 
     def step(
         self, subproblems: Subproblems, knowledge: Knowledge, deadline: Deadline, at_edge: bool = False
@@ -114,3 +175,7 @@ class Steps:
         objective = self.strategy.objectives.of(clauses, self.network.dtype)
         values = constraint_values(self.network, objective, x).amax(1)
         return replay_best(self.problem, clauses.tolist(), x, values)
+
+
+def _seen_alone(result: Result) -> Result:
+    return replace(result, bounded=result.bounded.select(slice(0)))

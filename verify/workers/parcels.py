@@ -14,6 +14,7 @@ import threading
 import warnings
 import weakref
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -37,12 +38,22 @@ Parcel = list[bytes]  # pickled things, and the memory that they refer to
 _LASTING = (Problem, Network, Objectives, Steps, RootBounds, CutPool, Cuts, Groups)
 
 
+@dataclass(frozen=True)
+class _Packed:
+    """Something pickled: its bytes, the memory that it refers to, and the numbers of what lasts that it speaks of."""
+
+    data: bytes
+    memory: list[Any]
+    speaks_of: list[int]
+
+
 class Catalogue:
-    """The numbers of what is sent once, for as long as anybody has it here. For any number of threads."""
+    """The numbers of what is sent once, for as long as anybody has it here, and how it is packed. For any number of threads."""
 
     def __init__(self) -> None:
         self._numbers: dict[int, int] = {}
         self._things: dict[int, weakref.ref[Any]] = {}
+        self._packed: dict[int, _Packed] = {}
         self._next, self._lock = itertools.count(), threading.RLock()
 
     def number(self, thing: Any) -> int:
@@ -57,6 +68,7 @@ class Catalogue:
         def forget(_: Any) -> None:
             with self._lock:  # before anything else can have its place in memory
                 del self._numbers[place], self._things[number]
+                self._packed.pop(number, None)
 
         return forget
 
@@ -73,6 +85,26 @@ class Catalogue:
         with self._lock:
             return number in self._things
 
+    def lasting(self, number: int) -> _Packed:
+        """What has this number, packed; once for all workers."""
+        with self._lock:
+            if (packed := self._packed.get(number)) is None:
+                packed = self._packed[number] = self.packed(self.thing(number), number)
+            return packed
+
+    def packed(self, thing: Any, itself: int = -1) -> _Packed:
+        """Anything; what lasts in it goes by its number, but for itself."""
+        memory: list[Any] = []
+        speaks_of: dict[int, None] = {}
+
+        def reference(part: Any) -> int | None:
+            if not isinstance(part, _LASTING) or (number := self.number(part)) == itself:
+                return None
+            speaks_of[number] = None
+            return number
+
+        return _Packed(_dumped(thing, reference, memory), memory, list(speaks_of))
+
 
 class Sender:
     """Packs jobs for one worker, and reads what it found."""
@@ -83,34 +115,23 @@ class Sender:
 
     def packed(self, job: Callable[[], Any]) -> Parcel:
         """A job with what this worker has not been sent yet. Raises InputError where it cannot travel."""
-        introduced: list[tuple[int, bytes, int]] = []
-        memory: list[bytes] = []
-        main = self._pickled(job, introduced, memory)
+        main, introduced, memory = self._catalogue.packed(job), list[tuple[int, bytes, int]](), list[Any]()
+        for number in main.speaks_of:
+            self._introduce(number, introduced, memory)
         gone = [number for number in self._sent if not self._catalogue.known(number)]
         self._sent.difference_update(gone)
-        return [pickle.dumps((introduced, gone, main)), *memory]
+        return [pickle.dumps((introduced, gone, (main.data, len(main.memory)))), *memory, *main.memory]
 
-    def _pickled(
-        self, thing: Any, introduced: list[tuple[int, bytes, int]], memory: list[bytes], itself: int = -1
-    ) -> tuple[bytes, int]:
-        """Bytes, and how many pieces of memory belong to them; what they refer to is introduced before."""
-        mine: list[bytes] = []
-
-        def reference(part: Any) -> int | None:
-            if not isinstance(part, _LASTING):
-                return None
-            number = self._catalogue.number(part)
-            if number == itself:
-                return None
-            if number not in self._sent:
-                data, count = self._pickled(part, introduced, memory, number)
-                introduced.append((number, data, count))
-                self._sent.add(number)
-            return number
-
-        data = _dumped(thing, reference, mine)
-        memory += mine
-        return data, len(mine)
+    def _introduce(self, number: int, introduced: list[tuple[int, bytes, int]], memory: list[Any]) -> None:
+        """Something that lasts, after what it speaks of, unless this worker has it."""
+        if number in self._sent:
+            return
+        packed = self._catalogue.lasting(number)
+        for other in packed.speaks_of:
+            self._introduce(other, introduced, memory)
+        introduced.append((number, packed.data, len(packed.memory)))
+        memory += packed.memory
+        self._sent.add(number)
 
     def unpacked(self, parcel: Sequence[bytes | bytearray]) -> Any:
         """What a worker found."""

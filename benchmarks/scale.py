@@ -1,0 +1,263 @@
+"""How far one owner carries: a search on many workers, with the clock simulated. Run ``python -m benchmarks.scale``.
+
+The owner is the real one: its loop, frontier and leases run as they do, what it hands out is packed as for another process, and what it
+takes back is unpacked, and all of that takes the time that it takes here. Workers are simulated: a lease costs so many seconds a
+subproblem, plus what packing its answer took, plus the network's delay, and brings children from a random tree of a size that is known
+(each split divides what is left of a subtree unevenly). So efficiency, messages, bytes and the time to the first full use are those of the
+owner's code; a worker's speed is an assumption.
+"""
+
+from __future__ import annotations
+
+import heapq
+import itertools
+import time
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import click
+import numpy as np
+import torch
+from torch import Tensor
+
+from benchmarks.common import table
+from verify.attack import Attack
+from verify.bab.frontier import Frontier
+from verify.bab.loop import BranchAndBound
+from verify.bab.progress import Silent
+from verify.bab.steps import Done
+from verify.bab.strategy import Bounded, Knowledge, Objectives, Result, root_subproblems
+from verify.deadline import Deadline
+from verify.problem import Problem, prepare
+from verify.settings import build_search, preset
+from verify.state import Subproblems
+from verify.workers.parcels import Catalogue, Receiver, Sender
+
+ROOT = Path(__file__).parents[1]
+_MODEL = ROOT / "properties/digits_fc/onnx/digits_fc.onnx"
+_PROPERTY = ROOT / "properties/digits_fc/vnnlib/image_1401_radius_0.06.vnnlib"
+_NO_ATTACK = Attack(restarts=1, steps=0, seconds=0.0, rounds=0)
+_DELAY, _BANDWIDTH = 5e-4, 1e9  # of a message, seconds and bytes a second: ten gigabits
+
+
+@dataclass(frozen=True, eq=False)
+class Tree:
+    """In the place of a strategy: one root, over a tree of so many subproblems. Slopes make subproblems as large as those of real searches."""
+
+    real: Any
+    size: int
+    slopes: int
+
+    @property
+    def objectives(self) -> Objectives:
+        """Those of a real problem."""
+        found: Objectives = self.real.objectives
+        return found
+
+    def begin(self) -> Knowledge:
+        """Nothing is known."""
+        return self.real.begin()  # type: ignore[no-any-return]
+
+    def clauses_of(self, clauses: Tensor, knowledge: Knowledge) -> list[int]:
+        """The one there is."""
+        return [0]
+
+    def roots(self, knowledge: Knowledge, batch: int, deadline: Deadline) -> Iterator[Result]:
+        """The root: what is left of its tree stands in the place of what else subproblems carry."""
+        self.objectives.prepare([0])
+        root = root_subproblems(1, [0], self.slopes, torch.device("cpu"), steps=1)
+        root = replace(
+            root, tightened_at=torch.full((1, 1), float(self.size)), lower_bound=torch.tensor([-1.0])
+        )
+        inputs = self.real.start.network.inputs
+        yield Result(Bounded(root, torch.tensor([False]), torch.zeros(1, inputs)))
+
+    def due(self, seconds: float, knowledge: Knowledge, deadline: Deadline) -> bool:
+        """Never."""
+        return False
+
+
+def split(subproblems: Subproblems, random: np.random.Generator) -> Bounded:
+    """Both children of each, with what is left of its tree divided between them; those with nothing are refuted."""
+    count, left = len(subproblems), subproblems.tightened_at[:, 0].numpy() - 1
+    share = np.round(left * random.beta(2.0, 2.0, count))
+    sizes = torch.from_numpy(np.concatenate([share, left - share])).float()
+    variable = torch.from_numpy(random.integers(0, 100, count))
+    value = torch.zeros(count, dtype=torch.float64)
+    children = subproblems.split(variable, (value, value), torch.zeros(count, 2))
+    refuted = sizes < 1
+    children = replace(children, tightened_at=sizes[:, None], lower_bound=-sizes.clamp(min=1).log() - 1e-3)
+    return Bounded(children, refuted, torch.zeros(2 * count, 25))
+
+
+def leased(
+    subproblems: Subproblems, random: np.random.Generator, most: float, at_once: int
+) -> tuple[Done, int]:
+    """What a worker brings that goes on until it has split so many, and how many it has split. As `Steps.lease` has it."""
+    waiting, count = Frontier(2**32), len(subproblems)
+    found = last = Done((Result(split(subproblems, random)),)).light
+    while count < most:
+        waiting.push(last.results[0].bounded.subproblems)
+        found = replace(found, results=())
+        if not len(waiting):
+            return found, count
+        some = waiting.pop(at_once, torch.device("cpu"), torch.float32)
+        last = Done((Result(split(some, random)),)).light
+        found = replace(found.joined(last), split=found.split + len(some))
+        count += len(some)
+    rest = waiting.pop(len(waiting), torch.device("cpu"), torch.float32) if len(waiting) else None
+    return replace(found, rest=rest), count
+
+
+@dataclass
+class Simulated:
+    """An executor whose workers' clock is simulated, and whose owner's is real."""
+
+    workers: int
+    seconds: float  # a subproblem
+    random: np.random.Generator
+    now: float = 0.0
+    busy: float = 0.0
+    messages: int = 0
+    bytes: int = 0
+    full: float | None = None  # when all worked for the first time
+    _since: float = field(default_factory=time.thread_time)
+    _running: list[tuple[float, int, int, Future[Any], Any]] = field(default_factory=list)
+    _count: Iterator[int] = field(default_factory=itertools.count)
+
+    def __post_init__(self) -> None:
+        catalogue = Catalogue()
+        self._idle = list(range(self.workers))
+        self._senders = [Sender(catalogue) for _ in range(self.workers)]
+        self._receivers = [Receiver() for _ in range(self.workers)]
+
+    def submit(self, job: Callable[[], Any]) -> Future[Any]:
+        """A lease."""
+        worker = self._idle.pop()
+        parcel = [bytes(piece) for piece in self._senders[worker].packed(job)]
+        self._owner()
+        given = self._receivers[worker].unpacked(parcel)
+        subproblems: Subproblems = given.args[0]  # type: ignore[attr-defined]
+        lasting, at_once = given.args[4:6] if given.func.__name__ == "lease" else (0.0, 1)  # type: ignore[attr-defined]
+        done, steps = leased(subproblems, self.random, lasting / self.seconds, at_once)
+        done = replace(done, seconds=self.seconds)
+        spent = time.thread_time()
+        answer = [bytes(piece) for piece in self._receivers[worker].packed(done)]
+        work = self.seconds * steps
+        size = sum(map(len, parcel)) + sum(map(len, answer))
+        self.bytes, self.messages, self.busy = self.bytes + size, self.messages + 2, self.busy + work
+        end = self.now + 2 * _DELAY + size / _BANDWIDTH + work + time.thread_time() - spent
+        future: Future[Any] = Future()
+        heapq.heappush(self._running, (end, next(self._count), worker, future, answer))
+        if not self._idle and self.full is None:
+            self.full = self.now
+        self._since = time.thread_time()
+        return future
+
+    def map(self, function: Callable[[Any], Any], things: Iterable[Any], /) -> Iterable[Any]:
+        """There is nothing to map."""
+        raise NotImplementedError
+
+    def wait(self, jobs: Iterable[Future[Any]], deadline: Deadline) -> set[Future[Any]]:
+        """All that have ended by the time at which the first has."""
+        self._owner()
+        self.now = max(self.now, self._running[0][0])
+        done = set()
+        while self._running and self._running[0][0] <= self.now:
+            _, _, worker, future, answer = heapq.heappop(self._running)
+            future.set_result(self._senders[worker].unpacked(answer))
+            self._idle.append(worker)
+            done.add(future)
+            self._owner()
+        return done
+
+    def _owner(self) -> None:
+        """What the owner did since took its time."""
+        here = time.thread_time()
+        self.now, self._since = self.now + here - self._since, here
+
+
+@dataclass(frozen=True)
+class Row:
+    """What a simulation showed. efficiency: of all workers' time, the share in which they worked."""
+
+    workers: int
+    makespan: float
+    efficiency: float
+    messages: int
+    bytes: int
+    full: float | None
+
+
+def simulated(
+    problem: Problem, workers: int, size: int, seconds: float, slopes: int, batch: int, lease: float
+) -> Row:
+    """One search."""
+    search: BranchAndBound = build_search(problem, preset("default"), torch.device("cpu"), 0, Silent())
+    search.strategy = Tree(search.strategy, size, slopes)  # type: ignore[assignment]
+    search.__post_init__()
+    search.first_attack = search.second_attack = _NO_ATTACK
+    search.frontier, search.other, search.batch, search.workers = Frontier(2**32), None, batch, workers
+    search.lease, search._seconds = lease, seconds
+    search.progress.attack_seconds = 1e12  # none
+    executor = Simulated(workers, seconds, np.random.default_rng(0))
+
+    @contextmanager
+    def executors(*_: Any) -> Iterator[Simulated]:
+        executor._since = time.thread_time()
+        yield executor
+
+    search.executors = executors
+    outcome = search.run(Deadline())
+    assert outcome.verdict == "unsat", outcome.reason
+    return Row(
+        workers,
+        executor.now,
+        executor.busy / (workers * executor.now),
+        executor.messages,
+        executor.bytes,
+        executor.full,
+    )
+
+
+@click.command()
+@click.option("--subproblems", default=100_000, show_default=True)
+@click.option("--seconds", default=0.01, show_default=True, help="Of a worker, for each of them.")
+@click.option("--slopes", default=3000, show_default=True, help="Numbers that each carries.")
+@click.option("--batch", default=64, show_default=True, help="That a lease has at most.")
+@click.option(
+    "--lease", default=0.5, show_default=True, help="Seconds that a worker goes on for; 0: one step."
+)
+@click.option("--workers", "counts", default="1,4,16,64,256,512,1024", show_default=True)
+def main(subproblems: int, seconds: float, slopes: int, batch: int, lease: float, counts: str) -> None:
+    """A table of searches with so many workers each."""
+    problem = prepare(_MODEL, _PROPERTY)
+    torch.set_num_threads(1)
+    rows = [
+        simulated(problem, count, subproblems, seconds, slopes, batch, lease)
+        for count in map(int, counts.split(","))
+    ]
+    print(
+        table(
+            ["workers", "seconds", "efficiency", "messages", "MB", "first full use (s)"],
+            [
+                [
+                    str(row.workers),
+                    f"{row.makespan:.1f}",
+                    f"{100 * row.efficiency:.0f} %",
+                    str(row.messages),
+                    f"{row.bytes / 1e6:.0f}",
+                    "never" if row.full is None else f"{row.full:.2f}",
+                ]
+                for row in rows
+            ],
+        )
+    )
+
+
+if __name__ == "__main__":
+    main()
