@@ -45,6 +45,25 @@ def fakes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Fakes:
     return fakes
 
 
+def test_searches_are_kept_until_they_are_done(tmp_path: Path) -> None:
+    """A folder for each instance, which is gone once its verdict is kept."""
+    kept = tmp_path / "kept"
+    settings = runner.Settings(checkpoint=kept)
+    table = folder(tmp_path / "family", ["unsat", "unsat"], ["unsat", "unsat"])
+    first, second = (settings.request(one).checkpoint for one in read_instances([table]))
+    assert first is not None and first.parent == kept and first != second
+    assert runner.Settings().request(read_instances([table])[0]).checkpoint is None
+    problems = ROOT / "properties" / "controller"
+    lines = (problems / "instances.csv").read_text().splitlines()
+    table = tmp_path / "instances.csv"
+    cells = [line.split(",") for line in lines[1:2]]
+    table.write_text("".join(f"{problems / onnx},{problems / vnnlib},60\n" for onnx, vnnlib, *_ in cells))
+    done = call(table, "--out", tmp_path / "r.csv", "--checkpoint", kept)
+    assert done.return_value == 0, done.output
+    assert table_of(tmp_path / "r.csv")[0][4] in ("sat", "unsat")
+    assert kept.is_dir() and not list(kept.iterdir())
+
+
 def test_results_report_and_counterexamples(tmp_path: Path, fakes: Fakes) -> None:
     table = folder(tmp_path / "family", ["unsat", "sat", "unknown", "crash"], ["unsat", "sat", "", "sat"])
     out, report, found = tmp_path / "r.csv", tmp_path / "r.html", tmp_path / "found"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import closing
@@ -29,6 +30,9 @@ _EXIT_CODES = options.codes(
 )
 
 
+_DONE = ("sat", "unsat", "unknown")  # a search that ended so is not gone on with
+
+
 @click.command(epilog=_EXIT_CODES)
 @click.argument("instances", nargs=-1, required=True, type=options.FILE)
 @click.option("--timeout", type=options.SECONDS, help="Seconds for each instance, instead of the table's.")
@@ -49,6 +53,11 @@ _EXIT_CODES = options.codes(
 )
 @click.option(
     "--witnesses", type=click.Path(file_okay=False, path_type=Path), help="A folder for counterexamples."
+)
+@click.option(
+    "--checkpoint",
+    type=click.Path(file_okay=False, path_type=Path),
+    help="A folder that keeps the searches at work: killed, the suite goes on with them, too.",
 )
 @options.MEMORY
 @options.DEVICE
@@ -90,6 +99,7 @@ def suite(
     shown = {"--report": report, "--junit": junit, "--sarif": sarif}
     outputs = _admitted(instances, todo, {"--out": out, **shown})
     admit_folder("--witnesses", witnesses)
+    admit_folder("--checkpoint", settings["checkpoint"])
     with closing(Results(out)) as results:
         if results.unlocked:
             _say(f"{out}: cannot be locked on its file system; let no other suite write to it meanwhile")
@@ -134,6 +144,8 @@ class _Suite:
             with closing(run(todo, settings)) as found:
                 for ended in found:
                     self._keep(ended)
+                    if (kept := settings.kept(ended.instance)) and ended.answer.result in _DONE:
+                        shutil.rmtree(kept, ignore_errors=True)
         finally:
             final = judged(self.instances, self.results.rows, self._reasons)
             self._sum_up(final)

@@ -7,6 +7,7 @@ gives its memory back. Workers are spawned, not forked: nothing of one instance 
 
 from __future__ import annotations
 
+import hashlib
 import multiprocessing
 import signal
 import time
@@ -16,6 +17,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from multiprocessing.connection import wait
+from pathlib import Path
 
 from verify.request import Request, known_device
 from verify.suite.instances import Instance
@@ -35,6 +37,7 @@ class Settings:
     preset: str = "default"
     memory: int | None = None  # bytes of all workers together; None for a share of the machine's
     deciders: Callable[[], Decide] | None = None  # what decides, in the worker; `verify` where None
+    checkpoint: Path | None = None  # a folder that keeps the searches that were not done
 
     def __post_init__(self) -> None:
         known_device(self.device)
@@ -48,7 +51,15 @@ class Settings:
             self.device,
             self.preset,
             memory=self.memory,
+            checkpoint=self.kept(instance),
         )
+
+    def kept(self, instance: Instance) -> Path | None:
+        """The folder that keeps an instance's search; None where it is not kept (of several networks)."""
+        if self.checkpoint is None or isinstance(instance.model, dict):
+            return None
+        digest = hashlib.sha256("\n".join(instance.key).encode(errors="surrogateescape")).hexdigest()
+        return self.checkpoint / f"{instance.specification.stem[:64]}-{digest[:16]}"
 
 
 @dataclass(frozen=True)
