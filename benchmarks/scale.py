@@ -12,7 +12,7 @@ from __future__ import annotations
 import heapq
 import itertools
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
@@ -224,39 +224,81 @@ def simulated(
     )
 
 
+def drawn(curves: Sequence[tuple[str, Sequence[Row]]], path: Path) -> None:
+    """Efficiency against workers, a line for each kind of tree."""
+    import matplotlib as mpl
+    from matplotlib.figure import Figure
+
+    from benchmarks.figures import COLOURS, MARKERS, STYLE
+
+    with mpl.rc_context(STYLE):  # type: ignore[arg-type, unused-ignore]
+        figure = Figure(figsize=(7.2, 4.0), layout="constrained")
+        axes = figure.add_subplot()
+        for index, (label, rows) in enumerate(curves):
+            axes.plot(
+                [row.workers for row in rows], [100 * row.efficiency for row in rows],
+                label=label, color=COLOURS[index], marker=MARKERS[index], linewidth=1.8,
+            )  # fmt: skip
+        axes.set_xscale("log", base=2)
+        axes.set_xticks(ticks := [row.workers for row in curves[0][1]], list(map(str, ticks)))
+        axes.set_xlabel("workers (simulated)")
+        axes.set_ylabel("time in which they work, %")
+        axes.set_ylim(0, 105)
+        axes.grid(True)
+        axes.legend(frameon=False)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        figure.savefig(path, metadata={"Date": None})
+
+
 @click.command()
 @click.option("--subproblems", default=100_000, show_default=True)
-@click.option("--seconds", default=0.01, show_default=True, help="Of a worker, for each of them.")
+@click.option(
+    "--seconds", multiple=True, default=(0.01, 0.1), show_default=True, help="Of a worker, for a subproblem."
+)
 @click.option("--slopes", default=3000, show_default=True, help="Numbers that each carries.")
-@click.option("--batch", default=64, show_default=True, help="That a lease has at most.")
+@click.option("--batch", default=64, show_default=True, help="That a lease begins with, at most.")
 @click.option(
     "--lease", default=0.5, show_default=True, help="Seconds that a worker goes on for; 0: one step."
 )
 @click.option("--workers", "counts", default="1,4,16,64,256,512,1024", show_default=True)
-def main(subproblems: int, seconds: float, slopes: int, batch: int, lease: float, counts: str) -> None:
+@click.option("--plot", type=click.Path(path_type=Path), help="A file for the plot.")
+def main(
+    subproblems: int,
+    seconds: Sequence[float],
+    slopes: int,
+    batch: int,
+    lease: float,
+    counts: str,
+    plot: Path | None,
+) -> None:
     """A table of searches with so many workers each."""
     problem = prepare(_MODEL, _PROPERTY)
     torch.set_num_threads(1)
-    rows = [
-        simulated(problem, count, subproblems, seconds, slopes, batch, lease)
-        for count in map(int, counts.split(","))
+    curves = []
+    for each in seconds:
+        rows = [
+            simulated(problem, count, subproblems, each, slopes, batch, lease)
+            for count in map(int, counts.split(","))
+        ]
+        curves.append((f"{subproblems:,} subproblems of {1000 * each:g} ms", rows))
+        print(f"\n{curves[-1][0]}\n")
+        print(table(_HEAD, map(_cells, rows)), flush=True)
+    if plot is not None:
+        drawn(curves, plot)
+
+
+_HEAD = ["workers", "seconds", "efficiency", "messages", "MB", "first full use (s)"]
+
+
+def _cells(row: Row) -> list[str]:
+    return [
+        f"{row.workers:,}",
+        f"{row.makespan:.1f}",
+        f"{100 * row.efficiency:.0f} %",
+        f"{row.messages:,}",
+        f"{row.bytes / 1e6:,.0f}",
+        "never" if row.full is None else f"{row.full:.2f}",
     ]
-    print(
-        table(
-            ["workers", "seconds", "efficiency", "messages", "MB", "first full use (s)"],
-            [
-                [
-                    str(row.workers),
-                    f"{row.makespan:.1f}",
-                    f"{100 * row.efficiency:.0f} %",
-                    str(row.messages),
-                    f"{row.bytes / 1e6:.0f}",
-                    "never" if row.full is None else f"{row.full:.2f}",
-                ]
-                for row in rows
-            ],
-        )
-    )
 
 
 if __name__ == "__main__":

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from benchmarks import throughput, tightness
+from benchmarks import scale, throughput, tightness
 from benchmarks.common import RESULTS, ROOT, Case, cases, machine_line, read, root, write
 from benchmarks.tightness import CROWN, INTERVAL, closed, measure_case, runs
 
@@ -50,6 +50,16 @@ def test_no_gap_is_no_share() -> None:
     """Where CROWN is as good as anything there is nothing to close."""
     assert closed(-1.0, -1.0, -1.0 + 1e-9) is None
     assert closed(-1.5, -2.0, -1.0) == 0.5
+
+
+@pytest.mark.parametrize("lease", [0.0, 0.1])
+def test_a_simulated_search_splits_its_whole_tree(lease: float) -> None:
+    """As many subproblems as it has, whoever splits them; and nobody works more than all the time."""
+    problem = scale.prepare(scale._MODEL, scale._PROPERTY)
+    for workers in (1, 4):
+        row = scale.simulated(problem, workers, 300, 0.01, 50, 8, lease)
+        assert row.efficiency * row.workers * row.makespan == pytest.approx(300 * 0.01)
+        assert 0 < row.efficiency < 1 and row.messages >= 2 and row.bytes
 
 
 def test_throughput_of_a_batch(case: Case) -> None:

@@ -176,16 +176,20 @@ def build_search(
     either = (
         not few and tracer.proves(Provable.OTHER_SEARCH) and problem.free_inputs <= settings.triable_inputs
     )
-    workers = workers or (torch.get_num_threads() if device.type == "cpu" else 1)
-    room = budget().at_once
-    several = max(1, min(16, room(_MOST_ELEMENTS, workers) // network.variables))
-    batch = max(several, min(2048, room(settings.batch_elements, workers) // network.variables))
+    threads = torch.get_num_threads() if device.type == "cpu" else 1
+    workers = workers or threads
+    # those of a cluster have memory of their own
+    room, here = budget().at_once, min(workers, max(threads, os.cpu_count() or 1))
+    several = max(1, min(16, room(_MOST_ELEMENTS, here) // network.variables))
+    batch = max(several, min(2048, room(settings.batch_elements, here) // network.variables))
     own_type = torch.float64 if problem.model.element_type == "float64" else torch.float32
     own_network = network.to(device, own_type)
 
     first, second = (for_steps(attack, network) for attack in (settings.first_attack, settings.second_attack))
 
-    def search(strategy: Strategy, told: Reporter, other: OtherSplitting | None = None) -> BranchAndBound:
+    def search(
+        strategy: Strategy, told: Reporter, workers: int, other: OtherSplitting | None = None
+    ) -> BranchAndBound:
         frontier = Frontier(budget().store, storage(network))
         return BranchAndBound(
             problem,
@@ -206,9 +210,9 @@ def build_search(
     if few or either:
         inputs = SplitInputs.of(problem, split, settings.intermediate, tracer)
         if few:
-            return search(inputs, reporter)
-        other = OtherSplitting(search(inputs, Silent()))
-    return search(_activations(problem, network, settings, tracer), reporter, other)
+            return search(inputs, reporter, workers)
+        other = OtherSplitting(search(inputs, Silent(), threads))
+    return search(_activations(problem, network, settings, tracer), reporter, workers, other)
 
 
 def _activations(

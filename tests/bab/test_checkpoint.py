@@ -7,7 +7,7 @@ import io
 import shutil
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from dataclasses import replace
+from dataclasses import fields, replace
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -27,6 +27,7 @@ from verify.bab.checkpoint import JournalCheckpoint, Standing
 from verify.bab.frontier import Frontier
 from verify.bab.loop import BranchAndBound
 from verify.bab.progress import Outcome
+from verify.bab.root_bounds import RootBounds
 from verify.bab.strategy import Strategy
 from verify.deadline import Deadline, OutOfTimeError
 from verify.errors import InputError
@@ -192,6 +193,13 @@ def test_what_is_known_comes_back_as_it_was(kind: str, tmp_path: Path) -> None:
         assert knowledge.shared.cuts.count
     if kind == "reduced":
         assert knowledge.shared.reductions
+
+
+def test_all_that_roots_know_is_kept_or_made_by_the_search() -> None:
+    """Who adds a field says which: one that is neither would be lost in silence."""
+    made = {"problem", "objectives", "tracer", "network", "working", "carried", "steps", "rigorous"}
+    kept = {"cuts", "index_of_box", "bounds", "root_bound", "passes", "reductions"}
+    assert {field.name for field in fields(RootBounds)} == made | kept
 
 
 def same(one: Any, other: Any) -> bool:
