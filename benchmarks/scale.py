@@ -76,6 +76,10 @@ class Tree:
         inputs = self.real.start.network.inputs
         yield Result(Bounded(root, torch.tensor([False]), torch.zeros(1, inputs)))
 
+    def at_once(self, knowledge: Knowledge) -> int | None:
+        """As many as there is room for."""
+        return None
+
     def due(self, seconds: float, knowledge: Knowledge, deadline: Deadline) -> bool:
         """Never."""
         return False

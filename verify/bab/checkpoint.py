@@ -272,18 +272,22 @@ def _same(new: Tensor, old: Tensor | None) -> bool:
 
 
 def _saved_effort(effort: Effort) -> dict[str, Any]:
-    ledgers = {
-        name: {
-            "seen": ledger.seen,
-            "last": ledger.last,
-            "in_vain": float(ledger.in_vain),
-            "calls": [float(value) for value in ledger.calls],
-        }
-        for name, ledger in effort.ledgers.items()
-    }
     return {
-        "splitting": {name: _scalar(value) for name, value in asdict(effort.splitting).items()},
-        "ledgers": ledgers,
+        "splitting": _plain_fields(effort.splitting),
+        "ledgers": {name: _plain_fields(ledger) for name, ledger in effort.ledgers.items()},
+    }
+
+
+def _plain_fields(one: Splitting | Ledger) -> dict[str, Any]:
+    """By their names; arrays as lists."""
+    found = {field.name: getattr(one, field.name) for field in fields(one)}
+    return {
+        name: value
+        if isinstance(value, Tensor)
+        else value.tolist()
+        if isinstance(value, np.ndarray)
+        else _scalar(value)
+        for name, value in found.items()
     }
 
 
@@ -292,12 +296,16 @@ def _scalar(value: Any) -> float | int | bool:
 
 
 def _effort(begun: Effort, saved: Mapping[str, Any]) -> Effort:
-    ledgers = {
-        name: Ledger(one["seen"], one["last"], one["in_vain"], np.array(one["calls"]))
-        for name, one in saved["ledgers"].items()
-    }
+    ledgers = {name: _ledger(one) for name, one in saved["ledgers"].items()}
     splitting: Splitting = replace(begun.splitting, **saved["splitting"])
     return Effort(splitting, ledgers)
+
+
+def _ledger(saved: Mapping[str, Any]) -> Ledger:
+    given: dict[str, Any] = {
+        name: np.array(value) if isinstance(value, list) else value for name, value in saved.items()
+    }
+    return Ledger(**given)
 
 
 _COUNTERS = ("closed", "opened", "depth", "batches", "largest_batch", "attack_seconds")

@@ -169,6 +169,7 @@ class RootBounds:
             "bounds": [self.bounds.lower, self.bounds.upper],
             "root_bound": self.root_bound,
             "passes": [self.passes.rounds, self.passes.seconds, self.passes.paid],
+            "programs": [] if self.programs is None else [self.programs.seconds, self.programs.involved],
             "cuts": self.cuts.saved(),
         }
 
@@ -196,7 +197,17 @@ class RootBounds:
             root_bound=root_bound,
             passes=Passes(*saved["passes"]),
             cuts=found.cuts.restored(saved["cuts"]),
+            programs=found._programs(saved["programs"]),
         )
+
+    def _programs(self, saved: Sequence[Any]) -> Programs | None:
+        """What was saved of them. Raises ValueError where it is of another network."""
+        if not saved:
+            return None
+        seconds, involved = saved
+        if involved.shape != (self.network.variables,):
+            raise ValueError("programs of another network")
+        return Programs(seconds, involved.to(self.network.device))
 
     def without_cuts(self) -> RootBounds:
         """The same, as if there never had been cuts."""

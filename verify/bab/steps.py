@@ -111,7 +111,8 @@ class Steps:
             if not len(waiting):
                 return found
             knowledge = knowledge.learned(*last.seen)
-            some = waiting.pop(min(batch, last.fits or batch), *self._place)
+            most = min(batch, last.fits or batch, self.strategy.at_once(knowledge) or batch)
+            some = waiting.pop(most, *self._place)
             last = self.step(some, knowledge, deadline, at_edge).light
             found = replace(found.joined(last), split=found.split + len(some))
         return replace(found, rest=waiting.pop(len(waiting), *self._place)) if len(waiting) else found
