@@ -39,12 +39,11 @@ class ProgramsSolved(Observation):
 
     def update(self, shared: RootBounds) -> RootBounds:
         """With these refutations, the latest ones weighing most; the first programs tell whether bounds tell anything."""
-        known, count = shared.programs, len(self.involved)
-        if known is None and self.trial:
+        known = shared.programs
+        if known is None:
+            none = self.involved.new_zeros(self.involved.shape[1])
             flat = bool((self.refuted | (self.after > -_FLAT)).all())
-            return replace(
-                shared, programs=Programs(flat, 0.0, self.involved.new_zeros(self.involved.shape[1]))
-            )
+            return replace(shared, programs=Programs(flat, 0.0, none)) if self.trial else shared
         count = len(self.involved)
         weights = _FADING ** torch.arange(count - 1, -1, -1).to(known.involved)
         involved = _FADING**count * known.involved + weights @ self.involved
