@@ -36,14 +36,17 @@ class Struct:
 
     def select(self: T, rows: Tensor | slice) -> T:
         """The given rows (indices, a mask or a range)."""
-        return self.map(lambda part: part[rows])
+        found = _indices(rows)
+        return self.map(lambda part: part[found])
 
     def updated(self: T, rows: Tensor, other: T) -> T:
         """The same struct with the given rows replaced by those of `other`."""
 
+        found = _indices(rows)
+
         def changed(part: Tensor, new: Tensor) -> Tensor:
             part = part.clone()
-            part[rows] = new
+            part[found] = new
             return part
 
         return self.map(changed, other)
@@ -58,6 +61,28 @@ class Struct:
         return parts[0].map(lambda *column: torch.cat(column), *parts[1:])
 
 
+def fetched(struct: T, *beside: Tensor) -> tuple[T, tuple[Tensor, ...]]:
+    """The struct, and more, on the CPU. From a GPU that waits once: what is copied after all else, and waited for, arrives after it."""
+    last: list[Tensor] = []
+
+    def begun(part: Tensor) -> Tensor:
+        if part.numel():
+            last[:] = [part]
+        return part.to("cpu", non_blocking=True)
+
+    found = struct.map(begun), tuple(begun(part) for part in beside)
+    for part in last:
+        part[(0,) * part.dim()].cpu()
+    return found
+
+
+def sent(tensor: Tensor, device: torch.device) -> Tensor:
+    """The tensor on a device; to a GPU it goes from memory that is pinned, so that nobody waits for it."""
+    if device.type == "cpu" or tensor.device.type != "cpu":
+        return tensor.to(device)
+    return tensor.pin_memory().to(device, non_blocking=True)
+
+
 def is_wide(lower: Tensor, upper: Tensor, point: float = _POINT) -> Bool[Tensor, "*shape"]:
     """Which intervals are more than a number that had to be rounded outward, as decimals have to.
 
@@ -70,7 +95,12 @@ def outward(value: Tensor, towards: float) -> Tensor:
     """The nearest float32 numbers that are no tighter: towards -inf for lower ends, inf for upper ones."""
     near = value.float()
     beyond = near.to(value) > value if towards < 0 else near.to(value) < value
-    return torch.where(beyond, torch.nextafter(near, near.new_tensor(towards)), near)
+    return torch.where(beyond, torch.nextafter(near, near.new_full((), towards)), near)
+
+
+def _indices(rows: Any) -> Any:
+    """Rows that a mask chooses by their numbers, which every field would look for again."""
+    return rows.nonzero()[:, 0] if isinstance(rows, Tensor) and rows.dtype == torch.bool else rows
 
 
 def _mapped(change: Callable[..., Tensor], first: Any, *others: Any) -> Any:
@@ -201,7 +231,7 @@ class Splits(Struct):
         """The values as another type has them: no number that a split has left out is in again."""
         near = self.value.to(dtype)
         beyond = (self.value - near.to(self.value.dtype)) * self.side > 0
-        towards = torch.where(self.side > 0, near.new_tensor(torch.inf), near.new_tensor(-torch.inf))
+        towards = torch.where(self.side > 0, torch.inf, -torch.inf).to(dtype)
         return torch.where(beyond, torch.nextafter(near, towards), near)
 
     def padded(self, depth: int) -> Splits:

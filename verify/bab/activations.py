@@ -200,12 +200,14 @@ class SplitActivations:
         subproblems = subproblems.with_cuts(CutShares.name, shared.cuts.count)
         ascent = self.child.longer(knowledge.effort.splitting.factor)
         bounded = shared.optimised(reset_new_beta(subproblems), ascent, deadline, subproblems.state)
+        (before,) = bounded.brought(subproblems.lower_bound)
+        known = bounded.on_host()
         split = Observation(
             SPLITTING,
             time.monotonic() - began,
-            subproblems.lower_bound,
-            bounded.subproblems.lower_bound,
-            bounded.refuted,
+            before,
+            known.subproblems.lower_bound,
+            known.refuted,
         )
         knowledge = knowledge.learned(split)
         bounded, seen = applied(
@@ -334,9 +336,9 @@ class SplitActivations:
 
     def _halved(self, problem: DualProblem, state: DualState, split: Split) -> Split:
         """With inputs halved where there is no other split to make (-1), and none where none will help (-2)."""
-        stuck = split.variable == -1
-        if not bool(stuck.any()):
+        if not bool((split.on_host == -1).any()):
             return split
+        stuck = split.variable == -1
         inputs = slice(0, problem.network.inputs)
         cotangent = problem.evaluate(state).input_cotangent[:, 0]
         halves = widest_effect(cotangent, problem.bounds.lower[:, inputs], problem.bounds.upper[:, inputs])

@@ -14,7 +14,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from verify.bab.strategy import Bounded, Objectives, grouped
+from verify.bab.strategy import B, Bounded, Objectives, grouped
 from verify.bab.techniques.clipping import Clipping
 from verify.bounders.halfspaces import Halfspaces
 from verify.bounders.ibp import Pair, interval, interval_rows, magnitudes
@@ -66,6 +66,10 @@ class BoundedBoxes(Bounded):
     # of each clause's rows, as joined; 0 in a pass not made
     weights: Float[Tensor, "batch passes group rows"]
     tried: Int[Tensor, " batch"]
+
+    def on_host(self: B) -> B:
+        """Where they are: boxes have too much beside them to be brought to the CPU before they have to wait."""
+        return self
 
     def better(self, other: BoundedBoxes) -> BoundedBoxes:
         """The better bound of the two, and the box that both have in common; without one, nothing in it is unsafe."""

@@ -55,6 +55,14 @@ class Observation:
     # whether the roots are others now
     anew: bool = False
 
+    def __post_init__(self) -> None:
+        """All on the CPU, where it is learned from, brought there together."""
+        if self.refuted.device.type != "cpu":
+            kinds = self.before.dtype, self.after.dtype, self.refuted.dtype
+            parts = torch.stack([self.before.double(), self.after.double(), self.refuted.double()]).cpu()
+            for name, part, kind in zip(("before", "after", "refuted"), parts, kinds, strict=True):
+                object.__setattr__(self, name, part.to(kind))
+
     def __len__(self) -> int:
         return len(self.refuted)
 

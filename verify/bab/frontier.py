@@ -27,7 +27,7 @@ from verify.lagrangian.alpha import Alpha
 from verify.lagrangian.beta import Beta
 from verify.lagrangian.terms import Storage
 from verify.output import scratch_folder
-from verify.state import DualState, Subproblems
+from verify.state import DualState, Subproblems, sent
 
 # Of networks whose slopes range within [0, 1].
 _STORAGE = {Alpha.name: Storage(torch.float16), Beta.name: Storage(along_splits=True)}
@@ -118,7 +118,8 @@ class Frontier:
         self._priority[slots] = torch.inf
         self._count -= count
         found = of_columns(self._rows(slots))
-        return replace(found.map(lambda part: part.to(device)), state=found.state.to(device, dtype))
+        state = found.state.map(lambda part: sent(part.to(dtype), device))
+        return replace(found.map(lambda part: sent(part, device)), state=state)
 
     def since(self, number: int) -> Iterator[dict[str, Tensor]]:
         """The columns of those that wait whose `subproblem_id` is at least that, as they are kept, some rows at a time."""

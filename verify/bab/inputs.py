@@ -37,7 +37,7 @@ from verify.memory import budget
 from verify.network.graph import Network
 from verify.problem import Problem
 from verify.proof.tracer import InputBoxes, ProofTracer
-from verify.state import Bounds, Subproblems, outward
+from verify.state import Bounds, Subproblems, outward, sent
 
 _FEW_STEPS, _LEVELS = 2, 4  # steps that are parted by themselves, and the levels of the tree for each more
 
@@ -157,9 +157,10 @@ class SplitInputs:
 
     def bound(self, subproblems: Subproblems, knowledge: Knowledge, deadline: Deadline) -> Result:
         """CROWN on intervals first; what that leaves open gets tighter bounds where they pay."""
-        alone = subproblems.alone
+        alone = subproblems.alone.cpu()
         if not bool(alone.any()) or bool(alone.all()):
             return self._bound(subproblems, knowledge, deadline)
+        alone = sent(alone, subproblems.alone.device)
         first = self._bound(subproblems.select(alone), knowledge, deadline)
         knowledge = knowledge.learned(*first.seen)
         second = self._bound(subproblems.select(~alone), knowledge, deadline)

@@ -28,7 +28,7 @@ from verify.network.graph import Network
 from verify.network.reduced import Reduced
 from verify.problem import Problem
 from verify.proof.tracer import ProofTracer
-from verify.state import Bounds, DualState, Subproblems
+from verify.state import Bounds, DualState, Subproblems, sent
 
 
 @dataclass(frozen=True)
@@ -126,8 +126,17 @@ class RootBounds:
 
     def index(self, clauses: Int[Tensor, " batch"]) -> Int[Tensor, " batch"]:
         """The clauses' rows of `bounds`."""
-        boxes = torch.from_numpy(self.problem.box_of[clauses.cpu().numpy()])
-        return self.index_of_box[boxes.to(self.index_of_box.device)]
+        return self.index_of_box[self._box_of[clauses]]
+
+    @cached_property
+    def _box_of(self) -> Int[Tensor, " clauses"]:
+        """Each clause's box."""
+        return sent(torch.from_numpy(self.problem.box_of), self.index_of_box.device)
+
+    @cached_property
+    def finite(self) -> bool:
+        """Whether all bounds are, in either precision; those of subproblems are then, too."""
+        return bool((self.working_bounds.lower.sum() + self.working_bounds.upper.sum()).isfinite())
 
     def intervals(self, clauses: Sequence[int]) -> tuple[Tensor, Bounds, Tensor]:
         """The clauses' boxes, their bounds by interval arithmetic, and each clause's row of them; not yet among `bounds`."""
@@ -268,7 +277,7 @@ class RootBounds:
         bounds = self.carried.apply(bounds, subproblems)
         cuts = self.cuts.of(subproblems.state.width(CutShares.name), network)
         objective = self.objectives.of(subproblems.clause, network.dtype)
-        return DualProblem(network, bounds, objective, subproblems.splits, cuts=cuts)
+        return DualProblem(network, bounds, objective, subproblems.splits, cuts=cuts, finite=self.finite)
 
     def _spread(self, split_variable: Tensor) -> Tensor:
         """The subproblems that have a split which intervals are worth redoing for."""
@@ -297,14 +306,19 @@ class RootBounds:
         """Which of the proposed refutations hold over the reals (or all of them, where nobody asks)."""
         if not self.rigorous:
             return proposed
+        if proposed.device.type != "cpu" and not self.tracer.writes:  # to ask which would take longer
+            return proposed & self._refuted(subproblems)
         refuted = torch.zeros_like(proposed)
         index = proposed.nonzero()[:, 0]
         if len(index):
-            chosen = subproblems.select(index)
-            problem = self.dual(chosen, self.network)
-            state = problem.clamp(chosen.state.to(self.network.device, torch.float64))
-            refuted[index] = self.tracer.refuted(chosen, problem, state, self.magnitudes)
+            refuted[index] = self._refuted(subproblems.select(index))
         return refuted
+
+    def _refuted(self, subproblems: Subproblems) -> Bool[Tensor, " batch"]:
+        """Which are refuted over the reals, at their dual points."""
+        problem = self.dual(subproblems, self.network)
+        state = problem.clamp(subproblems.state.to(self.network.device, torch.float64))
+        return self.tracer.refuted(subproblems, problem, state, self.magnitudes)
 
     def crown(
         self, clauses: Int[Tensor, "boxes group"], bounds: Bounds, sizes: dict[int, Tensor]

@@ -19,7 +19,7 @@ from verify.memory import budget
 from verify.network.graph import Network
 from verify.problem import Problem, Witness
 from verify.proof.tracer import ProofTracer
-from verify.state import Subproblems
+from verify.state import Subproblems, sent
 
 _DEEP = 64  # splits, beyond which nothing is looked for beside what is undefined
 
@@ -71,9 +71,10 @@ class Done:
         """The same without the data of what is refuted."""
         results, refuted = [], self.refuted
         for result in self.results:
-            left = result.bounded.open
-            refuted += len(result.bounded) - len(left)
-            results.append(replace(result, bounded=result.bounded.select(left)))
+            bounded = result.bounded.on_host()
+            left = bounded.open
+            refuted += len(bounded) - len(left)
+            results.append(replace(result, bounded=bounded.select(left)))
         return replace(self, results=tuple(results), refuted=refuted)
 
 
@@ -149,17 +150,20 @@ class Steps:
         deadline.check()
         began, count = time.monotonic(), len(subproblems)
         split = self.strategy.choose(subproblems, knowledge, deadline)
-        splittable = split.variable >= 0
+        splittable = (split.on_host >= 0).nonzero()[:, 0]
         if at_edge and self.network.sided and subproblems.split_variable.shape[1] >= _DEEP:
             # what is left beside what is undefined
-            splittable = torch.zeros_like(splittable)
-        stuck = int((~splittable).sum())
-        subproblems = subproblems.select(splittable)
-        if not len(subproblems):
+            splittable = splittable[:0]
+        stuck = count - len(splittable)
+        if len(splittable) == 0:
             return Done(stuck=stuck)
-        variable, value = split.variable[splittable], split.value[splittable]
-        ends = value, value if split.above is None else split.above[splittable]
-        children = subproblems.split(variable, ends, split.beta[splittable])
+        variable, value, beta = split.variable, split.value, split.beta
+        above = value if split.above is None else split.above
+        if stuck:
+            chosen = sent(splittable, variable.device)
+            subproblems = subproblems.select(chosen)
+            variable, value, beta, above = (part[chosen] for part in (variable, value, beta, above))
+        children = subproblems.split(variable, (value, above), beta)
         children = self.tracer.split(subproblems, children, variable, value)
         result = self.strategy.bound(children, knowledge, deadline)
         seconds = (time.monotonic() - began) / count
@@ -168,14 +172,15 @@ class Steps:
     @torch.no_grad()
     def tried(self, bounded: Bounded) -> Witness | None:
         """The minimisers of subproblems left open, as they are."""
-        left = bounded.open
+        host, device = bounded.on_host(), self.network.device
+        left = host.open
         if not len(left):
             return None
-        clauses = bounded.subproblems.clause[left]
-        x = bounded.minimiser[left].to(self.network.device, self.network.dtype)
-        objective = self.strategy.objectives.of(clauses, self.network.dtype)
+        clauses, there = host.subproblems.clause[left], sent(left, device)
+        x = bounded.minimiser[there].to(device, self.network.dtype)
+        objective = self.strategy.objectives.of(bounded.subproblems.clause[there], self.network.dtype)
         values = constraint_values(self.network, objective, x).amax(1)
-        return replay_best(self.problem, clauses.tolist(), x, values)
+        return replay_best(self.problem, clauses.tolist(), x, values.cpu())
 
 
 def _seen_alone(result: Result) -> Result:

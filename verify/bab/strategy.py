@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Protocol, TypeVar
+from functools import cached_property, partial
+from typing import Any, Protocol, TypeVar, cast
 
 import numpy as np
 import torch
@@ -17,7 +18,7 @@ from verify.bounders.ascent import Ascended
 from verify.branching.rule import Split
 from verify.deadline import Deadline
 from verify.problem import Problem
-from verify.state import DualState, Objective, Struct, Subproblems
+from verify.state import DualState, Objective, Struct, Subproblems, fetched, sent
 
 B = TypeVar("B", bound="Bounded")
 
@@ -34,6 +35,21 @@ class Bounded(Struct):
     def open(self) -> Int[Tensor, " open"]:
         """Which are not refuted."""
         return (~self.refuted).nonzero()[:, 0]
+
+    def on_host(self: B) -> B:
+        """The same where decisions are made and subproblems wait: on the CPU, brought there once."""
+        return self if self.refuted.device.type == "cpu" else cast("B", self._fetched)
+
+    def brought(self, *beside: Tensor) -> tuple[Tensor, ...]:
+        """More that is on its device, on the CPU, together with what `on_host` gives from then on."""
+        if self.refuted.device.type == "cpu":
+            return beside
+        self.__dict__["_fetched"], found = fetched(self, *beside)
+        return found
+
+    @cached_property
+    def _fetched(self) -> Bounded:
+        return fetched(self)[0]
 
 
 @dataclass(frozen=True)
@@ -76,7 +92,10 @@ class Technique(Protocol[B]):
         """Whether a batch has it at most once; else as often as it is due."""
 
     def due(self, bounded: B, knowledge: Knowledge) -> Int[Tensor, " index"]:
-        """Which open subproblems to apply it to now; if not `once`, not again to those that it was just applied to."""
+        """Which open subproblems to apply it to now; if not `once`, not again to those that it was just applied to.
+
+        bounded: as the CPU has them.
+        """
 
     def apply(
         self, bounded: B, index: Int[Tensor, " index"], knowledge: Knowledge, deadline: Deadline
@@ -93,8 +112,9 @@ def applied(
     while more:
         more = False
         for technique in tuple(left):
-            index = technique.due(bounded, knowledge)
+            index = technique.due(bounded.on_host(), knowledge)
             if len(index):
+                index = sent(index, bounded.refuted.device)
                 bounded, one = technique.apply(bounded, index, knowledge, deadline)
                 knowledge, more = knowledge.learned(one), True
                 seen.append(one)
@@ -228,9 +248,13 @@ def no_looser(subproblems: Subproblems, ascended: Ascended, kept: DualState | No
     """Subproblems after a climb; where that ends below what they inherited, their bound stays and they take the state `kept`."""
     inherited, bound, state = subproblems.lower_bound, ascended.bound[:, 0], ascended.state
     if kept is not None:
-        better = (bound >= inherited).nonzero()[:, 0]
-        state = kept.to(bound.device, bound.dtype).updated(better, state.select(better))
+        better = (bound >= inherited)[:, None, None]
+        state = kept.to(bound.device, bound.dtype).map(partial(_chosen, better), state)
     return subproblems.with_state(torch.maximum(bound, inherited), state)
+
+
+def _chosen(other: Tensor, kept: Tensor, new: Tensor) -> Tensor:
+    return torch.where(other, new, kept)
 
 
 def grouped(boxes: Sequence[int], most: int) -> tuple[Tensor, Tensor]:

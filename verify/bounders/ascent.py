@@ -117,8 +117,8 @@ class _Run:
         self.best = state.map(Tensor.clone)
         self.minimiser = problem.domain.input_minimiser(like.new_zeros(*shape, problem.network.inputs))
         self.rows = torch.arange(problem.batch, device=like.device)
-        # Asking a GPU how far it is makes it wait.
-        self.period = 1 if like.device.type == "cpu" else 8
+        # Elsewhere the program would stand still at every look.
+        self.looks = like.device.type == "cpu"
 
     def optimise(self, iterations: int) -> Ascended:
         """Alternates looks and steps; after the last step only q is evaluated."""
@@ -127,7 +127,7 @@ class _Run:
             self.deadline.check()
             self.keep(self.optimiser.evaluate())
             self.tell(count)
-            if count % self.period == 0 and self.drop_refuted():
+            if self.looks and self.drop_refuted():
                 break
             count += 1
             self.optimiser.step(count)
@@ -202,14 +202,14 @@ class Moments:
         step = (
             start.clone(memory_format=torch.contiguous_format) if unit is None else torch.zeros_like(gradient)
         )
-        done = torch.tensor(float(count), device=gradient.device)
+        before = torch.full((), float(count - 1), device=gradient.device)
         adam(
             [step],
             [gradient],
             [self.mean],
             [self.square],
             [],
-            [done - 1],
+            [before],
             fused=True,
             amsgrad=False,
             beta1=0.9,

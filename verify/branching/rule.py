@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Protocol
 
 from jaxtyping import Float, Int
@@ -26,6 +27,11 @@ class Split:
     above: Float[Tensor, " batch"] | None = (
         None  # where the upper side begins; None: where the lower one ends
     )
+
+    @cached_property
+    def on_host(self) -> Int[Tensor, " batch"]:
+        """The variables on the CPU, brought there once."""
+        return self.variable.cpu()
 
 
 class BranchingRule(Protocol):

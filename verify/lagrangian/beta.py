@@ -43,12 +43,16 @@ class Beta(Term):
 
     @cached_property
     def places(self) -> dict[int, tuple[Int[Tensor, "batch 1 depth"], Bool[Tensor, "batch 1 depth"]]]:
-        """For each layer that is split, by its node: the splits' places in the layer, and which splits are the layer's."""
+        """For each layer that is split, by its node: the splits' places in the layer, and which splits are the layer's.
+
+        On a GPU for all layers: it takes longer to ask which.
+        """
         variable = self.splits.variable[:, None, :]
         places = {}
+        elsewhere = variable.device.type != "cpu"
         for layer in self.domain.layers:
             own = (variable >= layer.variables.start) & (variable < layer.variables.stop)
-            if variable.shape[2] and bool(own.any()):
+            if variable.shape[2] and (elsewhere or bool(own.any())):
                 places[layer.node] = (torch.where(own, variable - layer.variables.start, 0), own)
         return places
 

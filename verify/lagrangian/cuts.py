@@ -98,18 +98,19 @@ class Cuts:
         return sum(len(part.values()) for part in self.coefficients.values())
 
     @cached_property
-    def _several(self) -> bool:
-        """Whether an output has more than one."""
-        return len(self.neurons.unique()) < len(self)
+    def _owners(self) -> tuple[int, Int[Tensor, " cuts"]]:
+        """How many outputs have any, and which of these each one's is."""
+        first, owner = self.neurons.unique(return_inverse=True)
+        return len(first), owner
 
     def shared(
         self, shares: Float[Tensor, "batch objectives cuts"]
     ) -> Float[Tensor, "batch objectives cuts"]:
         """Shares >= 0 scaled so that no output's add up to more than 1."""
-        if not self._several:
+        outputs, owner = self._owners
+        if outputs == len(self):
             return shares.clamp(max=1)
-        first, owner = self.neurons.unique(return_inverse=True)
-        total = shares.new_zeros(*shares.shape[:2], len(first)).index_add(2, owner, shares)
+        total = shares.new_zeros(*shares.shape[:2], outputs).index_add(2, owner, shares)
         return shares / total.clamp(min=1)[..., owner]
 
     def on(self, layer: Layer) -> LayerCuts | None:

@@ -78,10 +78,15 @@ class Domain:
     """A batch of boxes over the variables of a network, up to the node whose values are bounded."""
 
     def __init__(
-        self, network: Network, bounds: Bounds, node: int | None = None, view: Whole | Patches | None = None
+        self,
+        network: Network,
+        bounds: Bounds,
+        node: int | None = None,
+        view: Whole | Patches | None = None,
+        finite: bool = False,
     ) -> None:
-        """By default up to the network's output, and all of the network is seen."""
-        self.network, self.bounds = network, bounds
+        """By default up to the network's output, and all of the network is seen. finite: all bounds are known to be."""
+        self.network, self.bounds, self._known_finite = network, bounds, finite
         self.node = len(network.nodes) - 1 if node is None else node
         self.view = Whole(network) if view is None else view
         self.offsets = self.view.offsets
@@ -90,7 +95,8 @@ class Domain:
 
     def select(self, index: Tensor) -> Domain:
         """That of some subproblems."""
-        return Domain(self.network, self.bounds.select(index), self.node, self.view.select(index))
+        known = self._known_finite or self.__dict__.get("finite", False)
+        return Domain(self.network, self.bounds.select(index), self.node, self.view.select(index), known)
 
     @property
     def batch(self) -> int:
@@ -101,6 +107,11 @@ class Domain:
     def like(self) -> Tensor:
         """A tensor of the device and dtype."""
         return self.bounds.lower
+
+    @cached_property
+    def finite(self) -> bool:
+        """Whether all bounds are; asked once for all layers."""
+        return self._known_finite or bool((self.bounds.lower.sum() + self.bounds.upper.sum()).isfinite())
 
     def _interval(self, layer: Layer) -> tuple[Tensor, Tensor]:
         """The intervals of a layer's pre-activations, [batch, 1, pre] each."""
@@ -118,7 +129,7 @@ class Domain:
             alike = bool((lower == lower[:1]).all() and (upper == upper[:1]).all())
             lower, upper = (end[:1] if alike else end for end in (lower, upper))
         upper = torch.maximum(lower, upper)
-        if not self.network.plain and one_sided(layer.activation, lower, upper):
+        if not self.network.plain and one_sided(layer.activation, lower, upper, self.finite):
             return OneSidedHull(layer.activation, lower, upper)
         return layer.activation.hull(lower, upper)
 
@@ -132,10 +143,10 @@ class Domain:
         """Layers whose pre-activations are all but fixed on every box: their outputs' intervals, [batch, 1, post].
 
         A sweep may end there with the interval's minimum: what is below such a layer makes no difference. (In a deployed
-        network it may: something below may overflow.)
+        network it may: something below may overflow. And on a GPU it takes longer to ask than to go on.)
         """
         found: dict[int, tuple[Tensor, Tensor]] = {}
-        if self.network.deployed or not self.view.whole:
+        if self.network.deployed or not self.view.whole or self.like.device.type != "cpu":
             return found
         for layer in self.layers:
             lower, upper = self._interval(layer)

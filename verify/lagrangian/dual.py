@@ -64,9 +64,10 @@ class DualProblem:
         node: int | None = None,
         cuts: Sequence[CutFamily] = (),
         view: Whole | Patches | None = None,
+        finite: bool = False,
     ) -> None:
-        """node: whose values are bounded, by default the output; cuts: families that hold on all boxes."""
-        domain = Domain(network, bounds, node, view)
+        """node: whose values are bounded, by default the output; cuts: families that hold on all boxes. finite: all bounds are known to be."""
+        domain = Domain(network, bounds, node, view, finite)
         if splits is None:
             splits = Splits.none(len(bounds), bounds.lower.device)
         self._set(

@@ -77,4 +77,4 @@ class Clipping:
 
 def _next(value: Tensor, towards: float) -> Tensor:
     """The next number in that direction: rounding to nearest has moved no further."""
-    return torch.nextafter(value, value.new_tensor(towards))
+    return torch.nextafter(value, value.new_full((), towards))

@@ -94,11 +94,11 @@ class OneSidedHull(Hull):
         return z, torch.where(self.constant, torch.where(t == 0, 0.0, self._end(t)), x)
 
 
-def one_sided(activation: Activation, lower: Tensor, upper: Tensor) -> bool:
-    """Whether some end on the box, of what goes in or of what comes out, is infinite or unknown."""
+def one_sided(activation: Activation, lower: Tensor, upper: Tensor, finite: bool = False) -> bool:
+    """Whether some end on the box, of what goes in or of what comes out, is infinite or unknown. finite: what goes in is known to be."""
     if activation.mixes:
         return False
-    if not bool((lower.sum() + upper.sum()).isfinite()):
+    if not finite and not bool((lower.sum() + upper.sum()).isfinite()):
         return True
     coarse = activation.coarse(lower, upper)
     if coarse is not None and bool(coarse.any()):
