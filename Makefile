@@ -5,12 +5,13 @@
 #   make bench INSTANCES=dir   measure tightness and throughput on a folder of instances (docs/benchmarks.md)
 #   make bench-suites INSTANCES=dir   decide whole folders, beside other commands if BENCH_ARGS names some
 #   make bench-micro           measure the parts of an iteration on shipped networks
+#   make gpu         all that is to be known of a GPU, in eight minutes (docs/gpu.md; GPU_ARGS="--device cpu --tiny" to try it without one)
 #   make soundness   decide 2,000 random networks and compare with exact optima or planted points (20 minutes at most)
 #   make faults      kill searches and their workers at random moments (20 minutes at most)
 #   make fuzz        feed hostile files and command lines to every command (20 minutes at most; findings in build/fuzz)
 #   make conformance decide the conformance suite of the VNN-LIB standard (10 minutes)
 #   make clean   remove the environment and caches
-# Options: PYTHON=python3.12, VENV=/elsewhere/venv, PYTEST_ARGS="-k vnnlib", BENCH_ARGS="...", SOUNDNESS_ARGS="...", FUZZ_ARGS="...", FAULTS_ARGS="...".
+# Options: PYTHON=python3.12, VENV=/elsewhere/venv, PYTEST_ARGS="-k vnnlib", BENCH_ARGS="...", SOUNDNESS_ARGS="...", FUZZ_ARGS="...", FAULTS_ARGS="...", GPU_ARGS="...".
 
 PYTHON ?= python3
 VENV ?= .venv
@@ -24,7 +25,7 @@ BENCH = OMP_NUM_THREADS=1 $(VENV)/bin/python -m
 SELECTED = $(addprefix --instances ,$(or $(INSTANCES),$(error say what to measure: make bench INSTANCES="DIR DIR:REGEX ...", \
 	folders with an instances.csv; see docs/benchmarks.md)))
 
-.PHONY: demo test lint format bench bench-tightness bench-throughput bench-suites bench-selected bench-micro soundness faults fuzz conformance clean
+.PHONY: demo test lint format bench bench-tightness bench-throughput bench-suites bench-selected bench-micro gpu soundness faults fuzz conformance clean
 .DELETE_ON_ERROR:
 
 demo: $(VENV)/.stamp-core
@@ -61,6 +62,10 @@ bench-selected:
 bench-micro: $(VENV)/.stamp-bench
 	$(BENCH) pytest benchmarks/test_micro.py --benchmark-timer=time.process_time --benchmark-group-by=func \
 		--benchmark-columns=min,median,rounds --benchmark-sort=name $(BENCH_ARGS)
+
+# Threads are left to torch: the CPU beside the GPU is to have all of its cores.
+gpu: $(VENV)/.stamp-dev
+	$(VENV)/bin/python -m benchmarks.gpu $(addprefix --instances ,$(INSTANCES)) $(GPU_ARGS)
 
 # The exact optima need SciPy, which is for development alone.
 soundness: $(VENV)/.stamp-dev

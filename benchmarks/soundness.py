@@ -322,12 +322,12 @@ class Finding(NamedTuple):
         return f"--seed {self.seed}: {self.judgement} ({self.kind}; expected {self.expected}; {self.detail})"
 
 
-def ask(one: Example, question: Question, timeout: float) -> Finding:
+def ask(one: Example, question: Question, timeout: float, device: str = "auto") -> Finding:
     """Asks `verify`; an exception is a finding too."""
     started = time.monotonic()
     detail = f"margin {question.margin:.1e}, rows {[len(clause.rows) for clause in question.clauses]}"
     try:
-        result = verify.verify(one.model, question.text(), timeout=timeout)
+        result = verify.verify(one.model, question.text(), timeout=timeout, device=device)
         judgement, reason = judge(one.model, question, result), f"{result.verdict}: {result.reason}"
     except Exception as error:
         judgement, reason = FAILED, f"{type(error).__name__}: {error}"

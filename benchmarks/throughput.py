@@ -27,7 +27,9 @@ _ROUNDS = (4, 100)  # at least and at most
 
 def bare(network: Network, batch: int) -> Callable[[], None]:
     """Every affine map once forward and once transposed, on random values."""
-    values = [torch.randn(batch, *node.shape, dtype=network.dtype) for node in network.nodes]
+    values = [
+        torch.randn(batch, *node.shape, dtype=network.dtype, device=network.device) for node in network.nodes
+    ]
 
     def run() -> None:
         for index, node in enumerate(network.nodes):

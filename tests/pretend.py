@@ -326,7 +326,8 @@ def pretended(around: Callable[..., Any] | None = None, devices: int = 1) -> Ite
     with ExitStack() as stack:
         for name, value in {
             "_lazy_init": None, "is_available": True, "current_device": 0, "device_count": devices, "get_device_name": "pretended",
-            "empty_cache": None, "mem_get_info": (2**33, 2**34),
+            "empty_cache": None, "mem_get_info": (2**33, 2**34), "synchronize": None, "reset_peak_memory_stats": None,
+            "max_memory_allocated": 0, "set_sync_debug_mode": None,
         }.items():  # fmt: skip
             stack.enter_context(patch.object(torch.cuda, name, lambda *_, _value=value, **__: _value))
         stack.enter_context(patch("verify.bab.executor.ThreadPoolExecutor", _knowing(journal, around)))

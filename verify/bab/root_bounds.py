@@ -307,14 +307,14 @@ class RootBounds:
         if not self.rigorous:
             return proposed
         if proposed.device.type != "cpu" and not self.tracer.writes:  # to ask which would take longer
-            return proposed & self._refuted(subproblems)
+            return proposed & self.refuted(subproblems)
         refuted = torch.zeros_like(proposed)
         index = proposed.nonzero()[:, 0]
         if len(index):
-            refuted[index] = self._refuted(subproblems.select(index))
+            refuted[index] = self.refuted(subproblems.select(index))
         return refuted
 
-    def _refuted(self, subproblems: Subproblems) -> Bool[Tensor, " batch"]:
+    def refuted(self, subproblems: Subproblems) -> Bool[Tensor, " batch"]:
         """Which are refuted over the reals, at their dual points."""
         problem = self.dual(subproblems, self.network)
         state = problem.clamp(subproblems.state.to(self.network.device, torch.float64))
