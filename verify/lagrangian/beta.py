@@ -15,6 +15,35 @@ from verify.network.graph import Layer, Network
 from verify.state import Splits
 
 
+class _Sweep:
+    """What multipliers are and cost, whatever the layer: found when it is first asked for."""
+
+    def __init__(self, part: Part, lower: Tensor, upper: Tensor) -> None:
+        """lower, upper: the intervals' ends of the variables that are split."""
+        self._part, self._version = part, part._version
+        self._lower, self._upper = lower, upper
+
+    def holds(self, part: Part) -> bool:
+        """Whether these are the same, unchanged."""
+        return part is self._part and part._version == self._version
+
+    @cached_property
+    def used(self) -> Bool[Tensor, "batch objectives depth"]:
+        return self._part != 0
+
+    @cached_property
+    def above(self) -> Bool[Tensor, "batch objectives depth"]:
+        return self._part > 0
+
+    @cached_property
+    def below(self) -> Bool[Tensor, "batch objectives depth"]:
+        return self._part < 0
+
+    @cached_property
+    def cost(self) -> Part:
+        return torch.maximum(self._part * self._lower, self._part * self._upper)
+
+
 class Beta(Term):
     """Multipliers of splits: each is added to `rho` where its variable is, and costs what the interval's end makes of it.
 
@@ -30,6 +59,7 @@ class Beta(Term):
     def __init__(self, domain: Domain, splits: Splits) -> None:
         super().__init__(domain)
         self.splits = splits
+        self._last: _Sweep | None = None
 
     def select(self, index: Tensor, domain: Domain) -> Beta:
         return Beta(domain, self.splits.select(index))
@@ -80,12 +110,18 @@ class Beta(Term):
 
     def pull(self, at: Support, part: Part) -> None:
         place, own = self.places[at.layer.node]
-        used = own & (part != 0)
+        known = self._sweep(part)
+        used = own & known.used
         beta = torch.where(used, part, 0.0)
         at.rho = at.rho.scatter_add(2, place.expand(-1, at.rho.shape[1], -1), beta)
         if not at.exact:
-            lower, upper = self._ends
-            at.cost = torch.where(used, torch.maximum(part * lower, part * upper), 0.0).sum(2)
+            at.cost = torch.where(used, known.cost, 0.0).sum(2)
+
+    def _sweep(self, part: Part) -> _Sweep:
+        """What is the same for all layers of a sweep, which have the same multipliers."""
+        if self._last is None or not self._last.holds(part):
+            self._last = _Sweep(part, *self._ends)
+        return self._last
 
     def gradient(self, at: Passing, part: Part, out: Part) -> None:
         """How far the primal point is from where each multiplier would have it."""
@@ -97,5 +133,6 @@ class Beta(Term):
             wanted = at.support.minimiser.gather(2, place)
         else:
             lower, upper = self._ends
-            wanted = torch.where(part > 0, upper, torch.where(part < 0, lower, z.clamp(lower, upper)))
+            known = self._sweep(part)
+            wanted = torch.where(known.above, upper, torch.where(known.below, lower, z.clamp(lower, upper)))
         out.copy_(torch.where(own, z - wanted, out))

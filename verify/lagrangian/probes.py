@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 from jaxtyping import Float, Int
@@ -11,6 +12,7 @@ from torch import Tensor
 from verify.lagrangian.domain import Domain
 from verify.lagrangian.supports import Support
 from verify.lagrangian.terms import Sweep
+from verify.network.activations import Activation, Hull
 from verify.network.graph import Layer
 
 
@@ -44,25 +46,36 @@ class Probes(NoProbes):
         at.rho = at.rho.scatter_add(2, place[..., None], changed[..., None])
         at.cost = at.cost - gain
 
+    @cached_property
+    def _ends(self) -> tuple[tuple[Tensor, Tensor], tuple[Tensor, Tensor]]:
+        """Every probed variable's interval, and what its probe leaves of it."""
+        bounds, column = self.domain.bounds, self.variable.clamp(min=0)
+        low, high = bounds.lower.gather(1, column), bounds.upper.gather(1, column)
+        lower = torch.where(self.side > 0, torch.maximum(low, self.value), low)
+        upper = torch.where(self.side < 0, torch.minimum(high, self.value), high)
+        return (low, torch.maximum(low, high)), (lower, torch.maximum(lower, upper))
+
+    @cached_property
+    def _known(self) -> dict[object, tuple[Hull, Hull]]:
+        return {}
+
+    def _hulls(self, activation: Activation) -> tuple[Hull, Hull]:
+        """The activation on both, whichever layer variables are of: once for all layers that are alike."""
+        kind: object = id(activation) if vars(activation) else type(activation)
+        if kind not in self._known:
+            before, after = self._ends
+            self._known[kind] = activation.hull(*before), activation.hull(*after)
+        return self._known[kind]
+
     def _changes(self, layer: Layer, t: Tensor) -> tuple[Tensor, Tensor]:
         """What each objective's probe changes, if it is the layer's: `rho` at its variable, and the bound directly."""
         own = (self.variable >= layer.variables.start) & (self.variable < layer.variables.stop)
         place = torch.where(own, self.variable - layer.variables.start, 0)
-        column, bounds = place + layer.variables.start, self.domain.bounds
-        low, high = bounds.lower.gather(1, column), bounds.upper.gather(1, column)
-        lower = torch.where(own & (self.side > 0), torch.maximum(low, self.value), low)
-        upper = torch.where(own & (self.side < 0), torch.minimum(high, self.value), high)
         slopes = self.alpha[:, layer.alpha]
         copies = range(layer.activation.alphas_per_neuron)
         slopes = torch.cat([slopes.gather(1, place + copy * layer.size) for copy in copies], 1)
         t_here = t.gather(2, place[..., None])[..., 0]
-        old, new = (
-            hull.line(t_here, hull.clamp(slopes))
-            for hull in (
-                layer.activation.hull(low, torch.maximum(low, high)),
-                layer.activation.hull(lower, torch.maximum(lower, upper)),
-            )
-        )
+        old, new = (hull.line(t_here, hull.clamp(slopes)) for hull in self._hulls(layer.activation))
         rho, gain = (new.slope - old.slope) * t_here, t_here * (new.intercept - old.intercept)
         return torch.where(own, rho, 0.0), torch.where(own, gain, 0.0)
 
