@@ -116,6 +116,12 @@ class Elsewhere(torch.Tensor):
     def __repr__(self, **_: Any) -> str:
         return f"elsewhere({self.held!r})"
 
+    def __getitem__(self, key: Any) -> Tensor:
+        return super().__getitem__(_placed(key))
+
+    def __setitem__(self, key: Any, value: Any) -> None:
+        super().__setitem__(_placed(key), value)
+
     def tolist(self) -> Any:
         return self.cpu().tolist()
 
@@ -181,6 +187,9 @@ class _Call:
         tensors = [one for one in tree_flatten((args, kwargs))[0] if isinstance(one, Tensor)]
         self.there = [one for one in tensors if isinstance(one, Elsewhere)]
         self.plain = [one for one in tensors if not isinstance(one, Elsewhere)]
+        assert not any(one.is_meta for one in self.plain), (
+            f"{self.name}: torch itself has made a tensor there"
+        )
         self.pinned = bool(self.kwargs.get("pin_memory"))
         if self.pinned:
             self.kwargs["pin_memory"] = False
@@ -294,6 +303,16 @@ def _is_number(one: Any) -> bool:
 def _is_there(one: Any) -> bool:
     """Whether it names the device."""
     return isinstance(one, torch.device | str) and str(one).partition(":")[0] == DEVICE.type
+
+
+def _placed(key: Any) -> Any:
+    """An index whose lists torch would make tensors of there."""
+    parts = key if isinstance(key, tuple) else (key,)
+    if not any(isinstance(part, list | range) for part in parts):
+        return key
+    return tuple(
+        torch.tensor(list(part)).to(DEVICE) if isinstance(part, list | range) else part for part in parts
+    )
 
 
 def _held(one: Any) -> Any:

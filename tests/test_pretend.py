@@ -89,6 +89,15 @@ def test_masked_assignment_waits() -> None:
         assert x.tolist() == [0.0, 2.0, 2.0]
 
 
+def test_lists_are_indices() -> None:
+    with pretended() as journal:
+        x = torch.arange(3.0, device=DEVICE)
+        x[[0, 2]] = torch.ones(2, device=DEVICE)
+        assert journal.waits[("copy there", "elsewhere")] == 1
+        assert x[[2, 1]].tolist() == [1.0, 1.0]
+        assert x[None][([0], [1])].tolist() == [1.0]
+
+
 def test_what_is_under_way_cannot_be_read() -> None:
     """Until something waits: on a GPU it would be there by chance."""
     with pretended():

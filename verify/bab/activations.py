@@ -324,8 +324,9 @@ class SplitActivations:
         state = problem.clamp(subproblems.state.to(shared.network.device, shared.working.dtype))
         spreads = _spreads(shared, problem.bounds)
         children = partial(self._children, shared, subproblems, deadline) if spreads else None
-        told = subproblems.suggested >= 0
-        if bool(told.all()):
+        # nobody else suggests anything, and to ask makes a GPU wait
+        told = knowledge.effort.knows(self.programs.name)
+        if told and bool((subproblems.suggested >= 0).all()):
             split = split_at(problem, state, subproblems.suggested)
         else:
             split = self.brancher.choose(problem, state, children)
