@@ -325,7 +325,7 @@ class SplitActivations:
         spreads = _spreads(shared, problem.bounds)
         children = partial(self._children, shared, subproblems, deadline) if spreads else None
         # nobody else suggests anything, and to ask makes a GPU wait
-        told = knowledge.effort.knows(self.programs.name)
+        told = self.programs.name in knowledge.effort.ledgers
         if told and bool((subproblems.suggested >= 0).all()):
             split = split_at(problem, state, subproblems.suggested)
         else:
