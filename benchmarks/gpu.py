@@ -34,6 +34,7 @@ from verify.bab.activations import SplitActivations
 from verify.bab.frontier import Frontier
 from verify.bab.loop import BranchAndBound
 from verify.bab.progress import Silent
+from verify.bab.steps import Steps
 from verify.bab.strategy import Knowledge
 from verify.bounders.intermediate import IntermediateBounds
 from verify.bounders.restricted import Restricted
@@ -246,6 +247,7 @@ class Step:
     def works(self, batch: int) -> dict[str, tuple[float, Callable[[], object]]]:
         """What a step is made of, and what one call of each counts for."""
         some, shared, strategy = self.many(batch), self.knowledge.shared, self.search.strategy
+        steps = Steps(self.search.problem, self.search.network, strategy, self.search.tracer)
         assert isinstance(strategy, SplitActivations)
         dual = shared.dual(some, shared.working)
         state = dual.initial()
@@ -255,7 +257,7 @@ class Step:
             "iteration": (8, lambda: climb.ascend(dual, state)),
             "choose": (1, lambda: strategy.choose(some, self.knowledge, Deadline())),
             "prove": (1, lambda: shared.refuted(some)),
-            "step": (1, lambda: self.search.step(some, self.knowledge, Deadline())),
+            "step": (1, lambda: steps.step(some, self.knowledge, Deadline())),
         }
 
 

@@ -19,6 +19,7 @@ from verify.attack import Attack
 from verify.bab.activations import SplitActivations
 from verify.bab.inputs import SplitInputs
 from verify.bab.loop import BranchAndBound
+from verify.bab.steps import Steps
 from verify.bab.techniques.cutting_planes import CuttingPlanes
 from verify.bounders.ascent import Iterative
 from verify.deadline import Deadline
@@ -87,7 +88,8 @@ def test_iterations(method: Iterative, journal: Journal) -> None:
 def test_steps(journal: Journal, monkeypatch: pytest.MonkeyPatch) -> None:
     """Splits of activations, with what they inherit known before."""
     watch = Watch(journal, monkeypatch)
-    watch.on(BranchAndBound, "popped", "tried", "absorb")
+    watch.on(BranchAndBound, "popped", "absorb")
+    watch.on(Steps, "tried")
     watch.on(SplitActivations, "choose", "bound")
     monkeypatch.setattr(CuttingPlanes, "possible", lambda *_: False)
     outcome, _ = searched(close_problem(dense(), 0.02), "activations", DEVICE, attacks=False)
@@ -105,7 +107,8 @@ def test_boxes(journal: Journal, monkeypatch: pytest.MonkeyPatch) -> None:
     """Which techniques tighten boxes further hangs on what they take, so none does."""
     monkeypatch.setattr(SplitInputs, "_in_turn", lambda *_: [])
     watch = Watch(journal, monkeypatch)
-    watch.on(BranchAndBound, "step", "popped")
+    watch.on(BranchAndBound, "popped")
+    watch.on(Steps, "step")
     outcome, _ = searched(close_problem(dense(), 0.02), "inputs", DEVICE, attacks=False)
     assert outcome.verdict == "unsat"
     watch.check("step", "splitting inputs: a batch of boxes")

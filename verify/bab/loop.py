@@ -36,7 +36,7 @@ from verify.errors import InputError, memory_kept
 from verify.network.graph import Network
 from verify.problem import Problem, Witness
 from verify.proof.tracer import NO_PROOF, ProofTracer
-from verify.state import Subproblems, sent
+from verify.state import Subproblems
 
 _FIRST_SHARE = 0.2  # of the time, for attacks, in the first half of the rounds of random starts
 _ATTACK_SHARE = 0.1  # later, and for descents from open subproblems' minimisers
