@@ -156,8 +156,10 @@ def test_every_state_holds_a_planted_counterexample(
         assert holding(found, x), "a subproblem with the counterexample is lost"
 
     checkpoint = Looking(tmp_path / "kept", look)
-    run(search_for(problem, splits, settings), checkpoint, 1.5, 0.02 * seed)
-    assert len(checkpoint.sizes) > 1
+    checkpoint.lives = 8
+    with pytest.raises(Killed):
+        run(search_for(problem, splits, settings), checkpoint, lease=0.01 * (3 - seed))
+    assert len(checkpoint.sizes) == 8
 
 
 def with_dead_neurons() -> Problem:

@@ -87,6 +87,8 @@ class JournalCheckpoint(Checkpoint):
         self._began = self._last = time.monotonic()
         self._spent = self._cost = 0.0
         self._written, self._resumed, self._trouble = 0, False, ""
+        # that were written
+        self._bytes = 0
         # the next subproblem's number, and the first that the journal knows nothing of
         self._next = self._known = 1
         # subproblems that the journal has as open and that are not
@@ -149,8 +151,21 @@ class JournalCheckpoint(Checkpoint):
     @property
     def due(self) -> bool:
         now = time.monotonic()
-        affordable = self._spent + self._cost <= _SHARE * (now - self._began)
+        affordable = self._spent + self._expected <= _SHARE * (now - self._began)
         return affordable and now - self._last >= _APART
+
+    @property
+    def _expected(self) -> float:
+        """Seconds that the next time will take: as the last one, or as what is there took, where all of it is to be written again."""
+        if not self._whole:
+            return self._cost
+        return max(self._cost, self._spent * self._journal.size / max(1, self._bytes))
+
+    @property
+    def _whole(self) -> bool:
+        """Whether a new journal is to take the place of this one."""
+        journal = self._journal
+        return journal.empty or journal.size > _OLD * journal.base + _SLACK
 
     def write(
         self, strategy: Strategy, frontier: Frontier, working: Sequence[Subproblems], standing: Standing
@@ -158,7 +173,7 @@ class JournalCheckpoint(Checkpoint):
         began = time.monotonic()
         gone = torch.cat([torch.zeros(0, dtype=torch.int64), *self._gone])
         journal = self._journal
-        whole = journal.empty or journal.size > _OLD * journal.base + _SLACK
+        whole, before = self._whole, 0 if self._whole else journal.size
         shared, parts = _parted(strategy.saved(standing.knowledge))
         state = {
             "next": self._next,
@@ -172,6 +187,7 @@ class JournalCheckpoint(Checkpoint):
         records = _records(frontier, working, 0 if whole else self._known, state)
         if self._kept(lambda: journal.replace(records) if whole else journal.append(records)):
             self._known, self._gone, self._parts = self._next, [], parts
+            self._bytes += journal.size - before
         self._last = time.monotonic()
         self._cost = self._last - began
         self._spent += self._cost
