@@ -18,7 +18,7 @@ import torch
 from nets import property_text, random_layers, random_network, relu_model, row_text, variables
 from oracles import exact_minimum
 from patience import PATIENCE
-from test_search_verdicts import NO_ATTACK, both_strategies, planted, search_for
+from test_search_verdicts import NO_ATTACK, both_strategies, bounded_roots, planted, search_for
 from torch import Tensor
 
 import verify
@@ -27,7 +27,7 @@ from verify.bab.checkpoint import JournalCheckpoint, Standing
 from verify.bab.frontier import Frontier
 from verify.bab.loop import BranchAndBound
 from verify.bab.progress import Outcome
-from verify.bab.root_bounds import RootBounds
+from verify.bab.root_bounds import Programs, RootBounds
 from verify.bab.strategy import Strategy
 from verify.deadline import Deadline, OutOfTimeError
 from verify.errors import InputError
@@ -195,6 +195,21 @@ def test_what_is_known_comes_back_as_it_was(kind: str, tmp_path: Path) -> None:
         assert knowledge.shared.cuts.count
     if kind == "reduced":
         assert knowledge.shared.reductions
+
+
+def test_what_is_known_of_linear_programs_comes_back(tmp_path: Path) -> None:
+    """By way of a file."""
+    problem = moved("activations", 0.02)
+    search = search_for(problem, "activations", QUIET)
+    knowledge = bounded_roots(search.strategy)[1]
+    involved = torch.arange(knowledge.shared.network.variables, dtype=torch.float64)
+    programs = Programs(flat=True, seconds=1.5, involved=involved)
+    knowledge = replace(knowledge, shared=replace(knowledge.shared, programs=programs))
+    checkpoint = JournalCheckpoint(journal := Journal(tmp_path / "kept", ID))
+    checkpoint.write(search.strategy, search.frontier, [], Standing(knowledge, {}, {}))
+    journal.close()
+    found = restored(problem, "activations", tmp_path / "kept", QUIET).knowledge.shared.programs
+    assert (found.flat, found.seconds) == (True, 1.5) and torch.equal(found.involved, involved)
 
 
 def test_all_that_roots_know_is_kept_or_made_by_the_search() -> None:

@@ -178,7 +178,7 @@ class RootBounds:
             "bounds": [self.bounds.lower, self.bounds.upper],
             "root_bound": self.root_bound,
             "passes": [self.passes.rounds, self.passes.seconds, self.passes.paid],
-            "programs": [] if self.programs is None else [self.programs.seconds, self.programs.involved],
+            "programs": {} if self.programs is None else dict(vars(self.programs)),
             "cuts": self.cuts.saved(),
         }
 
@@ -209,14 +209,14 @@ class RootBounds:
             programs=found._programs(saved["programs"]),
         )
 
-    def _programs(self, saved: Sequence[Any]) -> Programs | None:
+    def _programs(self, saved: Mapping[str, Any]) -> Programs | None:
         """What was saved of them. Raises ValueError where it is of another network."""
         if not saved:
             return None
-        seconds, involved = saved
-        if involved.shape != (self.network.variables,):
+        found = Programs(**saved)
+        if found.involved.shape != (self.network.variables,):
             raise ValueError("programs of another network")
-        return Programs(seconds, involved.to(self.network.device))
+        return replace(found, involved=found.involved.to(self.network.device))
 
     def without_cuts(self) -> RootBounds:
         """The same, as if there never had been cuts."""
