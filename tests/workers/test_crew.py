@@ -143,14 +143,26 @@ def test_a_lost_worker_costs_its_lease_alone(tmp_path: Path) -> None:
     assert crews.tally.lost == len(made) - 1 and crews.tally.jobs == 2
 
 
+class Doomed:
+    """A worker that is lost whatever it is asked."""
+
+    ended = 0
+
+    def ask(self, parcel: Any, deadline: Deadline) -> list[bytearray]:
+        raise LostError("it has ended")
+
+    def end(self) -> None:
+        type(self).ended += 1
+
+
 def test_a_job_that_ends_every_worker_is_given_up() -> None:
-    crews = Crews(1, partial(LocalProcess, 1, None))
+    crews = Crews(1, Doomed)
     with (
         crews(1, Deadline(), False) as crew,
         pytest.raises(ResourceError, match="3 workers were lost over one piece of work"),
     ):
-        crew.submit(partial(os._exit, 1)).result(PATIENCE)
-    assert crews.tally.lost == 3
+        crew.submit(partial(abs, 1)).result(PATIENCE)
+    assert crews.tally.lost == 3 and Doomed.ended == 3 + 4  # each when it was lost, and all at the end
 
 
 def test_they_end_with_the_search_whatever_they_are_at() -> None:

@@ -27,6 +27,7 @@ from verify.state import Subproblems
 
 _SHARE = 0.03  # of the time, for writing
 _APART = 1.0  # seconds between two groups of records, at least
+_BRIEF = 0.3  # seconds that the last one may take, when the time is over
 _OLD = 2  # times what a whole new journal takes: then one is written
 _SLACK = 2**24  # bytes that do not count there
 
@@ -61,6 +62,11 @@ class Checkpoint:
     @property
     def due(self) -> bool:
         """Whether to write now."""
+        return False
+
+    @property
+    def brief(self) -> bool:
+        """Whether to write once more where the time has run out."""
         return False
 
     def write(
@@ -153,6 +159,10 @@ class JournalCheckpoint(Checkpoint):
         now = time.monotonic()
         affordable = self._spent + self._expected <= _SHARE * (now - self._began)
         return affordable and now - self._last >= _APART
+
+    @property
+    def brief(self) -> bool:
+        return self._expected <= _BRIEF
 
     @property
     def _expected(self) -> float:

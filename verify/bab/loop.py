@@ -372,7 +372,8 @@ class _Branching:
         try:
             return self._run()
         except OutOfTimeError:
-            self._keep()
+            if self.search.checkpoint.brief:
+                self._keep()
             raise
 
     def _keep(self) -> None:
