@@ -34,7 +34,7 @@ from verify.state import Bounds, DualState, Objective, is_wide
 _CHUNK_BYTES = 8 * 2**20  # of one live tensor; a pass holds a handful
 _LARGE = 2**18  # entries of a pass's widest cotangents: less is over before another precision pays
 _LOST = 1 / 64  # of an interval, to rounding: then float64 is worth it where it is still open
-_NEXT_TO_NOTHING = 1 / 16  # of what is to follow
+_NEXT_TO_NOTHING = 1 / 8  # of what is to follow
 _MOST_ELEMENTS = 2**25  # of the columns that are carried forward at once
 
 
@@ -264,8 +264,12 @@ def _carried_forward(
     inputs = slice(0, network.inputs)
     free = is_wide(bounds.lower[:, inputs], bounds.upper[:, inputs]).any(0).sum()
     columns = 4 * (2 + int(free))
-    behind = [still_open(layer, bounds).sum() for layer in network.layers if _worth_a_pass(network, layer)]
-    if columns * len(bounds) > _NEXT_TO_NOTHING * 2 * sum(int(count) for count in behind):
+    passes = sum(
+        2 * int(still_open(layer, bounds).sum()) * _seen(view_of(network, layer))
+        for layer in network.layers
+        if _worth_a_pass(network, layer)
+    )
+    if columns * len(bounds) * sum(node.size for node in network.nodes) > _NEXT_TO_NOTHING * passes:
         return bounds
     widest = max(node.size for node in network.nodes)
     most = max(1, budget().at_once(_MOST_ELEMENTS) // (columns * widest))
@@ -275,6 +279,11 @@ def _carried_forward(
         part = None if unsafe is None else unsafe.select(some)
         found.append(forward(network, bounds.select(some), deadline, part).bounds)
     return Bounds.concatenate(found)
+
+
+def _seen(view: Whole | PatchNetwork) -> int:
+    """How many values a neuron's sweep comes by."""
+    return sum(view.network.nodes[i].size for i in view.network.ancestors[view.node])
 
 
 def _worth_a_pass(network: Network, layer: Layer) -> bool:
