@@ -115,55 +115,65 @@ class LinearProgram(Bounder):
             if soft_deadline.remaining <= 0:
                 break
             if not float(best.bound[row, which]) > target:
-                best.suggest(row, which, *self._solved(shared, row, which, deadline, soft_deadline))
+                self._improve(best, row, which, deadline, soft_deadline)
         return best.ascended()
 
-    def _solved(
-        self, shared: _Shared, row: int, which: int, deadline: Deadline, soft_deadline: Deadline
-    ) -> tuple[list[Array], Array | None, int]:
-        """Dual values that programs suggest, the last optimum's columns if it was found, and how many programs that took."""
-        program, found, rounds = shared.program(row, which), [], 0
-        while rounds < self.rounds:
+    def _improve(
+        self, best: _Best, row: int, which: int, deadline: Deadline, soft_deadline: Deadline
+    ) -> None:
+        program = best.shared.program(row, which)
+        for _ in range(self.rounds):
             deadline.check()
-            rounds += 1
-            found += program.solve(min(deadline.remaining, soft_deadline.remaining))
+            points = program.solve(min(deadline.remaining, soft_deadline.remaining))
             deadline.check()
+            best.suggest(row, which, points, program.values)
             if soft_deadline.remaining <= 0 or not program.refine():
                 break
-        return found, program.values, rounds
 
 
 class _Best:
-    """The best dual point of every objective so far: multipliers alone. Suggested ones are evaluated together, at the end."""
+    """The best dual point of every objective so far: multipliers alone. Suggested ones are evaluated together, at the end, unless they are observed."""
 
     def __init__(self, shared: _Shared, state: DualState, observe: Observer | None) -> None:
         self.shared, problem = shared, shared.problem
         start = problem.decoupled(problem.clamp(state))
         self.problem, self.programs = problem, 0
+        self.observed = observe is not None
         self.observe = observe or (lambda count, bound: None)
         self.state = start
         bound = problem.evaluate(start).bound
         self.bound = torch.where(bound.isnan(), -torch.inf, bound)
-        self.suggested: list[list[tuple[int, int, Array]]] = []
-        self.optima: list[tuple[int, int, Array]] = []
+        self.suggested: list[dict[tuple[int, int], Array]] = []
+        self.optima: dict[tuple[int, int], Array] = {}
         self.observe(self.programs, self.bound)
 
-    def suggest(
-        self, row: int, which: int, points: list[Array], optimum: Array | None, programs: int
-    ) -> None:
-        """Dual values for one objective, and the optimum of the last of its programs."""
-        for number, dual in enumerate(points):
-            if number == len(self.suggested):
-                self.suggested.append([])
-            self.suggested[number].append((row, which, dual))
+    def suggest(self, row: int, which: int, points: list[Array], optimum: Array | None) -> None:
+        """Dual values that a program suggests for one objective, and its optimum if it was found."""
+        for dual in points:
+            # each group has one point of an objective at most
+            group = next((some for some in self.suggested if (row, which) not in some), None)
+            if group is None:
+                self.suggested.append(group := {})
+            group[row, which] = dual
         if optimum is not None:
-            self.optima.append((row, which, optimum))
-        self.programs += programs
+            self.optima[row, which] = optimum
+        self.programs += 1
+        if self.observed:
+            self._evaluate()
+            self.observe(self.programs, self.bound)
 
-    def _offer(self, points: list[tuple[int, int, Array]]) -> None:
-        """At most one dual point for each objective; it is kept if it is better than what there was."""
-        rows, which, duals = zip(*points, strict=True)
-        index, dual = (list(rows), list(which)), torch.from_numpy(np.stack(duals)).to(self.bound)
+    def _evaluate(self) -> None:
+        for points in self.suggested:
+            self._offer(points)
+        self.suggested = []
+
+    def _offer(self, points: dict[tuple[int, int], Array]) -> None:
+        """A dual point for some objectives each; it is kept if it is better than what there was."""
+        rows, which = zip(*points, strict=True)
+        index, dual = (
+            (list(rows), list(which)),
+            torch.from_numpy(np.stack(list(points.values()))).to(self.bound),
+        )
         state = self.state.map(torch.clone)
         rho, first = self.problem.term(Rho), 0
         for layer in self.problem.layers:
@@ -178,12 +188,10 @@ class _Best:
         self.bound = torch.where(better, bound, self.bound)
         kept = better[..., None]
         self.state = self.state.map(lambda old, new: torch.where(kept, new, old), state)
-        self.observe(self.programs, self.bound)
 
     def ascended(self) -> Solved:
         """The points found, evaluated together."""
-        for points in self.suggested:
-            self._offer(points)
+        self._evaluate()
         state = self.problem.clamp(self.state)
         found = self.problem.evaluate(state)
         minimiser = self.problem.domain.input_minimiser(found.input_cotangent)
@@ -193,7 +201,7 @@ class _Best:
         """See `Solved`."""
         bounds, maps = self.problem.bounds, self.shared.maps
         found = torch.zeros_like(bounds.lower)
-        optima = {row: optimum for row, which, optimum in self.optima if which == 0}
+        optima = {row: optimum for (row, which), optimum in self.optima.items() if which == 0}
         if not optima:
             return found
         index = torch.tensor(list(optima), device=found.device)
