@@ -159,10 +159,10 @@ def test_a_job_that_ends_every_worker_is_given_up() -> None:
     crews = Crews(1, Doomed)
     with (
         crews(1, Deadline(), False) as crew,
-        pytest.raises(ResourceError, match="3 workers were lost over one piece of work"),
+        pytest.raises(ResourceError, match="8 workers were lost over one piece of work"),
     ):
         crew.submit(partial(abs, 1)).result(PATIENCE)
-    assert crews.tally.lost == 3 and Doomed.ended == 3 + 4  # each when it was lost, and all at the end
+    assert crews.tally.lost == 8 and Doomed.ended == 8 + 9  # each when it was lost, and all at the end
 
 
 def test_they_end_with_the_search_whatever_they_are_at() -> None:

@@ -26,7 +26,7 @@ from verify.workers.worker import Found, under
 T = TypeVar("T")
 R = TypeVar("R")
 
-_TRIES = 3  # workers that a job may cost
+_TRIES = 8  # workers that a job may cost: more than bad luck would
 
 
 class Remote(Protocol):
