@@ -9,7 +9,7 @@ import pytest
 import torch
 from nets import property_text, relu_model
 from patience import PATIENCE
-from test_other_search import formula
+from test_other_search import formula, optimum_moved
 
 from verify.bab.loop import BranchAndBound
 from verify.bab.progress import Outcome, Silent
@@ -61,6 +61,14 @@ def test_a_contradiction_that_no_ascent_sees() -> None:
     outcome = decided(pigeons(4))
     assert outcome.verdict == "unsat", outcome.reason
     assert outcome.progress.techniques["linear programs"].refuted > 10
+
+
+@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize(("shift", "verdict"), [(1e-3, "unsat"), (-1e-3, "sat")])
+def test_both_sides_of_the_optimum(seed: int, shift: float, verdict: str) -> None:
+    """A program's optimum is tried as a counterexample: on a subproblem without anything relaxed it is one."""
+    outcome = decided(optimum_moved(seed, shift), granted=True)
+    assert outcome.verdict == verdict, outcome.reason
 
 
 def test_they_are_not_tried_where_ascents_refute() -> None:

@@ -15,6 +15,7 @@ from verify.bab.activations import SplitActivations
 from verify.bab.inputs import SplitInputs
 from verify.bab.loop import BranchAndBound
 from verify.bab.progress import Outcome, Progress, Silent
+from verify.bab.techniques.linear_programs import LinearPrograms
 from verify.bab.techniques.other_splitting import OtherSplitting
 from verify.deadline import Deadline
 from verify.problem import Problem, prepare
@@ -110,6 +111,7 @@ def test_the_other_may_decide() -> None:
     problem, satisfiable = formula(0, 120)
     assert not satisfiable
     search = search_for(problem)
+    search.strategy = replace(search.strategy, programs=LinearPrograms(variables=0))  # type: ignore[type-var]
     other = beside(search, "unsat", 0.01)
     outcome = search.run(Deadline.after(PATIENCE))
     assert outcome.verdict == "unsat" and other.limits and 0 < other.limits[0] <= 0.01 * PATIENCE

@@ -44,7 +44,7 @@ class Passes:
 class Programs:
     """What is known of linear programs for all subproblems.
 
-    flat: whether the first ones' optima were 0 or refuted. seconds: for which they are solved, and longer if that refutes some; 0: they are not. involved: of each variable, in how many of
+    flat: whether the first ones' optima that did not refute were 0. seconds: for which they are solved, and longer if that refutes some; 0: they are not. involved: of each variable, in how many of
     the latest refutations it was split, those long ago counting less.
     """
 

@@ -194,7 +194,11 @@ class _Best:
         self._evaluate()
         state = self.problem.clamp(self.state)
         found = self.problem.evaluate(state)
-        minimiser = self.problem.domain.input_minimiser(found.input_cotangent)
+        minimiser = self.problem.domain.input_minimiser(found.input_cotangent).clone()
+        for place, optimum in self.optima.items():
+            minimiser[place] = minimiser.new_tensor(optimum[: self.problem.network.inputs])
+        box = self.problem.bounds.map(lambda end: end[:, None, : self.problem.network.inputs])
+        minimiser = torch.maximum(torch.minimum(minimiser, box.upper), box.lower)
         return Solved(found.bound, state, minimiser, self.programs, best=self)
 
     def gaps(self) -> Float[Tensor, "batch variables"]:

@@ -42,8 +42,10 @@ class ProgramsSolved(Observation):
         known = shared.programs
         if known is None:
             none = self.involved.new_zeros(self.involved.shape[1])
-            flat = bool((self.refuted | (self.after > -_FLAT)).all())
-            return replace(shared, programs=Programs(flat, 0.0, none)) if self.trial else shared
+            left = self.after[~self.refuted]
+            if not self.trial or not len(left):
+                return shared
+            return replace(shared, programs=Programs(bool((left > -_FLAT).all()), 0.0, none))
         count = len(self.involved)
         weights = _FADING ** torch.arange(count - 1, -1, -1).to(known.involved)
         involved = _FADING**count * known.involved + weights @ self.involved
