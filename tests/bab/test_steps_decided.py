@@ -6,7 +6,6 @@ import math
 from collections.abc import Callable
 from fractions import Fraction
 from itertools import pairwise
-from pathlib import Path
 
 import numpy as np
 import onnx
@@ -16,7 +15,6 @@ from onnx import TensorProto, helper, numpy_helper
 
 import verify
 
-SHARED = Path("/work/shared/cases/discrete")
 Numbers = list[Fraction]
 Layer = tuple[list[Numbers], Numbers]
 
@@ -143,14 +141,6 @@ def test_values_and_gaps(kind: str, seed: int) -> None:
     assert verdict(network, ordered[-1] + Fraction(1, 8), ordered[-1] + 1000) == "unsat"
     one = sorted(between)[len(between) // 2]
     assert verdict(network, one - Fraction(1, 16), one + Fraction(1, 16)) == "sat"
-
-
-@pytest.mark.parametrize("case", ["sign_gap", "floor_gap"])
-def test_shared_cases(case: str) -> None:
-    if not SHARED.is_dir():
-        pytest.skip("the shared cases are not here")
-    found = verify.verify(SHARED / case / "model.onnx", SHARED / case / "spec.vnnlib", timeout=60)
-    assert found.verdict == "unsat"
 
 
 def test_a_value_at_a_single_number_is_not_refuted() -> None:
