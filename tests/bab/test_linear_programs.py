@@ -15,6 +15,7 @@ from verify.bab.loop import BranchAndBound
 from verify.bab.progress import Outcome, Silent
 from verify.bab.techniques.linear_programs import LinearPrograms
 from verify.deadline import Deadline
+from verify.lagrangian.cuts import CutShares
 from verify.problem import Problem, prepare
 from verify.settings import build_search, preset
 
@@ -40,8 +41,8 @@ def test_formulas_are_decided(seed: int, clauses: int) -> None:
     assert "linear programs" in outcome.progress.techniques and outcome.progress.opened < 3000
 
 
-def pigeons(holes: int) -> Problem:
-    """One pigeon more than there are holes, each in a hole and no two in one: outputs that both are 0 where that is so."""
+def pigeons(holes: int, scale: float = 1.0) -> Problem:
+    """One pigeon more than there are holes, each in a hole and no two in one: outputs that both are 0 where that is so, in some unit."""
     inputs = (holes + 1) * holes
     place = np.arange(inputs).reshape(holes + 1, holes)
     somewhere = np.stack([np.isin(np.arange(inputs), row).astype(float) for row in place])
@@ -52,13 +53,14 @@ def pigeons(holes: int) -> Problem:
     bias = np.r_[np.ones(holes + 1), -np.ones(len(pairs)), np.zeros(inputs), -np.ones(inputs)]
     second = np.zeros((2, len(first)))
     second[0, :clauses], second[1, clauses : clauses + inputs], second[1, clauses + inputs :] = 1, 1, -1
-    layers = [(first, bias), (second, np.zeros(2))]
+    layers = [(first, bias), (scale * second, np.zeros(2))]
     model = relu_model([(weight.astype(np.float32), one.astype(np.float32)) for weight, one in layers])
     return prepare(model, property_text([0] * inputs, [1] * inputs, 2, "(and (<= Y_0 0) (<= Y_1 0))"))
 
 
-def test_a_contradiction_that_no_ascent_sees() -> None:
-    outcome = decided(pigeons(4))
+@pytest.mark.parametrize("scale", [1.0, 1e4, 1e-4])
+def test_a_contradiction_that_no_ascent_sees(scale: float) -> None:
+    outcome = decided(pigeons(4, scale))
     assert outcome.verdict == "unsat", outcome.reason
     assert outcome.progress.techniques["linear programs"].refuted > 10
 
@@ -69,6 +71,23 @@ def test_both_sides_of_the_optimum(seed: int, shift: float, verdict: str) -> Non
     """A program's optimum is tried as a counterexample: on a subproblem without anything relaxed it is one."""
     outcome = decided(optimum_moved(seed, shift), granted=True)
     assert outcome.verdict == verdict, outcome.reason
+
+
+def test_boxes_that_splits_leave_empty_are_refuted() -> None:
+    """A pre-activation that is above 1/2 and below -1/2: no program says so."""
+    search = build_search(pigeons(4), preset("default"), torch.device("cpu"), 0, Silent())
+    for result in search.strategy.roots(search.knowledge, 8, Deadline()):
+        search.knowledge = search.knowledge.learned(*result.seen)
+        roots = result.bounded.subproblems
+    shared = LinearPrograms().granted(search.knowledge.shared, Deadline.after(PATIENCE))
+    knowledge = replace(search.knowledge, shared=shared)
+    variable = torch.tensor([shared.network.variables - 1])
+    subproblems = roots.select(slice(0, 1)).with_cuts(CutShares.name, 0)
+    for side, value in ((0, 0.5), (1, -0.5)):
+        ends, none = torch.tensor([value], dtype=torch.float64), torch.zeros(1, 2)
+        subproblems = subproblems.split(variable, (ends, ends), none).select(slice(side, side + 1))
+    result = search.strategy.bound(subproblems, knowledge, Deadline.after(PATIENCE))
+    assert bool(result.bounded.refuted.all())
 
 
 def test_they_are_not_tried_where_ascents_refute() -> None:

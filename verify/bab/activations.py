@@ -218,13 +218,11 @@ class SplitActivations:
         return Result(bounded, (split, *seen, *last))
 
     def _solved(self, subproblems: Subproblems, knowledge: Knowledge, deadline: Deadline) -> Result:
-        """By programs alone."""
-        inputs = slice(0, knowledge.shared.network.inputs)
-        middle = knowledge.shared.dual(subproblems, knowledge.shared.working).bounds.map(
-            lambda end: end[:, inputs]
-        )
-        none = torch.zeros(len(subproblems), dtype=torch.bool, device=subproblems.clause.device)
-        bounded = Bounded(subproblems, none, (middle.lower + middle.upper) / 2)
+        """By programs alone, which know nothing of boxes that splits leave empty."""
+        shared, inputs = knowledge.shared, slice(0, knowledge.shared.network.inputs)
+        box = shared.dual(subproblems, shared.working).bounds
+        middle = (box.lower[:, inputs] + box.upper[:, inputs]) / 2
+        bounded = Bounded(subproblems, shared.certified(subproblems, box.empty), middle)
         bounded, seen = applied((self.programs,), bounded, knowledge, deadline)
         return Result(bounded, seen)
 
@@ -242,9 +240,9 @@ class SplitActivations:
     ) -> tuple[Subproblems, list[Result]]:
         began = time.monotonic()
         clauses = torch.tensor(self.clauses_of(waiting.clause, knowledge), device=waiting.clause.device)
-        if self.programs.due_for_all(knowledge, deadline):
+        # whoever asked may have been told so a moment ago for programs alone
+        if self.branched is None or self.programs.due_for_all(knowledge, deadline):
             return waiting.select(slice(0)), self._by_programs(waiting, clauses, knowledge, batch, deadline)
-        assert self.branched is not None
         before = knowledge.shared.root_bound
         shared = self.branched.apply(knowledge.shared, clauses, deadline, run)
         spent = time.monotonic() - began

@@ -296,13 +296,11 @@ class RootBounds:
             problem, subproblems.state.to(self.network.device, self.working.dtype), 0.0, deadline
         )
         subproblems = no_looser(subproblems, ascended, kept)
-        refuted = self._certified(subproblems, (ascended.bound[:, 0] > 0) | empty)
+        refuted = self.certified(subproblems, (ascended.bound[:, 0] > 0) | empty)
         bound = torch.where(refuted, subproblems.lower_bound, subproblems.lower_bound.clamp(max=0))
         return Bounded(replace(subproblems, lower_bound=bound), refuted, ascended.minimiser[:, 0])
 
-    def _certified(
-        self, subproblems: Subproblems, proposed: Bool[Tensor, " batch"]
-    ) -> Bool[Tensor, " batch"]:
+    def certified(self, subproblems: Subproblems, proposed: Bool[Tensor, " batch"]) -> Bool[Tensor, " batch"]:
         """Which of the proposed refutations hold over the reals (or all of them, where nobody asks)."""
         if not self.rigorous:
             return proposed

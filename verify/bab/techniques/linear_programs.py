@@ -21,11 +21,14 @@ from verify.bab.strategy import Bounded, Knowledge
 from verify.bounders.linear_program import LinearProgram, Solved
 from verify.deadline import Deadline
 from verify.lagrangian.cuts import CutShares
+from verify.lagrangian.dual import DualProblem
 from verify.state import Subproblems
 
 _TRIED = 32  # programs that a trial on all subproblems can afford, at least
 _TRIAL = 4  # programs that tell whether bounds are flat
-_FLAT = 1e-7  # below 0, where optima are 0 but for the solver's tolerance
+_FLAT = (
+    1e-9  # of the terms that a bound is made of, below 0: there optima are 0 but for the solver's tolerance
+)
 _FADING = 0.95  # of what is known of refutations, with each further one
 _PRIOR = 0.01  # of the most that a variable can be involved: what the network tells at the beginning
 
@@ -35,17 +38,15 @@ class ProgramsSolved(Observation):
     """Some were refuted, with these variables split on the way."""
 
     involved: Float[Tensor, "refuted variables"] = field(kw_only=True)
-    trial: bool = field(kw_only=True)  # whether they had activations left to split
+    # whether the optima that did not refute are 0; None: that is not told, by leaves or refuted ones alone
+    flat: bool | None = field(kw_only=True)
 
     def update(self, shared: RootBounds) -> RootBounds:
         """With these refutations, the latest ones weighing most; the first programs tell whether bounds tell anything."""
         known = shared.programs
         if known is None:
             none = self.involved.new_zeros(self.involved.shape[1])
-            left = self.after[~self.refuted]
-            if not self.trial or not len(left):
-                return shared
-            return replace(shared, programs=Programs(bool((left > -_FLAT).all()), 0.0, none))
+            return shared if self.flat is None else replace(shared, programs=Programs(self.flat, 0.0, none))
         count = len(self.involved)
         weights = _FADING ** torch.arange(count - 1, -1, -1).to(known.involved)
         involved = _FADING**count * known.involved + weights @ self.involved
@@ -124,6 +125,8 @@ class LinearPrograms:
         suggested[index] = self._suggested(found, shared)
         after = bound.to(before.lower_bound).clamp(max=0)
         after = torch.where(closed, 0.0, torch.maximum(before.lower_bound, after))
+        leaves = bool((before.split_variable[:, -1] < shared.network.inputs).any())
+        flat = after > -_FLAT * _sizes(problem, shared.magnitudes)
         seen = ProgramsSolved(
             self.name,
             time.monotonic() - began,
@@ -131,7 +134,7 @@ class LinearPrograms:
             after,
             closed,
             involved=_involved(before.select(chosen), shared.network.variables),
-            trial=bool((before.split_variable[:, -1] >= shared.network.inputs).all()),
+            flat=None if leaves or bool(closed.all()) else bool((closed | flat).all()),
         )
         return Bounded(replace(bounded.subproblems, suggested=suggested), refuted, minimiser), seen
 
@@ -143,6 +146,15 @@ class LinearPrograms:
             weight = weight + shared.programs.involved
         best = (gaps * weight).max(1)
         return torch.where(best.values > 0, best.indices, -1)
+
+
+def _sizes(problem: DualProblem, magnitudes: dict[int, Tensor]) -> Float[Tensor, " batch"]:
+    """How large the terms of each subproblem's largest row may get."""
+    objective = problem.objective.map(lambda part: part[:, 0].abs())
+    sizes = objective.coefficients @ magnitudes[problem.node] + objective.thresholds
+    if objective.input_coefficients.shape[2]:
+        sizes = sizes + objective.input_coefficients @ magnitudes[0]
+    return sizes.amax(1)
 
 
 def _involved(refuted: Subproblems, variables: int) -> Float[Tensor, "refuted variables"]:
