@@ -74,7 +74,7 @@ def test_both_sides_of_the_optimum(seed: int, shift: float, verdict: str) -> Non
 
 
 def test_boxes_that_splits_leave_empty_are_refuted() -> None:
-    """A pre-activation that is above 1/2 and below -1/2: no program says so."""
+    """A pre-activation that is 1 at least and -1 at most: a program that takes it as 1 says nothing."""
     search = build_search(pigeons(4), preset("default"), torch.device("cpu"), 0, Silent())
     for result in search.strategy.roots(search.knowledge, 8, Deadline()):
         search.knowledge = search.knowledge.learned(*result.seen)
@@ -83,7 +83,7 @@ def test_boxes_that_splits_leave_empty_are_refuted() -> None:
     knowledge = replace(search.knowledge, shared=shared)
     variable = torch.tensor([shared.network.variables - 1])
     subproblems = roots.select(slice(0, 1)).with_cuts(CutShares.name, 0)
-    for side, value in ((0, 0.5), (1, -0.5)):
+    for side, value in ((0, 1.0), (1, -1.0)):
         ends, none = torch.tensor([value], dtype=torch.float64), torch.zeros(1, 2)
         subproblems = subproblems.split(variable, (ends, ends), none).select(slice(side, side + 1))
     result = search.strategy.bound(subproblems, knowledge, Deadline.after(PATIENCE))
