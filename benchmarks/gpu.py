@@ -41,7 +41,8 @@ from verify.bounders.restricted import Restricted
 from verify.checker.checking import check
 from verify.deadline import Deadline
 from verify.errors import InputError, is_out_of_memory
-from verify.network.affine import Convolution, Dense
+from verify.network.affine import Dense
+from verify.network.convolution import Convolution
 from verify.network.rounding_model import Geometry, excess, excess_of_rows
 from verify.output import write_whole
 from verify.problem import Problem, prepare

@@ -34,7 +34,8 @@ from verify.network.activations import (
     Product,
     Reciprocal,
 )
-from verify.network.affine import Affine, Combine, Convolution, Dense, Reshape, Scale, Shape
+from verify.network.affine import Affine, Combine, Dense, Reshape, Scale, Shape
+from verify.network.convolution import Convolution
 from verify.network.graph import Network, Node
 from verify.network.moves import NonNegative
 from verify.state import Bounds, DualState, Objective, Splits

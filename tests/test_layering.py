@@ -21,6 +21,7 @@ from patience import PATIENCE
 import verify
 
 ROOT = Path(verify.__file__).parent
+LINES_OF_A_FILE, LINES_OF_A_CLASS, LINES_OF_A_FUNCTION, PARAMETERS = 450, 300, 60, 8
 MATHS = {"torch", "jaxtyping"}
 FILES = {"numpy", "torch", "onnx", "onnx2torch", "torchvision", "google"}
 
@@ -153,6 +154,28 @@ def test_libraries_are_granted(name: str) -> None:
         if library not in LIBRARIES[component(name)]:
             wrong.append(f"{MODULES[name]}:{one.line}: {name} imports {library}")
     assert not wrong, "\n".join(wrong)
+
+
+def _too_large(path: Path) -> Iterator[str]:
+    """What of a file is larger than a reader can hold. Options that are given by name do not count as parameters."""
+    text = path.read_text(encoding="utf-8")
+    if text.count("\n") > LINES_OF_A_FILE:
+        yield f"{path}: the file"
+    for node in ast.walk(ast.parse(text)):
+        if not isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
+            continue
+        lines = (node.end_lineno or 0) - node.lineno + 1
+        most = LINES_OF_A_CLASS if isinstance(node, ast.ClassDef) else LINES_OF_A_FUNCTION
+        if lines > most:
+            yield f"{path}: {node.name}, {lines} lines"
+        if not isinstance(node, ast.ClassDef):
+            names = [argument.arg for argument in (*node.args.posonlyargs, *node.args.args)]
+            if len(names) - (names[:1] in (["self"], ["cls"])) > PARAMETERS:
+                yield f"{path}: {node.name}, {len(names)} parameters"
+
+
+def test_nothing_is_too_large() -> None:
+    assert [what for path in sorted(ROOT.rglob("*.py")) for what in _too_large(path)] == []
 
 
 def test_no_cycles() -> None:

@@ -191,19 +191,9 @@ def build_search(
         strategy: Strategy, told: Reporter, workers: int, other: OtherSplitting | None = None
     ) -> BranchAndBound:
         frontier = Frontier(budget().store, storage(network))
+        attacks, generator = (first, second), np.random.default_rng(seed)
         return BranchAndBound(
-            problem,
-            own_network,
-            strategy,
-            first,
-            second,
-            told,
-            np.random.default_rng(seed),
-            batch,
-            workers,
-            tracer,
-            frontier,
-            other,
+            problem, own_network, strategy, *attacks, told, generator, batch, workers, tracer, frontier, other
         )
 
     other = None

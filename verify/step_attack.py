@@ -19,7 +19,8 @@ from torch import Tensor
 
 from verify.attack import Attack, free_points, replay_best
 from verify.deadline import Deadline
-from verify.network.affine import Convolution, Dense
+from verify.network.affine import Dense
+from verify.network.convolution import Convolution
 from verify.network.graph import Network
 from verify.network.straight_through import straight_through
 from verify.problem import Problem, Witness

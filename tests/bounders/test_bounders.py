@@ -41,7 +41,8 @@ from verify.bounders.restricted import Restricted
 from verify.deadline import Deadline, OutOfTimeError
 from verify.lagrangian.dual import DualProblem
 from verify.network.activations import Activation, Clip, LeakyRelu, Relu, Sigmoid, Square, Tanh
-from verify.network.affine import Affine, Combine, Convolution
+from verify.network.affine import Affine, Combine
+from verify.network.convolution import Convolution
 from verify.network.graph import Network
 from verify.state import Bounds, DualState, Objective, Splits
 

@@ -15,7 +15,8 @@ from verify.bounders.restricted import Restricted
 from verify.deadline import Deadline
 from verify.lagrangian.dual import DualProblem
 from verify.network.activations import Activation, Relu, Sigmoid
-from verify.network.affine import Combine, Convolution, Reshape, Scale
+from verify.network.affine import Combine, Reshape, Scale
+from verify.network.convolution import Convolution
 from verify.network.graph import Layer, Network
 from verify.network.moves import NonNegative, Permute
 from verify.state import Bounds, Objective

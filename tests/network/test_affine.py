@@ -13,8 +13,9 @@ from nets import DOUBLE, joined, networks
 from torch import Tensor
 
 from verify.bounders.ibp import affine_interval
-from verify.network import affine, moves
-from verify.network.affine import Affine, Combine, Constant, Convolution, Dense, Reshape, Scale, Shape
+from verify.network import affine, convolution, moves
+from verify.network.affine import Affine, Combine, Constant, Dense, Reshape, Scale, Shape
+from verify.network.convolution import Convolution
 from verify.network.graph import Network, Node
 from verify.network.moves import NonNegative, Permute
 
@@ -113,7 +114,11 @@ def linear(operator: Affine, operands: list[Tensor]) -> Tensor:
 
 
 def test_every_class_has_a_case() -> None:
-    known = [*inspect.getmembers(affine, inspect.isclass), *inspect.getmembers(moves, inspect.isclass)]
+    known = [
+        found
+        for module in (affine, convolution, moves)
+        for found in inspect.getmembers(module, inspect.isclass)
+    ]
     classes = {c for _, c in known if issubclass(c, Affine) and c is not Affine}
     assert classes == {type(operator) for operator, _ in CASES}
 

@@ -16,7 +16,8 @@ from verify.bounders.ibp import affine_interval, interval, interval_bound, magni
 from verify.lagrangian.dual import DualProblem
 from verify.network.activations import Activation, Exp, Log, Product, Reciprocal, Rsqrt, Sqrt, Square
 from verify.network.activations.one_sided import OneSidedHull
-from verify.network.affine import Combine, Constant, Convolution, Dense, Scale
+from verify.network.affine import Combine, Constant, Dense, Scale
+from verify.network.convolution import Convolution
 from verify.network.graph import Network, Node
 from verify.network.moves import NonNegative
 from verify.state import Bounds, Objective, Splits

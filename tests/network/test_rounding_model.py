@@ -16,7 +16,8 @@ from torch import Tensor
 from verify.errors import InputError
 from verify.network import rounding_model
 from verify.network.activations import Relu
-from verify.network.affine import Affine, Convolution, Dense, Reshape
+from verify.network.affine import Affine, Dense, Reshape
+from verify.network.convolution import Convolution
 from verify.network.graph import Network, Node
 from verify.network.rounding_model import Geometry, check, excess, excess_of_rows
 

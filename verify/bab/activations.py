@@ -321,7 +321,7 @@ class SplitActivations:
         problem = shared.dual(subproblems, shared.working)
         state = problem.clamp(subproblems.state.to(shared.network.device, shared.working.dtype))
         spreads = _spreads(shared, problem.bounds)
-        children = partial(self._children, shared, subproblems, deadline) if spreads else None
+        children = partial(_children, shared, subproblems, deadline) if spreads else None
         # nobody else suggests anything, and to ask makes a GPU wait
         told = self.programs.name in knowledge.effort.ledgers
         if told and bool((subproblems.suggested >= 0).all()):
@@ -331,39 +331,24 @@ class SplitActivations:
         if shared.network.sided:
             lost = hopeless(problem.network, problem.bounds, problem.objective)
             split = replace(split, variable=torch.where(lost, -2, split.variable))
-        return self._halved(problem, state, split)
+        return _halved(problem, state, split)
 
-    def _halved(self, problem: DualProblem, state: DualState, split: Split) -> Split:
-        """With inputs halved where there is no other split to make (-1), and none where none will help (-2)."""
-        if not bool((split.on_host == -1).any()):
-            return split
-        stuck = split.variable == -1
-        inputs = slice(0, problem.network.inputs)
-        cotangent = problem.evaluate(state).input_cotangent[:, 0]
-        halves = widest_effect(cotangent, problem.bounds.lower[:, inputs], problem.bounds.upper[:, inputs])
-        return Split(
-            torch.where(stuck, halves.variable, split.variable),
-            torch.where(stuck, halves.value, split.value),
-            torch.where(stuck[:, None], 0.0, split.beta),
-            None if split.above is None else torch.where(stuck, halves.value, split.above),
-        )
 
-    def _children(
-        self,
-        shared: RootBounds,
-        subproblems: Subproblems,
-        deadline: Deadline,
-        variable: Tensor,
-        value: Tensor,
-    ) -> tuple[Tensor, Tensor]:
-        """Bounds of both children of candidate splits, as the search itself would first see them. Raises OutOfTimeError."""
-        most = max(1, _CHILDREN // (2 * variable.shape[1] * shared.network.variables))
-        parts = []
-        for index in torch.arange(len(subproblems), device=variable.device).split(most):
-            deadline.check()
-            parts.append(_both_children(shared, subproblems.select(index), variable[index], value[index]))
-        upper, lower = (torch.cat(part) for part in zip(*parts, strict=True))
-        return upper, lower
+def _children(
+    shared: RootBounds,
+    subproblems: Subproblems,
+    deadline: Deadline,
+    variable: Tensor,
+    value: Tensor,
+) -> tuple[Tensor, Tensor]:
+    """Bounds of both children of candidate splits, as the search itself would first see them. Raises OutOfTimeError."""
+    most = max(1, _CHILDREN // (2 * variable.shape[1] * shared.network.variables))
+    parts = []
+    for index in torch.arange(len(subproblems), device=variable.device).split(most):
+        deadline.check()
+        parts.append(_both_children(shared, subproblems.select(index), variable[index], value[index]))
+    upper, lower = (torch.cat(part) for part in zip(*parts, strict=True))
+    return upper, lower
 
 
 def _both_children(
@@ -390,3 +375,19 @@ def _spreads(shared: RootBounds, bounds: Bounds) -> bool:
         if bool(shared.spreading[layer.variables.start])
     )
     return any(not bool(point.isnan().all()) for point in points)
+
+
+def _halved(problem: DualProblem, state: DualState, split: Split) -> Split:
+    """With inputs halved where there is no other split to make (-1), and none where none will help (-2)."""
+    if not bool((split.on_host == -1).any()):
+        return split
+    stuck = split.variable == -1
+    inputs = slice(0, problem.network.inputs)
+    cotangent = problem.evaluate(state).input_cotangent[:, 0]
+    halves = widest_effect(cotangent, problem.bounds.lower[:, inputs], problem.bounds.upper[:, inputs])
+    return Split(
+        torch.where(stuck, halves.variable, split.variable),
+        torch.where(stuck, halves.value, split.value),
+        torch.where(stuck[:, None], 0.0, split.beta),
+        None if split.above is None else torch.where(stuck, halves.value, split.above),
+    )

@@ -27,7 +27,7 @@ from verify.bab.checkpoint import NO_CHECKPOINT, Checkpoint, Standing, restore_p
 from verify.bab.executor import Executor, Executors, threads
 from verify.bab.frontier import Frontier
 from verify.bab.progress import Outcome, Progress, Reporter
-from verify.bab.steps import Done, Steps
+from verify.bab.steps import Done, Steps, timed
 from verify.bab.strategy import Bounded, Knowledge, Strategy
 from verify.bab.techniques.other_splitting import OtherSplitting
 from verify.bounders.undefined import without_value
@@ -412,7 +412,7 @@ class _Branching:
         """An attack now and then, and batches for all who are idle, unless steps are to come to their end."""
         search, deadline = self.search, self.deadline
         if not self.attacks and (attack := search.next_attack(self.clauses)) is not None:
-            self.attacks.add(self.executor.submit(partial(_timed, attack, deadline)))
+            self.attacks.add(self.executor.submit(partial(timed, attack, deadline)))
         idle = 0 if draining else self.executor.workers - len(self.steps) - len(self.attacks)
         for share in range(idle, 0, -1):
             if len(search.frontier):
@@ -448,9 +448,3 @@ def _descend(
     attack: Attack, problem: Problem, network: Network, owners: list[int], points: Tensor, deadline: Deadline
 ) -> Witness | None:
     return attack.descend(problem, network, owners, points, deadline.within(attack.seconds))
-
-
-def _timed(attack: Callable[[Deadline], Witness | None], deadline: Deadline) -> Done:
-    started = time.monotonic()
-    witness = attack(deadline)
-    return Done(witness=witness, attacked=time.monotonic() - started)

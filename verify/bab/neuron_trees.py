@@ -80,7 +80,7 @@ class NeuronTrees:
             known = Bounds(bounds.lower[:, left], bounds.upper[:, left])
             working_network = small.to(small.device, working)
             trees = _Trees(
-                self, small, working_network, known, small.layers[place], rounds, deadline, soft_deadline, left, tracer
+                self, (small, working_network), known, small.layers[place], rounds, (deadline, soft_deadline), left, tracer
             )  # fmt: skip
             known = trees.tightened(run)
             lower, upper = bounds.lower.clone(), bounds.upper.clone()
@@ -112,21 +112,17 @@ class _Trees:
     """The trees of one layer's neurons."""
 
     def __init__(
-        self, method: NeuronTrees, network: Network, working_network: Network, bounds: Bounds, layer: Layer, rounds: int,
-        deadline: Deadline, soft_deadline: Deadline, variables: Int[Tensor, " variables"], tracer: BoundTracer,
+        self, method: NeuronTrees, networks: tuple[Network, Network], bounds: Bounds, layer: Layer, rounds: int,
+        deadlines: tuple[Deadline, Deadline], variables: Int[Tensor, " variables"], tracer: BoundTracer,
     ) -> None:  # fmt: skip
-        """variables: of the whole network, those that this one has."""
+        """networks: the exact one and the one that ascents work in. deadlines: hard and soft. variables: of the whole network, those of this one."""
         self.variables, self.tracer = variables, tracer
-        self.method, self.network, self.working_network, self.layer, self.rounds = (
-            method,
-            network,
-            working_network,
-            layer,
-            rounds,
-        )
-        self.deadline, self.soft_deadline = deadline, soft_deadline
-        self.bounds, self.working_bounds = bounds, bounds.to(working_network.device, working_network.dtype)
-        self.sizes = magnitudes(network, bounds)
+        self.method, self.layer, self.rounds = method, layer, rounds
+        self.network, self.working_network = networks
+        self.deadline, self.soft_deadline = deadlines
+        working = self.working_network
+        self.bounds, self.working_bounds = bounds, bounds.to(working.device, working.dtype)
+        self.sizes = magnitudes(self.network, bounds)
 
     def tightened(self, run: Mapper) -> Bounds:
         """The boxes with what the trees tell of this layer. The first chunks decide whether there are more."""

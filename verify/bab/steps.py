@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 
 import torch
@@ -185,3 +185,10 @@ class Steps:
 
 def _seen_alone(result: Result) -> Result:
     return replace(result, bounded=result.bounded.select(slice(0)))
+
+
+def timed(attack: Callable[[Deadline], Witness | None], deadline: Deadline) -> Done:
+    """An attack with the seconds that it took."""
+    started = time.monotonic()
+    witness = attack(deadline)
+    return Done(witness=witness, attacked=time.monotonic() - started)

@@ -27,7 +27,8 @@ from verify.bounders.tracing import UNTRACED, BoundTracer, OptimisedBounds
 from verify.deadline import Deadline
 from verify.lagrangian.dual import DualProblem
 from verify.memory import budget
-from verify.network.affine import Convolution, Dense
+from verify.network.affine import Dense
+from verify.network.convolution import Convolution
 from verify.network.graph import Layer, Network
 from verify.state import Bounds, DualState, Objective, is_wide
 

@@ -23,7 +23,8 @@ from torch.nn import functional
 from verify.lagrangian.domain import Patches
 from verify.lagrangian.dual import DualProblem
 from verify.network.activations import Activation
-from verify.network.affine import Affine, Combine, Convolution, Scale, Shape
+from verify.network.affine import Affine, Combine, Scale, Shape
+from verify.network.convolution import Convolution
 from verify.network.graph import Layer, Network, Node
 from verify.state import Bounds, Objective
 

@@ -69,6 +69,7 @@ class Dual:
 
     def __init__(self, network: Network, arithmetic: Arithmetic) -> None:
         self.network, self.arithmetic = network, arithmetic
+        self._number: Callable[[float], Any] = rational if arithmetic.exact else float
         if arithmetic.deployed and network.undeployed:
             raise Refused(network.undeployed)
         if arithmetic.deployed:
@@ -88,9 +89,6 @@ class Dual:
         self.gamma = 0.0 if arithmetic.exact else 4 * _gamma(count, _UNIT)
         self._layer_of = {layer.node: number for number, layer in enumerate(network.layers)}
         self._ancestors = _ancestors(network)
-        self._weighted: dict[
-            int, Array
-        ] = {}  # of affine nodes: which entries have a coefficient other than 0
 
     @property
     def needs_sizes(self) -> bool:
@@ -362,14 +360,10 @@ class Dual:
             error = error + np.abs(t) @ (unit * sizes[index] + tiny)
         return error
 
-    def _number(self, value: float) -> Any:
-        return rational(value) if self.arithmetic.exact else value
-
     def layers_below(self, node: int) -> list[int]:
         """The numbers of the layers that a node's value depends on."""
-        return [
-            number for number, layer in enumerate(self.network.layers) if layer.node in self._ancestors[node]
-        ]
+        below = self._ancestors[node]
+        return [number for number, layer in enumerate(self.network.layers) if layer.node in below]
 
 
 def _gamma(count: int, unit: float) -> float:

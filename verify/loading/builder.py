@@ -24,7 +24,8 @@ from verify.network.activations.product import Product
 from verify.network.activations.reciprocal import Reciprocal
 from verify.network.activations.relu import Relu
 from verify.network.activations.square import Square
-from verify.network.affine import Affine, Combine, Constant, Convolution, Dense, Reshape, Scale, Shape
+from verify.network.affine import Affine, Combine, Constant, Dense, Reshape, Scale, Shape
+from verify.network.convolution import Convolution
 from verify.network.graph import Network, Node
 from verify.network.moves import NonNegative, Permute
 

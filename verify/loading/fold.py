@@ -26,7 +26,8 @@ from torch import Tensor
 
 from verify.deadline import tick
 from verify.loading.builder import prune
-from verify.network.affine import Affine, Convolution, Dense, Reshape, Scale, Shape
+from verify.network.affine import Affine, Dense, Reshape, Scale, Shape
+from verify.network.convolution import Convolution
 from verify.network.graph import Network, Node
 from verify.network.moves import Permute
 

@@ -12,7 +12,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from verify.network.affine import Affine, Combine, Convolution, Dense, Reshape, Scale, tensors
+from verify.network.affine import Affine, Combine, Dense, Reshape, Scale, tensors
+from verify.network.convolution import Convolution
 from verify.network.moves import NonNegative
 
 BITS = 53  # of float64's numbers

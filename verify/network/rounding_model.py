@@ -19,7 +19,8 @@ import torch
 from torch import Tensor
 
 from verify.errors import InputError
-from verify.network.affine import Affine, Convolution, Dense, Shape
+from verify.network.affine import Affine, Dense, Shape
+from verify.network.convolution import Convolution
 from verify.network.graph import Network
 
 _LARGE = 1e10  # times as large as others: more than float64 forgets of a sum, less than its square root

@@ -13,31 +13,21 @@ from array import array
 from fractions import Fraction
 from operator import eq as same
 from operator import invert
-from typing import NoReturn
 
 import numpy as np
 
 from verify.deadline import tick
 from verify.errors import SpecificationError
-from verify.formats.vnnlib.cursor import Cursor
 from verify.formats.vnnlib.formula import EQ, GE, GT, LE, LT, All, AnyOf, Atoms, Formula, Node, compare
 from verify.formats.vnnlib.literals import (
-    MAXIMUM_BITS,
-    MAXIMUM_DIGITS,
-    MAXIMUM_EXPONENT,
-    MAXIMUM_MAGNITUDE,
     Literals,
     RightSides,
     TooExtreme,
-    check_extent,
-    is_number,
 )
+from verify.formats.vnnlib.term_reader import MAXIMUM_DEPTH, OPERATORS, TermReader, is_variable
 from verify.formats.vnnlib.terms import Linear, representable, scaled, total
 from verify.formats.vnnlib.text import without_asides
 
-MAXIMUM_DEPTH = 200
-
-_OPERATORS = {"<=": LE, "<": LT, ">=": GE, ">": GT, "=": EQ, "==": EQ}
 _MIRRORED = (GE, GT, LE, LT, EQ)
 _IGNORED = frozenset({"set-logic", "set-info", "set-option"})
 _ENDING = frozenset({"check-sat", "get-model", "exit"})
@@ -55,7 +45,6 @@ _IS_INFIX = re.compile(
     r"\(\s*(?:\(\s*[-+*/](?=[\s(])|(?![-+*/<>=!]+\s|and\s|or\s)[^\s()]+(?:\s*\[[^\[\]()]*\])?\s+(?:[<>=!]=|[<>=])(?=[\s(]))",
     re.ASCII,
 ).match
-_is_variable = re.compile(r"[XY]_(?:0|[1-9]\d{0,8})\Z", re.ASCII).match
 
 
 def _tokens(text: str) -> list[str]:
@@ -63,21 +52,18 @@ def _tokens(text: str) -> list[str]:
     return text.replace("(", " ").replace(")", " ").split()
 
 
-class Reader(Cursor):
+class Reader(TermReader):
     """One pass over the text; before `slow_until` no runs are tried.
 
     Comments and quotations are blanked beforehand by as many other characters, so every position is one of the
     original text.
     """
 
-    comparisons = frozenset(_OPERATORS)
-
     def __init__(self, text: str, source: str) -> None:
         super().__init__(text, source)
         self.text = without_asides(text, self._fail)
         self.slow_until = 0
         self.ended = ""  # the statement that ends the property, once it is read
-        self.names: dict[str, int] = {}
         self.right_sides = RightSides()
         self.operator, self.left, self.right = array("b"), array("i"), array("i")
         self.rows: list[Linear] = []
@@ -112,7 +98,7 @@ class Reader(Cursor):
         names = _tokens(match.group())[1::3]
         fresh = set(names)
         repeated = len(fresh) != len(names) or not self.names.keys().isdisjoint(fresh)
-        if repeated or not all(map(_is_variable, names)):
+        if repeated or not all(map(is_variable, names)):
             return False
         for name in names:
             self._declare(name)
@@ -152,7 +138,7 @@ class Reader(Cursor):
         try:
             self.left.extend(map(self.names.__getitem__, tokens[1::3]))
             self.right.extend(map(self.right_sides.__getitem__, tokens[2::3]))
-            self.operator.extend(map(_OPERATORS.__getitem__, tokens[0::3]))
+            self.operator.extend(map(OPERATORS.__getitem__, tokens[0::3]))
             kept = not any(map(same, self.left[start:], map(invert, self.right[start:])))
         except (KeyError, TooExtreme):
             kept = False
@@ -199,7 +185,7 @@ class Reader(Cursor):
         self._inside(opened)
         place = self.at
         name = self._word("a variable")
-        if not _is_variable(name):
+        if not is_variable(name):
             remedy = "name inputs X_0, X_1, ... and outputs Y_0, ..."
             self._fail(place, f"{name!r} is no variable of VNN-LIB 1.0", remedy)
         if name in self.names:
@@ -266,10 +252,6 @@ class Reader(Cursor):
             self._unknown_operator(place, head)
         return self._related(head, *self._sides(head, opened), opened)
 
-    def _unknown_operator(self, place: int, head: str) -> NoReturn:
-        remedy = "use and, or, <=, >=, <, >, = (and +, -, * within terms)"
-        self._fail(place, f"unknown operator {head!r}", remedy)
-
     def _connective(self, head: str, opened: int, depth: int) -> Node:
         parts: list[Node] = []
         while self._more(opened):
@@ -282,7 +264,7 @@ class Reader(Cursor):
 
     def _related(self, head: str, left: Linear, right: Linear, opened: int) -> Node:
         """The formula `left head right` of a comparison that begins at `opened`."""
-        return self._compared(_OPERATORS[head], left, right, opened)
+        return self._compared(OPERATORS[head], left, right, opened)
 
     def _around(self, opened: int) -> tuple[str, Linear, Linear]:
         """A comparison with its operator in the middle, which can mean one thing alone: operator and terms."""
@@ -334,72 +316,3 @@ class Reader(Cursor):
         self.left.append(left)
         self.right.append(right)
         return Atoms(len(self.left) - 1, len(self.left))
-
-    # -- terms
-
-    def _term(self, depth: int) -> Linear:
-        tick()
-        first = self._peek()
-        place = self.at
-        if depth > MAXIMUM_DEPTH:
-            self._fail(place, f"term nested deeper than {MAXIMUM_DEPTH}", "flatten it")
-        if first == "(":
-            return self._operation(depth)
-        text = self._word("a number or a variable")
-        if text in self.names:
-            return {self.names[text]: Fraction(1)}, Fraction(0)
-        if is_number(text):
-            return {}, self._number(text, place)
-        if _is_variable(text):
-            remedy = f"add (declare-const {text} Real) before its first use"
-            self._fail(place, f"{text} is not declared", remedy)
-        if text[0] in "+-.0123456789":
-            self._fail(place, f"{text[:60]!r} is no number", "write a decimal such as -1.5 or 2e-3")
-        self._fail(place, f"unknown symbol {text[:60]!r}", "use declared variables X_i, Y_j and decimals")
-
-    def _number(self, text: str, place: int) -> Fraction:
-        try:
-            check_extent(text)
-        except TooExtreme:
-            limits = f"{MAXIMUM_MAGNITUDE:g}, {MAXIMUM_DIGITS} digits, exponent {MAXIMUM_EXPONENT}"
-            self._fail(place, f"the number {text[:60]} is too extreme", f"stay within {limits}")
-        return Fraction(text)
-
-    def _operation(self, depth: int) -> Linear:
-        opened = self.at
-        place, head = self._head(opened, "+, - or *")
-        if head in _OPERATORS or head in ("and", "or"):
-            reason = f"{head!r} stands where a number or a term is expected"
-            self._fail(place, reason, "compare terms, not formulas")
-        if head not in ("+", "-", "*", "/"):
-            self._unknown_operator(place, head)
-        arguments: list[Linear] = []
-        while self._more(opened):
-            arguments.append(self._term(depth + 1))
-        if not arguments:
-            self._fail(opened, f"{head!r} has no arguments", "give it at least one")
-        try:
-            return self._apply(head, arguments, opened)
-        except TooExtreme:
-            reason = f"what this {head!r} computes has more than {MAXIMUM_BITS} bits"
-            self._fail(opened, reason, "write the number itself, in fewer digits")
-
-    def _apply(self, head: str, arguments: list[Linear], opened: int) -> Linear:
-        first, rest = arguments[0], arguments[1:]
-        if head == "+" or (head == "-" and rest):
-            return total([first, *(scaled(other, Fraction(1 if head == "+" else -1)) for other in rest)])
-        if head == "-":
-            return scaled(first, Fraction(-1))
-        if head == "/" and not rest:
-            self._fail(opened, "'/' has one argument", "give it two: what is divided, and by what")
-        for other in rest:
-            if head == "/":
-                if other[0] or not other[1]:
-                    reason = "division by something other than a non-zero constant"
-                    self._fail(opened, reason, "divide by constants only")
-                first = scaled(first, 1 / other[1])
-            elif first[0] and other[0]:
-                self._fail(opened, "a product of two variables is not linear", "multiply by constants only")
-            else:
-                first = scaled(first, other[1]) if first[0] else scaled(other, first[1])
-        return first

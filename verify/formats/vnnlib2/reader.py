@@ -15,7 +15,7 @@ from typing import NoReturn
 from verify.deadline import tick
 from verify.formats.vnnlib.formula import GT, LT, AnyOf, Node
 from verify.formats.vnnlib.literals import is_number
-from verify.formats.vnnlib.reader import MAXIMUM_DEPTH
+from verify.formats.vnnlib.term_reader import MAXIMUM_DEPTH
 from verify.formats.vnnlib.terms import Linear, total
 from verify.formats.vnnlib.text import Fail, check_characters, check_foreign
 from verify.formats.vnnlib2.declarations import (

@@ -16,7 +16,8 @@ from verify.loading.builder import Builder, Value
 from verify.loading.calls import Call, Unsupported, integers
 from verify.loading.operators.windows import Window, onnx_window, torch_window
 from verify.loading.registry import onnx, torch_call
-from verify.network.affine import Convolution, Shape
+from verify.network.affine import Shape
+from verify.network.convolution import Convolution
 from verify.network.moves import NonNegative
 
 
