@@ -33,7 +33,7 @@ LAYERS: tuple[dict[str, set[str]], ...] = (
         "deadline": set(),
         "checker": {"numpy", "onnx", "onnxruntime", "flint"},
     },
-    {"output": set(), "memory": set(), "validation": {"numpy"}, "neutral": {"torch"}},
+    {"extensions": set(), "output": set(), "memory": set(), "validation": {"numpy"}, "neutral": {"torch"}},
     {
         "startup": {"torch"},
         "journal": {"torch"},

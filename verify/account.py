@@ -16,6 +16,7 @@ import torch
 
 from verify import __version__
 from verify.bab.progress import Progress, Reporter
+from verify.extensions import loaded
 from verify.result import Account, Moment
 from verify.specification import PropertyBuilder
 
@@ -81,7 +82,12 @@ def account(problem: Problem, request: Request, device: torch.device, read: Any)
             "threads": torch.get_num_threads(),
             "rigorous": request.rigorous,
         },
-        versions={"verify": __version__, "python": platform.python_version(), **_versions()},
+        versions={
+            "verify": __version__,
+            "python": platform.python_version(),
+            **_versions(),
+            **{f"{one.package}: {one.kind} {one.name}": one.version for one in loaded()},
+        },
         machine=_machine(device),
     )
 

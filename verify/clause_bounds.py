@@ -5,33 +5,28 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, cast
 
 import torch
 
+import verify.bounders.decoupled
+import verify.bounders.proximal  # noqa: F401  # which register themselves
 from verify.bounders.ascent import Bounder
-from verify.bounders.decoupled import Dvijotham, SupergradientAscent
 from verify.bounders.ibp import interval, interval_bound, magnitudes
-from verify.bounders.proximal import Proximal
 from verify.bounders.restricted import Restricted
 from verify.deadline import Deadline
 from verify.errors import memory_kept
+from verify.extensions import made
 from verify.lagrangian.dual import DualProblem
 from verify.network.graph import Layer, Network
 from verify.neutral import neutral
 from verify.problem import Problem
-from verify.request import INTERMEDIATE, METHODS
+from verify.request import INTERMEDIATE, known_method
 from verify.settings import placed, preset
 from verify.state import Bounds
 from verify.validation import choice, integer, refuse, seconds, shown
 
 _CLAUSES_AT_ONCE = 64
-_OPTIMISERS: dict[str, Dvijotham | SupergradientAscent | Proximal | Restricted] = {
-    "dsg": Dvijotham(),
-    "supergradient": SupergradientAscent(),
-    "proximal": Proximal(),
-    "restricted": Restricted(100),
-}
 
 
 @dataclass(frozen=True)
@@ -76,7 +71,7 @@ def bound(
 ) -> ClauseBounds:
     """Bounds every clause of a prepared problem; see `verify.api.bounds`."""
     if not isinstance(method, Bounder):
-        choice("method", method, METHODS)
+        known_method(method)
     choice("intermediate", intermediate, INTERMEDIATE)
     iterations = None if iterations is None else integer("iterations", iterations, least=0)
     time_limit = seconds("time_limit", time_limit)
@@ -108,16 +103,16 @@ def _ascent(method: str | Bounder, iterations: int | None, network: Network) -> 
         program = LinearProgram()
         program.admit(network)
         return program
-    if method not in _OPTIMISERS:
+    if method in ("interval", "crown"):
         return None
-    optimiser = _OPTIMISERS[method]
-    if iterations is None:
+    optimiser: Bounder = made("bounder", method)
+    if iterations is None or not hasattr(optimiser, "iterations"):
         return optimiser
     if isinstance(optimiser, Restricted) and iterations > optimiser.iterations:
         return replace(
             optimiser, iterations=iterations, decay=optimiser.decay ** (optimiser.iterations / iterations)
         )
-    return replace(optimiser, iterations=iterations)
+    return cast(Bounder, replace(cast(Any, optimiser), iterations=iterations))
 
 
 @dataclass

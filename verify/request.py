@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from verify.deadline import Deadline
 from verify.errors import InputError
+from verify.extensions import names
 from verify.validation import choice, flag, integer, output_name, path, refuse, seconds, shown
 
 if TYPE_CHECKING:
@@ -66,7 +67,7 @@ class Request:
         checked = {
             "timeout": seconds("timeout", self.timeout),
             "device": known_device(self.device),
-            "preset": choice("preset", self.preset, PRESETS),
+            "preset": known_preset(self.preset),
             "seed": integer("seed", self.seed, least=0),
             "certificate": None if self.certificate is None else path("certificate", self.certificate),
             "semantics": choice("semantics", self.semantics, SEMANTICS),
@@ -126,6 +127,28 @@ class Request:
     def deadline(self, started: float) -> Deadline:
         """When the time is over, of a run whose clock began at `started` (of `time.monotonic`)."""
         return Deadline() if self.timeout is None else Deadline(started + self.timeout)
+
+
+def known_preset(value: Any) -> str:
+    """One of `PRESETS`, and behind a + each the name of a branching rule or technique of an installed package. Raises InputError."""
+    base, *more = value.split("+") if isinstance(value, str) else (value,)
+    choice("preset", base, PRESETS)
+    for name in more:
+        choice(
+            "preset: the branching rule or technique",
+            name,
+            (*names("branching rule"), *names("technique")) or ("none",),
+        )
+    return str(value)
+
+
+def known_method(value: Any) -> str:
+    """One of `METHODS`, or the name of a bounder of an installed package. Raises InputError."""
+    return (
+        value
+        if value in METHODS
+        else choice("method", value, tuple(dict.fromkeys((*METHODS, *names("bounder")))))
+    )
 
 
 def _address(value: Any) -> str | None:

@@ -61,7 +61,8 @@ class Result:
     by phase, and of attacks beside branching (of all threads); by technique, its calls, subproblems, seconds, mean gain (the share
     of the distance from 0 that it closed) and how many it refuted; none where the time ran out before the search began.
     `certificate`: the file written, if one was asked for and proved. `warning`: why the property is vacuous, if it is.
-    `notes`: how the property was read where it is not as the standard of VNN-LIB has it. `account`: what a report tells beside that.
+    `notes`: how the property was read where it is not as the standard of VNN-LIB has it. `extensions`: code of other packages
+    that this process had loaded, which may have taken part. `account`: what a report tells beside that.
     """
 
     verdict: str
@@ -72,6 +73,7 @@ class Result:
     certificate: Path | None = None
     warning: str | None = None
     notes: tuple[str, ...] = ()
+    extensions: tuple[str, ...] = ()
     account: Account | None = field(default=None, repr=False)
 
     def _repr_html_(self) -> str:

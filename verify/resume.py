@@ -15,6 +15,7 @@ import numpy as np
 from verify import __version__
 from verify.bab.checkpoint import NO_CHECKPOINT, Checkpoint, JournalCheckpoint
 from verify.errors import InputError
+from verify.extensions import loaded
 from verify.journal import Journal
 from verify.loading.onnx import external
 from verify.output import admit_folder
@@ -53,6 +54,7 @@ def identity(request: Request, problem: Problem, model: str) -> dict[str, str]:
         "--no-rigorous": str(not request.rigorous),
         "verify": __version__,
         "the code of verify": code(),
+        "extensions": ", ".join(map(str, loaded())),
         **{name: metadata.version(name) for name in _LIBRARIES},
     }
 

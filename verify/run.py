@@ -16,6 +16,7 @@ from verify.bab.checkpoint import NO_CHECKPOINT, Checkpoint
 from verify.bab.progress import Reporter, Silent
 from verify.deadline import Deadline, OutOfTimeError
 from verify.errors import InputError, UnwrittenError, memory_kept
+from verify.extensions import loaded
 from verify.neutral import neutral
 from verify.output import Outputs, write_whole
 from verify.problem import Problem, prepare
@@ -23,7 +24,7 @@ from verify.proof.writer import CertificateWriter
 from verify.request import Request
 from verify.result import Result, late
 from verify.resume import digest_of_model, kept
-from verify.settings import build_search, choose_device, preset
+from verify.settings import Settings, build_search, choose_device, preset
 from verify.specification import PropertyBuilder
 from verify.workers.employ import employed
 
@@ -58,12 +59,13 @@ def run(
         problem = prepare(
             request.model, request.specification, request.example_input, deadline, request.output
         )
+    settings = preset(request.preset)
     told = reporter()
     if problem is None:
         return late(started)
     timeline = Timeline(told, started)
     with _in_files(request, problem) as in_files:
-        work = _Work(in_files, problem, device, deadline, started, timeline if accounted else told)
+        work = _Work(in_files, problem, settings, device, deadline, started, timeline if accounted else told)
         if request.certificate is not None:
             found = work.certified(request.certificate)
         else:
@@ -72,7 +74,7 @@ def run(
         if accounted:
             record = account(problem, request, device, in_files.specification)
             found = replace(found, account=replace(record, moments=tuple(timeline.moments)))
-    return found
+    return replace(found, extensions=tuple(map(str, loaded())))
 
 
 @contextmanager
@@ -123,6 +125,7 @@ class _Work:
 
     request: Request
     problem: Problem
+    settings: Settings
     device: torch.device
     deadline: Deadline
     started: float
@@ -136,7 +139,7 @@ class _Work:
     ) -> Result:
         """What the search finds in the time given."""
         problem, request = self.problem, self.request
-        settings = replace(preset(request.preset), semantics=request.semantics, rigorous=request.rigorous)
+        settings = replace(self.settings, semantics=request.semantics, rigorous=request.rigorous)
         with employed(request) as crews:
             workers = None if crews is None else crews.count
             try:

@@ -31,6 +31,7 @@ from verify.bounders.tracing import Provable
 from verify.branching.fsb import FilteredSmartBranching
 from verify.branching.rule import BranchingRule
 from verify.errors import InputError, first_line
+from verify.extensions import made, names
 from verify.lagrangian.dual import storage
 from verify.memory import budget, enforce
 from verify.network.activations.relu import Relu
@@ -137,8 +138,15 @@ def keep_memory(size: int | None, device: str) -> None:
 
 
 def preset(name: str) -> Settings:
-    """The settings of that name, one of `PRESETS`."""
-    return _PRESETS[name]
+    """The settings of that name, one of `PRESETS`, with what is named behind a +. Raises InputError for a package that is broken."""
+    base, *more = name.split("+")
+    settings = _PRESETS[base]
+    for one in more:
+        if one in names("branching rule"):
+            settings = replace(settings, brancher=made("branching rule", one))
+        else:
+            settings = replace(settings, further=(*settings.further, made("technique", one)))
+    return settings
 
 
 def _deployed(problem: Problem, network: Network, semantics: str) -> Network:

@@ -13,10 +13,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from verify.bounders.ascent import GradientOptimiser, Iterative, Optimiser
+from verify.extensions import register
 from verify.lagrangian.dual import DualProblem
 from verify.state import DualState
 
 
+@register("bounder", "supergradient")
 @dataclass(frozen=True)
 class SupergradientAscent(Iterative):
     """Adam on `rho`; the step falls geometrically from `first` to `last`, by default to 10 / iterations^2.
@@ -38,6 +40,7 @@ class SupergradientAscent(Iterative):
         return GradientOptimiser.begin(problem, state, self.first, decay, self.first)
 
 
+@register("bounder", "dsg")
 @dataclass(frozen=True)
 class Dvijotham(SupergradientAscent):
     """The same steps on the relaxation with multipliers on both equalities of a layer, z = A(x) and x = sigma(z).

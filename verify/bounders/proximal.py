@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 
 from verify.bounders.ascent import Iterative, Moments, Optimiser
+from verify.extensions import register
 from verify.lagrangian.dual import DualProblem
 from verify.lagrangian.rho import Rho
 from verify.lagrangian.supports import join
@@ -32,6 +33,7 @@ _INPUT = 0
 _FIRST_WEIGHT_STEP, _LAST_WEIGHT_STEP = 0.1, 1e-4  # Adam's, of constraint weights
 
 
+@register("bounder", "proximal")
 @dataclass(frozen=True)
 class Proximal(Iterative):
     """`iterations` updates of the multipliers, with `inner` rounds of Frank-Wolfe before each.

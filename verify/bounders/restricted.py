@@ -14,6 +14,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 from verify.bounders.ascent import GradientOptimiser, Iterative, Optimiser
+from verify.extensions import register
 from verify.lagrangian.dual import DualProblem
 from verify.state import DualState
 
@@ -43,3 +44,9 @@ class Restricted(Iterative):
             step=min(factor * self.step, _LARGEST),
             decay=self.decay ** (1 / factor),
         )
+
+
+@register("bounder", "restricted")
+def by_itself() -> Restricted:
+    """Without branching, which would go on where it ends, it takes longer."""
+    return Restricted(100)

@@ -16,6 +16,7 @@ import click
 from verify.cli import bounds, bundle, certificate, certify, check, info, run, standard, suite
 from verify.cli.options import EXIT_CODES
 from verify.errors import BAD_INPUT, DECIDED, INTERNAL, RESOURCES, VerifyError, is_out_of_memory
+from verify.extensions import loaded
 from verify.output import clean_up
 from verify.process import Signalled, careful_streams, ending_code, unwound_by_signals
 from verify.watchdog import end
@@ -95,5 +96,7 @@ def _failed_unforeseen(error: Exception) -> int:
         )
     traceback.print_exc()
     return _failed(
-        INTERNAL, "internal error, no verdict; please report the text above with the model and the property"
+        INTERNAL,
+        "internal error, no verdict; please report the text above with the model and the property"
+        + "".join(f"; {extension} was loaded: try without it first" for extension in loaded()),
     )

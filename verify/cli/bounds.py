@@ -10,8 +10,9 @@ import click
 
 from verify.cli import options
 from verify.errors import DECIDED
+from verify.extensions import loaded
 from verify.output import as_json
-from verify.request import INTERMEDIATE, METHODS
+from verify.request import INTERMEDIATE, METHODS, known_method
 
 if TYPE_CHECKING:
     from verify.clause_bounds import ClauseBounds, Step
@@ -26,7 +27,7 @@ if TYPE_CHECKING:
 )
 @options.MODEL
 @options.PROPERTY
-@click.option("--method", type=click.Choice(METHODS), default="restricted", show_default=True)
+@click.option("--method", type=options.Known(METHODS, known_method), default="restricted", show_default=True)
 @click.option(
     "--iterations", type=click.IntRange(min=0), help="Of an iterative method; its own number by default."
 )
@@ -67,6 +68,7 @@ def bounds(
     problem = prepare(model, specification, output=output)
     found = bound(problem, observe=_trace if trace else None, **how)
     options.warn(problem.warnings)
+    options.tell_extensions()
     if form == "json":
         click.echo(as_json(_as_json(found, layers)))
     else:
@@ -87,6 +89,7 @@ def _as_json(found: ClauseBounds, layers: bool) -> dict[str, Any]:
         "intermediate_seconds": found.intermediate_seconds,
         "vacuous": found.vacuous,
         "notes": list(found.notes),
+        "extensions": list(map(str, loaded())),
         "clauses": [{"index": index, "bound": bound} for index, bound in enumerate(found.bounds)],
     }
     if layers:

@@ -12,6 +12,7 @@ import click
 
 from verify.cli import options
 from verify.errors import DECIDED, UNDECIDED, InputError
+from verify.extensions import loaded
 from verify.output import as_json
 from verify.process import answer
 
@@ -126,6 +127,7 @@ def certify(
         from verify.reports.study_report import write_study
 
         write_study(report, study)
+    options.tell_extensions()
     answer(_shown(study) if form == "json" else f"{study}\n")
     open_rows = any(row.verdict in ("unknown", "timeout") for row in study.rows)
     return UNDECIDED if open_rows else DECIDED
@@ -142,7 +144,14 @@ def _single(asked: dict[str, Any]) -> dict[str, Any]:
 def _shown(study: Study) -> str:
     accuracies = [asdict(study.accuracy(radius)) for radius in study.radii]
     return (
-        as_json({"seconds": study.seconds, "radii": accuracies, "rows": [asdict(row) for row in study.rows]})
+        as_json(
+            {
+                "seconds": study.seconds,
+                "extensions": list(map(str, loaded())),
+                "radii": accuracies,
+                "rows": [asdict(row) for row in study.rows],
+            }
+        )
         + "\n"
     )
 
@@ -172,10 +181,14 @@ def radius(model: Path, data: Path, labels: Path | None, sample: int, form: str,
         raise InputError(f"--sample {sample}: {data} has {len(found)} samples, counted from 0")
     label = int(found.labels[sample])
     ends = radius(model, found.x[sample], label, preset_name=asked.pop("preset"), **_single(asked))
+    options.tell_extensions()
     record = {"certified": ends.certified, "falsified": ends.falsified, "reason": ends.reason, "balls": ends.balls, "seconds": ends.seconds}  # fmt: skip
     witness = None if ends.witness is None else ends.witness.inputs.ravel().tolist()
     if form == "json":
-        answer(as_json({**record, "label": label, "witness": witness}) + "\n")
+        answer(
+            as_json({**record, "label": label, "witness": witness, "extensions": list(map(str, loaded()))})
+            + "\n"
+        )
     else:
         falsified = "none" if ends.falsified is None else f"{ends.falsified:.9g}"
         answer(f"certified {ends.certified:.9g}\nfalsified {falsified}\n")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import re
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -13,6 +13,8 @@ from typing import Any
 import click
 
 from verify import request
+from verify.errors import InputError
+from verify.extensions import loaded
 from verify.output import Outputs
 from verify.result import Result, late
 from verify.startup import import_torch
@@ -51,6 +53,20 @@ class _Seconds(click.FloatRange):
         return found
 
 
+class Known(click.Choice[str]):
+    """One of some words, or what installed packages add to them: `check` raises InputError for others."""
+
+    def __init__(self, choices: Sequence[str], check: Callable[[str], str]) -> None:
+        super().__init__(choices)
+        self._check = check
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        try:
+            return self._check(value)
+        except InputError as error:
+            self.fail(f"{error}.", param, ctx)
+
+
 def _size(_: click.Context, parameter: click.Parameter, text: str | None) -> int | None:
     """A number of bytes: plain, or with a unit such as 500M, 3G, 2.5GiB, of powers of 1024."""
     if text is None:
@@ -77,7 +93,13 @@ DEVICE = click.option("--device", default="auto", show_default=True, help="auto,
 SEED = click.option(
     "--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Of the attacks' random starts."
 )
-PRESET = click.option("--preset", type=click.Choice(request.PRESETS), default="default", show_default=True)
+PRESET = click.option(
+    "--preset",
+    type=Known(request.PRESETS, request.known_preset),
+    default="default",
+    show_default=True,
+    help="Effort; behind a + names of branching rules and techniques of installed packages.",
+)
 OUTPUT = click.option(
     "--output", metavar="NAME", help="The output that PROPERTY is of, where MODEL has several."
 )
@@ -127,6 +149,12 @@ def _data_files(model: Path) -> Iterable[Path]:
     from verify.loading.onnx import external  # with torch, which is seldom needed here
 
     return external.data_files(model)
+
+
+def tell_extensions() -> None:
+    """Says on stderr whose code took part beside `verify`'s own."""
+    for extension in loaded():
+        click.echo(f"note: {extension}, which is not part of verify, took part", err=True)
 
 
 def warn(warnings: Iterable[str]) -> None:

@@ -173,6 +173,7 @@ def _tell(result: Result) -> None:
     counts = result.statistics
     found = ", {clauses} clauses, {subproblems} subproblems, depth {depth}".format(**counts) if counts else ""
     click.echo(f"{result.verdict}: {result.reason} ({result.seconds:.2f} s{found})", err=True)
+    options.tell_extensions()
     for said in _of_checkpoint(counts.get("checkpoint", {})):
         click.echo(f"note: the checkpoint {said}", err=True)
     snapped = result.witness.snapped if result.witness is not None else counts.get("snapped", 0)
@@ -201,6 +202,7 @@ def _as_json(result: Result) -> dict[str, Any]:
         "seconds": round(result.seconds, 4),
         "vacuous": result.vacuous,
         "notes": list(result.notes),
+        "extensions": list(result.extensions),
         "statistics": result.statistics,
         "witness": None,
         "certificate": None if result.certificate is None else str(result.certificate),

@@ -90,6 +90,7 @@ def verify(specification: Path, networks: dict[str, Path], folder: Path | None, 
 def _show(result: Result, assignment: str = "") -> int:
     answer(f"{_VERDICTS.get(result.verdict, result.verdict)}\n{assignment}")
     click.echo(f"{result.verdict}: {result.reason} ({result.seconds:.2f} s)", err=True)
+    options.tell_extensions()
     return DECIDED
 
 

@@ -18,6 +18,7 @@ from torch import Tensor, fx, nn
 import verify.loading.operators  # noqa: F401  # which registers them all
 from verify.deadline import OutOfTimeError, tick
 from verify.errors import ModelError, UnsupportedOperatorError, VerifyError, is_out_of_memory
+from verify.extensions import load_operators
 from verify.loading import tables
 from verify.loading.builder import Builder, Value
 from verify.loading.calls import NO_RULE, Call, Rule, Unsupported, tensor
@@ -271,12 +272,19 @@ def _check_growth(module: nn.Module | None, args: Sequence[Any]) -> None:
 
 def _rule_of(node: fx.Node, module: nn.Module | None) -> Rule:
     if module is None:
-        rule = TORCH.get(node.target)
+        rule = _of_torch(node.target)
     elif type(module).__name__ == "OnnxOperator":
         known = operator_of(str(module.operator))
         rule = None if known.module else known.rule
     else:
-        rule = TORCH.get(type(module)) or CONVERTED.get(type(module).__name__)
+        rule = TORCH.get(type(module)) or CONVERTED.get(type(module).__name__) or _of_torch(type(module))
     if rule is None:
         raise Unsupported(NO_RULE)
     return rule
+
+
+def _of_torch(called: Any) -> Rule | None:
+    """The rule of a function, method or class of torch, of an installed package's if there is none here."""
+    if called not in TORCH:
+        load_operators()
+    return TORCH.get(called)

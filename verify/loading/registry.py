@@ -6,13 +6,15 @@ onnx2torch makes a module, and `torch_call` for functions, methods and modules o
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
 
+from verify.errors import InputError
+from verify.extensions import load_operator
 from verify.loading.builder import Builder, Value
 from verify.loading.calls import Rule
 
@@ -78,6 +80,15 @@ _NOTHING = Operator()
 def operator_of(name: str) -> Operator:
     """What is known of an operator; nothing, where it is not registered."""
     return OPERATORS.get(name, _NOTHING)
+
+
+def extended(names: Iterable[str]) -> None:
+    """Has installed packages register those operators that are not. Raises InputError for a package that declares one and has no rule for it."""
+    for name in names:
+        if name not in OPERATORS and (extension := load_operator(name)) and name not in OPERATORS:
+            raise InputError(
+                f"package {extension.package} {extension.version} declares the operator {name!r} and registers no rule for it; repair or uninstall it"
+            )
 
 
 def onnx(*names: str, **known: Any) -> Callable[[R], R]:

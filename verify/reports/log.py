@@ -46,6 +46,7 @@ class JsonLog:
                 "reason": result.reason,
                 "vacuous": result.vacuous,
                 "notes": list(result.notes),
+                "extensions": list(result.extensions),
                 **result.statistics,
             }
         )

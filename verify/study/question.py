@@ -11,7 +11,7 @@ import numpy as np
 import torch
 
 from verify.loading import LoadedModel, load
-from verify.request import PRESETS, known_device
+from verify.request import known_device, known_preset
 from verify.specification import L1Ball, L2Ball, LinfBall
 from verify.specification.base import parts, scores
 from verify.study.data import Data
@@ -42,7 +42,7 @@ class Search:
         checked = {
             "timeout": seconds("timeout", self.timeout),
             "device": known_device(device),
-            "preset": choice("preset", self.preset, PRESETS),
+            "preset": known_preset(self.preset),
             "seed": integer("seed", self.seed, least=0),
         }
         for name, value in checked.items():

@@ -37,7 +37,9 @@ class Answer:
     witness: str | None = None
     healthy: bool = True  # whether the process can be trusted with another one
     vacuous: bool = False  # whether the property holds as it is written
-    notes: tuple[str, ...] = ()  # how it was read where it is not as the standard has it
+    notes: tuple[
+        str, ...
+    ] = ()  # how it was read where it is not as the standard has it, and whose code took part
 
 
 Decide = Callable[[Request], Answer]
@@ -76,7 +78,8 @@ def _verdict(request: Request) -> Answer:
 
     found = run(request)
     witness = None if found.witness is None else _text(found.witness)
-    return Answer(found.verdict, found.reason, witness, vacuous=found.vacuous, notes=found.notes)
+    notes = (*found.notes, *(f"{one}, which is not part of verify, took part" for one in found.extensions))
+    return Answer(found.verdict, found.reason, witness, vacuous=found.vacuous, notes=notes)
 
 
 def _text(witness: Witness) -> str:

@@ -34,6 +34,7 @@ from verify.loading.onnx.order import operands, sort
 from verify.loading.onnx.shapes import Tensor
 from verify.loading.onnx.storage import fill
 from verify.loading.operators import operator_of
+from verify.loading.registry import extended
 from verify.memory import budget
 
 _CHUNK = 2**24  # bytes that are unpacked at a time
@@ -202,6 +203,7 @@ def _checked(proto: onnx.ModelProto, original: bytes, name: str) -> OnnxModel:
     inline(proto, opset, name)
     check_scopes(proto.graph, name)
     operators = Counter(_operator(node) for node in all_nodes(proto.graph.node))
+    extended(operators)
     _prepare(proto.graph, name)
     weights = {initializer.name for initializer in proto.graph.initializer}
     every = tuple((value.name, value.name in weights) for value in proto.graph.input)

@@ -1,0 +1,1 @@
+"""What `verify` finds by the entry points in pyproject.toml."""
