@@ -23,7 +23,7 @@ import torch
 from patience import PATIENCE
 
 import verify
-from verify import errors
+from verify import errors, extensions
 from verify.cli import cli
 from verify.loading.operators import supported_operators
 from verify.loading.registry import OPERATORS
@@ -100,6 +100,7 @@ def test_commands(
 def test_snippets(document: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Python blocks run, in order."""
     monkeypatch.chdir(ROOT)
+    monkeypatch.setattr(extensions, "_registered", dict(extensions._registered))
     module = ModuleType("documented")
     monkeypatch.setitem(sys.modules, module.__name__, module)
     for number, text in enumerate(blocks(document, "python"), start=1):

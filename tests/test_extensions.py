@@ -8,6 +8,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ import pytest
 from nets import property_text, random_layers, relu_model
 from onnx import helper, numpy_helper
 from patience import PATIENCE
-from test_adding import shown
+from test_adding import PLAIN, searched, shown
 from test_cli import Command
 
 import verify
@@ -26,6 +27,7 @@ import verify.loading.operators  # which register their own before a test does
 from verify import extensions
 from verify.errors import InputError
 from verify.loading.registry import OPERATORS
+from verify.settings import preset
 
 ROOT = Path(verify.__file__).parent.parent
 EXAMPLE = ROOT / "examples" / "extension"
@@ -69,12 +71,12 @@ def command(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) 
     return Command(monkeypatch, capfd)
 
 
-@pytest.fixture
-def problem(tmp_path: Path) -> Files:
-    """A property that takes some splits of neurons to prove."""
-    onnx.save(relu_model(random_layers(2, (20, 40, 40, 2))), tmp_path / "random.onnx")
-    (tmp_path / "p.vnnlib").write_text(property_text([-0.1] * 20, [0.1] * 20, 2, "(>= Y_0 0.4)"))
-    return tmp_path / "random.onnx", tmp_path / "p.vnnlib"
+def problem(folder: Path, radius: float, threshold: float) -> Files:
+    """A property of 20 inputs and 80 neurons that takes splits to prove, more of them on a larger box."""
+    onnx.save(relu_model(random_layers(2, (20, 40, 40, 2))), folder / "random.onnx")
+    text = property_text([-radius] * 20, [radius] * 20, 2, f"(>= Y_0 {threshold})")
+    (folder / "p.vnnlib").write_text(text)
+    return folder / "random.onnx", folder / "p.vnnlib"
 
 
 def shrinking() -> onnx.ModelProto:
@@ -112,19 +114,19 @@ module = torch.nn.Sequential(torch.nn.Linear(4, 8), torch.nn.Softshrink(0.25), t
 box = verify.OutputRange(([-0.1] * 4, [0.1] * 4), [-9.0, -9.0], [9.0, 9.0])
 verdicts.append(verify.verify(module, box, example_input=torch.zeros(1, 4), timeout=600).verdict)
 searched = verify.verify(network, problem, preset_name="default+earliest", certificate=certificate, timeout=600)
-print(json.dumps([*verdicts, searched.verdict, searched.statistics["depth"], searched.extensions, searched.account.versions]))
+print(json.dumps([*verdicts, searched.verdict, searched.extensions, searched.account.versions]))
 """
 
 
-def test_the_example_is_installed_and_used(tmp_path: Path, command: Command, problem: Files) -> None:
+def test_the_example_is_installed_and_used(tmp_path: Path, command: Command) -> None:
     """Its operator decides a model that there was no rule for, its branching rule a search, whose certificate is proved without it."""
     pytest.importorskip("setuptools")
     shutil.copytree(EXAMPLE, tmp_path / "example")  # building writes beside the sources
     pip = "-m pip install --quiet --no-deps --no-build-isolation --no-index --target site ./example"
     subprocess.run([sys.executable, *pip.split()], cwd=tmp_path, check=True, timeout=PATIENCE)
     onnx.save(shrinking(), tmp_path / "shrinking.onnx")
-    certificate = tmp_path / "proof.cert"
-    arguments = (tmp_path / "shrinking.onnx", *problem, certificate, at_least(50.0), at_least(0.0))
+    certificate, files = tmp_path / "proof.cert", problem(tmp_path, 0.1, 0.4)
+    arguments = (tmp_path / "shrinking.onnx", *files, certificate, at_least(50.0), at_least(0.0))
     done = subprocess.run(
         [sys.executable, "-c", SCRIPT, *map(str, arguments)],
         env={**os.environ, "PYTHONPATH": os.pathsep.join(map(str, (tmp_path / "site", ROOT)))},
@@ -133,13 +135,13 @@ def test_the_example_is_installed_and_used(tmp_path: Path, command: Command, pro
         timeout=PATIENCE,
     )
     assert done.returncode == 0, done.stderr
-    *verdicts, depth, names, versions = json.loads(done.stdout)
-    assert verdicts == ["unsat", "sat", "unsat", "unsat"] and depth
+    *verdicts, names, versions = json.loads(done.stdout)
+    assert verdicts == ["unsat", "sat", "unsat", "unsat"]
     assert names == ["branching rule earliest of verify-example 0.1", "operator Shrink of verify-example 0.1"]
     assert versions["verify-example: operator Shrink"] == "0.1"
     with pytest.raises(InputError, match="'soft': operator Shrink"):  # where it is not installed
         verify.verify(tmp_path / "shrinking.onnx", at_least(50.0))
-    assert command("check", certificate, *problem).code == 0
+    assert command("check", certificate, *files).code == 0
 
 
 def test_nothing_is_looked_up_without_a_name(command: Command, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -175,7 +177,7 @@ def test_built_ins_are_not_replaced(install: Install, command: Command) -> None:
         assert command("bounds", *QUICK, "--method", method).code == 0
 
 
-def test_a_technique_in_this_process(problem: Files) -> None:
+def test_a_technique_in_this_process() -> None:
     asked: list[int] = []
 
     class Watching(shown("adding-a-technique")["SecondAscent"]):  # type: ignore[misc]
@@ -184,7 +186,9 @@ def test_a_technique_in_this_process(problem: Files) -> None:
             return super().due(bounded, knowledge)
 
     extensions.register("technique", "again")(Watching)
-    assert verify.verify(*problem, preset_name="fast+again", timeout=PATIENCE).verdict == "unsat" and asked
+    (technique,) = preset("fast+again").further
+    assert isinstance(technique, Watching)
+    assert searched(replace(PLAIN, further=(technique,))).verdict == "unsat" and asked
     with pytest.raises(ValueError, match="twice"):
         extensions.register("technique", "again")(Watching)
     with pytest.raises(ValueError, match="none of"):
@@ -231,9 +235,9 @@ def test_names_that_nobody_has(command: Command) -> None:
     assert ran.code == 2 and "there are interval, crown" in ran.err
 
 
-def test_an_extension_that_fails_at_work_is_named(install: Install, command: Command, problem: Files) -> None:
+def test_an_extension_that_fails_at_work_is_named(install: Install, command: Command, tmp_path: Path) -> None:
     code = "class Rule:\n    def choose(self, *_):\n        raise KeyError('oops')"
     install("failing", code, "verify.branching_rules", "odd = failing:Rule")
-    ran = command("run", *problem, "--preset", "fast+odd")
+    ran = command("run", *problem(tmp_path, 0.2, 1.2), "--preset", "fast+odd")
     assert (ran.code, ran.out) == (70, "")
     assert "branching rule odd of failing 1.2 was loaded: try without it first" in ran.err
