@@ -85,7 +85,7 @@ def test_a_counterexample_says_what_ran_it() -> None:
 
 
 @pytest.mark.parametrize(
-    "name", sorted({"run", "bounds", "info", "check", "suite", "certify", "radius", "bundle"})
+    "name", sorted({"run", "bounds", "info", "check", "suite", "certify", "radius", "bundle", "convert"})
 )
 def test_help_shows_examples_of_real_options(name: str, command: Command) -> None:
     ran = command(name, "--help")

@@ -271,13 +271,13 @@ def _check_order(model: object, specification: object) -> None:
     """InputError where a model and a property have changed places, by the names of their files or by what they are."""
     of_property = isinstance(model, PropertyBuilder | Property | Query) or _named(model, ".vnnlib")
     of_model = isinstance(specification, torch.nn.Module | LoadedModel | bytes) or _named(
-        specification, ".onnx"
+        specification, (".onnx", ".nnet")
     )
     if of_property and of_model:
         raise InputError("model and property have changed places; the model comes first")
 
 
-def _named(source: object, ending: str) -> bool:
+def _named(source: object, ending: str | tuple[str, ...]) -> bool:
     """Whether a source is a file of such a name, packed or not."""
     return isinstance(source, str | Path) and str(source).lower().removesuffix(".gz").endswith(ending)
 

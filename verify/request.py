@@ -91,6 +91,10 @@ class Request:
             raise InputError(
                 f"--semantics {self.semantics} needs --certificate FILE: the checker has the last word on it"
             )
+        if self.certificate is not None and isinstance(self.model, str | Path) and _is_nnet(self.model):
+            raise InputError(
+                f"{self.model}: certificates are of ONNX files; verify convert writes the one that this is decided as"
+            )
         if self.certificate is None and self.trim:
             raise InputError("--trim needs --certificate FILE: there is nothing else to trim")
         if self.certificate is not None and not self.rigorous:
@@ -127,6 +131,10 @@ class Request:
     def deadline(self, started: float) -> Deadline:
         """When the time is over, of a run whose clock began at `started` (of `time.monotonic`)."""
         return Deadline() if self.timeout is None else Deadline(started + self.timeout)
+
+
+def _is_nnet(model: str | Path) -> bool:
+    return str(model).lower().removesuffix(".gz").endswith(".nnet")
 
 
 def known_preset(value: Any) -> str:

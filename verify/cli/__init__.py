@@ -13,7 +13,7 @@ from typing import NoReturn
 
 import click
 
-from verify.cli import bounds, bundle, certificate, certify, check, info, run, standard, suite
+from verify.cli import bounds, bundle, certificate, certify, check, convert, info, run, standard, suite
 from verify.cli.options import EXIT_CODES
 from verify.errors import BAD_INPUT, DECIDED, INTERNAL, RESOURCES, VerifyError, is_out_of_memory
 from verify.extensions import loaded
@@ -49,6 +49,7 @@ _OURS = (
     certify.certify,
     certify.radius,
     bundle.bundle,
+    convert.convert,
 )
 for _command in (*_OURS, standard.verify, standard.supports):
     cli.add_command(_command)

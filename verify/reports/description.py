@@ -8,6 +8,8 @@ from typing import Any
 import numpy as np
 
 from verify.loading import load
+from verify.loading.nnet import UNITS, is_nnet
+from verify.loading.onnx.model import nnet
 from verify.network.activations import Activation
 from verify.problem import prepare
 
@@ -31,6 +33,12 @@ def describe(model: Path, property_: Path | None, output: str | None = None) -> 
         "parameters": network.weights, "neurons": network.variables - network.inputs,
         "onnx_operators": dict(sorted(loaded.operators.items())), "nodes": nodes,
     }  # fmt: skip
+    if is_nnet(model):
+        network_file = nnet(model)
+        record["units"] = UNITS
+        record["normalisation"] = {
+            name: getattr(network_file, name).tolist() for name in ("lower", "upper", "means", "ranges")
+        }
     if problem is not None:
         record["property"] = {
             "file": str(property_), "clauses": problem.clauses, "boxes": len(np.unique(problem.box_of)),
@@ -51,6 +59,7 @@ def render(record: dict[str, Any]) -> str:
         f"parameters  {record['parameters']}",
         f"neurons     {record['neurons']}",
         f"operators   {operators}",
+        *([f"units       {record['units']}"] if "units" in record else []),
         "",
         *(f"{i:4d}  {n['operator']:14s} {n['shape']!s:20s} from {n['operands']}  {n['name']}" for i, n in
           enumerate(record["nodes"], start=1)),

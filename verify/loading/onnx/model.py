@@ -26,6 +26,7 @@ from onnx import numpy_helper
 from verify.deadline import tick
 from verify.errors import ModelError, ResourceError
 from verify.loading.guard import IN_MEMORY
+from verify.loading.nnet import NNet, is_nnet, parsed
 from verify.loading.onnx.bodies import all_nodes, bodies, check_scopes
 from verify.loading.onnx.element_types import NARROW, TORCH, codes_of
 from verify.loading.onnx.external import outside, put_inside
@@ -122,7 +123,7 @@ class OnnxModel:
 
 
 def read(source: str | Path | bytes | onnx.ModelProto) -> OnnxModel:
-    """The model behind a path, bytes (gzipped or not) or a parsed model."""
+    """The model behind a path of an ONNX or .nnet file, bytes of an ONNX file (gzipped or not) or a parsed model."""
     if isinstance(source, onnx.ModelProto):
         copy = onnx.ModelProto()  # what follows changes it
         copy.CopyFrom(source)
@@ -133,12 +134,21 @@ def read(source: str | Path | bytes | onnx.ModelProto) -> OnnxModel:
     else:
         path = Path(source)
         name, folder = str(path), path.parent
-        try:
-            data = path.read_bytes()
-        except OSError as error:
-            raise ModelError(f"{name}: cannot be read ({error.strerror or error})") from error
+        data = nnet(path).model().SerializeToString() if is_nnet(path) else _read(path)
     data = _unzipped(data, name)
     return _checked(*_parsed(data, name, folder), name)
+
+
+def nnet(path: Path) -> NNet:
+    """What an .nnet file, gzipped or not, holds."""
+    return parsed(_unzipped(_read(path), str(path)), str(path))
+
+
+def _read(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise ModelError(f"{path}: cannot be read ({error.strerror or error})") from error
 
 
 def _unzipped(data: bytes, name: str) -> bytes:
