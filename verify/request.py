@@ -119,10 +119,6 @@ class Request:
         """InputError for what other processes cannot do yet."""
         if self.workers is None and self.ray is None:
             return
-        if self.certificate is not None:
-            raise InputError(
-                "--certificate: proofs are written by one process yet; leave --workers and --ray out, or the certificate"
-            )
         if self.device not in ("auto", "cpu", "cpu:0"):
             raise InputError(
                 f"--device {self.device}: workers search on processors yet; leave --workers and --ray out, or choose --device cpu"

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnx
 import pytest
 import torch
 from nets import property_text, random_layers, relu_model, row_text
@@ -24,6 +25,7 @@ import verify
 from verify.attack import Attack
 from verify.bab.executor import Executor
 from verify.bab.progress import Silent
+from verify.checker.checking import check
 from verify.deadline import Deadline, OutOfTimeError
 from verify.errors import InputError, InternalError, ResourceError
 from verify.lagrangian.cuts import compressed
@@ -272,7 +274,6 @@ def test_silence_is_heard() -> None:
     ("asked", "words"),
     [
         ({"workers": 0}, "give an integer from 1"),
-        ({"workers": 2, "certificate": "proof"}, "proofs are written by one process yet"),
         ({"workers": 2, "device": "cuda"}, "workers search on processors yet"),
         ({"ray": "no address"}, "use HOST:PORT, auto, or local"),
     ],
@@ -283,14 +284,16 @@ def test_what_workers_cannot_do_is_refused(asked: dict[str, Any], words: str) ->
 
 
 def test_a_run_with_workers(tmp_path: Path) -> None:
-    """Through the front door, with a journal beside it."""
+    """Through the front door, with a certificate that all of them have told."""
     model, row = relu_model(random_layers(5, [6, 10, 2])), np.array([[1.0, -0.5]])
     least = exact_minimum(model, [-0.7] * 6, [0.7] * 6, row, np.zeros(1))
-    text = property_text([-0.7] * 6, [0.7] * 6, 2, row_text(row[0], least - 1e-3))
-    result = verify.verify(model.SerializeToString(), text, workers=2, checkpoint=tmp_path / "kept")
-    assert result.verdict == "unsat"
+    paths = tmp_path / "model.onnx", tmp_path / "property.vnnlib"
+    onnx.save(model, str(paths[0]))
+    paths[1].write_text(property_text([-0.7] * 6, [0.7] * 6, 2, row_text(row[0], least - 1e-3)))
+    result = verify.verify(*paths, workers=2, certificate=tmp_path / "proof")
+    assert result.verdict == "unsat" and result.certificate
     assert result.statistics["workers"]["workers"] == 2 and not result.statistics["workers"]["lost"]
-    assert verify.verify(model.SerializeToString(), text, checkpoint=tmp_path / "kept").verdict == "unsat"
+    assert check(result.certificate, *paths).proved
 
 
 def test_workers_end_with_an_owner_that_is_killed(tmp_path: Path) -> None:

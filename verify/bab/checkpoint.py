@@ -52,8 +52,8 @@ class Checkpoint:
         """Where an earlier run stood, its open subproblems put into the frontier; None where there was none."""
         return None
 
-    def numbered(self, subproblems: Subproblems) -> Subproblems:
-        """The same with numbers that none had before."""
+    def numbered(self, subproblems: Subproblems, given: bool) -> Subproblems:
+        """The same with numbers that none had before. given: they have such already, in a proof."""
         return subproblems
 
     def gone(self, subproblems: Subproblems) -> None:
@@ -143,7 +143,7 @@ class JournalCheckpoint(Checkpoint):
 
     # -- what is
 
-    def numbered(self, subproblems: Subproblems) -> Subproblems:
+    def numbered(self, subproblems: Subproblems, given: bool) -> Subproblems:
         first, self._next = self._next, self._next + len(subproblems)
         return replace(
             subproblems,

@@ -223,7 +223,9 @@ class BranchAndBound:
         return None
 
     def absorb(self, done: Done) -> Witness | None:
-        """Learns from what was done, counts it, and lets what is open wait."""
+        """Learns from what was done, counts it, and lets what is open wait, once the proof has what was told of it."""
+        if done.witness is None:
+            done = done.proved(self.tracer)
         self.stuck += done.stuck
         self.progress.attack_seconds += done.attacked
         self._seconds = done.seconds or self._seconds
@@ -245,7 +247,7 @@ class BranchAndBound:
         self.progress.opened += done.refuted + done.split + left
         self.progress.closed += done.refuted
         if done.rest is not None and done.witness is None:
-            self.frontier.push(self.checkpoint.numbered(done.rest))
+            self.frontier.push(self.checkpoint.numbered(done.rest, self.tracer.writes))
 
     def _keep(self, bounded: Bounded) -> None:
         bounded = bounded.on_host()
@@ -255,7 +257,7 @@ class BranchAndBound:
         subproblems = bounded.subproblems.select(left)
         if len(left):
             self._suspects = subproblems.clause, bounded.minimiser[left]
-        self.frontier.push(self.checkpoint.numbered(subproblems))
+        self.frontier.push(self.checkpoint.numbered(subproblems, self.tracer.writes))
         self.progress.opened += count
         self.progress.closed += count - len(left)
         self.progress.batches += 1
@@ -274,9 +276,10 @@ class BranchAndBound:
     def job(self, subproblems: Subproblems, knowledge: Knowledge, deadline: Deadline) -> Callable[[], Done]:
         """What a worker is to do with a batch: a step, or many where enough waits for all others."""
         if not self.lease or len(self.frontier) < self.workers:
-            return partial(self.steps.step, subproblems, knowledge, deadline, self.stuck > 0)
+            return self.steps.apart(self.steps.step, subproblems, knowledge, deadline, self.stuck > 0)
         batch = min(self.batch, max(int(self.lease / max(self._seconds, 1e-9)), _FEW))
-        return partial(self.steps.lease, subproblems, knowledge, deadline, self.stuck > 0, self.lease, batch)
+        given = knowledge, deadline, self.stuck > 0, self.lease, batch
+        return self.steps.apart(self.steps.lease, subproblems, *given)
 
     def next_attack(self, clauses: list[int]) -> Callable[[Deadline], Witness | None] | None:
         """Rounds on the clauses open after the root while there are any, then descents from minimisers; each now and then."""
@@ -329,7 +332,8 @@ class BranchAndBound:
         self._working, self._between = len(self.frontier), True
         self._report("roots again")
         waiting = self.frontier.pop(self._working, self.network.device, self.network.dtype)
-        kept, roots = self.strategy.refine_roots(waiting, self.knowledge, self.batch, deadline, executor.map)
+        run = partial(self.steps.mapped, executor.map)
+        kept, roots = self.strategy.refine_roots(waiting, self.knowledge, self.batch, deadline, run)
         self._working = 0
         left = torch.isin(waiting.subproblem_id, kept.subproblem_id)
         self.checkpoint.gone(waiting.select(~left))

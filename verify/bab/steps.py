@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
+from functools import partial
+from typing import ParamSpec, TypeVar
 
 import torch
 
 from verify.attack import constraint_values, replay_best
 from verify.bab.effort import Observation
+from verify.bab.executor import Mapper
 from verify.bab.frontier import Frontier
 from verify.bab.strategy import Bounded, Knowledge, Result, Strategy
 from verify.deadline import Deadline
@@ -18,8 +21,13 @@ from verify.lagrangian.terms import Storage
 from verify.memory import budget
 from verify.network.graph import Network
 from verify.problem import Problem, Witness
+from verify.proof.segment import Numbers, Segment
 from verify.proof.tracer import ProofTracer
 from verify.state import Subproblems, sent
+
+P = ParamSpec("P")
+T = TypeVar("T")
+R = TypeVar("R")
 
 _DEEP = 64  # splits, beyond which nothing is looked for beside what is undefined
 
@@ -43,6 +51,8 @@ class Done:
     seconds: float = 0.0
     # of an attack
     attacked: float = 0.0
+    # what it tells of the proof
+    segment: Segment | None = None
 
     def joined(self, other: Done) -> Done:
         """Both together."""
@@ -60,6 +70,17 @@ class Done:
             else min(self.fits, other.fits),
             seconds=max(self.seconds, other.seconds),
         )
+
+    def proved(self, tracer: ProofTracer) -> Done:
+        """The same with the numbers that its subproblems have in the proof, which now holds what it told."""
+        numbers = tracer.joined(self.segment)
+        if self.segment is None:
+            return self
+        results = (
+            replace(result, bounded=_numbered(result.bounded.on_host(), numbers)) for result in self.results
+        )
+        rest = None if self.rest is None else _with_numbers(self.rest, numbers)
+        return replace(self, results=tuple(results), rest=rest, segment=None)
 
     @property
     def seen(self) -> tuple[Observation, ...]:
@@ -90,6 +111,20 @@ class Steps:
     strategy: Strategy
     tracer: ProofTracer
     storage: Mapping[str, Storage] = field(default_factory=dict)
+
+    def apart(self, work: Callable[P, Done], *given: P.args, **named: P.kwargs) -> Callable[[], Done]:
+        """A job that brings with it what it tells of the proof."""
+        return partial(self._told, partial(work, *given, **named), self.tracer.cuts_told)
+
+    def _told(self, work: Callable[[], Done], cuts: int) -> Done:
+        done, segment = self.tracer.apart(work, cuts)
+        return replace(done, segment=segment)
+
+    def mapped(self, run: Mapper, function: Callable[[T], R], things: Iterable[T]) -> Iterator[R]:
+        """A `Mapper` whose results come when the proof has what was told of them."""
+        for found, segment in run(partial(_apart, self.tracer, self.tracer.cuts_told, function), things):
+            self.tracer.joined(segment)
+            yield found
 
     def lease(
         self,
@@ -130,7 +165,7 @@ class Steps:
         at_edge: some subproblems could be split no further, so unsat is out of reach already.
         """
         try:
-            return self._expand(subproblems, knowledge, deadline, at_edge)
+            return self.tracer.whole(partial(self._expand, subproblems, knowledge, deadline, at_edge))
         except (MemoryError, RuntimeError) as problem:
             if not is_out_of_memory(problem):
                 raise
@@ -181,6 +216,18 @@ class Steps:
         objective = self.strategy.objectives.of(bounded.subproblems.clause[there], self.network.dtype)
         values = constraint_values(self.network, objective, x).amax(1)
         return replay_best(self.problem, clauses.tolist(), x, values.cpu())
+
+
+def _with_numbers(subproblems: Subproblems, numbers: Numbers) -> Subproblems:
+    return replace(subproblems, subproblem_id=numbers.of(subproblems.subproblem_id))
+
+
+def _numbered(bounded: Bounded, numbers: Numbers) -> Bounded:
+    return replace(bounded, subproblems=_with_numbers(bounded.subproblems, numbers))
+
+
+def _apart(tracer: ProofTracer, cuts: int, function: Callable[[T], R], thing: T) -> tuple[R, Segment | None]:
+    return tracer.apart(partial(function, thing), cuts)
 
 
 def _seen_alone(result: Result) -> Result:

@@ -96,6 +96,10 @@ class Block:
         """Its numbers, in order, each in the type it is stored in."""
         raise NotImplementedError
 
+    def numbers(self) -> tuple[int, int]:
+        """Where in its bytes the numbers of nodes are that have been split, and how many; of roots alone there are none."""
+        return 0, 0
+
     @classmethod
     def leaves(cls, source: Source, trimmed: Trimmed) -> dict[int, Leaf]:
         """The leaves of a block whose parents may do with what closes them."""
@@ -149,6 +153,11 @@ def counted_bytes(values: Values, kind: str = "<i8") -> Array:
 
 class OfNodes(Block):
     """A block that begins with the nodes it speaks of, all of which stay."""
+
+    nodes: Values
+
+    def numbers(self) -> tuple[int, int]:
+        return 8, len(self.nodes)
 
     @classmethod
     def renamed(cls, data: Array, trimmed: Trimmed) -> list[Array]:
@@ -279,6 +288,9 @@ class Lemma(Block):
             stored(self.multipliers, "<f2"),
             in_bytes(self.slopes),
         ]
+
+    def numbers(self) -> tuple[int, int]:
+        return 0, 1
 
     @classmethod
     def renamed(cls, data: Array, trimmed: Trimmed) -> list[Array]:

@@ -9,7 +9,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
-from threading import Lock
+from threading import Lock, local
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -22,6 +23,7 @@ from verify.bounders.tracing import (
     Observer,
     Provable,
 )
+from verify.errors import InternalError
 from verify.lagrangian.alpha import Alpha
 from verify.lagrangian.cuts import Cuts, CutShares, entries
 from verify.lagrangian.dual import DualProblem
@@ -44,9 +46,9 @@ from verify.proof.box_tracer import (
     rounded_slopes,
     unstable_of,
 )
+from verify.proof.families import Families
 from verify.proof.leaf_blocks import (
     Clip,
-    Covered,
     Empty,
     InputLeaves,
     Leaves8,
@@ -58,9 +60,12 @@ from verify.proof.leaf_blocks import (
     SlopedLeaves,
     UnderCuts,
 )
+from verify.proof.segment import AS_THEY_ARE, Draft, Numbers, Segment, in_columns
 from verify.proof.tracer import InputBoxes, ProofTracer
 from verify.proof.writer import CertificateWriter
 from verify.state import Bounds, DualState, Subproblems, outward
+
+T = TypeVar("T")
 
 # What no block holds yet. To lift a restriction, take its line away.
 UNPROVED = {
@@ -81,14 +86,14 @@ PIECEWISE = {
     Provable.CUTS,
     Provable.BRANCHED_BOUNDS,
 }
-# roots of a clause beside the first, for beginning anew
-_SPARE = 16
 # of an interval: a clipped box that keeps more of all of them is not worth a proof
 _CLIP = 0.9
 
 
 class CertificateTracer(ProofTracer):
-    """Writes a certificate, in the order in which things are found. Several threads may tell at once.
+    """Writes a certificate: at once what is told by the search's owner, what workers tell once their work is whole (`apart`).
+
+    Several threads may tell at once, and so may other processes: there it has no file, and only what is told apart comes back.
 
     rows: the most rows of a clause.
     """
@@ -98,97 +103,119 @@ class CertificateTracer(ProofTracer):
     def __init__(self, network: Network, rows: int, writer: CertificateWriter) -> None:
         self.network, self.rows = network, rows
         self.piecewise = all(isinstance(layer.activation, Relu) for layer in network.layers)
-        self._writer, self._lock = writer, Lock()
-        self._roots = self._splits = self._cuts = 0
-        self._spare = 0
-        # of each clause, the roots that stand for it alone, the one that counts, and the last that was tried
-        self._families: dict[int, list[int]] = {}
-        self._current: dict[int, int] = {}
-        self._tried: dict[int, int] = {}
-        # roots that something was said of, those of them that are split or closed, and nodes that nobody goes on with
-        self._touched: set[int] = set()
-        self._settled: set[int] = set()
-        self._abandoned: list[tuple[int, int]] = []
-        self._renewals = 0
+        self._writer, self._lock, self._local = writer, Lock(), local()
+        self._splits = self._cuts = 0
+        self._families = Families()
         writer.at_end(self._cover)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {"network": self.network, "rows": self.rows, "piecewise": self.piecewise}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state, _local=local())
 
     def proves(self, technique: Provable) -> bool:
         return technique not in UNPROVED and (self.piecewise or technique not in PIECEWISE)
 
     def write(self, block: Block) -> None:
+        if (draft := self._draft) is not None:
+            draft.block(block)
+            return
         parts = block.parts()
         with self._lock:
             self._writer.block(block.code, parts)
 
-    def _settle(self, nodes: Tensor) -> None:
-        """Notes roots among some nodes that are split or closed."""
-        self._settled.update(node for node in nodes.tolist() if node < self._roots)
+    # by whom
+
+    @property
+    def _draft(self) -> Draft | None:
+        """What this thread tells apart, if it does."""
+        return getattr(self._local, "draft", None)
+
+    @property
+    def cuts_told(self) -> int:
+        return self._cuts
+
+    def apart(self, work: Callable[[], T], cuts: int) -> tuple[T, Segment]:
+        self._local.draft = Draft(cuts)
+        try:
+            found = work()
+            return found, self._local.draft.done()
+        finally:
+            self._local.draft = None
+
+    def whole(self, work: Callable[[], T]) -> T:
+        before = None if self._draft is None else self._draft.copy()
+        try:
+            return work()
+        except BaseException:
+            self._local.draft = before
+            raise
+
+    def joined(self, segment: Segment | None) -> Numbers:
+        if segment is None:
+            return AS_THEY_ARE
+        before, after = segment.cuts
+        with self._lock:
+            if before != after and before != self._cuts:
+                raise InternalError(f"a worker numbers cuts from {before}, and there are {self._cuts}")
+            self._cuts += after - before
+            numbers = Numbers(self._families.count + 2 * self._splits)
+            self._splits += len(segment.nodes)
+            self._families.settled(segment.settled)
+            self._families.told(segment.told)
+            nodes, stream = segment.numbered(numbers.first)
+            self._writer.splits(nodes, segment.variables, segment.values)
+            self._writer.blocks(segment.kinds, segment.ends, stream)
+        return numbers
+
+    @property
+    def _ledger(self) -> Draft | Families:
+        """Who notes of which nodes something was told."""
+        return self._draft or self._families
 
     # the tree
 
     def roots(self, subproblems: Subproblems, clauses: Int[Tensor, "batch group"]) -> Subproblems:
         groups = [list(dict.fromkeys(group)) for group in clauses.tolist()]
-        spare = [group for group in groups if len(group) == 1 for _ in range(self._spare)]
         with self._lock:
-            first, self._roots = self._roots, self._roots + len(groups) + len(spare)
+            first, groups = self._families.added(groups)
             # counts first: who reads along looks whether all clauses are there
-            self._writer.append("root.count", np.array([len(group) for group in groups + spare]))
-            self._writer.append("root.clause", np.array([one for group in groups + spare for one in group]))
-            for root, group in enumerate(groups + spare, start=first):
-                if len(group) == 1:
-                    self._families.setdefault(group[0], []).append(root)
-                    self._current.setdefault(group[0], root)
-        numbers = torch.arange(first, first + len(groups), device=subproblems.subproblem_id.device)
+            self._writer.append("root.count", np.array([len(group) for group in groups]))
+            self._writer.append("root.clause", np.array([one for group in groups for one in group]))
+        numbers = torch.arange(first, first + len(clauses), device=subproblems.subproblem_id.device)
         return replace(subproblems, subproblem_id=numbers)
 
     @property
     def renewable(self) -> bool:
-        """Whether each clause has roots left: a renewal takes two at most."""
-        return 2 * self._renewals < self._spare
+        return self._families.renewable
 
     def expect_renewals(self) -> None:
-        self._spare = _SPARE
+        self._families.expect_renewals()
 
     def anew(self, roots: Subproblems, instead: bool = False) -> Subproblems:
-        chosen = []
-        with self._lock:
-            used = self._touched | self._settled
-            for clause in roots.clause.tolist():
-                root = next(root for root in self._families[clause] if root not in used)
-                self._tried[clause] = root
-                if instead:
-                    self._current[clause] = root
-                chosen.append(root)
+        chosen = self._families.anew(roots.clause.tolist(), instead)
         return replace(roots, subproblem_id=torch.tensor(chosen).to(roots.subproblem_id))
 
     def abandoned(self, subproblems: Subproblems) -> None:
-        self._renewals += 1
-        for clause, node in zip(subproblems.clause.tolist(), subproblems.subproblem_id.tolist(), strict=True):
-            self._abandoned.append((clause, node))
-            self._current[clause] = self._tried[clause]
+        self._families.abandoned(subproblems.clause.tolist(), subproblems.subproblem_id.tolist())
 
     def _cover(self) -> None:
-        """Nodes that were left, and roots that were not needed, are covered by the roots that count."""
-        spare = [(clause, root) for clause, family in self._families.items() for root in family]
-        # a root that was left may have been begun from again
-        left = {
-            node: self._current[clause]
-            for clause, node in self._abandoned + spare
-            if node not in self._settled and node != self._current[clause]
-        }
-        if left:
-            self.write(Covered(np.array(list(left)), np.array(list(left.values()))))
+        if (covered := self._families.covered()) is not None:
+            self.write(covered)
 
     def split(
         self, subproblems: Subproblems, children: Subproblems, variable: Tensor, value: Tensor
     ) -> Subproblems:
-        with self._lock:
-            first = self._roots + 2 * self._splits
-            self._splits += len(subproblems)
-            self._writer.append("split.node", stored(subproblems.subproblem_id, "<i8"))
-            self._writer.append("split.variable", stored(variable, "<i4"))
-            self._writer.append("split.value", stored(value, "<f8"))
-        self._settle(subproblems.subproblem_id)
+        nodes = subproblems.subproblem_id
+        if (draft := self._draft) is not None:
+            first = draft.split(nodes, variable, value)
+        else:
+            with self._lock:
+                first = self._families.count + 2 * self._splits
+                self._splits += len(subproblems)
+                self._writer.splits(*in_columns(nodes, variable, value))
+            self._families.settled(nodes.tolist())
         upper = first + 2 * torch.arange(len(subproblems), device=children.subproblem_id.device)
         return replace(children, subproblem_id=torch.cat([upper, upper + 1]))
 
@@ -200,7 +227,7 @@ class CertificateTracer(ProofTracer):
         """All roots of a clause are told of, so that they know the same."""
         roots: list[list[int]] = [[] for _ in range(count)]
         for clause, box in zip(clauses.tolist(), owner.tolist(), strict=True):
-            roots[box] += self._families[clause]
+            roots[box] += self._families.of(clause)
         return BoxTracer(self, [np.array(own) for own in roots])
 
     def rounded(self, state: DualState) -> DualState:
@@ -219,30 +246,12 @@ class CertificateTracer(ProofTracer):
         """With offsets on float32's grid and some slack, for who rounds in another way."""
         size = (box.upper - box.lower)[0, cuts.neurons] + cuts.offsets.abs()
         offsets = outward(cuts.offsets + SLACK * size, torch.inf).to(cuts.offsets)
-        found = [(node, *entries(part)) for node, part in cuts.coefficients.items()]
-        starts = {0: 0} | {layer.node: layer.variables.start for layer in self.network.layers}
-        rows, columns, values = (
-            torch.cat(parts)
-            for parts in zip(
-                *((row, column + starts[node], value) for node, row, column, value in found), strict=True
-            )
-        )
-        order = rows.argsort(stable=True)
-        block = CuttingPlanes(
-            box.lower,
-            box.upper,
-            cuts.neurons,
-            cuts.slopes,
-            cuts.factors,
-            offsets,
-            rows.bincount(minlength=len(cuts)),
-            columns[order],
-            values[order],
-        )
-        parts = block.parts()
-        with self._lock:
+        block = _planes(self.network, replace(cuts, offsets=offsets), box)
+        if (draft := self._draft) is not None:
+            first = draft.cuts(block, len(cuts))
+        else:
             first, self._cuts = self._cuts, self._cuts + len(cuts)
-            self._writer.block(block.code, parts)
+            self.write(block)
         return replace(cuts, offsets=offsets, numbers=first + torch.arange(len(cuts)).to(cuts.neurons))
 
     def lemmas(
@@ -275,7 +284,7 @@ class CertificateTracer(ProofTracer):
                     multipliers[i, split[i]],
                     slopes[i, unstable[i]],
                 )
-                self._touched.add(node)
+                self._ledger.told([node])
                 used = shares[i] > 0
                 self.write(
                     LemmaUnderCuts(*parts, cuts[used], shares[i, used]) if used.any() else Lemma(*parts)
@@ -309,7 +318,7 @@ class CertificateTracer(ProofTracer):
                     leaves(subproblems.select(left[chosen]), part.select(chosen), point.select(chosen))
                 )
                 refuted[left[chosen]] = True
-        self._settle(subproblems.subproblem_id[refuted])
+        self._ledger.settled(subproblems.subproblem_id[refuted].tolist())
         return refuted
 
     def _forms(self) -> list[tuple[_Rounding, _Leaves]]:
@@ -339,12 +348,12 @@ class CertificateTracer(ProofTracer):
 
     def leaves_by_multipliers(self, subproblems: Subproblems, problem: DualProblem, state: DualState) -> None:
         if len(subproblems):
-            self._settle(subproblems.subproblem_id)
+            self._ledger.settled(subproblems.subproblem_id.tolist())
             self.write(_by_rho(subproblems, problem, state))
 
     def leaves_by_default(self, subproblems: Subproblems) -> None:
         if len(subproblems):
-            self._settle(subproblems.subproblem_id)
+            self._ledger.settled(subproblems.subproblem_id.tolist())
             self.write(
                 LeavesDefault(subproblems.subproblem_id, subproblems.state["constraint_weights"][:, 0])
             )
@@ -376,6 +385,22 @@ class CertificateTracer(ProofTracer):
 
 _Rounding = Callable[[DualState], DualState]
 _Leaves = Callable[[Subproblems, DualProblem, DualState], Block]
+
+
+def _planes(network: Network, cuts: Cuts, box: Bounds) -> CuttingPlanes:
+    """Cuts that hold on a box, their coefficients by variables."""
+    found = [(node, *entries(part)) for node, part in cuts.coefficients.items()]
+    starts = {0: 0} | {layer.node: layer.variables.start for layer in network.layers}
+    rows, columns, values = (
+        torch.cat(parts)
+        for parts in zip(
+            *((row, column + starts[node], value) for node, row, column, value in found), strict=True
+        )
+    )
+    order = rows.argsort(stable=True)
+    counts = rows.bincount(minlength=len(cuts))
+    heads = cuts.neurons, cuts.slopes, cuts.factors, cuts.offsets, counts
+    return CuttingPlanes(box.lower, box.upper, *heads, columns[order], values[order])
 
 
 def _shares(problem: DualProblem, state: DualState, rows: Tensor | slice) -> tuple[Array, Array]:

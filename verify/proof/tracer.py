@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import TypeVar
 
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
@@ -12,7 +14,10 @@ from verify.lagrangian.cuts import Cuts
 from verify.lagrangian.dual import DualProblem
 from verify.network.graph import Layer
 from verify.proof.blocks import Block
+from verify.proof.segment import AS_THEY_ARE, Numbers, Segment
 from verify.state import Bounds, DualState, Struct, Subproblems
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -40,6 +45,26 @@ class ProofTracer:
 
     def write(self, block: Block) -> None:
         """A block of the proof."""
+
+    @property
+    def cuts_told(self) -> int:
+        """How many cuts the proof has."""
+        return 0
+
+    def apart(self, work: Callable[[], T], cuts: int) -> tuple[T, Segment | None]:
+        """What a piece of work brings, and what it tells meanwhile, which is not in the proof until it is joined to it.
+
+        cuts: how many the proof has; nobody else may add to them meanwhile if the work does.
+        """
+        return work(), None
+
+    def whole(self, work: Callable[[], T]) -> T:
+        """What a part of work that is told apart brings; of one that fails nothing stays told."""
+        return work()
+
+    def joined(self, segment: Segment | None) -> Numbers:
+        """Puts into the proof what was told apart: the numbers that nodes have there. Whatever it rests on has to be there."""
+        return AS_THEY_ARE
 
     def roots(self, subproblems: Subproblems, clauses: Int[Tensor, "batch group"]) -> Subproblems:
         """The subproblems as new roots, each standing for its clauses (which may be repeated)."""

@@ -88,6 +88,20 @@ class CertificateWriter:
             self.append("block.kind", np.array([code]))
             self.append("block.end", np.array([self._length]))
 
+    def splits(self, nodes: NDArray[Any], variables: NDArray[Any], values: NDArray[Any]) -> None:
+        """More splits."""
+        with self._lock:
+            for name, part in zip(_SPLITS, (nodes, variables, values), strict=True):
+                self.append(name, part)
+
+    def blocks(self, codes: NDArray[Any], ends: NDArray[Any], stream: NDArray[Any]) -> None:
+        """Some blocks: their kinds, where each ends in their bytes, and these."""
+        with self._lock:
+            self.append("stream", stream)
+            self.append("block.kind", codes)
+            self.append("block.end", ends + self._length)
+            self._length += len(stream)
+
     def at_end(self, action: Callable[[], None]) -> None:
         """Something to do before a proof of `unsat` is put together."""
         self._at_end.append(action)

@@ -32,10 +32,11 @@ from verify.errors import InputError, InternalError
 from verify.lagrangian.cuts import Cuts
 from verify.network.graph import Network
 from verify.problem import Problem
+from verify.proof.certificate import CertificateTracer
 
 Parcel = list[bytes]  # pickled things, and the memory that they refer to
 # What is sent once
-_LASTING = (Problem, Network, Objectives, Steps, RootBounds, CutPool, Cuts, Groups)
+_LASTING = (Problem, Network, Objectives, Steps, RootBounds, CutPool, Cuts, Groups, CertificateTracer)
 
 
 @dataclass(frozen=True)
