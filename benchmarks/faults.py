@@ -2,10 +2,10 @@
 
 A search that takes some seconds is decided again and again. In one kind of trial its owner is killed (SIGKILL, nothing is unwound) at
 a random moment and the same command is run again, until one comes to its end. In the other kind its workers are killed or stopped
-(SIGSTOP) at random moments while it runs. The verdict is known from a mixed-integer program, or was said by the exact methods that
+(SIGSTOP) at random moments while it runs. Half of the searches write a certificate, which `verify check` has to prove. The verdict is known from a mixed-integer program, or was said by the exact methods that
 the shipped problems' verdicts are from.
 
-The exit status is 1 where a verdict is wrong, a command ends with an error, or nothing was killed.
+The exit status is 1 where a verdict is wrong, a certificate is not proved, a command ends with an error, or nothing was killed.
 """
 
 from __future__ import annotations
@@ -31,6 +31,7 @@ from onnx import helper, numpy_helper
 
 from benchmarks.common import table
 from properties.milp import minimise_margin
+from verify.checker.checking import check
 
 ROOT = Path(__file__).parents[1]
 # Steps are small and slow, the clock of checkpoints goes at once, and a silent worker is lost soon: much can go wrong in little work
@@ -201,35 +202,47 @@ def main(owners: int, workers: int, minutes: float, seed: int) -> None:
         ]
         rows = []
         for kind, count in (("owner", owners), ("workers", workers)):
-            trials, begun = list[Trial](), 0
+            trials, begun, proofs = list[Trial](), 0, 0
             while begun < count and time.monotonic() < until:
                 instance = instances[begun % len(instances)]
                 begun += 1
+                proof = Path(scratch) / f"proof-{begun}" if begun % 4 > 1 else None
+                options = () if proof is None else ("--certificate", str(proof))
                 try:
                     if kind == "owner":
                         folder = Path(scratch) / f"kept-{begun}"
-                        trial = owner_killed(instance, folder, random, 3.0)
+                        trial = owner_killed(instance, folder, random, 3.0, *options)
                     else:
-                        trial = workers_killed(instance, random, 3.0)
+                        trial = workers_killed(instance, random, 3.0, *options)
                 except RuntimeError as error:
                     wrong.append(f"{kind}, trial {begun}: {error}")
                     continue
                 trials.append(trial)
+                if proof is not None:
+                    if proved(instance, proof):
+                        proofs += 1
+                    else:
+                        wrong.append(f"{kind}, trial {begun}: the certificate is not proved")
                 if trial.verdict != instance.verdict:
                     wrong.append(f"{kind}, trial {begun}: {trial.verdict}, not {instance.verdict}")
-            rows.append(_row(kind, begun, trials))
+            rows.append(_row(kind, begun, trials, proofs))
             if begun and not any(trial.kills for trial in trials):
                 wrong.append(f"{kind}: nothing was killed")
-    print(table(["killed", "trials", "right end", "kills", "went on", "seconds each"], rows))
+    print(table(["killed", "trials", "right end", "proved", "kills", "went on", "seconds each"], rows))
     for line in wrong:
         print(line)
     sys.exit(1 if wrong else 0)
 
 
-def _row(kind: str, begun: int, trials: Sequence[Trial]) -> list[str]:
+def proved(instance: Instance, certificate: Path) -> bool:
+    """Whether the checker proves a search's certificate."""
+    return certificate.exists() and check(certificate, instance.model, instance.specification).proved
+
+
+def _row(kind: str, begun: int, trials: Sequence[Trial], proofs: int) -> list[str]:
     kills, resumed = sum(trial.kills for trial in trials), sum(trial.resumed for trial in trials)
     mean = sum(trial.seconds for trial in trials) / max(1, len(trials))
-    return [kind, str(begun), str(len(trials)), str(kills), str(resumed), f"{mean:.1f}"]
+    return [kind, str(begun), str(len(trials)), str(proofs), str(kills), str(resumed), f"{mean:.1f}"]
 
 
 if __name__ == "__main__":

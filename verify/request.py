@@ -103,12 +103,12 @@ class Request:
             )
 
     def _check_checkpoint(self) -> None:
-        """InputError where a search is to be kept that is not known again, or a proof beside it."""
+        """InputError where a search is to be kept that is not known again, or the certificate in its folder."""
         if self.checkpoint is None:
             return
-        if self.certificate is not None:
+        if self.certificate is not None and self.checkpoint.resolve() in self.certificate.resolve().parents:
             raise InputError(
-                "--checkpoint and --certificate do not go together yet: the parts of a proof are not kept; leave one of them out"
+                f"--certificate {self.certificate}: lies in the folder of --checkpoint, which is for the search alone; choose another place"
             )
         if not isinstance(self.model, str | Path | bytes):
             raise InputError(

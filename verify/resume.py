@@ -52,6 +52,7 @@ def identity(request: Request, problem: Problem, model: str) -> dict[str, str]:
         "--preset": request.preset,
         "--semantics": request.semantics,
         "--no-rigorous": str(not request.rigorous),
+        "--certificate": "no" if request.certificate is None else "yes",
         "verify": __version__,
         "the code of verify": code(),
         "extensions": ", ".join(map(str, loaded())),

@@ -64,13 +64,13 @@ def run(
     if problem is None:
         return late(started)
     timeline = Timeline(told, started)
-    with _in_files(request, problem) as in_files:
-        work = _Work(in_files, problem, settings, device, deadline, started, timeline if accounted else told)
+    with _in_files(request, problem) as in_files, kept(request, problem, model) as checkpoint:
+        told = timeline if accounted else told
+        work = _Work(in_files, problem, settings, device, deadline, started, told, checkpoint)
         if request.certificate is not None:
             found = work.certified(request.certificate)
         else:
-            with kept(request, problem, model) as checkpoint:
-                found = work.searched(deadline, checkpoint=checkpoint)
+            found = work.searched(deadline)
         if accounted:
             record = account(problem, request, device, in_files.specification)
             found = replace(found, account=replace(record, moments=tuple(timeline.moments)))
@@ -130,13 +130,9 @@ class _Work:
     deadline: Deadline
     started: float
     reporter: Reporter
+    checkpoint: Checkpoint = NO_CHECKPOINT
 
-    def searched(
-        self,
-        deadline: Deadline,
-        writer: CertificateWriter | None = None,
-        checkpoint: Checkpoint = NO_CHECKPOINT,
-    ) -> Result:
+    def searched(self, deadline: Deadline, writer: CertificateWriter | None = None) -> Result:
         """What the search finds in the time given."""
         problem, request = self.problem, self.request
         settings = replace(self.settings, semantics=request.semantics, rigorous=request.rigorous)
@@ -150,7 +146,7 @@ class _Work:
                     )
             except OutOfTimeError:
                 return replace(late(self.started), warning=problem.vacuous, notes=problem.notes)
-            search.checkpoint, search.executors = checkpoint, crews or search.executors
+            search.checkpoint, search.executors = self.checkpoint, crews or search.executors
             search.lease = 0.0 if crews is None else _LEASE
             found = search.run(deadline)
         statistics = {"clauses": problem.clauses, "snapped": problem.snapped, **found.progress.statistics()}
@@ -188,7 +184,7 @@ class _Work:
         try:
             with (
                 memory_kept("the certificate was made"),
-                recording(target, model, specification, self.problem) as record,
+                recording(target, model, specification, self.problem, self.request.checkpoint) as record,
                 record.followed(
                     self.problem, self.request.semantics, torch.get_num_threads(), self.deadline.at
                 ),

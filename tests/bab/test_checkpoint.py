@@ -34,6 +34,7 @@ from verify.errors import InputError
 from verify.journal import Journal
 from verify.network.activations import Relu
 from verify.problem import Problem, prepare
+from verify.proof.tracer import NO_PROOF
 from verify.settings import Settings, preset
 from verify.state import Subproblems
 
@@ -111,7 +112,7 @@ def restored(problem: Problem, splits: str, folder: Path, settings: Settings = S
     shutil.copytree(folder, copy)
     search, journal = search_for(problem, splits, settings), Journal(copy, ID)
     try:
-        standing = JournalCheckpoint(journal).restored(search.strategy, problem, search.frontier)
+        standing = JournalCheckpoint(journal).restored(search.strategy, problem, search.frontier, NO_PROOF)
     finally:
         journal.close()
         shutil.rmtree(copy)
@@ -415,11 +416,14 @@ def test_the_clock_keeps_to_its_share(tmp_path: Path, monkeypatch: pytest.Monkey
 @pytest.mark.parametrize(
     ("asked", "words"),
     [
-        ({"certificate": "proof"}, "do not go together"),
+        ({"certificate": "proof"}, "lies in the folder of --checkpoint"),
         ({"model": torch.nn.Linear(1, 1)}, "the path or the bytes of an ONNX file"),
     ],
 )
 def test_what_cannot_be_kept_is_refused(asked: dict[str, Any], words: str, tmp_path: Path) -> None:
+    given = {"model": "model.onnx", "specification": "p.vnnlib", "checkpoint": tmp_path, **asked}
+    if "certificate" in given:
+        given["certificate"] = tmp_path / "below" / given["certificate"]
     with pytest.raises(InputError, match=words):
-        verify.verify(**{"model": "model.onnx", "specification": "p.vnnlib", "checkpoint": tmp_path, **asked})
+        verify.verify(**given)
     assert not list(tmp_path.iterdir())

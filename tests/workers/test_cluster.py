@@ -1,24 +1,26 @@
-"""A Ray cluster of two nodes on this machine: searches, and workers that are lost."""
+"""A Ray cluster of two nodes on this machine: a search, a worker that is lost, and one certificate."""
 
 from __future__ import annotations
 
 import os
 import signal
 import sys
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+import onnx
 import pytest
 from nets import property_text, random_layers, relu_model, row_text
 from oracles import exact_minimum
-from patience import PATIENCE
 from test_crew import once
 
 import verify
-from verify.deadline import Deadline
+from verify.bab.steps import Done, Steps
+from verify.checker.checking import check
 from verify.errors import InputError
-from verify.workers.cluster import crews_of_cluster
 
 
 def test_without_ray_the_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -31,6 +33,13 @@ def test_without_ray_the_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> None
         )
 
 
+def killed_once(mark: Path, job: Callable[[], Done]) -> Done:
+    """What a job brings, but the first time its process is killed once it is done."""
+    done = job()
+    once(mark, signal.SIGKILL)
+    return done
+
+
 @pytest.mark.filterwarnings("ignore")
 def test_a_cluster_of_two_nodes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("RAY_USAGE_STATS_ENABLED", "0")
@@ -40,22 +49,24 @@ def test_a_cluster_of_two_nodes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
 
     model, row = relu_model(random_layers(5, [6, 10, 2])), np.array([[1.0, -0.5]])
     least = exact_minimum(model, [-0.7] * 6, [0.7] * 6, row, np.zeros(1))
-    text = property_text([-0.7] * 6, [0.7] * 6, 2, row_text(row[0], least - 1e-3))
+    paths = tmp_path / "model.onnx", tmp_path / "property.vnnlib"
+    onnx.save(model, str(paths[0]))
+    paths[1].write_text(property_text([-0.7] * 6, [0.7] * 6, 2, row_text(row[0], least - 1e-3)))
+    apart = Steps.apart
+
+    def ending(*given: Any) -> Callable[[], Done]:
+        return partial(killed_once, tmp_path / "mark", apart(*given))
+
+    monkeypatch.setattr(Steps, "apart", ending)
     quiet = {"num_cpus": 1, "include_dashboard": False}
     cluster = Cluster(initialize_head=True, head_node_args=quiet)
     try:
         cluster.add_node(num_cpus=1)
-        with (
-            crews_of_cluster(cluster.address, None, None) as crews,
-            crews(1, Deadline.after(PATIENCE), False) as crew,
-        ):
-            assert crews.count == 2
-            done = crew.map(partial(once, tmp_path / "mark"), [signal.SIGKILL, signal.SIGKILL])
-            assert list(done) == ["done"] * 2
-            assert 1 <= crews.tally.lost <= 2, "both may have found no mark yet"
-        result = verify.verify(model.SerializeToString(), text, ray=cluster.address, workers=2)
+        result = verify.verify(*paths, ray=cluster.address, workers=2, certificate=tmp_path / "proof")
         assert result.verdict == "unsat" and result.statistics["workers"]["workers"] == 2
+        assert 1 <= result.statistics["workers"]["lost"] <= 2, "two may have found no mark yet"
+        assert check(tmp_path / "proof", *paths).proved
         with pytest.raises(InputError, match="ask for fewer by --workers"):
-            verify.verify(model.SerializeToString(), text, ray=cluster.address, workers=3)
+            verify.verify(*paths, ray=cluster.address, workers=3)
     finally:
         cluster.shutdown()

@@ -13,19 +13,17 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import onnx
 import pytest
 import torch
 from nets import property_text, random_layers, relu_model, row_text
 from oracles import exact_minimum
-from patience import PATIENCE, until
+from patience import PATIENCE
 from torch import Tensor
 
 import verify
 from verify.attack import Attack
 from verify.bab.executor import Executor
 from verify.bab.progress import Silent
-from verify.checker.checking import check
 from verify.deadline import Deadline, OutOfTimeError
 from verify.errors import InputError, InternalError, ResourceError
 from verify.lagrangian.cuts import compressed
@@ -39,12 +37,21 @@ from verify.workers.wire import LostError, Wire
 NO_ATTACK = Attack(restarts=1, steps=0, seconds=0.0)
 
 
+MADE: list[LocalProcess] = []
+
+
+def made() -> LocalProcess:
+    """A process, noted."""
+    MADE.append(LocalProcess(1, None))
+    return MADE[-1]
+
+
 @pytest.fixture(scope="module")
 def crew() -> Iterator[Crew]:
-    """Two workers for all tests of this file that end none."""
-    crews = Crews(2, partial(LocalProcess, 1, None))
-    with crews(2, Deadline(), False) as made:
-        yield made
+    """Two workers for all tests of this file; those that are lost are replaced."""
+    crews = Crews(2, made)
+    with crews(2, Deadline(), False) as found:
+        yield found
 
 
 def moved(inputs: int, shift: float) -> Problem:
@@ -127,22 +134,16 @@ def once(mark: Path, number: int) -> str:
     return "done"
 
 
-def test_a_lost_worker_costs_its_lease_alone(tmp_path: Path) -> None:
-    """One is killed, the one in its place is stopped: each time another one does the job."""
-    made: list[LocalProcess] = []
-
-    def start() -> LocalProcess:
-        made.append(LocalProcess(1, None))
-        return made[-1]
-
-    crews = Crews(1, start)
-    with crews(1, Deadline(), False) as crew:
-        assert crew.submit(partial(once, tmp_path / "killed", signal.SIGKILL)).result(PATIENCE) == "done"
-        assert len(made) == 2
-        made[-1]._wire._end.settimeout(10.0)  # it is at work: now it says every second that it lives
-        assert crew.submit(partial(once, tmp_path / "stopped", signal.SIGSTOP)).result(PATIENCE) == "done"
-    assert len(made) >= 3
-    assert crews.tally.lost == len(made) - 1 and crews.tally.jobs == 2
+def test_a_lost_worker_costs_its_lease_alone(crew: Crew, tmp_path: Path) -> None:
+    """One is killed and one is stopped: each time another one does the job."""
+    before, jobs = crew.tally.lost, crew.tally.jobs
+    for worker in MADE:
+        worker._wire._end.settimeout(4.0)  # it says every second that it lives
+    signals = {"killed": signal.SIGKILL, "stopped": signal.SIGSTOP}
+    done = [crew.submit(partial(once, tmp_path / name, number)) for name, number in signals.items()]
+    assert [job.result(PATIENCE) for job in done] == ["done", "done"]
+    assert crew.tally.lost >= before + 2 and crew.tally.jobs == jobs + 2
+    assert len(MADE) == 2 + crew.tally.lost
 
 
 class Doomed:
@@ -281,28 +282,3 @@ def test_silence_is_heard() -> None:
 def test_what_workers_cannot_do_is_refused(asked: dict[str, Any], words: str) -> None:
     with pytest.raises(InputError, match=words):
         verify.verify("model.onnx", "property.vnnlib", **asked)
-
-
-def test_a_run_with_workers(tmp_path: Path) -> None:
-    """Through the front door, with a certificate that all of them have told."""
-    model, row = relu_model(random_layers(5, [6, 10, 2])), np.array([[1.0, -0.5]])
-    least = exact_minimum(model, [-0.7] * 6, [0.7] * 6, row, np.zeros(1))
-    paths = tmp_path / "model.onnx", tmp_path / "property.vnnlib"
-    onnx.save(model, str(paths[0]))
-    paths[1].write_text(property_text([-0.7] * 6, [0.7] * 6, 2, row_text(row[0], least - 1e-3)))
-    result = verify.verify(*paths, workers=2, certificate=tmp_path / "proof")
-    assert result.verdict == "unsat" and result.certificate
-    assert result.statistics["workers"]["workers"] == 2 and not result.statistics["workers"]["lost"]
-    assert check(result.certificate, *paths).proved
-
-
-def test_workers_end_with_an_owner_that_is_killed(tmp_path: Path) -> None:
-    from benchmarks.faults import narrow, started, workers_of
-
-    process = started(narrow(tmp_path, 1e-4), "--workers", "2")
-    until(lambda: len(workers_of(process.pid)) == 2 or process.poll() is not None)
-    there = workers_of(process.pid)
-    assert len(there) == 2
-    process.kill()
-    process.communicate()
-    until(lambda: not any(Path(f"/proc/{number}/cmdline").exists() for number in there))

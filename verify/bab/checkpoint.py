@@ -8,9 +8,10 @@ dropped in the group of records that holds its children (or that they are stuck)
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields, replace
-from typing import Any
+from functools import partial
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -23,7 +24,10 @@ from verify.bab.strategy import Knowledge, Strategy
 from verify.errors import InputError, VerifyError
 from verify.journal import Journal
 from verify.problem import Problem
+from verify.proof.tracer import NO_PROOF, ProofTracer
 from verify.state import Subproblems
+
+T = TypeVar("T")
 
 _SHARE = 0.03  # of the time, for writing
 _APART = 1.0  # seconds between two groups of records, at least
@@ -34,22 +38,25 @@ _SLACK = 2**24  # bytes that do not count there
 
 @dataclass(frozen=True)
 class Standing:
-    """Where a search stands, beside the subproblems that wait. counters: plain values, by name."""
+    """Where a search stands, beside the subproblems that wait. counters: plain values, by name. proof: who is told of it."""
 
     knowledge: Knowledge
     counters: dict[str, Any]
     progress: dict[str, Any]
+    proof: ProofTracer = NO_PROOF
 
 
 class Checkpoint:
     """Keeps nothing. A search tells it of its subproblems in any case."""
 
-    def ended(self) -> dict[str, Any] | None:
-        """How the search has ended already."""
+    def ended(self, proof: ProofTracer) -> dict[str, Any] | None:
+        """How the search has ended already, its proof as it was then."""
         return None
 
-    def restored(self, strategy: Strategy, problem: Problem, frontier: Frontier) -> Standing | None:
-        """Where an earlier run stood, its open subproblems put into the frontier; None where there was none."""
+    def restored(
+        self, strategy: Strategy, problem: Problem, frontier: Frontier, proof: ProofTracer
+    ) -> Standing | None:
+        """Where an earlier run stood, its open subproblems put into the frontier, its proof as it was; None where there was none."""
         return None
 
     def numbered(self, subproblems: Subproblems, given: bool) -> Subproblems:
@@ -74,7 +81,7 @@ class Checkpoint:
     ) -> None:
         """Keeps all that is open, `working` and what waits, and the rest. Never raises for what cannot be written."""
 
-    def end(self, outcome: Outcome) -> None:
+    def end(self, outcome: Outcome, proof: ProofTracer) -> None:
         """The search has a verdict."""
 
     def statistics(self) -> dict[str, Any]:
@@ -97,6 +104,8 @@ class JournalCheckpoint(Checkpoint):
         self._bytes = 0
         # the next subproblem's number, and the first that the journal knows nothing of
         self._next = self._known = 1
+        # whether some that are newer have smaller numbers
+        self._mixed = False
         # subproblems that the journal has as open and that are not
         self._gone: list[Tensor] = []
         # what is shared, as the journal has it
@@ -104,23 +113,32 @@ class JournalCheckpoint(Checkpoint):
 
     # -- what was
 
-    def ended(self) -> dict[str, Any] | None:
+    def ended(self, proof: ProofTracer) -> dict[str, Any] | None:
         for record in self._journal.records():
             if "verdict" in record:
+                self._fitting(partial(proof.restore, record["proof"]))
                 return record
         return None
 
-    def restored(self, strategy: Strategy, problem: Problem, frontier: Frontier) -> Standing | None:
+    def restored(
+        self, strategy: Strategy, problem: Problem, frontier: Frontier, proof: ProofTracer
+    ) -> Standing | None:
         if self._journal.empty:
             return None
+        return self._fitting(lambda: self._restored(strategy, problem, frontier, proof))
+
+    def _fitting(self, read: Callable[[], T]) -> T:
+        """What is read of the journal. Raises InputError where it does not fit."""
         try:
-            return self._restored(strategy, problem, frontier)
+            return read()
         except (KeyError, TypeError, ValueError, IndexError, AttributeError, RuntimeError) as error:
             raise InputError(
                 f"--checkpoint {self._journal.path}: what it holds does not fit this search ({error}); remove it to start anew"
             ) from error
 
-    def _restored(self, strategy: Strategy, problem: Problem, frontier: Frontier) -> Standing:
+    def _restored(
+        self, strategy: Strategy, problem: Problem, frontier: Frontier, proof: ProofTracer
+    ) -> Standing:
         gone, last = [torch.zeros(0, dtype=torch.int64)], dict[str, Any]()
         for record in self._journal.records():
             if "counters" in record:
@@ -128,9 +146,11 @@ class JournalCheckpoint(Checkpoint):
                 gone.append(record["gone"])
                 self._parts.update(record["parts"])
         closed, known = torch.cat(gone), strategy.begin()
-        shared = strategy.restored(_joined(last["shared"], self._parts))
+        saved = _joined(last["shared"], self._parts)
+        proof.restore(saved["proof"])
+        shared = strategy.restored(saved["search"])
         effort = _effort(known.effort, last["effort"])
-        variables = int(last["shared"]["dict"]["variables"])
+        variables = int(saved["search"]["variables"])
         for record in self._journal.records():
             if "columns" in record:
                 subproblems = of_columns(record["columns"])
@@ -139,11 +159,18 @@ class JournalCheckpoint(Checkpoint):
                 frontier.push(left)
         self._next = self._known = int(last["next"])
         self._resumed = True
-        return Standing(replace(known, shared=shared, effort=effort), last["counters"], last["progress"])
+        return Standing(
+            replace(known, shared=shared, effort=effort), last["counters"], last["progress"], proof
+        )
 
     # -- what is
 
     def numbered(self, subproblems: Subproblems, given: bool) -> Subproblems:
+        if given:
+            numbers = subproblems.subproblem_id
+            self._mixed |= bool((numbers < self._known).any())
+            self._next = max(self._next, int(numbers.max()) + 1) if len(numbers) else self._next
+            return subproblems
         first, self._next = self._next, self._next + len(subproblems)
         return replace(
             subproblems,
@@ -175,7 +202,7 @@ class JournalCheckpoint(Checkpoint):
     def _whole(self) -> bool:
         """Whether a new journal is to take the place of this one."""
         journal = self._journal
-        return journal.empty or journal.size > _OLD * journal.base + _SLACK
+        return journal.empty or self._mixed or journal.size > _OLD * journal.base + _SLACK
 
     def write(
         self, strategy: Strategy, frontier: Frontier, working: Sequence[Subproblems], standing: Standing
@@ -184,25 +211,34 @@ class JournalCheckpoint(Checkpoint):
         gone = torch.cat([torch.zeros(0, dtype=torch.int64), *self._gone])
         journal = self._journal
         whole, before = self._whole, 0 if self._whole else journal.size
-        shared, parts = _parted(strategy.saved(standing.knowledge))
         state = {
             "next": self._next,
             "gone": gone[:0] if whole else gone,
-            "shared": shared,
-            "parts": parts if whole else {n: p for n, p in parts.items() if not _same(p, self._parts.get(n))},
             "effort": _saved_effort(standing.knowledge.effort),
             "counters": standing.counters,
             "progress": standing.progress,
         }
-        records = _records(frontier, working, 0 if whole else self._known, state)
-        if self._kept(lambda: journal.replace(records) if whole else journal.append(records)):
-            self._known, self._gone, self._parts = self._next, [], parts
+
+        def written() -> dict[str, Tensor]:
+            proof = standing.proof.saved()  # on the disk before the journal speaks of it
+            shared, parts = _parted({"search": strategy.saved(standing.knowledge), "proof": proof})
+            new = {
+                name: part for name, part in parts.items() if whole or not _same(part, self._parts.get(name))
+            }
+            records = _records(
+                frontier, working, 0 if whole else self._known, state | {"shared": shared, "parts": new}
+            )
+            (journal.replace if whole else journal.append)(records)
+            return parts
+
+        if (parts := self._kept(written)) is not None:
+            self._known, self._gone, self._parts, self._mixed = self._next, [], parts, False
             self._bytes += journal.size - before
         self._last = time.monotonic()
         self._cost = self._last - began
         self._spent += self._cost
 
-    def end(self, outcome: Outcome) -> None:
+    def end(self, outcome: Outcome, proof: ProofTracer) -> None:
         if outcome.verdict == "timeout":
             return
         record: dict[str, Any] = {"verdict": outcome.verdict, "reason": outcome.reason}
@@ -210,17 +246,17 @@ class JournalCheckpoint(Checkpoint):
             inputs = torch.from_numpy(outcome.witness.inputs.astype("float64").reshape(-1))
             record |= {"clause": outcome.witness.clause, "inputs": inputs}
         record["progress"] = saved_progress(outcome.progress)
-        self._kept(lambda: self._journal.replace([record]))
+        self._kept(lambda: self._journal.replace([record | {"proof": proof.saved()}]))
 
-    def _kept(self, write: Any) -> bool:
-        """Whether what was to be written is; if not, it is what it was, and the search goes on without."""
+    def _kept(self, write: Callable[[], T]) -> T | None:
+        """What writing gives; None where nothing could be written: the journal is what it was, and the search goes on without."""
         try:
-            write()
+            found = write()
         except VerifyError as error:
             self._trouble = str(error)
-            return False
+            return None
         self._trouble, self._written = "", self._written + 1
-        return True
+        return found
 
     def statistics(self) -> dict[str, Any]:
         return {

@@ -30,7 +30,6 @@ from verify.bab.progress import Outcome, Progress, Reporter
 from verify.bab.steps import Done, Steps, timed
 from verify.bab.strategy import Bounded, Knowledge, Strategy
 from verify.bab.techniques.other_splitting import OtherSplitting
-from verify.bounders.undefined import without_value
 from verify.deadline import Deadline, OutOfTimeError
 from verify.errors import InputError, memory_kept
 from verify.network.graph import Network
@@ -44,7 +43,6 @@ _DESCENTS = 64  # at once, at least
 _FEW = 16  # subproblems that are not worth dividing between two workers; among more of them that take leases, fewer are
 # of the most subproblems that were open at once: when so few are left, splitting will soon be done
 _ENDING = 0.5
-_LOOKED_AT = 4  # boxes that are looked at for where a network has no value
 _STEP_SECONDS = 2.0  # that a step may take: others have nothing to do meanwhile if what is left is in it
 
 
@@ -95,12 +93,12 @@ class BranchAndBound:
 
     def run(self, deadline: Deadline) -> Outcome:
         """Decides the problem, or says why not."""
-        if (ended := self.checkpoint.ended()) is not None:
+        if (ended := self.checkpoint.ended(self.tracer)) is not None:
             return self._again(ended)
         self._began, self._rounds = time.monotonic(), self.second_attack.rounds
         self.steps = Steps(self.problem, self.network, self.strategy, self.tracer, self.frontier.storage)
         outcome = self._found(deadline)
-        self.checkpoint.end(outcome)
+        self.checkpoint.end(outcome, self.tracer)
         self.progress.checkpoint = self.checkpoint.statistics()
         return outcome
 
@@ -148,18 +146,12 @@ class BranchAndBound:
     def _outcome(self, verdict: str, reason: str, witness: Witness | None = None) -> Outcome:
         self._report("end", self._working)
         if verdict in ("unknown", "timeout"):
-            reason = "; ".join(filter(None, (reason, self._without_value())))
+            reason = "; ".join(filter(None, (reason, self.steps.without_value())))
         return Outcome(verdict, reason, witness, self.progress)
-
-    def _without_value(self) -> str:
-        """Where the network has no value, if anywhere, by a few of the property's boxes."""
-        lower, upper = self.problem.specification.some_boxes(_LOOKED_AT)
-        ends = (torch.from_numpy(end).to(self.network.device, self.network.dtype) for end in (lower, upper))
-        return without_value(self.network, *ends)
 
     def _search(self, deadline: Deadline) -> Witness | None:
         others_turn = deadline if self.other is None else self.other.turn(deadline)
-        standing = self.checkpoint.restored(self.strategy, self.problem, self.frontier)
+        standing = self.checkpoint.restored(self.strategy, self.problem, self.frontier, self.tracer)
         witness = None
         if standing is not None:
             self._go_on(standing)
@@ -210,7 +202,7 @@ class BranchAndBound:
             "fits": self._fits,
             "other": self.other is not None,
         }
-        standing = Standing(self.knowledge, counters, saved_progress(self.progress))
+        standing = Standing(self.knowledge, counters, saved_progress(self.progress), self.tracer)
         self.checkpoint.write(self.strategy, self.frontier, working, standing)
 
     def _roots(self, deadline: Deadline) -> Witness | None:

@@ -15,6 +15,7 @@ from verify.bab.effort import Observation
 from verify.bab.executor import Mapper
 from verify.bab.frontier import Frontier
 from verify.bab.strategy import Bounded, Knowledge, Result, Strategy
+from verify.bounders.undefined import without_value
 from verify.deadline import Deadline
 from verify.errors import is_out_of_memory
 from verify.lagrangian.terms import Storage
@@ -29,6 +30,7 @@ P = ParamSpec("P")
 T = TypeVar("T")
 R = TypeVar("R")
 
+_LOOKED_AT = 4  # boxes that are looked at for where a network has no value
 _DEEP = 64  # splits, beyond which nothing is looked for beside what is undefined
 
 
@@ -156,6 +158,12 @@ class Steps:
     @property
     def _place(self) -> tuple[torch.device, torch.dtype]:
         return self.network.device, self.network.dtype
+
+    def without_value(self) -> str:
+        """Where the network has no value, if anywhere, by a few of the property's boxes."""
+        lower, upper = self.problem.specification.some_boxes(_LOOKED_AT)
+        ends = (torch.from_numpy(end).to(*self._place) for end in (lower, upper))
+        return without_value(self.network, *ends)
 
     def step(
         self, subproblems: Subproblems, knowledge: Knowledge, deadline: Deadline, at_edge: bool = False

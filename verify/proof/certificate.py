@@ -6,7 +6,7 @@ the certificate holds. Bounds that others rest on are rounded outward to float32
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from functools import partial
 from threading import Lock, local
@@ -168,6 +168,16 @@ class CertificateTracer(ProofTracer):
             self._writer.splits(nodes, segment.variables, segment.values)
             self._writer.blocks(segment.kinds, segment.ends, stream)
         return numbers
+
+    def saved(self) -> dict[str, Any]:
+        """With all that was told on the disk. Raises UnwrittenError."""
+        counts = {"splits": self._splits, "cuts": self._cuts}
+        return {**counts, "roots": self._families.saved(), "files": self._writer.kept()}
+
+    def restore(self, saved: Mapping[str, Any]) -> None:
+        self._splits, self._cuts = int(saved["splits"]), int(saved["cuts"])
+        self._families.restore(saved["roots"])
+        self._writer.restore(saved["files"])
 
     @property
     def _ledger(self) -> Draft | Families:

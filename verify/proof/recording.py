@@ -88,14 +88,16 @@ class Recording:
 
 
 @contextmanager
-def recording(path: Path, model: object, specification: object, problem: Problem) -> Iterator[Recording]:
-    """A certificate for a problem read from two files. Raises InputError where there can be none."""
+def recording(
+    path: Path, model: object, specification: object, problem: Problem, folder: Path | None = None
+) -> Iterator[Recording]:
+    """A certificate for a problem read from two files; folder: that keeps its search. Raises InputError where there can be none."""
     if not isinstance(model, str | Path) or not isinstance(specification, str | Path):
         raise InputError("a certificate speaks of the bytes of two files: give model and property as paths")
     model, specification = Path(model), Path(specification)
     Outputs([model, specification], data_files).admit("--certificate", path)
     _check_readable(model, problem)
-    with CertificateWriter(path) as writer:
+    with CertificateWriter(path, folder) as writer:
         yield Recording(path, model, specification, writer)
 
 

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
@@ -65,6 +65,13 @@ class ProofTracer:
     def joined(self, segment: Segment | None) -> Numbers:
         """Puts into the proof what was told apart: the numbers that nodes have there. Whatever it rests on has to be there."""
         return AS_THEY_ARE
+
+    def saved(self) -> dict[str, Any]:
+        """What `restore` makes the same proof of, in another process, in plain values and tensors."""
+        return {}
+
+    def restore(self, saved: Mapping[str, Any]) -> None:
+        """As it was when that was saved. Raises InputError, KeyError and ValueError where it does not fit."""
 
     def roots(self, subproblems: Subproblems, clauses: Int[Tensor, "batch group"]) -> Subproblems:
         """The subproblems as new roots, each standing for its clauses (which may be repeated)."""

@@ -1,11 +1,12 @@
 """Writes a certificate while the search runs: blocks go to disk as they come, the file is put together at the end.
 
 The file appears only when it is complete; until then its tensors are in nameless files on the same disk, which end with the
-process.
+process. Where the search is kept, they are in its folder, and another process may go on with them from any moment that it was told of.
 """
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import shutil
@@ -20,6 +21,7 @@ from typing import IO, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from verify.errors import InputError
 from verify.output import Partial, reported
 
 FORMAT = "verify-certificate/2"
@@ -42,15 +44,22 @@ _TENSORS = {
 }
 
 
+_READ = 2**22  # bytes that are read at a time
 _SPLITS = ("split.node", "split.variable", "split.value")
 
 
 class CertificateWriter:
-    """Collects tensors of one certificate on disk. One thread writes at a time, while others may read what has been written."""
+    """Collects tensors of one certificate on disk. One thread writes at a time, while others may read what has been written.
 
-    def __init__(self, path: Path) -> None:
-        self._partial = Partial(f"certificate {path}", path)
+    folder: that keeps the search, and nobody else writes to.
+    """
+
+    def __init__(self, path: Path, folder: Path | None = None) -> None:
+        self._partial, self._folder = Partial(f"certificate {path}", path), folder
         self._files: dict[str, IO[bytes]] = {}
+        # of what is kept: digests, and how much is on the disk for certain
+        self._digests: dict[str, Any] = {}
+        self._synced: dict[str, int] = {}
         self._length = 0
         self._lock = RLock()
         self._at_end: list[Callable[[], None]] = []
@@ -75,8 +84,23 @@ class CertificateWriter:
         """More entries of a tensor. Raises UnwrittenError where the disk is full."""
         with self._lock, reported(self._partial.what):
             if name not in self._files:
-                self._files[name] = tempfile.TemporaryFile(dir=self.whole.parent)  # noqa: SIM115
-            self._files[name].write(np.ascontiguousarray(values, dtype=_TENSORS[name]).tobytes())
+                self._open(name)
+            data = np.ascontiguousarray(values, dtype=_TENSORS[name]).tobytes()
+            self._files[name].write(data)
+            if name in self._digests:
+                self._digests[name].update(data)
+
+    def _open(self, name: str) -> None:
+        """An empty file for a tensor."""
+        if self._folder is None:
+            self._files[name] = tempfile.TemporaryFile(dir=self.whole.parent)  # noqa: SIM115
+        else:
+            self._files[name] = self._place(name).open("w+b")
+            self._digests[name] = hashlib.sha256()
+
+    def _place(self, name: str) -> Path:
+        assert self._folder is not None
+        return self._folder / f"proof.{name}"
 
     def block(self, code: int, parts: Sequence[NDArray[Any]]) -> None:
         """One block of the kind with that code: its parts' bytes, one after the other."""
@@ -142,6 +166,38 @@ class CertificateWriter:
                 raise OSError(f"less of {name} is on the disk than was written")
             found += more
         return bytes(found)
+
+    # -- for the case that the process is killed
+
+    def kept(self) -> dict[str, dict[str, Any]]:
+        """How much there is of each tensor, on the disk, and its digest. Raises UnwrittenError."""
+        with self._lock, reported(self._partial.what):
+            sizes = self.sizes()
+            for name, file in self._files.items():
+                if sizes[name] != self._synced.get(name):
+                    os.fsync(file.fileno())
+            self._synced = sizes
+        return {
+            name: {"size": sizes[name], "digest": digest.hexdigest()}
+            for name, digest in self._digests.items()
+        }
+
+    def restore(self, kept: Mapping[str, Mapping[str, Any]]) -> None:
+        """Goes on with what another process had kept at some moment; what it wrote later is cut off. Raises InputError."""
+        for name, there in kept.items():
+            path, size = self._place(name), int(there["size"])
+            with reported(f"--checkpoint {path}"):
+                file = self._files[name] = path.open("r+b")
+                digest = self._digests[name] = hashlib.sha256()
+                while file.tell() < size and (data := file.read(min(_READ, size - file.tell()))):
+                    digest.update(data)
+                whole = file.tell() == size
+                file.truncate(size)
+            if not whole or digest.hexdigest() != there["digest"]:
+                raise InputError(
+                    f"--checkpoint {path}: is not what the search had written to it; remove the folder to start anew"
+                )
+        self._length = int(kept["stream"]["size"]) if "stream" in kept else 0
 
     def finish(self, metadata: Mapping[str, str]) -> None:
         """Puts the file together."""
