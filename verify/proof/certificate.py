@@ -125,8 +125,6 @@ class CertificateTracer(ProofTracer):
         with self._lock:
             self._writer.block(block.code, parts)
 
-    # by whom
-
     @property
     def _draft(self) -> Draft | None:
         """What this thread tells apart, if it does."""
@@ -301,7 +299,6 @@ class CertificateTracer(ProofTracer):
                 )
 
     def number(self, layer: Layer) -> int:
-        """Which of the network's layers it is."""
         return [other.node for other in self.network.layers].index(layer.node)
 
     # leaves
