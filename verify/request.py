@@ -76,7 +76,7 @@ class Request:
             "output": output_name(self.output),
             "checkpoint": None if self.checkpoint is None else path("checkpoint", self.checkpoint),
             "workers": None if self.workers is None else integer("workers", self.workers, 1, _MOST_WORKERS),
-            "ray": _address(self.ray),
+            "ray": known_address(self.ray),
             "memory": None if self.memory is None else integer("memory", self.memory, least=1),
         }
         for name, value in checked.items():
@@ -155,7 +155,7 @@ def known_method(value: Any) -> str:
     )
 
 
-def _address(value: Any) -> str | None:
+def known_address(value: Any) -> str | None:
     """Where a cluster is: `local`, `auto`, or HOST:PORT. Raises InputError."""
     if value is None or (isinstance(value, str) and _CLUSTER.fullmatch(value)):
         return value

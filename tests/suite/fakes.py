@@ -78,7 +78,7 @@ def main(table: str, out: str, log: str) -> None:
     from verify.cli.suite import _Suite
     from verify.suite.instances import read_instances
     from verify.suite.results import Results
-    from verify.suite.runner import Settings
+    from verify.suite.settings import Settings
 
     todo = read_instances([Path(table)])
     with unwound_by_signals(), closing(Results(Path(out))) as results:

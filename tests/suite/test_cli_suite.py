@@ -21,7 +21,7 @@ from patience import PATIENCE, until
 from verify import output
 from verify.cli.suite import suite, witness_path
 from verify.errors import InputError, UnwrittenError
-from verify.suite import runner
+from verify.suite import settings as suite_settings
 from verify.suite.instances import read_instances
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -41,18 +41,18 @@ def call(*arguments: object) -> Result:
 def fakes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Fakes:
     """Workers that do as told instead of verifying."""
     fakes = Fakes(str(tmp_path / "log"))
-    monkeypatch.setattr(runner, "Settings", partial(runner.Settings, deciders=fakes))
+    monkeypatch.setattr(suite_settings, "Settings", partial(suite_settings.Settings, deciders=fakes))
     return fakes
 
 
 def test_searches_are_kept_until_they_are_done(tmp_path: Path) -> None:
     """A folder for each instance, which is gone once its verdict is kept."""
     kept = tmp_path / "kept"
-    settings = runner.Settings(checkpoint=kept)
+    settings = suite_settings.Settings(checkpoint=kept)
     table = folder(tmp_path / "family", ["unsat", "unsat"], ["unsat", "unsat"])
     first, second = (settings.request(one).checkpoint for one in read_instances([table]))
     assert first is not None and first.parent == kept and first != second
-    assert runner.Settings().request(read_instances([table])[0]).checkpoint is None
+    assert suite_settings.Settings().request(read_instances([table])[0]).checkpoint is None
     problems = ROOT / "properties" / "controller"
     lines = (problems / "instances.csv").read_text().splitlines()
     table = tmp_path / "instances.csv"

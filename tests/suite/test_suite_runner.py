@@ -12,7 +12,8 @@ from patience import PATIENCE
 
 from verify.request import Request
 from verify.suite import runner, worker
-from verify.suite.runner import Ended, Settings, run
+from verify.suite.runner import run
+from verify.suite.settings import Ended, Settings
 
 ROOT = Path(__file__).resolve().parents[2]
 

@@ -1,4 +1,4 @@
-"""A Ray cluster of two nodes on this machine: a search, a worker that is lost, and one certificate."""
+"""A Ray cluster of two nodes on this machine: a search, a worker that is lost, one certificate, and a suite."""
 
 from __future__ import annotations
 
@@ -21,6 +21,9 @@ import verify
 from verify.bab.steps import Done, Steps
 from verify.checker.checking import check
 from verify.errors import InputError
+from verify.suite.instances import read_instances
+from verify.suite.runner import run
+from verify.suite.settings import Settings
 
 
 def test_without_ray_the_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -68,5 +71,10 @@ def test_a_cluster_of_two_nodes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
         assert check(tmp_path / "proof", *paths).proved
         with pytest.raises(InputError, match="ask for fewer by --workers"):
             verify.verify(*paths, ray=cluster.address, workers=3)
+        (tmp_path / "instances.csv").write_text("model.onnx,property.vnnlib,600\n")
+        todo, settings = read_instances([tmp_path]), Settings(ray=cluster.address, jobs=1)
+        assert [ended.answer.result for ended in run(todo, settings)] == ["unsat"]
+        with pytest.raises(InputError, match="ask for fewer by --jobs or --workers"):
+            list(run(todo, Settings(ray=cluster.address, workers=3)))
     finally:
         cluster.shutdown()

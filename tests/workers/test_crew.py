@@ -151,6 +151,9 @@ class Doomed:
 
     ended = 0
 
+    def meet(self, deadline: Deadline) -> None:
+        """It takes anything."""
+
     def ask(self, parcel: Any, deadline: Deadline) -> list[bytearray]:
         raise LostError("it has ended")
 

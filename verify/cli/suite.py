@@ -20,7 +20,7 @@ from verify.process import answer
 if TYPE_CHECKING:
     from verify.suite.instances import Instance
     from verify.suite.results import Judged, Results, Row
-    from verify.suite.runner import Ended, Settings
+    from verify.suite.settings import Ended, Settings
 
 _EXIT_CODES = options.codes(
     "verify suite properties/digits_fc --out results.csv --report results.html",
@@ -36,7 +36,21 @@ _DONE = ("sat", "unsat", "unknown")  # a search that ended so is not gone on wit
 @click.command(epilog=_EXIT_CODES)
 @click.argument("instances", nargs=-1, required=True, type=options.FILE)
 @click.option("--timeout", type=options.SECONDS, help="Seconds for each instance, instead of the table's.")
-@click.option("--jobs", type=click.IntRange(min=1), default=1, show_default=True, help="Instances at a time.")
+@click.option(
+    "--jobs",
+    type=click.IntRange(min=1),
+    help="Instances at a time.  [default: 1; with --ray as many as the cluster has room for]",
+)
+@click.option(
+    "--workers",
+    type=click.IntRange(min=1),
+    help="Search for each instance in so many processes of its machine.",
+)
+@click.option(
+    "--ray",
+    metavar="ADDRESS",
+    help="Decide instances on a Ray cluster: HOST:PORT, auto, or local for one of this machine that ends with the command.",
+)
 @click.option(
     "--out",
     type=click.Path(dir_okay=False, path_type=Path),
@@ -93,7 +107,7 @@ def suite(
     """
     from verify.suite.instances import read_instances
     from verify.suite.results import Results
-    from verify.suite.runner import Settings
+    from verify.suite.settings import Settings
 
     todo = read_instances(instances, timeout)
     shown = {"--report": report, "--junit": junit, "--sarif": sarif}

@@ -7,69 +7,18 @@ gives its memory back. Workers are spawned, not forked: nothing of one instance 
 
 from __future__ import annotations
 
-import hashlib
 import multiprocessing
 import signal
 import time
 from collections import deque
-from collections.abc import Callable, Generator, Iterable
+from collections.abc import Generator, Iterable
 from contextlib import suppress
-from dataclasses import dataclass
 from functools import partial
 from multiprocessing.connection import wait
-from pathlib import Path
 
-from verify.request import Request, known_device
 from verify.suite.instances import Instance
-from verify.suite.worker import Answer, Decide, decider, serve
-
-_START_SECONDS = 300.0  # for a worker to say that it is ready
-
-
-@dataclass(frozen=True)
-class Settings:
-    """How a suite is run. Raises InputError for a device that there cannot be."""
-
-    jobs: int = 1
-    restart: int = 25  # instances that a worker decides before a fresh one takes its place
-    grace: float = 10.0  # seconds past an instance's limit after which its worker is killed
-    device: str = "auto"
-    preset: str = "default"
-    memory: int | None = None  # bytes of all workers together; None for a share of the machine's
-    deciders: Callable[[], Decide] | None = None  # what decides, in the worker; `verify` where None
-    checkpoint: Path | None = None  # a folder that keeps the searches that were not done
-
-    def __post_init__(self) -> None:
-        known_device(self.device)
-
-    def request(self, instance: Instance) -> Request:
-        """An instance as a worker takes it."""
-        return Request(
-            instance.model,
-            instance.specification,
-            instance.timeout,
-            self.device,
-            self.preset,
-            memory=self.memory,
-            checkpoint=self.kept(instance),
-        )
-
-    def kept(self, instance: Instance) -> Path | None:
-        """The folder that keeps an instance's search; None where it is not kept (of several networks)."""
-        if self.checkpoint is None or isinstance(instance.model, dict):
-            return None
-        digest = hashlib.sha256("\n".join(instance.key).encode(errors="surrogateescape")).hexdigest()
-        return self.checkpoint / f"{instance.specification.stem[:64]}-{digest[:16]}"
-
-
-@dataclass(frozen=True)
-class Ended:
-    """An instance's answer, the seconds until it came, and those of the worker's start if it served this instance first."""
-
-    instance: Instance
-    answer: Answer
-    seconds: float
-    start_seconds: float = 0.0
+from verify.suite.settings import START_SECONDS, Ended, Settings
+from verify.suite.worker import Answer, decider, serve
 
 
 class _Slot:
@@ -78,7 +27,7 @@ class _Slot:
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
         self._deciders = settings.deciders or partial(
-            decider, settings.jobs, settings.device, settings.memory
+            decider, settings.jobs or 1, settings.device, settings.memory
         )
         self._process: multiprocessing.process.BaseProcess | None = None
         self._instance: Instance | None = None
@@ -100,7 +49,7 @@ class _Slot:
     def remaining(self) -> float:
         """Seconds until the worker is late."""
         assert self._instance is not None
-        limit = self._instance.timeout + self._settings.grace if self._ready else _START_SECONDS
+        limit = self._instance.timeout + self._settings.grace if self._ready else START_SECONDS
         return self._since + limit - time.monotonic()
 
     def take(self, instance: Instance) -> None:
@@ -188,7 +137,12 @@ def _obituary(code: int | None) -> str:
 
 def run(instances: Iterable[Instance], settings: Settings) -> Generator[Ended, None, None]:
     """Decides all instances and yields their answers as they come. Closing the iterator ends all workers."""
-    todo, slots = deque(instances), [_Slot(settings) for _ in range(settings.jobs)]
+    if settings.ray is not None:
+        from verify.suite import cluster
+
+        yield from cluster.run(instances, settings)
+        return
+    todo, slots = deque(instances), [_Slot(settings) for _ in range(settings.jobs or 1)]
     try:
         while todo or any(slot.busy for slot in slots):
             for slot in slots:

@@ -33,9 +33,7 @@ _EXTRA = 'pip install "nn-verify[distributed]"'
 @contextmanager
 def crews_of_cluster(address: str, workers: int | None, memory: int | None) -> Iterator[Crews]:
     """Workers of a cluster: as many as it has processors, or so many of them. Raises InputError and ResourceError."""
-    ray = _ray(address)
-    with _connected(ray, address, workers):
-        there = int(ray.cluster_resources().get("CPU", 0))
+    with connected(address, workers) as (ray, there):
         count = workers or there
         if not 0 < count <= there:
             raise InputError(
@@ -48,6 +46,14 @@ def crews_of_cluster(address: str, workers: int | None, memory: int | None) -> I
             yield crews
         finally:
             crews.end()
+
+
+@contextmanager
+def connected(address: str, processors: int | None) -> Iterator[tuple[Any, int]]:
+    """Ray, as a driver of a cluster, and how many processors there are; of one that is started here so many. Raises InputError."""
+    ray = _ray(address)
+    with _connected(ray, address, processors):
+        yield ray, int(ray.cluster_resources().get("CPU", 0))
 
 
 def _ray(address: str) -> Any:
@@ -65,7 +71,7 @@ def _ray(address: str) -> Any:
 
 
 @contextmanager
-def _connected(ray: Any, address: str, workers: int | None) -> Iterator[None]:
+def _connected(ray: Any, address: str, processors: int | None) -> Iterator[None]:
     """Within it, this process is a cluster's driver. Signals are left to whoever had them."""
     if ray.is_initialized():  # by the program that calls us
         yield
@@ -73,7 +79,7 @@ def _connected(ray: Any, address: str, workers: int | None) -> Iterator[None]:
     logging.getLogger("ray").setLevel(logging.ERROR)
     ours: dict[str, Any] = {"address": address}
     if address == "local":
-        ours |= {"num_cpus": workers, "include_dashboard": False}
+        ours |= {"num_cpus": processors, "include_dashboard": False}
     main = threading.current_thread() is threading.main_thread()
     before = signal.getsignal(signal.SIGTERM)
     try:
@@ -102,10 +108,10 @@ def _array(piece: Any) -> NDArray[np.uint8]:
 class _Actor:
     """What runs on the cluster: a bench, and signs of life beside it."""
 
-    def __init__(self, memory: int | None) -> None:
+    def __init__(self, threads: int, memory: int | None) -> None:
         from verify.workers.worker import Bench
 
-        self._bench = Bench(1, memory)
+        self._bench = Bench(threads, memory)
 
     def code(self) -> str:
         """Which code it has."""
@@ -124,30 +130,38 @@ class _Actor:
 
 
 class RayWorker:
-    """An actor with a processor of its own."""
+    """An actor with processors of its own."""
 
-    def __init__(self, ray: Any, memory: int | None) -> None:
+    def __init__(self, ray: Any, memory: int | None, processors: int = 1) -> None:
         self._ray = ray
-        kind = ray.remote(num_cpus=1, max_restarts=0, max_task_retries=0, max_concurrency=2)(_Actor)
-        self.actor, self._met = kind.remote(memory), False
+        kind = ray.remote(num_cpus=processors, max_restarts=0, max_task_retries=0, max_concurrency=2)(_Actor)
+        self.actor, self._met = kind.remote(processors, memory), False
 
     def ask(self, parcel: Parcel, deadline: Deadline) -> list[bytearray]:
-        try:
-            if not self._met:
-                self._meet(deadline)
+        self.meet(deadline)
+        with self._lost(deadline):
             job = self.actor.done.remote([_array(piece) for piece in parcel])
             answer = self._answer(job, deadline)
+        return [bytearray(piece) for piece in answer]
+
+    @contextmanager
+    def _lost(self, deadline: Deadline) -> Iterator[None]:
+        """Within it, an actor that is gone is a LostError, or no error of its own where it is needed no longer."""
+        try:
+            yield
         except self._ray.exceptions.RayError as error:
             if deadline.called_off.is_set():
                 raise OutOfTimeError from None
             raise LostError(str(error)) from None
-        return [bytearray(piece) for piece in answer]
 
-    def _meet(self, deadline: Deadline) -> None:
-        """Its code is ours. Raises ResourceError."""
+    def meet(self, deadline: Deadline) -> None:
         from verify.resume import code
 
-        if self._answer(self.actor.code.remote(), deadline) != code():
+        if self._met:
+            return
+        with self._lost(deadline):
+            theirs = self._answer(self.actor.code.remote(), deadline)
+        if theirs != code():
             raise ResourceError(
                 "--ray: a machine of the cluster has another version of verify; install the same one on all of them"
             )
@@ -159,8 +173,7 @@ class RayWorker:
             ready, _ = self._ray.wait([job], timeout=_PATIENCE)
             if ready:
                 return self._ray.get(job)
-            if deadline.called_off.is_set():
-                raise OutOfTimeError
+            deadline.check()
             self._ray.get(self.actor.alive.remote(), timeout=SILENCE)
 
     def end(self) -> None:

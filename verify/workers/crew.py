@@ -32,6 +32,9 @@ _TRIES = 8  # workers that a job may cost: more than bad luck would
 class Remote(Protocol):
     """A process that does jobs. It may be begun long before it is needed."""
 
+    def meet(self, deadline: Deadline) -> None:
+        """Waits until it is ready. Raises LostError and OutOfTimeError, and ResourceError where it is not one of ours."""
+
     def ask(self, parcel: Parcel, deadline: Deadline) -> list[bytearray]:
         """The answer to a job. Raises LostError, and OutOfTimeError once the deadline is called off or long passed."""
 
