@@ -10,6 +10,8 @@
 #   make faults      kill searches and their workers at random moments (20 minutes at most)
 #   make fuzz        feed hostile files and command lines to every command (20 minutes at most; findings in build/fuzz)
 #   make conformance decide the conformance suite of the VNN-LIB standard (10 minutes)
+#   make docs        the documents as a site in build/site (no network, once mkdocs is there)
+#   make dist        wheels of verify and of its checker in dist, built, checked, and tried without the checkout
 #   make clean   remove the environment and caches
 # Options: PYTHON=python3.12, VENV=/elsewhere/venv, PYTEST_ARGS="-k vnnlib", BENCH_ARGS="...", SOUNDNESS_ARGS="...", FUZZ_ARGS="...", FAULTS_ARGS="...", GPU_ARGS="...".
 
@@ -20,12 +22,13 @@ PYTEST_ARGS ?=
 # Two workers with one thread each are faster than one with two: the networks of the tests are small.
 WORKERS ?= 2
 
+TRIED = $(addprefix $(CURDIR)/properties/controller/,onnx/controller.onnx vnnlib/brakes.vnnlib)
 BENCH = OMP_NUM_THREADS=1 $(VENV)/bin/python -m
 # INSTANCES: folders with an instances.csv, each as DIR or DIR:REGEX of networks.
 SELECTED = $(addprefix --instances ,$(or $(INSTANCES),$(error say what to measure: make bench INSTANCES="DIR DIR:REGEX ...", \
 	folders with an instances.csv; see docs/benchmarks.md)))
 
-.PHONY: demo test lint format bench bench-tightness bench-throughput bench-suites bench-selected bench-micro gpu soundness faults fuzz conformance clean
+.PHONY: demo test lint format bench bench-tightness bench-throughput bench-suites bench-selected bench-micro gpu soundness faults fuzz conformance docs dist clean
 .DELETE_ON_ERROR:
 
 demo: $(VENV)/.stamp-core
@@ -84,6 +87,20 @@ conformance: $(VENV)/.stamp-dev
 	cd build/conformance && for what in opset vnnlib serialise-assignments; do \
 		$(abspath $(VENV))/bin/vnnlib-satisfactory compliance $$what --solver $(abspath $(VENV))/bin/verify || exit 1; done
 
+docs: $(VENV)/.stamp-docs
+	NO_MKDOCS_2_WARNING=1 $(VENV)/bin/mkdocs build --strict --clean
+
+# What is built is tried from a folder of its own, with the libraries of the environment: search, certificate, check.
+dist: $(VENV)/.stamp-dist
+	rm -rf dist build/lib build/bdist.* build/tried nn-verify-checker/build && mkdir -p build
+	$(VENV)/bin/python -m build --no-isolation --outdir dist .
+	$(VENV)/bin/python -m build --no-isolation --wheel --outdir dist nn-verify-checker
+	$(VENV)/bin/twine check --strict dist/*
+	$(PIP) install --quiet --no-deps --target build/tried/whole dist/nn_verify-*.whl
+	$(PIP) install --quiet --no-deps --target build/tried/checker dist/nn_verify_checker-*.whl
+	cd build/tried && PYTHONPATH=whole $(abspath $(VENV))/bin/python -m verify run $(TRIED) --certificate proof.cert
+	cd build/tried && PYTHONPATH=checker $(abspath $(VENV))/bin/python -m verify.checker.command proof.cert $(TRIED)
+
 clean:
 	rm -rf $(VENV) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache
 
@@ -104,3 +121,11 @@ $(VENV)/.stamp-bench: pyproject.toml | $(VENV)/bin/python
 	$(PIP) install --quiet --editable '.[bench]'
 	$(VENV)/bin/python -m compileall -q verify
 	touch $@ $(VENV)/.stamp-core
+
+$(VENV)/.stamp-docs: pyproject.toml | $(VENV)/.stamp-core
+	$(PIP) install --quiet --editable '.[docs]'
+	touch $@
+
+$(VENV)/.stamp-dist: pyproject.toml | $(VENV)/.stamp-core
+	$(PIP) install --quiet --editable '.[dist]'
+	touch $@

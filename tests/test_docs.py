@@ -141,18 +141,15 @@ def test_every_command_is_documented() -> None:
 @pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)
 def test_no_unknown_option_is_mentioned(document: Path) -> None:
     """Options that prose and examples mention exist."""
-    known = {"--name", "--version", "--help", "-h"}
+    known = {"--name", "--version", "--help", "-h", "--index-url"}  # the last one of pip
     known |= {name for command in cli.commands.values() for option in command.params for name in option.opts}
     mentioned = re.findall(r"(?<![\w-])--[a-z][a-z-]*", document.read_text(encoding="utf-8"))
     assert set(mentioned) <= known
 
 
-@pytest.mark.parametrize(
-    ("name", "title"), [("README.md", "What a verdict means"), ("docs/cli.md", "Exit codes")]
-)
-def test_exit_codes(name: str, title: str) -> None:
+def test_exit_codes() -> None:
     """The documented exit codes are those of verify.errors."""
-    rows = [row for row in table(section(written(name), title)) if row[0].isdigit()]
+    rows = [row for row in table(section(written("docs/cli.md"), "Exit codes")) if row[0].isdigit()]
     codes = [errors.DECIDED, errors.UNDECIDED, errors.BAD_INPUT, errors.RESOURCES, errors.INTERNAL]
     assert [int(row[0]) for row in rows] == codes
 
@@ -173,17 +170,26 @@ def test_links(document: Path) -> None:
             )
 
 
+def test_the_site_has_all_documents() -> None:
+    """mkdocs.yml names every document of docs/ once, and of others only those that docs/hooks.py makes pages of."""
+    named = re.findall(r"^ +- [^:]+: ([\w-]+\.md)$", written("mkdocs.yml"), flags=re.MULTILINE)
+    made = dict(re.findall(r'"([\w/]+\.md)": "(\w+\.md)"', written("docs/hooks.py")))
+    own = [path.name for path in (ROOT / "docs").glob("*.md")]
+    assert sorted(named) == sorted([*own, *made.values()])
+    assert all((ROOT / source).exists() for source in made)
+
+
 def test_version_is_in_the_changelog() -> None:
     """The package's version has an entry."""
     assert f"## [{verify.__version__}]" in written("CHANGELOG.md")
 
 
 def test_documented_operators_are_the_tested_ones() -> None:
-    """The README's table lists what tests/loading compares with ONNX Runtime, no more and no fewer."""
+    """The table lists what tests/loading compares with ONNX Runtime, no more and no fewer."""
     cases = _module(ROOT / "tests" / "loading" / "onnx_models.py")
     tested = {case.operator for case in (*cases.AFFINE, *cases.ACTIVATIONS)}
     tested |= {node.op_type for nodes in cases.CHOICES.values() for node in nodes} - {"Cast"}
-    rows = table(section(written("README.md"), "Operators"))[1:]
+    rows = table(section(written("docs/operators.md"), "Operators"))[1:]
     assert {name.strip() for row in rows for name in row[1].split(",")} == tested
 
 
