@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 from verify.deadline import Deadline
 from verify.errors import InputError
 from verify.extensions import names
-from verify.validation import choice, flag, integer, output_name, path, refuse, seconds, shown
+from verify.validation import choice, flag, integer, is_nnet, output_name, path, refuse, seconds, shown
 
 if TYPE_CHECKING:
     import torch
@@ -91,7 +91,7 @@ class Request:
             raise InputError(
                 f"--semantics {self.semantics} needs --certificate FILE: the checker has the last word on it"
             )
-        if self.certificate is not None and isinstance(self.model, str | Path) and _is_nnet(self.model):
+        if self.certificate is not None and is_nnet(self.model):
             raise InputError(
                 f"{self.model}: certificates are of ONNX files; verify convert writes the one that this is decided as"
             )
@@ -127,10 +127,6 @@ class Request:
     def deadline(self, started: float) -> Deadline:
         """When the time is over, of a run whose clock began at `started` (of `time.monotonic`)."""
         return Deadline() if self.timeout is None else Deadline(started + self.timeout)
-
-
-def _is_nnet(model: str | Path) -> bool:
-    return str(model).lower().removesuffix(".gz").endswith(".nnet")
 
 
 def known_preset(value: Any) -> str:

@@ -55,7 +55,7 @@ def identity(request: Request, problem: Problem, model: str) -> dict[str, str]:
         "--certificate": "no" if request.certificate is None else "yes",
         "verify": __version__,
         "the code of verify": code(),
-        "extensions": ", ".join(map(str, loaded())),
+        "extensions": ", ".join(map(str, loaded())) or "none",
         **{name: metadata.version(name) for name in _LIBRARIES},
     }
 

@@ -12,7 +12,7 @@ import reprlib
 import sys
 from collections.abc import Collection, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn, TypeGuard
 
 from verify.errors import InputError
 
@@ -45,6 +45,11 @@ def shown(value: Any) -> str:
         else ""
     )
     return f"of type {type(value).__name__}{entries}"
+
+
+def is_nnet(source: object) -> TypeGuard[str | Path]:
+    """Whether a model is a file in Stanford's .nnet format, by its name; it may be gzipped."""
+    return isinstance(source, str | Path) and str(source).lower().removesuffix(".gz").endswith(".nnet")
 
 
 def choice(name: str, value: Any, known: Collection[str]) -> str:

@@ -157,5 +157,8 @@ def test_conversions_that_cannot_be(network: Path, tmp_path: Path, command: Comm
         assert command("convert", *arguments).code == 2
     ran = command("convert", tmp_path / "net.onnx", tmp_path / "x.onnx")
     assert ran.code == 2 and "does not end in .nnet" in ran.err
+    with pytest.raises(InputError, match="verify convert"):
+        verify.certify(network, [LOWER], [0], epsilon=1, clip=None, certificates=True, out=tmp_path / "study")
+    assert not (tmp_path / "study").exists()
     with pytest.raises(InputError, match="changed places"):
         verify.verify(tmp_path / "p.vnnlib", network)

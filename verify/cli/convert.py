@@ -10,6 +10,7 @@ from verify.cli import options
 from verify.errors import DECIDED, InputError
 from verify.output import write_whole
 from verify.startup import import_torch
+from verify.validation import is_nnet
 
 
 @click.command(
@@ -31,7 +32,6 @@ def convert(network: Path, target: Path, normalised: bool) -> int:
     """Write NNET, a network in Stanford's .nnet format, as an ONNX file, of which there are certificates."""
     import_torch()
     from verify.loading.guard import reading
-    from verify.loading.nnet import is_nnet
     from verify.loading.onnx.model import nnet
 
     if not is_nnet(network):

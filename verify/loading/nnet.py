@@ -15,7 +15,6 @@ import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import groupby, pairwise
-from pathlib import Path
 from typing import Any, NoReturn
 
 import numpy as np
@@ -28,17 +27,11 @@ from verify.errors import ModelError
 
 Floats = NDArray[np.float64]
 Limits = tuple[float, float]
-ENDING = ".nnet"
 UNITS = (
     "inputs and outputs are in the units of the file: inputs are clipped to its limits and normalised, outputs are scaled back "
     "(`verify convert --normalised` writes the network between)"
 )
 _OPSET, _IR = 13, 8
-
-
-def is_nnet(path: Path) -> bool:
-    """Whether a file is one, by its name; it may be gzipped."""
-    return path.name.lower().removesuffix(".gz").endswith(ENDING)
 
 
 @dataclass(frozen=True)

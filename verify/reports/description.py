@@ -8,10 +8,11 @@ from typing import Any
 import numpy as np
 
 from verify.loading import load
-from verify.loading.nnet import UNITS, is_nnet
+from verify.loading.nnet import UNITS
 from verify.loading.onnx.model import nnet
 from verify.network.activations import Activation
 from verify.problem import prepare
+from verify.validation import is_nnet
 
 
 def describe(model: Path, property_: Path | None, output: str | None = None) -> dict[str, Any]:

@@ -29,7 +29,7 @@ from verify.study.question import Balls, Search, identity, loaded, nested, predi
 from verify.study.records import UNDECIDED, Records, Row
 from verify.study.screening import Screening
 from verify.study.study import Study
-from verify.validation import flag, path, refuse, shown
+from verify.validation import flag, is_nnet, path, refuse, shown
 
 if TYPE_CHECKING:
     from verify.problem import Model
@@ -103,6 +103,8 @@ def _check_certifiable(model: Model, balls: Balls, folder: Path | None) -> None:
         refuse("certificates", f"are of norm inf alone yet, not of {balls.norm}", "leave them out")
     if not isinstance(model, str | Path):
         refuse("certificates", "are of ONNX files alone", "give the model as a path")
+    if is_nnet(model):
+        refuse("certificates", f"are of ONNX files alone, not of {model}", "verify convert writes one")
 
 
 @dataclass

@@ -26,7 +26,7 @@ from onnx import numpy_helper
 from verify.deadline import tick
 from verify.errors import ModelError, ResourceError
 from verify.loading.guard import IN_MEMORY
-from verify.loading.nnet import NNet, is_nnet, parsed
+from verify.loading.nnet import NNet, parsed
 from verify.loading.onnx.bodies import all_nodes, bodies, check_scopes
 from verify.loading.onnx.element_types import NARROW, TORCH, codes_of
 from verify.loading.onnx.external import outside, put_inside
@@ -37,6 +37,7 @@ from verify.loading.onnx.storage import fill
 from verify.loading.operators import operator_of
 from verify.loading.registry import extended
 from verify.memory import budget
+from verify.validation import is_nnet
 
 _CHUNK = 2**24  # bytes that are unpacked at a time
 GZIP_MAGIC = b"\x1f\x8b"
