@@ -144,11 +144,9 @@ def known_preset(value: Any) -> str:
 
 def known_method(value: Any) -> str:
     """One of `METHODS`, or the name of a bounder of an installed package. Raises InputError."""
-    return (
-        value
-        if value in METHODS
-        else choice("method", value, tuple(dict.fromkeys((*METHODS, *names("bounder")))))
-    )
+    if isinstance(value, str) and value in METHODS:
+        return value
+    return choice("method", value, tuple(dict.fromkeys((*METHODS, *names("bounder")))))
 
 
 def known_address(value: Any) -> str | None:
