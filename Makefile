@@ -38,13 +38,13 @@ test: $(VENV)/.stamp-dev
 	OMP_NUM_THREADS=1 $(VENV)/bin/python -m pytest -n $(WORKERS) --dist worksteal $(PYTEST_ARGS)
 
 lint: $(VENV)/.stamp-dev
-	$(VENV)/bin/ruff format --check verify properties benchmarks tests examples
-	$(VENV)/bin/ruff check verify properties benchmarks tests examples
+	$(VENV)/bin/ruff format --check verify properties benchmarks tests examples docs/hooks.py
+	$(VENV)/bin/ruff check verify properties benchmarks tests examples docs/hooks.py
 	$(VENV)/bin/mypy
 
 format: $(VENV)/.stamp-dev
-	$(VENV)/bin/ruff format verify properties benchmarks tests examples
-	$(VENV)/bin/ruff check --fix verify properties benchmarks tests examples
+	$(VENV)/bin/ruff format verify properties benchmarks tests examples docs/hooks.py
+	$(VENV)/bin/ruff check --fix verify properties benchmarks tests examples docs/hooks.py
 
 bench: bench-tightness bench-throughput
 
