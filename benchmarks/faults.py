@@ -1,7 +1,7 @@
 """Searches whose processes are killed at random moments. Run ``make faults``.
 
 A search that takes some seconds is decided again and again. In one kind of trial its owner is killed (SIGKILL, nothing is unwound) at
-a random moment and the same command is run again, until one comes to its end. In the other kind its workers are killed or stopped
+a random moment and the same command is run again, until one comes to its end; a third of these searches have workers. In the other kind its workers are killed or stopped
 (SIGSTOP) at random moments while it runs. Half of the searches write a certificate, which `verify check` has to prove. The verdict is known from a mixed-integer program, or was said by the exact methods that
 the shipped problems' verdicts are from.
 
@@ -207,9 +207,10 @@ def main(owners: int, workers: int, minutes: float, seed: int) -> None:
                 instance = instances[begun % len(instances)]
                 begun += 1
                 proof = Path(scratch) / f"proof-{begun}" if begun % 4 > 1 else None
-                options = () if proof is None else ("--certificate", str(proof))
+                options: tuple[str, ...] = () if proof is None else ("--certificate", str(proof))
                 try:
                     if kind == "owner":
+                        options += ("--workers", "2") if begun % 3 == 0 else ()
                         folder = Path(scratch) / f"kept-{begun}"
                         trial = owner_killed(instance, folder, random, 3.0, *options)
                     else:

@@ -144,9 +144,9 @@ class Simulated:
         worker = self._idle.pop()
         parcel = [bytes(piece) for piece in self._senders[worker].packed(job)]
         self._owner()
-        given = self._receivers[worker].unpacked(parcel)
-        subproblems: Subproblems = given.args[0]  # type: ignore[attr-defined]
-        lasting, at_once = given.args[4:6] if given.func.__name__ == "lease" else (0.0, 1)  # type: ignore[attr-defined]
+        given = self._receivers[worker].unpacked(parcel).args[0]  # type: ignore[attr-defined]
+        subproblems: Subproblems = given.args[0]
+        lasting, at_once = given.args[4:6] if given.func.__name__ == "lease" else (0.0, 1)
         done, steps = leased(subproblems, self.random, lasting / self.seconds, at_once)
         done = replace(done, seconds=self.seconds)
         spent = time.thread_time()
