@@ -14,7 +14,7 @@ from verify.bounders import centred, intermediate
 from verify.bounders import patches as local_module
 from verify.bounders.centred import Centred, CentredPasses
 from verify.bounders.ibp import interval
-from verify.bounders.intermediate import IntermediateBounds, view_of
+from verify.bounders.intermediate import IntermediateBounds, views_of
 from verify.deadline import Deadline
 from verify.network.activations import Activation, Relu, Sigmoid
 from verify.network.graph import Network
@@ -36,6 +36,11 @@ def boxes(network: Network, seed: int, radius: float) -> Bounds:
     return interval(network, box.lower[:, inputs], box.upper[:, inputs])[0]
 
 
+def longest(network: Network) -> int:
+    """The largest of a network's nodes."""
+    return max(node.size for node in network.nodes)
+
+
 def both(known: Centred, network: Network, number: int, batch: int = 2) -> tuple[Tensor, Tensor, Tensor]:
     """A layer's deviations by the sweep in float32, what that may be off by, and the same in float64."""
     layer, working = network.layers[number], network.to("cpu", torch.float32)
@@ -46,13 +51,13 @@ def both(known: Centred, network: Network, number: int, batch: int = 2) -> tuple
             for name in ("slopes", "posts", "costs", "radius")
         },
     )
-    view = view_of(network, layer)
+    [view], [working_view] = views_of(network, layer), views_of(working, layer)
     rows = torch.arange(len(view.by_position(torch.ones(batch, layer.size, dtype=torch.bool))))
     size = view.network.nodes[view.node].size
     neurons = torch.arange(size)[None].expand(len(rows), -1)
     start = Objective.both_ends(neurons, size, torch.zeros(0, dtype=DOUBLE)).coefficients[:, :, 0]
     exact, *_ = CentredPasses(double, view)._swept(rows, start)
-    found, slack, _ = CentredPasses(known, view_of(working, layer))._swept(rows, start.float())
+    found, slack, _ = CentredPasses(known, working_view)._swept(rows, start.float())
     return found, slack + known.lost, exact
 
 
@@ -66,7 +71,7 @@ CASES = [(activation, FAMILIES[i % len(FAMILIES)]) for i, activation in enumerat
 def test_bounds_hold(activation: Activation, family: str, radius: float) -> None:
     network = random_network(7, family, (activation, Relu()))
     bounds = boxes(network, 3, radius)
-    known = Centred.of(network, bounds)
+    known = Centred.of(network, bounds, longest(network))
     if known is None:  # infinite intervals: another precision is taken
         assert not bool(bounds.lower.isfinite().all() and bounds.upper.isfinite().all())
         return
@@ -87,7 +92,7 @@ def test_patches_as_well(seed: int, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(local_module, "_WORTH", float("inf"))
     network = residual_images(seed, (Relu(), Sigmoid())[seed % 2])
     bounds = boxes(network, seed, 0.1)
-    known = Centred.of(network, bounds)
+    known = Centred.of(network, bounds, longest(network))
     assert known is not None
     for number in range(len(network.layers)):
         total, counted, exact = both(known, network, number)
@@ -105,7 +110,7 @@ def test_little_is_lost_far_from_zero() -> None:
     box = random_box(network, 1, 1, 1e-3)
     inputs = slice(0, network.inputs)
     bounds, _ = interval(network, box.lower[:, inputs] + 1000, box.upper[:, inputs] + 1000)
-    known = Centred.of(network, bounds)
+    known = Centred.of(network, bounds, longest(network))
     assert known is not None
     total, counted, _ = both(known, network, len(network.layers) - 1, 1)
     assert bool((counted <= 0.01 * total.abs()).all())

@@ -15,8 +15,10 @@ from torch import Tensor
 from verify.bab.effort import Effort, Observation
 from verify.bab.executor import Mapper
 from verify.bounders.ascent import Ascended
+from verify.bounders.relevant import relevant
 from verify.branching.rule import Split
 from verify.deadline import Deadline
+from verify.network.graph import Network
 from verify.problem import Problem
 from verify.state import DualState, Objective, Struct, Subproblems, fetched, sent
 
@@ -174,6 +176,7 @@ class Objectives:
         self._row = torch.full((problem.clauses,), -1, dtype=torch.int64, device=device)
         self._table: list[Objective] = []
         self._numbers = torch.zeros(0, 0, dtype=torch.int64, device=device)
+        self._relevant: tuple[Objective, Network, Bool[Tensor, " variables"]] | None = None
 
     def prepare(self, clauses: Sequence[int]) -> None:
         """Makes the given clauses known; for the search's owner alone."""
@@ -193,6 +196,14 @@ class Objectives:
     def of(self, clauses: Int[Tensor, " batch"], dtype: torch.dtype) -> Objective:
         """The objectives of the given clause numbers."""
         return self._table[0].select(self._row[clauses]).to(self._device, dtype)
+
+    def relevant(self, network: Network) -> Bool[Tensor, " variables"]:
+        """What known clauses depend on."""
+        known, [table] = self._relevant, self._table
+        if known is None or known[0] is not table or known[1] is not network:
+            asked = (table.coefficients != 0).flatten(0, 2).any(0)
+            self._relevant = known = table, network, relevant(network, asked)
+        return known[2]
 
     def number_rows(self) -> None:
         """Numbers the rows of all clauses that are known; for the search's owner alone."""

@@ -31,7 +31,7 @@ from verify.network.activations import Hull
 from verify.network.activations.base import spread
 from verify.network.affine import Affine
 from verify.network.graph import Layer, Network
-from verify.state import Bounds, Objective, outward
+from verify.state import Bounds, outward
 
 _UNIT = 2.0**-24
 # What products and sums too small for float32 may lose, and weights: far more than their number times the least normal one.
@@ -41,14 +41,14 @@ _UPWARD = 1.02
 _STEPS = 8  # elementwise roundings at a node, with some to spare
 
 
-def _suited(network: Network) -> bool:
+def _suited(network: Network, longest: int) -> bool:
     """Whether float32 rounds as the bounds assume, and the network is made of what they cover.
 
     Not beside a GPU, whose libraries may multiply in other ways.
     """
     mixing = any(layer.activation.mixes for layer in network.layers)
-    longest = max(node.size for node in network.nodes) + max(_terms(network), default=1)
-    return network.device.type == "cpu" and not mixing and not network.deployed and longest * _UNIT < 0.005
+    rounding = (longest + max(_terms(network), default=1)) * _UNIT
+    return network.device.type == "cpu" and not mixing and not network.deployed and rounding < 0.005
 
 
 def _terms(network: Network) -> list[int]:
@@ -116,6 +116,15 @@ class View(Protocol):
     def sees_all(self) -> bool:
         """Whether its rows are boxes and its first node the whole input."""
 
+    @property
+    def sums(self) -> object | None:
+        """What pre-activations are sums of, if they are not `node`'s values themselves."""
+
+    def objective(
+        self, rows: Int[Tensor, " rows"], neurons: Int[Tensor, "rows count"], like: Tensor
+    ) -> Float[Tensor, "rows 2*count size"]:
+        """Both ends of neurons by `node`'s values."""
+
     def gathered(
         self,
         rows: Int[Tensor, " rows"],
@@ -156,14 +165,17 @@ class Centred:
     lost: float
 
     @classmethod
-    def of(cls, network: Network, bounds: Bounds) -> Centred | None:
-        """Around the centres of boxes; None where float32 will not do, or something is infinite."""
-        if not _suited(network):
+    def of(cls, network: Network, bounds: Bounds, longest: int) -> Centred | None:
+        """Around the centres of boxes; None where float32 will not do, or something is infinite.
+
+        longest: entries of a node that a sweep comes by, at most.
+        """
+        if not _suited(network, longest):
             return None
         inputs = slice(0, network.inputs)
         x = (bounds.lower[:, inputs] + bounds.upper[:, inputs]) / 2
         centre = {i: value.flatten(1) for i, value in enumerate(network.values(x))}
-        made = _Around(network, bounds, centre, magnitudes(network, bounds))
+        made = _Around(network, bounds, longest, centre, magnitudes(network, bounds))
         for index in range(len(network.nodes)):
             tick()
             made.add(index)
@@ -179,9 +191,15 @@ class _Around:
     """Fills what `Centred` holds, node by node, in float64."""
 
     def __init__(
-        self, network: Network, bounds: Bounds, centre: dict[int, Tensor], sizes: dict[int, Tensor]
+        self,
+        network: Network,
+        bounds: Bounds,
+        longest: int,
+        centre: dict[int, Tensor],
+        sizes: dict[int, Tensor],
     ) -> None:
         self.network, self.bounds, self.centre, self.sizes = network, bounds, centre, sizes
+        self.longest = longest
         self.radius: dict[int, Tensor] = {}
         self.slopes: dict[int, Tensor] = {}
         self.posts: dict[int, Tensor] = {}
@@ -243,7 +261,7 @@ class _Around:
             *(self._line(index, hull, sign, reach, size) for sign in (1.0, -1.0)), strict=True
         )
         most = torch.maximum(intercepts[0].abs(), intercepts[1].abs()).double()
-        count = int((most != 0).sum(1).max())
+        count = min(int((most != 0).sum(1).max()), self.longest)
         cost = _gamma(count + _STEPS) * most + _gamma(_STEPS + self._consumers[index]) * radius
         self.slopes[index] = torch.stack(slopes, 1)
         cost = _up(cost)
@@ -294,14 +312,15 @@ class CentredPasses:
     ) -> tuple[Float[Tensor, "rows count"], Float[Tensor, "rows count"], Float[Tensor, "rows count"]]:
         """Lower and upper bounds, not finite where nothing is known; and what rounding has cost the two."""
         view, known = self.view, self.known
-        like = torch.zeros(0, dtype=torch.float32, device=rows.device)
-        start = Objective.both_ends(neurons, view.network.nodes[view.node].size, like).coefficients[:, :, 0]
+        start = view.objective(rows, neurons, torch.zeros(0, dtype=torch.float32, device=rows.device))
         with _WITHOUT_NNPACK:
             total, slack, cotangent = self._swept(rows, start)
             # another thread may have gone back to other ways meanwhile
             slack = slack if _is_plain() else torch.full_like(slack, torch.inf)
         boxes, places = view.neurons(rows, neurons)
         middle = known.centre[view.layer.pre_node][boxes, places]
+        if view.sums is not None:  # values at the centre are rounded once more
+            slack = slack + known.costs[view.layer.pre_node][:, 0][boxes, places].repeat(1, 2)
         found = total - slack - known.lost
         if self.unsafe is not None and cotangent is not None and view.sees_all:
             found = self.unsafe.select(rows).least(found, cotangent.double())

@@ -8,7 +8,7 @@ float64 with `magnitudes` every bound is rounded outward by the errors of its ow
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import ClassVar
@@ -70,24 +70,26 @@ class IntermediateBounds:
         soft_deadline: Deadline | None = None,
         tracer: BoundTracer = UNTRACED,
         unsafe: Halfspaces | None = None,
+        relevant: Bool[Tensor, " variables"] | None = None,
     ) -> Bounds:
         """Bounds of all variables, no looser than those given (whose input columns are the boxes).
 
         Once `soft_deadline` has passed the remaining neurons keep what they have; so do layers that a plain pass would not get through
-        by then. unsafe: the parts of the boxes that bounds need to hold on. Raises OutOfTimeError.
+        by then. unsafe: the parts of the boxes that bounds need to hold on. relevant: others than these are left to intervals. Raises
+        OutOfTimeError.
         """
         run = _Run(network, working or network, deadline, soft_deadline, tracer, unsafe)
         inputs = slice(0, network.inputs)
         bounds, _ = interval(network, bounds.lower[:, inputs], bounds.upper[:, inputs], bounds)
         if self.ascent is None and tracer is UNTRACED:
-            bounds = _carried_forward(network, bounds, deadline, unsafe)
+            bounds = _carried_forward(network, bounds, deadline, unsafe, relevant)
         bounds = tracer.settled(bounds)
         if self.ascent is not None:
             tracer.known(bounds)
         for position, layer in enumerate(network.layers):
             if position == 0 and not _worth_a_pass(network, layer):
                 continue
-            open_neurons = still_open(layer, bounds)
+            open_neurons = still_open(layer, bounds, relevant)
             if not bool(open_neurons.any()) or (soft_deadline is not None and soft_deadline.remaining <= 0):
                 continue
             bounds = self._tighten_layer(run, layer, bounds, open_neurons)
@@ -111,14 +113,15 @@ class IntermediateBounds:
         soft_deadline: Deadline,
         working: Network | None = None,
         unsafe: Halfspaces | None = None,
+        relevant: Bool[Tensor, " variables"] | None = None,
     ) -> Bounds:
         """Only the layers from the `first` on are tightened, and what that tells of layers behind is left to their own passes.
 
-        Ends as `tighten` does once `soft_deadline` has passed; `unsafe` as there.
+        Ends as `tighten` does once `soft_deadline` has passed; `unsafe` and `relevant` as there.
         """
         run = _Run(network, working or network, deadline, soft_deadline, UNTRACED, unsafe)
         for layer in network.layers[first:]:
-            open_neurons = still_open(layer, bounds)
+            open_neurons = still_open(layer, bounds, relevant)
             if bool(open_neurons.any()) and soft_deadline.remaining > 0:
                 bounds = self._tighten_layer(run, layer, bounds, open_neurons)
         return bounds
@@ -128,19 +131,20 @@ class IntermediateBounds:
     ) -> Bounds:
         lower, upper = bounds.lower.clone(), bounds.upper.clone()
         rounded = torch.zeros_like(open_neurons)
-        began, done, total = time.monotonic(), 0, int(open_neurons.sum())
+        total = int(open_neurons.sum())
+        pace = _Pace(total)
         large = total * _widest(run.network, layer.pre_node) > _LARGE
-        passes = self._passes(run if large else replace(run, working=run.network), layer, bounds)
-        view = passes.view
-        for rows, neurons, used in _chunks(view.by_position(open_neurons), view.network, view.node):
+        exact = not large
+        for passes, rows, neurons, used in self._chunks(
+            run if large else replace(run, working=run.network), layer, bounds, open_neurons
+        ):
             run.deadline.check()
-            if run.soft_deadline is not None and self._too_slow(
-                time.monotonic() - began, done, total, run.soft_deadline
-            ):
+            exact = passes.exact
+            if run.soft_deadline is not None and self._too_slow(pace, run.soft_deadline):
                 break
             low, high, lost = passes.bounds(rows, neurons, used)
-            done += int(used.sum())
-            boxes, places = view.neurons(rows, neurons)
+            pace.did(int(used.sum()))
+            boxes, places = passes.view.neurons(rows, neurons)
             rounded[boxes, places] |= used & ~(lost < _LOST * (high - low))
             columns = places + layer.variables.start  # no place twice
             low = torch.where(used & low.isfinite(), low, -torch.inf)
@@ -149,27 +153,57 @@ class IntermediateBounds:
             upper[boxes, columns] = torch.minimum(upper[boxes, columns], high)
         tight = Bounds(lower, upper)
         again = rounded & still_open(layer, tight)
-        if passes.exact or not bool(again.any()):
+        if exact or not bool(again.any()):
             return tight
         return self._tighten_layer(replace(run, working=run.network), layer, tight, again)
 
-    def _passes(self, run: _Run, layer: Layer, bounds: Bounds) -> _Passes | CentredPasses:
+    def _chunks(
+        self, run: _Run, layer: Layer, bounds: Bounds, open_neurons: Bool[Tensor, "batch size"]
+    ) -> Iterator[tuple[_Passes | CentredPasses, Tensor, Tensor, Tensor]]:
+        """Parts of a layer's open neurons, and who bounds them."""
+        for passes in self._passes(run, layer, bounds):
+            view = passes.view
+            for rows, neurons, used in _chunks(view.by_position(open_neurons), view.network, view.node):
+                yield passes, rows, neurons, used
+
+    def _passes(self, run: _Run, layer: Layer, bounds: Bounds) -> Sequence[_Passes | CentredPasses]:
         """Plain ones in float32 where they hold and nobody is to prove them again."""
         network, working, tracer = run.network, run.working, run.tracer
         if self.ascent is None and tracer is UNTRACED and working.dtype == torch.float32 and not network.ball:
-            known = Centred.of(network, bounds)
+            views = views_of(working, layer)
+            known = Centred.of(network, bounds, max(_widest(view.network, view.node) for view in views))
             if known is not None:
-                return CentredPasses(known, view_of(working, layer), run.unsafe)
+                return [CentredPasses(known, view, run.unsafe) for view in views]
         whole = tracer.whole_network and self.ascent is not None
-        view, working_view = (
-            Whole(one, layer) if whole else view_of(one, layer) for one in (network, working)
-        )
-        return _Passes(self.ascent, view, working_view, bounds, magnitudes(network, bounds), run)
+        both = ([Whole(one, layer)] if whole else views_of(one, layer) for one in (network, working))
+        sizes = magnitudes(network, bounds)
+        return [_Passes(self.ascent, view, own, bounds, sizes, run) for view, own in zip(*both, strict=True)]
 
-    def _too_slow(self, seconds: float, done: int, total: int, soft_deadline: Deadline) -> bool:
+    def _too_slow(self, pace: _Pace, soft_deadline: Deadline) -> bool:
         """Whether the time is up, or a layer's plain pass would not end before: later layers are fewer neurons, or tell more."""
-        left = seconds * (total - done) / done if done and self.ascent is None else 0.0
-        return soft_deadline.remaining <= left
+        return soft_deadline.remaining <= (pace.left if self.ascent is None else 0.0)
+
+
+class _Pace:
+    """How long the rest of a layer will take, by the parts so far but the first, which has work in it that is done once."""
+
+    def __init__(self, total: int) -> None:
+        self._undone, self._timed = total, 0
+        self._began: float | None = None
+
+    def did(self, neurons: int) -> None:
+        self._undone -= neurons
+        if self._began is None:
+            self._began = time.monotonic()
+        else:
+            self._timed += neurons
+
+    @property
+    def left(self) -> float:
+        """Seconds; 0 where nothing is known."""
+        if self._began is None or not self._timed:
+            return 0.0
+        return (time.monotonic() - self._began) / self._timed * self._undone
 
 
 @dataclass(frozen=True)
@@ -223,6 +257,7 @@ class Whole:
     network: Network
     layer: Layer
     source: ClassVar[int] = 0
+    sums: ClassVar[None] = None
     sees_all: ClassVar[bool] = True
 
     @property
@@ -231,6 +266,9 @@ class Whole:
 
     def by_position(self, open_neurons: Bool[Tensor, "batch size"]) -> Bool[Tensor, "batch size"]:
         return open_neurons
+
+    def objective(self, rows: Tensor, neurons: Int[Tensor, "rows count"], like: Tensor) -> Tensor:
+        return Objective.both_ends(neurons, self.layer.size, like).coefficients[:, :, 0]
 
     def neurons(self, rows: Tensor, neurons: Int[Tensor, "rows count"]) -> tuple[Tensor, Tensor]:
         return rows[:, None], neurons
@@ -253,27 +291,28 @@ class Whole:
         return self.network.ancestors[self.node]
 
 
-def view_of(network: Network, layer: Layer) -> Whole | PatchNetwork:
-    """What a sweep for a layer's neurons has to see."""
-    return (None if network.ball else PatchNetwork.of(network, layer)) or Whole(network, layer)
+def views_of(network: Network, layer: Layer) -> Sequence[Whole | PatchNetwork]:
+    """What sweeps for a layer's neurons have to see; each neuron is in one of these views."""
+    return ([] if network.ball else PatchNetwork.of(network, layer)) or [Whole(network, layer)]
 
 
 def _carried_forward(
-    network: Network, bounds: Bounds, deadline: Deadline, unsafe: Halfspaces | None
+    network: Network, bounds: Bounds, deadline: Deadline, unsafe: Halfspaces | None, relevant: Tensor | None
 ) -> Bounds:
     """With what linear functions of the inputs tell, where these are so few that it costs next to nothing beside the passes."""
     inputs = slice(0, network.inputs)
     free = is_wide(bounds.lower[:, inputs], bounds.upper[:, inputs]).any(0).sum()
     columns = 4 * (2 + int(free))
     passes = sum(
-        2 * int(still_open(layer, bounds).sum()) * _seen(view_of(network, layer))
+        2 * int(still_open(layer, bounds, relevant).sum()) * _seen(views_of(network, layer)[0])
         for layer in network.layers
         if _worth_a_pass(network, layer)
     )
     if columns * len(bounds) * sum(node.size for node in network.nodes) > _NEXT_TO_NOTHING * passes:
         return bounds
-    widest = max(node.size for node in network.nodes)
-    most = max(1, budget().at_once(_MOST_ELEMENTS) // (columns * widest))
+    most = budget().at_once(_MOST_ELEMENTS) // (columns * max(node.size for node in network.nodes))
+    if not most:
+        return bounds
     rows = torch.arange(len(bounds), device=bounds.lower.device)
     found = []
     for some in rows.split(most):
@@ -295,10 +334,13 @@ def _worth_a_pass(network: Network, layer: Layer) -> bool:
     return len(chain) > 1
 
 
-def still_open(layer: Layer, bounds: Bounds) -> Bool[Tensor, "batch size"]:
-    """The neurons whose relaxation is not exact, for which a tighter interval is worth a pass."""
+def still_open(
+    layer: Layer, bounds: Bounds, relevant: Bool[Tensor, " variables"] | None = None
+) -> Bool[Tensor, "batch size"]:
+    """The (relevant) neurons whose relaxation is not exact, for which a tighter interval is worth a pass."""
     lower, upper = bounds.lower[:, layer.variables], bounds.upper[:, layer.variables]
-    return ~layer.activation.split_point(lower, upper).isnan()
+    found = ~layer.activation.split_point(lower, upper).isnan()
+    return found if relevant is None else found & relevant[layer.variables]
 
 
 def _widest(network: Network, node: int) -> int:

@@ -1,168 +1,203 @@
 """Intermediate bounds of convolutional layers from what a neuron sees of the network before it, a small window of each layer.
 
-All neurons at one position see the same windows, and windows of different positions have the same shape, so one small network stands
-for all of them: its batch are positions (of one or several boxes), its objectives the channels. Where a window reaches beyond the
-image there is nothing: cotangents are zero there. The bounds are those of the whole network up to rounding, the work is less by
-what a window is smaller than its layer. (auto_LiRPA keeps a whole layer's cotangents as such patches: Xu et al. 2021, "Fast and
+All neurons at one position see the same windows, and windows of different positions have the same shape (`verify.bounders.windows`), so
+one small network stands for all of them: its batch are positions (of one or several boxes), its objectives the channels. Where a window
+reaches beyond the image there is nothing: cotangents are zero there. The bounds are those of the whole network up to rounding, the work
+is less by what a window is smaller than its layer. (auto_LiRPA keeps a whole layer's cotangents as such patches: Xu et al. 2021, "Fast and
 Complete".)
+
+Where pre-activations are sums of a convolution's entries at one position each (differences of two channels, in any order), these sums are
+the objectives.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cached_property
+from itertools import product
 from typing import ClassVar
 
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
-from torch.nn import functional
 
+from verify.bounders.windows import Sight, Window, cropped
 from verify.lagrangian.domain import Patches
 from verify.lagrangian.dual import DualProblem
-from verify.network.activations import Activation
 from verify.network.affine import Affine, Combine, Scale, Shape
 from verify.network.convolution import Convolution
 from verify.network.graph import Layer, Network, Node
 from verify.state import Bounds, Objective
 
 _WORTH = 1.0  # of all entries that a pass goes through: larger windows are not worth it
+_LONGEST_PERIOD = 8
+_CHUNK = 2**22  # entries of sums that are looked at at once
 
 
 @dataclass(frozen=True)
-class Window:
-    """What is seen of a node's image: along axis i the places from `p_i stride_i + first_i` to `p_i stride_i + last_i`."""
+class _Sums:
+    """Pre-activations as sums of entries of one node, each of them at one position: which there are, and their coefficients (-1 and 0: none)."""
 
-    stride: Shape
-    first: Shape
-    last: Shape
+    node: int
+    neurons: Int[Tensor, "positions count"]
+    coefficients: Float[Tensor, "positions count channels"]
 
-    @property
-    def sizes(self) -> Shape:
-        return tuple(last - first + 1 for first, last in zip(self.first, self.last, strict=True))
-
-    def joined(self, other: Window) -> Window | None:
-        """One that holds both; None where they move at different paces."""
-        if other.stride != self.stride:
+    @classmethod
+    def of(cls, network: Network, layer: Layer) -> _Sums | None:
+        """Of the last convolution's entries; None where they are something else."""
+        node = _behind(network, layer.pre_node)
+        if node is None:
             return None
-        first = tuple(min(ends) for ends in zip(self.first, other.first, strict=True))
-        last = tuple(max(ends) for ends in zip(self.last, other.last, strict=True))
-        return Window(self.stride, first, last)
-
-    def under(self, operator: Convolution) -> Window:
-        """What a convolution needs of its operand."""
-        kernel = operator.weight.shape[2:]
-        geometry = list(zip(operator.stride, operator.padding, operator.dilation, kernel, strict=True))
-        return Window(
-            tuple(own * s for own, (s, *_) in zip(self.stride, geometry, strict=True)),
-            tuple(end * s - p for end, (s, p, *_) in zip(self.first, geometry, strict=True)),
-            tuple(end * s - p + d * (k - 1) for end, (s, p, d, k) in zip(self.last, geometry, strict=True)),
+        rank, size = _rank(network, node), network.nodes[node].size
+        positions = math.prod(network.nodes[node].shape[-rank:])
+        found = []
+        step = max(1, _CHUNK // size)
+        for first in range(0, layer.size, step):
+            count = min(step, layer.size - first)
+            unit = torch.zeros(count, layer.size, dtype=network.dtype, device=network.device)
+            unit.diagonal(first).fill_(1.0)
+            owner, column = (part := _onto(network, layer.pre_node, node, unit)).nonzero(as_tuple=True)
+            found.append(torch.stack([owner + first, column % positions, column // positions]))
+            found[-1] = torch.cat([found[-1].to(part), part[owner, column][None]])
+        owner, place, channel, value = torch.cat(found, 1)
+        return cls._grouped(
+            node, owner.long(), place.long(), channel.long(), value, (positions, size // positions)
         )
 
-    def margins(self, inner: Window) -> tuple[int, ...]:
-        """What is left of this window around an inner one, as torch.nn.functional.pad wants it."""
-        ends = zip(self.first, self.last, inner.first, inner.last, strict=True)
-        return tuple(n for a, b, c, d in reversed(list(ends)) for n in (c - a, b - d))
-
-
-@dataclass(frozen=True)
-class _Within(Affine):
-    """An affine map of parts of its operands' windows: `margins` are what it does not see."""
-
-    operator: Affine
-    margins: tuple[tuple[int, ...], ...]
-
-    def forward(self, *operands: Tensor) -> Tensor:
-        seen = [
-            functional.pad(x, [-n for n in margin]) for x, margin in zip(operands, self.margins, strict=True)
-        ]
-        return self.operator.forward(*seen)
-
-    def transpose(self, cotangent: Tensor) -> tuple[Tensor, ...]:
-        parts = self.operator.transpose(cotangent)
-        return tuple(
-            functional.pad(part, margin) if any(margin) else part
-            for part, margin in zip(parts, self.margins, strict=True)
-        )
-
-    def absolute(self) -> Affine:
-        return replace(self, operator=self.operator.absolute())
-
-    @property
-    def terms(self) -> int:
-        return self.operator.terms
-
-    @property
-    def terms_back(self) -> int:
-        return self.operator.terms_back
+    @classmethod
+    def _grouped(
+        cls, node: int, owner: Tensor, place: Tensor, channel: Tensor, value: Tensor, sizes: tuple[int, int]
+    ) -> _Sums | None:
+        """Entries of sums (owner, position, channel, coefficient) by position; None where one sum has several positions."""
+        neurons, inverse = owner.unique(return_inverse=True)
+        last = place.new_zeros(len(neurons)).scatter_reduce_(0, inverse, place, "amax")
+        if not torch.equal(last[inverse], place):
+            return None
+        counts = last.bincount(minlength=sizes[0])
+        order = torch.argsort(last, stable=True)
+        rank = torch.empty_like(order)
+        rank[order] = torch.arange(len(order), device=order.device) - (counts.cumsum(0) - counts)[last[order]]
+        table = place.new_full((sizes[0], max(1, int(counts.max()))), -1)
+        table[last, rank] = neurons
+        coefficients = value.new_zeros(*table.shape, sizes[1])
+        coefficients[place, rank[inverse], channel] = value
+        return cls(node, table, coefficients)
 
 
 @dataclass(frozen=True)
 class PatchNetwork:
-    """The windows that a layer's pre-activations see, as a network of its own: of one position at a time."""
+    """The windows that a layer's pre-activations see at the positions of a phase, as a network of its own: of one position at a time."""
 
     whole: Network
     layer: Layer
     windows: dict[int, Window]  # by the whole network's nodes, in its order
     network: Network  # their nodes in the same order
+    sums: _Sums | None = None
     sees_all: ClassVar[bool] = False
 
     @classmethod
-    def of(cls, network: Network, layer: Layer) -> PatchNetwork | None:
-        """The windows of a layer behind convolutions, where they are a good deal smaller than the layers."""
-        rank = _rank(network, layer)
+    def of(cls, network: Network, layer: Layer) -> list[PatchNetwork]:
+        """The windows of a layer behind convolutions, for each phase; none where they are not a good deal smaller than the layers."""
+        sums = None if _rank(network, layer.pre_node) else _Sums.of(network, layer)
+        target = layer.pre_node if sums is None else sums.node
+        rank = _rank(network, target)
         if not rank:
-            return None
-        windows = _windows(network, layer.pre_node, rank)
-        if windows is None:
-            return None
-        shapes = {i: _cropped(network.nodes[i].shape, windows[i].sizes) for i in windows}
-        seen = sum(math.prod(shape) for shape in shapes.values())
-        if seen > _WORTH * sum(network.nodes[i].size for i in network.ancestors[layer.pre_node]):
-            return None
+            return []
+        sight, image = Sight(network, target, rank), network.nodes[target].shape[-rank:]
+        for period in range(1, _LONGEST_PERIOD + 1):
+            phases = product(*(range(min(period, size)) for size in image))
+            found = []
+            for phase in phases:
+                windows = sight.windows(period, phase)
+                if windows is None:
+                    break
+                found.append(cls._made(sight, layer, windows, sums))
+            else:
+                total = sum(network.nodes[i].size for i in network.ancestors[target])
+                seen = sum(node.size for one in found for node in one.network.nodes)
+                return found if seen <= _WORTH * total * len(found) else []
+        return []
+
+    @classmethod
+    def _made(
+        cls, sight: Sight, layer: Layer, windows: dict[int, Window], sums: _Sums | None
+    ) -> PatchNetwork:
+        network = sight.network
         place = {index: i for i, index in enumerate(windows)}
         nodes: list[Node] = []
         for index, window in windows.items():
             node = network.nodes[index]
+            shape = cropped(node.shape, window.sizes)
             if not nodes:
-                nodes.append(Node(None, (), shapes[index], node.name))
+                nodes.append(Node(None, (), shape, node.name))
                 continue
-            operator = _localised(node, window, windows, shapes)
+            operator = sight.localised(index, windows)
             operands = tuple(place[operand] for operand in node.operands)
-            nodes.append(Node(operator, operands, shapes[index], node.name))
-        return cls(network, layer, windows, Network(tuple(nodes), network.deployed, network.plain))
+            nodes.append(Node(operator, operands, shape, node.name))
+        return cls(network, layer, windows, Network(tuple(nodes), network.deployed, network.plain), sums)
 
     @property
     def node(self) -> int:
-        """The pre-activations in `network`."""
+        """The pre-activations, or what they are sums of, in `network`."""
         return len(self.network.nodes) - 1
+
+    @property
+    def _target(self) -> int:
+        """That in the whole network."""
+        return next(reversed(self.windows))
 
     @cached_property
     def _image(self) -> Shape:
-        """The layer's places along each axis."""
-        rank = len(self.windows[self.layer.pre_node].stride)
-        return self.whole.nodes[self.layer.pre_node].shape[-rank:]
+        """How many places of the phase there are along each axis."""
+        window = self.windows[self._target]
+        sizes = self.whole.nodes[self._target].shape[-len(window.stride) :]
+        ends = zip(sizes, window.first, window.stride, strict=True)
+        return tuple(-((phase - size) // period) for size, phase, period in ends)
 
     @property
     def positions(self) -> int:
         return math.prod(self._image)
 
-    def by_position(self, open_neurons: Bool[Tensor, "batch size"]) -> Bool[Tensor, "places channels"]:
+    @cached_property
+    def _neurons(self) -> Int[Tensor, "positions count"]:
+        """The layer's neurons at each position, -1 where there are fewer."""
+        device = self.whole.device
+        places, _ = self._places(self._target, torch.arange(self.positions, device=device))
+        if self.sums is None:
+            return places
+        return self.sums.neurons[self._places_of_sums]
+
+    @cached_property
+    def _places_of_sums(self) -> Int[Tensor, " positions"]:
+        places, _ = self._places(self._target, torch.arange(self.positions, device=self.whole.device))
+        return places[:, 0]
+
+    def by_position(self, open_neurons: Bool[Tensor, "batch size"]) -> Bool[Tensor, "places count"]:
         """A layer's neurons with a row for each box and position."""
-        return open_neurons.reshape(len(open_neurons), -1, self.positions).mT.flatten(0, 1)
+        return (open_neurons[:, self._neurons.clamp(min=0)] & (self._neurons >= 0)).flatten(0, 1)
 
     def neurons(
-        self, rows: Int[Tensor, " rows"], channels: Int[Tensor, "rows count"]
+        self, rows: Int[Tensor, " rows"], which: Int[Tensor, "rows count"]
     ) -> tuple[Int[Tensor, "rows 1"], Int[Tensor, "rows count"]]:
-        """The boxes and the places within the layer that rows and channels of `by_position` stand for."""
-        return (rows // self.positions)[:, None], channels * self.positions + (rows % self.positions)[:, None]
+        """The boxes and the places within the layer that rows and columns of `by_position` stand for."""
+        return (rows // self.positions)[:, None], self._neurons[rows % self.positions].gather(1, which)
+
+    def objective(
+        self, rows: Int[Tensor, " rows"], which: Int[Tensor, "rows count"], like: Tensor
+    ) -> Float[Tensor, "rows 2*count channels"]:
+        """Both ends of some neurons, a row and a column of `by_position` each, as sums of entries of `node`."""
+        if self.sums is None:
+            return Objective.both_ends(which, self.network.nodes[-1].size, like).coefficients[:, :, 0]
+        known = self.sums.coefficients[self._places_of_sums[rows % self.positions]].to(like)
+        chosen = known.gather(1, which[..., None].expand(-1, -1, known.shape[2]))
+        return torch.cat([chosen, -chosen], 1)
 
     def problem(
-        self, rows: Int[Tensor, " rows"], channels: Int[Tensor, "rows count"], bounds: Bounds
+        self, rows: Int[Tensor, " rows"], which: Int[Tensor, "rows count"], bounds: Bounds
     ) -> DualProblem:
-        """Both ends of some neurons, a row and a channel of `by_position` each."""
+        """Both ends of some neurons, a row and a column of `by_position` each."""
         boxes, seen = rows // self.positions, self._seen(rows)
         base = next(iter(self.windows))
         ends = []
@@ -177,7 +212,9 @@ class PatchNetwork:
             offsets[i] = self.whole.offsets[index][places]
             if not bool(within.all()):
                 inside[i] = within.to(offsets[i])
-        objective = Objective.both_ends(channels, self.network.nodes[-1].size, bounds.lower)
+        coefficients = self.objective(rows, which, bounds.lower)[:, :, None]
+        none = coefficients.new_zeros(*coefficients.shape[:3], 0)
+        objective = Objective(coefficients, torch.zeros_like(coefficients[..., 0]), none)
         view = Patches(offsets, inside, self.whole.gamma)
         return DualProblem(self.network, Bounds(*ends), objective, view=view)
 
@@ -250,9 +287,9 @@ class PatchNetwork:
         return places, within[:, None].expand(-1, lead, -1).flatten(1)
 
 
-def _rank(network: Network, layer: Layer) -> int:
-    """How many axes the image has that a layer's convolutions work on; 0 if there are none."""
-    for index in sorted(network.ancestors[layer.pre_node], reverse=True):
+def _rank(network: Network, target: int) -> int:
+    """How many axes the image has that the convolutions before a node work on; 0 if there are none."""
+    for index in sorted(network.ancestors[target], reverse=True):
         operator = network.nodes[index].operator
         if isinstance(operator, Convolution):
             return operator.weight.dim() - 2
@@ -261,74 +298,32 @@ def _rank(network: Network, layer: Layer) -> int:
     return 0
 
 
-def _windows(network: Network, target: int, rank: int) -> dict[int, Window] | None:
-    """The window of every node that one position of the target depends on; None where something else mixes positions."""
-    one, zero = (1,) * rank, (0,) * rank
-    found: dict[int, Window | None] = {target: Window(one, zero, zero)}
-    moves = _moving(network)
-    for index in sorted(network.ancestors[target], reverse=True):
-        window, node = found.get(index), network.nodes[index]
-        if index in found and window is None:
-            return None
-        if window is None or index in moves:  # what is before these is the input in another order
-            continue
-        operator = node.operator
-        if isinstance(operator, Convolution):
-            if operator.transposed or operator.weight.dim() - 2 != rank:
-                return None
-            under = window.under(operator)
-        elif _elementwise(network, node, rank):
-            under = window
-        else:
-            return None
-        for operand in node.operands:
-            known = found.get(operand, under)
-            found[operand] = None if known is None else under.joined(known)
-    if sum(index in moves for index in found) != 1:
+def _behind(network: Network, target: int) -> int | None:
+    """The convolution whose entries a node moves, adds and subtracts, and nothing else."""
+    waiting, seen = [target], set()
+    if network.deployed:  # these sums round
         return None
-    return {index: window for index, window in sorted(found.items()) if window is not None}
+    while waiting:
+        index = max(waiting)
+        waiting = [other for other in waiting if other != index]
+        operator = network.nodes[index].operator
+        if isinstance(operator, Convolution):
+            return index if not waiting and index != target else None
+        if not (isinstance(operator, Combine) or (isinstance(operator, Affine) and operator.moves)):
+            return None
+        seen.add(index)
+        waiting += network.nodes[index].operands
+    return None
 
 
-def _moving(network: Network) -> set[int]:
-    """The input, and nodes that hold its entries moved."""
-    moving = {0}
-    for index, node in enumerate(network.nodes[1:], start=1):
-        operator = node.operator
-        if isinstance(operator, Affine) and operator.moves and set(node.operands) <= moving:
-            moving.add(index)
-    return moving
-
-
-def _elementwise(network: Network, node: Node, rank: int) -> bool:
-    """Whether every entry of a node is made of the same entry of its operands, alike at all positions."""
-    if any(network.nodes[operand].shape != node.shape for operand in node.operands):
-        return False
-    operator = node.operator
-    if isinstance(operator, Scale):
-        return all(
-            value is None or value.dim() < 1 or set(value.shape[-rank:]) == {1}
-            for value in (operator.factor, operator.bias)
-        )
-    if isinstance(operator, Activation):
-        return not (operator.joins or operator.mixes or operator.sums_to_one)
-    return isinstance(operator, Combine)
-
-
-def _cropped(shape: Shape, sizes: Shape) -> Shape:
-    return (*shape[: len(shape) - len(sizes)], *sizes)
-
-
-def _localised(
-    node: Node, window: Window, windows: dict[int, Window], shapes: dict[int, Shape]
-) -> Affine | Activation | None:
-    """A node's operator between windows."""
-    operator = node.operator
-    if not isinstance(operator, Affine):
-        return operator
-    needed = window
-    if isinstance(operator, Convolution):
-        needed = window.under(operator)
-        shape = _cropped(shapes[node.operands[0]], needed.sizes)
-        operator = replace(operator, padding=(0,) * len(needed.stride), input_shape=shape)
-    margins = tuple(windows[operand].margins(needed) for operand in node.operands)
-    return _Within(operator, margins) if any(any(margin) for margin in margins) else operator
+def _onto(network: Network, target: int, node: int, cotangent: Tensor) -> Tensor:
+    """Sums of a target's entries as sums of a node's that is all it depends on."""
+    pending = {target: cotangent.reshape(-1, *network.nodes[target].shape)}
+    for index in range(target, node, -1):
+        if index in pending:
+            operator = network.nodes[index].operator
+            assert isinstance(operator, Affine)
+            parts = operator.transpose(pending.pop(index))
+            for operand, part in zip(network.nodes[index].operands, parts, strict=True):
+                pending[operand] = pending[operand] + part if operand in pending else part
+    return pending[node].flatten(1)

@@ -7,7 +7,9 @@ processes), and each takes the batch axis in front as given: axes named here are
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
+from itertools import product
 from typing import ClassVar
 
 import torch
@@ -123,6 +125,17 @@ class AveragePool:
     end: Shape
     divisors: tuple[tuple[int, ...], ...]
 
+    @property
+    def regular(self) -> bool:
+        """Whether all means are of equally many entries."""
+        return all(len(set(divisor)) == 1 for divisor in self.divisors)
+
+    def of_windows(self, counts: Shape) -> AveragePool:
+        """A regular one, of an image that holds nothing but so many windows along each axis."""
+        none = (0,) * len(counts)
+        divisors = tuple(divisor[:1] * count for divisor, count in zip(self.divisors, counts, strict=True))
+        return AveragePool(self.kernel, self.stride, none, none, divisors)
+
     def __call__(self, x: Tensor) -> Tensor:
         rank = len(self.kernel)
         pads = [side for pair in zip(reversed(self.begin), reversed(self.end), strict=True) for side in pair]
@@ -134,3 +147,21 @@ class AveragePool:
             counts = torch.tensor(divisor, dtype=x.dtype, device=x.device)
             total = total / counts.reshape(-1, *(1,) * (rank - 1 - place))
         return total
+
+    def transpose(self, cotangent: Tensor, input_shapes: Sequence[Shape]) -> tuple[Tensor, ...]:
+        rank, [shape] = len(self.kernel), input_shapes
+        for place, divisor in enumerate(self.divisors):
+            counts = torch.tensor(divisor, dtype=cotangent.dtype, device=cotangent.device)
+            cotangent = cotangent / counts.reshape(-1, *(1,) * (rank - 1 - place))
+        padded = [a + n + b for a, n, b in zip(self.begin, shape[-rank:], self.end, strict=True)]
+        total = cotangent.new_zeros(len(cotangent), *shape[:-rank], *padded)
+        geometry = list(zip(self.stride, cotangent.shape[-rank:], strict=True))
+        for entry in product(*(range(size) for size in self.kernel)):
+            seen = [
+                slice(first, first + (count - 1) * step + 1, step)
+                for first, (step, count) in zip(entry, geometry, strict=True)
+            ]
+            lead = [slice(None)] * (total.dim() - rank)
+            total[tuple(lead + seen)] += cotangent
+        ends = zip(reversed(self.begin), reversed(self.end), strict=True)
+        return (functional.pad(total, [-side for pair in ends for side in pair]),)

@@ -100,6 +100,7 @@ class Roots:
             shared.working,
             soft_deadline,
             shared.tracer.boxes(roots.clause, owner, len(index)),
+            relevant=shared.objectives.relevant(shared.network),
         )
         shared = shared.tightened(index, tight)
         refuted = torch.zeros_like(roots.clause, dtype=torch.bool)

@@ -7,7 +7,7 @@ from abc import ABC, abstractmethod
 from dataclasses import dataclass, replace
 
 import torch
-from jaxtyping import Int
+from jaxtyping import Bool, Int
 from torch import Tensor
 
 from verify.bab.box_bounds import BoundedBoxes, BoxBounder
@@ -54,6 +54,11 @@ class TightenedBoxes(ABC):
             index = index[~input_steps_open(self.bounder.network, bounded.bounds.select(index))]
         return index[knowledge.effort.chosen(self.name, bounded.bound[index], self.all)]
 
+    @property
+    def relevant(self) -> Bool[Tensor, " variables"]:
+        """What clauses depend on."""
+        return self.bounder.objectives.relevant(self.bounder.network)
+
     def apply(
         self, bounded: BoundedBoxes, index: Int[Tensor, " index"], knowledge: Knowledge, deadline: Deadline
     ) -> tuple[BoundedBoxes, Observation]:
@@ -81,7 +86,7 @@ class LastLayers(TightenedBoxes):
         network, working = self.bounder.network, self.bounder.working
         unsafe = self.unsafe(before)
         return self.intermediate.tighten_last(
-            network, self.first, before.bounds, deadline, soft_deadline, working, unsafe
+            network, self.first, before.bounds, deadline, soft_deadline, working, unsafe, self.relevant
         )
 
 
@@ -96,7 +101,7 @@ class AllLayers(TightenedBoxes):
         network, working = self.bounder.network, self.bounder.working
         unsafe = self.unsafe(before)
         return self.intermediate.tighten(
-            network, before.bounds, deadline, working, soft_deadline, unsafe=unsafe
+            network, before.bounds, deadline, working, soft_deadline, unsafe=unsafe, relevant=self.relevant
         )
 
 
