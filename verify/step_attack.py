@@ -242,7 +242,7 @@ class _Search:
             (others,) = torch.autograd.grad(plain, front, retain_graph=True)
             lost = ~inner.isfinite().all(1, keepdim=True) | (inner == 0).all(1, keepdim=True)
             inner = torch.where(lost, others, inner)
-        (gradient,) = torch.autograd.grad(front, x, inner)
+        (gradient,) = torch.autograd.grad((front * inner).sum(), x)
         return (gradient + outer).nan_to_num(0.0, 0.0, 0.0)
 
     def _losses(self, y: Tensor, x: Tensor) -> Float[Tensor, "batch clauses"]:
