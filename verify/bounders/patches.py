@@ -14,10 +14,10 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from itertools import product
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -95,6 +95,7 @@ class PatchNetwork:
     windows: dict[int, Window]  # by the whole network's nodes, in its order
     network: Network  # their nodes in the same order
     sums: _Sums | None = None
+    _latest: dict[Any, Any] = field(default_factory=dict, compare=False, repr=False)
     sees_all: ClassVar[bool] = False
 
     @classmethod
@@ -238,20 +239,20 @@ class PatchNetwork:
         for i, index in enumerate(self.windows):
             if index in values:
                 at = self.whole.nodes[index].operands[0] if pre else index
-                places, within = self._places(at, rows % self.positions)
+                places, within = self._at(at, rows)
                 kinds = torch.arange(values[index].shape[1], device=rows.device)[None, :, None]
                 found[i] = values[index][boxes[:, None, None], kinds, places[:, None]] * within[:, None]
         return found
 
     def inside(self, node: int, rows: Int[Tensor, " rows"], cotangent: Tensor) -> Tensor:
         """A cotangent of one of this network's nodes, 0 beyond the image."""
-        _, within = self._places(list(self.windows)[node], rows % self.positions)
+        _, within = self._at(list(self.windows)[node], rows)
         if bool(within.all()):
             return cotangent
         return (cotangent.reshape(len(rows), -1, within.shape[1]) * within[:, None]).reshape(cotangent.shape)
 
     def _seen(self, rows: Int[Tensor, " rows"]) -> dict[int, tuple[Tensor, Tensor]]:
-        return {index: self._places(index, rows % self.positions) for index in self.windows}
+        return {index: self._at(index, rows) for index in self.windows}
 
     @cached_property
     def _layers(self) -> list[Layer]:
@@ -265,6 +266,15 @@ class PatchNetwork:
             node = self.whole.nodes[index]
             known[index] = self.whole.apply(node, [known[operand] for operand in node.operands])
         return known[base].flatten(1)
+
+    def _at(self, index: int, rows: Int[Tensor, " rows"]) -> tuple[Tensor, Tensor]:
+        """`_places` of rows; those of the latest rows are kept, which a sweep asks for again and again."""
+        if self._latest.get("rows") is not rows:
+            self._latest.clear()
+            self._latest["rows"] = rows
+        if index not in self._latest:
+            self._latest[index] = self._places(index, rows % self.positions)
+        return self._latest[index]
 
     def _places(self, index: int, position: Int[Tensor, " rows"]) -> tuple[Tensor, Tensor]:
         """A window's entries within its node's value, [rows, size], and which of them lie in the image."""
