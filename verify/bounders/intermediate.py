@@ -9,12 +9,12 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import ClassVar
 
 import torch
-from jaxtyping import Bool, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from verify.bounders.centred import Centred, CentredPasses
@@ -36,6 +36,9 @@ _CHUNK_BYTES = 8 * 2**20  # of one live tensor; a pass holds a handful
 _LARGE = 2**18  # entries of a pass's widest cotangents: less is over before another precision pays
 _LOST = 1 / 64  # of an interval, to rounding: then float64 is worth it where it is still open
 _NEXT_TO_NOTHING = 1 / 8  # of what is to follow
+_KEPT = 1 / 2  # of the time left, at most, for ascents in later layers
+_TOLD = 1 / 8  # of a layer's neurons: by then passes have shown what they are worth
+_GAIN = 0.01  # of the intervals' widths: less is not worth the rest of a layer
 _MOST_ELEMENTS = 2**25  # of the columns that are carried forward at once
 
 
@@ -49,6 +52,15 @@ class _Run:
     soft_deadline: Deadline | None
     tracer: BoundTracer
     unsafe: Halfspaces | None
+    clock: _Clock = field(default_factory=lambda: _Clock())
+    _views: dict[tuple[int, int], Sequence[View]] = field(default_factory=dict)
+
+    def views(self, network: Network, layer: Layer) -> Sequence[View]:
+        """See `views_of`; made once for all."""
+        key = id(network), layer.node
+        if key not in self._views:
+            self._views[key] = views_of(network, layer)
+        return self._views[key]
 
 
 @dataclass(frozen=True)
@@ -82,7 +94,7 @@ class IntermediateBounds:
         inputs = slice(0, network.inputs)
         bounds, _ = interval(network, bounds.lower[:, inputs], bounds.upper[:, inputs], bounds)
         if self.ascent is None and tracer is UNTRACED:
-            bounds = _carried_forward(network, bounds, deadline, unsafe, relevant)
+            bounds = _carried_forward(run, bounds, relevant)
         bounds = tracer.settled(bounds)
         if self.ascent is not None:
             tracer.known(bounds)
@@ -92,7 +104,8 @@ class IntermediateBounds:
             open_neurons = still_open(layer, bounds, relevant)
             if not bool(open_neurons.any()) or (soft_deadline is not None and soft_deadline.remaining <= 0):
                 continue
-            bounds = self._tighten_layer(run, layer, bounds, open_neurons)
+            now = replace(run, soft_deadline=self._without_the_rest(run, position, bounds, relevant))
+            bounds = self._tighten_layer(now, layer, bounds, open_neurons)
             # intervals rest on what is written down
             bounds = tracer.settled(bounds)
             bounds, _ = interval(network, bounds.lower[:, inputs], bounds.upper[:, inputs], bounds)
@@ -126,13 +139,31 @@ class IntermediateBounds:
                 bounds = self._tighten_layer(run, layer, bounds, open_neurons)
         return bounds
 
+    def _without_the_rest(
+        self, run: _Run, position: int, bounds: Bounds, relevant: Tensor | None
+    ) -> Deadline | None:
+        """The time that a layer's ascents have: half of what is left is kept for later layers that can be done in it, the cheapest first."""
+        soft_deadline = run.soft_deadline
+        if self.ascent is None or soft_deadline is None:
+            return soft_deadline
+        later = sorted(
+            run.clock.seconds_a_value
+            * int(still_open(layer, bounds, relevant).sum())
+            * _seen(run.views(run.network, layer)[0])
+            for layer in run.network.layers[position + 1 :]
+        )
+        kept = 0.0
+        for seconds in later:
+            kept += seconds if kept + seconds <= _KEPT * soft_deadline.remaining else 0.0
+        return soft_deadline.within(soft_deadline.remaining - kept)
+
     def _tighten_layer(
         self, run: _Run, layer: Layer, bounds: Bounds, open_neurons: Bool[Tensor, "batch size"]
     ) -> Bounds:
         lower, upper = bounds.lower.clone(), bounds.upper.clone()
         rounded = torch.zeros_like(open_neurons)
         total = int(open_neurons.sum())
-        pace = _Pace(total)
+        pace, gain = _Pace(total), _Gain(total)
         large = total * _widest(run.network, layer.pre_node) > _LARGE
         exact = not large
         for passes, rows, neurons, used in self._chunks(
@@ -140,7 +171,9 @@ class IntermediateBounds:
         ):
             run.deadline.check()
             exact = passes.exact
-            if run.soft_deadline is not None and self._too_slow(pace, run.soft_deadline):
+            if gain.next_to_none or (
+                run.soft_deadline is not None and self._too_slow(pace, run.soft_deadline)
+            ):
                 break
             low, high, lost = passes.bounds(rows, neurons, used)
             pace.did(int(used.sum()))
@@ -149,8 +182,11 @@ class IntermediateBounds:
             columns = places + layer.variables.start  # no place twice
             low = torch.where(used & low.isfinite(), low, -torch.inf)
             high = torch.where(used & high.isfinite(), high, torch.inf)
+            before = (upper[boxes, columns] - lower[boxes, columns])[used]
             lower[boxes, columns] = torch.maximum(lower[boxes, columns], low)
             upper[boxes, columns] = torch.minimum(upper[boxes, columns], high)
+            gain.was(before, (upper[boxes, columns] - lower[boxes, columns])[used])
+        run.clock.add(pace.timed, _seen(run.views(run.network, layer)[0]), pace.seconds)
         tight = Bounds(lower, upper)
         again = rounded & still_open(layer, tight)
         if exact or not bool(again.any()):
@@ -170,12 +206,12 @@ class IntermediateBounds:
         """Plain ones in float32 where they hold and nobody is to prove them again."""
         network, working, tracer = run.network, run.working, run.tracer
         if self.ascent is None and tracer is UNTRACED and working.dtype == torch.float32 and not network.ball:
-            views = views_of(working, layer)
+            views = run.views(working, layer)
             known = Centred.of(network, bounds, max(_widest(view.network, view.node) for view in views))
             if known is not None:
                 return [CentredPasses(known, view, run.unsafe) for view in views]
         whole = tracer.whole_network and self.ascent is not None
-        both = ([Whole(one, layer)] if whole else views_of(one, layer) for one in (network, working))
+        both = ([Whole(one, layer)] if whole else run.views(one, layer) for one in (network, working))
         sizes = magnitudes(network, bounds)
         return [_Passes(self.ascent, view, own, bounds, sizes, run) for view, own in zip(*both, strict=True)]
 
@@ -188,22 +224,57 @@ class _Pace:
     """How long the rest of a layer will take, by the parts so far but the first, which has work in it that is done once."""
 
     def __init__(self, total: int) -> None:
-        self._undone, self._timed = total, 0
+        self._undone, self.timed, self.seconds = total, 0, 0.0
         self._began: float | None = None
 
     def did(self, neurons: int) -> None:
+        """So many more."""
         self._undone -= neurons
         if self._began is None:
             self._began = time.monotonic()
         else:
-            self._timed += neurons
+            self.timed, self.seconds = self.timed + neurons, time.monotonic() - self._began
 
     @property
     def left(self) -> float:
         """Seconds; 0 where nothing is known."""
-        if self._began is None or not self._timed:
-            return 0.0
-        return (time.monotonic() - self._began) / self._timed * self._undone
+        return self.seconds / self.timed * self._undone if self.timed else 0.0
+
+
+class _Clock:
+    """What a value that a neuron's sweep comes by costs, by all layers so far."""
+
+    def __init__(self) -> None:
+        self._seconds, self._values = 0.0, 0
+
+    def add(self, neurons: int, seen: int, seconds: float) -> None:
+        """So many neurons took so long, of which each comes by so many values."""
+        self._seconds, self._values = self._seconds + seconds, self._values + neurons * seen
+
+    @property
+    def seconds_a_value(self) -> float:
+        """0 where nothing is known."""
+        return self._seconds / self._values if self._values else 0.0
+
+
+class _Gain:
+    """What passes over a layer have narrowed so far."""
+
+    def __init__(self, total: int) -> None:
+        self._total, self._done = total, 0
+        self._before = self._after = 0.0
+
+    def was(self, before: Float[Tensor, " neurons"], after: Float[Tensor, " neurons"]) -> None:
+        """Intervals' widths; what was infinite and is not counts as narrowed by all of itself."""
+        self._done += len(before)
+        finite = before.isfinite()
+        self._before += float(torch.where(finite, before, after.isfinite().to(after)).sum())
+        self._after += float(torch.where(finite, after.clamp(min=0), 0.0).sum())
+
+    @property
+    def next_to_none(self) -> bool:
+        """Whether the rest is not worth it, as enough of the layer has shown."""
+        return self._done >= _TOLD * self._total and self._after > (1 - _GAIN) * self._before
 
 
 @dataclass(frozen=True)
@@ -291,20 +362,21 @@ class Whole:
         return self.network.ancestors[self.node]
 
 
-def views_of(network: Network, layer: Layer) -> Sequence[Whole | PatchNetwork]:
+View = Whole | PatchNetwork
+
+
+def views_of(network: Network, layer: Layer) -> Sequence[View]:
     """What sweeps for a layer's neurons have to see; each neuron is in one of these views."""
     return ([] if network.ball else PatchNetwork.of(network, layer)) or [Whole(network, layer)]
 
 
-def _carried_forward(
-    network: Network, bounds: Bounds, deadline: Deadline, unsafe: Halfspaces | None, relevant: Tensor | None
-) -> Bounds:
+def _carried_forward(run: _Run, bounds: Bounds, relevant: Tensor | None) -> Bounds:
     """With what linear functions of the inputs tell, where these are so few that it costs next to nothing beside the passes."""
-    inputs = slice(0, network.inputs)
+    network, inputs = run.network, slice(0, run.network.inputs)
     free = is_wide(bounds.lower[:, inputs], bounds.upper[:, inputs]).any(0).sum()
     columns = 4 * (2 + int(free))
     passes = sum(
-        2 * int(still_open(layer, bounds, relevant).sum()) * _seen(views_of(network, layer)[0])
+        2 * int(still_open(layer, bounds, relevant).sum()) * _seen(run.views(network, layer)[0])
         for layer in network.layers
         if _worth_a_pass(network, layer)
     )
@@ -316,8 +388,8 @@ def _carried_forward(
     rows = torch.arange(len(bounds), device=bounds.lower.device)
     found = []
     for some in rows.split(most):
-        part = None if unsafe is None else unsafe.select(some)
-        found.append(forward(network, bounds.select(some), deadline, part).bounds)
+        part = None if run.unsafe is None else run.unsafe.select(some)
+        found.append(forward(network, bounds.select(some), run.deadline, part).bounds)
     return Bounds.concatenate(found)
 
 

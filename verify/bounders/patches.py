@@ -17,7 +17,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from itertools import product
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -95,7 +95,9 @@ class PatchNetwork:
     windows: dict[int, Window]  # by the whole network's nodes, in its order
     network: Network  # their nodes in the same order
     sums: _Sums | None = None
-    _latest: dict[Any, Any] = field(default_factory=dict, compare=False, repr=False)
+    _latest: dict[int, tuple[Tensor, dict[int, tuple[Tensor, Tensor]]]] = field(
+        default_factory=dict, compare=False, repr=False
+    )
     sees_all: ClassVar[bool] = False
 
     @classmethod
@@ -269,12 +271,12 @@ class PatchNetwork:
 
     def _at(self, index: int, rows: Int[Tensor, " rows"]) -> tuple[Tensor, Tensor]:
         """`_places` of rows; those of the latest rows are kept, which a sweep asks for again and again."""
-        if self._latest.get("rows") is not rows:
-            self._latest.clear()
-            self._latest["rows"] = rows
-        if index not in self._latest:
-            self._latest[index] = self._places(index, rows % self.positions)
-        return self._latest[index]
+        latest = self._latest.get(0)
+        if latest is None or latest[0] is not rows:
+            self._latest[0] = latest = rows, {}
+        if index not in latest[1]:
+            latest[1][index] = self._places(index, rows % self.positions)
+        return latest[1][index]
 
     def _places(self, index: int, position: Int[Tensor, " rows"]) -> tuple[Tensor, Tensor]:
         """A window's entries within its node's value, [rows, size], and which of them lie in the image."""
