@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 
 import pytest
 import torch
 from nets import DOUBLE, EXAMPLES, FAMILIES, label, random_box, random_network, samples, variables
-from test_patches import residual_images
+from test_patches import generated_images, residual_images, stretched_images
 from torch import Tensor
 
 from verify.bounders import centred, intermediate
 from verify.bounders import patches as local_module
 from verify.bounders.centred import Centred, CentredPasses
 from verify.bounders.ibp import interval
-from verify.bounders.intermediate import IntermediateBounds, views_of
+from verify.bounders.intermediate import IntermediateBounds
+from verify.bounders.patches import PatchNetwork
+from verify.bounders.views import views_of
 from verify.deadline import Deadline
 from verify.network.activations import Activation, Relu, Sigmoid
 from verify.network.graph import Network
@@ -56,8 +59,8 @@ def both(known: Centred, network: Network, number: int, batch: int = 2) -> tuple
     size = view.network.nodes[view.node].size
     neurons = torch.arange(size)[None].expand(len(rows), -1)
     start = Objective.both_ends(neurons, size, torch.zeros(0, dtype=DOUBLE)).coefficients[:, :, 0]
-    exact, *_ = CentredPasses(double, view)._swept(rows, start)
-    found, slack, _ = CentredPasses(known, working_view)._swept(rows, start.float())
+    exact, *_ = CentredPasses(double, view)._swept(view, rows, start)
+    found, slack, _ = CentredPasses(known, working_view)._swept(working_view, rows, start.float())
     return found, slack + known.lost, exact
 
 
@@ -102,6 +105,38 @@ def test_patches_as_well(seed: int, monkeypatch: pytest.MonkeyPatch) -> None:
     exact = IntermediateBounds().tighten(network, bounds, Deadline.after(None))
     lost = (exact.lower - found.lower).clamp(min=0) + (found.upper - exact.upper).clamp(min=0)
     assert float(lost.sum()) <= 0.002 * float((exact.upper - exact.lower).sum())
+
+
+@pytest.mark.parametrize("images", [generated_images, stretched_images])
+@pytest.mark.parametrize("seed", range(2))
+def test_windows_that_end_early(
+    images: Callable[[int, Activation], Network], seed: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What is before them is swept as a whole: no bound is wrong, and little is lost against passes through the whole network."""
+    monkeypatch.setattr(local_module, "_WORTH", float("inf"))
+    network = images(seed, (Relu(), Sigmoid())[seed])
+    bounds = boxes(network, seed, 0.1)
+    working = network.to("cpu", torch.float32)
+    if images is generated_images:
+        views = [views_of(working, layer, ends=True)[0] for layer in network.layers[1:]]
+        assert all(view.behind is not None for view in views)
+    found = IntermediateBounds().tighten(network, bounds, Deadline.after(None), working)
+    with monkeypatch.context() as without:
+        without.setattr(PatchNetwork, "of", lambda network, layer, ends=False: [])
+        whole = IntermediateBounds().tighten(network, bounds, Deadline.after(None))
+    lost = (whole.lower - found.lower).clamp(min=0) + (found.upper - whole.upper).clamp(min=0)
+    assert float(lost.sum()) <= 0.002 * float((whole.upper - whole.lower).sum())
+    x = samples(bounds.lower[:, : network.inputs], bounds.upper[:, : network.inputs], 300)
+    values = variables(network, x.flatten(0, 1)).reshape(2, -1, network.variables)
+    slack = 1e-9 * (1 + values.abs())
+    assert bool(
+        (values >= found.lower[:, None] - slack).all() and (values <= found.upper[:, None] + slack).all()
+    )
+    for box in (0, 1):
+        alone = IntermediateBounds().tighten(
+            network, bounds.select(torch.tensor([box])), Deadline.after(None), working
+        )
+        assert torch.allclose(alone.lower[0], found.lower[box], rtol=1e-3, atol=1e-3)
 
 
 def test_little_is_lost_far_from_zero() -> None:

@@ -149,6 +149,21 @@ def stretched_images(seed: int, activation: Activation) -> Network:
     return draft.network()
 
 
+def generated_images(seed: int, activation: Activation) -> Network:
+    """Images that a few numbers are made into, and what convolutions see in these."""
+    draft = Draft(torch.Generator().manual_seed(seed), (3,))
+    value = draft.add(Reshape((40,), (1, 2, 4, 5)), (draft.dense(0, 40),), (1, 2, 4, 5))
+    value = draft.activation(value, activation)
+    deconvolution = Convolution(
+        draft.normal(2, 3, 2, 2) / 2, draft.normal(3), (2, 2), (0, 0), (1, 1), 1, (1, 2, 4, 5), True, (0, 0)
+    )
+    value = draft.activation(draft.add(deconvolution, (value,), (1, 3, 8, 10)), activation)
+    value = draft.activation(convolved(draft, value, 2), activation)
+    value = draft.activation(convolved(draft, value, 2, 2), activation)
+    draft.dense(draft.flat(value), 2)
+    return draft.network()
+
+
 @pytest.mark.parametrize("seed", range(4))
 def test_windows_of_stretched_images(seed: int) -> None:
     """Those of every layer, in phases; in float32, too."""
@@ -214,7 +229,7 @@ def test_bounds_by_windows_hold_and_are_no_looser(
         bounds = intervals(network, seed)
         tight = IntermediateBounds(ascent).tighten(network, bounds, Deadline())
         with monkeypatch.context() as without:
-            without.setattr(PatchNetwork, "of", lambda network, layer: [])
+            without.setattr(PatchNetwork, "of", lambda network, layer, ends=False: [])
             expected = IntermediateBounds(ascent).tighten(network, bounds, Deadline())
         near = 1e-9 if ascent is None else 1e-3  # rounding turns Adam's steps where gradients vanish
         assert torch.allclose(tight.lower, expected.lower, rtol=near, atol=near)

@@ -13,7 +13,7 @@ the centre are rounded moves it by `|c|` times the error of float64; sums over a
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from threading import Lock
@@ -115,6 +115,23 @@ class View(Protocol):
     @property
     def sees_all(self) -> bool:
         """Whether its rows are boxes and its first node the whole input."""
+
+    @property
+    def widest(self) -> int:
+        """The largest value that a sweep comes by."""
+
+    @property
+    def behind(self) -> int | None:
+        """The whole network's node that it ends at, if there is something before that."""
+
+    @property
+    def positions(self) -> int:
+        """How many rows a box has."""
+
+    def put(
+        self, rows: Int[Tensor, " rows"], cotangent: Float[Tensor, "rows objectives size"]
+    ) -> Float[Tensor, "rows objectives whole"]:
+        """A cotangent of the view's first node as one of the whole network's node."""
 
     @property
     def sums(self) -> object | None:
@@ -304,6 +321,8 @@ class CentredPasses:
     known: Centred
     view: View
     unsafe: Halfspaces | None = None
+    # what a sweep sees that begins at a node of the whole network
+    before: Callable[[int], View] | None = None
     # whether no other precision could do better
     exact: ClassVar[bool] = False
 
@@ -314,7 +333,14 @@ class CentredPasses:
         view, known = self.view, self.known
         start = view.objective(rows, neurons, torch.zeros(0, dtype=torch.float32, device=rows.device))
         with _WITHOUT_NNPACK:
-            total, slack, cotangent = self._swept(rows, start)
+            total, slack, cotangent = self._swept(view, rows, start)
+            if cotangent is not None and view.behind is not None:
+                assert self.before is not None
+                before = self.before(view.behind)
+                more, charged, cotangent = self._swept(
+                    before, rows // view.positions, view.put(rows, cotangent)
+                )
+                total, slack = total + more, slack + charged
             # another thread may have gone back to other ways meanwhile
             slack = slack if _is_plain() else torch.full_like(slack, torch.inf)
         boxes, places = view.neurons(rows, neurons)
@@ -322,8 +348,8 @@ class CentredPasses:
         if view.sums is not None:  # values at the centre are rounded once more
             slack = slack + known.costs[view.layer.pre_node][:, 0][boxes, places].repeat(1, 2)
         found = total - slack - known.lost
-        if self.unsafe is not None and cotangent is not None and view.sees_all:
-            found = self.unsafe.select(rows).least(found, cotangent.double())
+        if self.unsafe is not None and cotangent is not None and (view.sees_all or view.behind is not None):
+            found = self.unsafe.select(boxes[:, 0]).least(found, cotangent.double())
         low, high = found.chunk(2, dim=1)
         low, high = middle + low, middle - high
         error = 2.0**-50 * (middle.abs() + low.abs() + high.abs())
@@ -331,11 +357,13 @@ class CentredPasses:
         return low - error, high + error, lost
 
     def _swept(
-        self, rows: Tensor, start: Float[Tensor, "rows objectives size"]
+        self, view: View, rows: Tensor, start: Float[Tensor, "rows objectives size"]
     ) -> tuple[Tensor, Tensor, Tensor | None]:
-        """The least deviations, and what they may be off by, in float64; and their slopes at the view's source."""
-        known, view = self.known, self.view
-        network = view.network
+        """The least deviations, and what they may be off by, in float64; and their slopes at the view's source.
+
+        Where the view ends behind other maps, those are not in it: what its source may deviate by is left out.
+        """
+        known, network = self.known, view.network
         slopes = view.gathered(rows, known.slopes, pre=True)
         posts, costs = view.gathered(rows, known.posts), view.gathered(rows, known.costs)
         radius = view.gathered(rows, {view.source: known.radius[view.source]})
@@ -352,6 +380,8 @@ class CentredPasses:
             if isinstance(operator, Affine):
                 cotangent = view.inside(index, rows, cotangent)
             c = cotangent.reshape(batch, objectives, -1)
+            if index == 0 and view.behind is not None:
+                return total, slack, c
             if index == 0:
                 reach = _dot(c, radius[0])
                 return total - reach, slack + _dot(c, costs[0]) + 2 * _gamma(c.shape[2]) * reach, c

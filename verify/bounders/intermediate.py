@@ -8,9 +8,9 @@ float64 with `magnitudes` every bound is rounded outward by the errors of its ow
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
-from functools import cached_property
+from functools import partial
 from typing import ClassVar
 
 import torch
@@ -18,19 +18,19 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from verify.bounders.centred import Centred, CentredPasses
+from verify.bounders.centred import View as Sighted
 from verify.bounders.forward import forward
 from verify.bounders.halfspaces import Halfspaces
 from verify.bounders.ibp import interval, magnitudes
-from verify.bounders.patches import PatchNetwork
 from verify.bounders.restricted import Restricted
 from verify.bounders.tracing import UNTRACED, BoundTracer, OptimisedBounds
+from verify.bounders.views import Before, View, Whole, views_of, widest
 from verify.deadline import Deadline
-from verify.lagrangian.dual import DualProblem
 from verify.memory import budget
 from verify.network.affine import Dense
 from verify.network.convolution import Convolution
 from verify.network.graph import Layer, Network
-from verify.state import Bounds, DualState, Objective, is_wide
+from verify.state import Bounds, DualState, is_wide
 
 _CHUNK_BYTES = 8 * 2**20  # of one live tensor; a pass holds a handful
 _LARGE = 2**18  # entries of a pass's widest cotangents: less is over before another precision pays
@@ -53,13 +53,13 @@ class _Run:
     tracer: BoundTracer
     unsafe: Halfspaces | None
     clock: _Clock = field(default_factory=lambda: _Clock())
-    _views: dict[tuple[int, int], Sequence[View]] = field(default_factory=dict)
+    _views: dict[tuple[int, int, bool], Sequence[View]] = field(default_factory=dict)
 
-    def views(self, network: Network, layer: Layer) -> Sequence[View]:
+    def views(self, network: Network, layer: Layer, ends: bool = False) -> Sequence[View]:
         """See `views_of`; made once for all."""
-        key = id(network), layer.node
+        key = id(network), layer.node, ends
         if key not in self._views:
-            self._views[key] = views_of(network, layer)
+            self._views[key] = views_of(network, layer, ends)
         return self._views[key]
 
 
@@ -149,7 +149,7 @@ class IntermediateBounds:
         later = sorted(
             run.clock.seconds_a_value
             * int(still_open(layer, bounds, relevant).sum())
-            * _seen(run.views(run.network, layer)[0])
+            * run.views(run.network, layer)[0].seen
             for layer in run.network.layers[position + 1 :]
         )
         kept = 0.0
@@ -164,7 +164,7 @@ class IntermediateBounds:
         rounded = torch.zeros_like(open_neurons)
         total = int(open_neurons.sum())
         pace, gain = _Pace(total), _Gain(total)
-        large = total * _widest(run.network, layer.pre_node) > _LARGE
+        large = total * widest(run.network, layer.pre_node) > _LARGE
         exact = not large
         for passes, rows, neurons, used in self._chunks(
             run if large else replace(run, working=run.network), layer, bounds, open_neurons
@@ -186,7 +186,7 @@ class IntermediateBounds:
             lower[boxes, columns] = torch.maximum(lower[boxes, columns], low)
             upper[boxes, columns] = torch.minimum(upper[boxes, columns], high)
             gain.was(before, (upper[boxes, columns] - lower[boxes, columns])[used])
-        run.clock.add(pace.timed, _seen(run.views(run.network, layer)[0]), pace.seconds)
+        run.clock.add(pace.timed, run.views(run.network, layer)[0].seen, pace.seconds)
         tight = Bounds(lower, upper)
         again = rounded & still_open(layer, tight)
         if exact or not bool(again.any()):
@@ -199,17 +199,19 @@ class IntermediateBounds:
         """Parts of a layer's open neurons, and who bounds them."""
         for passes in self._passes(run, layer, bounds):
             view = passes.view
-            for rows, neurons, used in _chunks(view.by_position(open_neurons), view.network, view.node):
+            for rows, neurons, used in _chunks(view.by_position(open_neurons), view):
                 yield passes, rows, neurons, used
 
     def _passes(self, run: _Run, layer: Layer, bounds: Bounds) -> Sequence[_Passes | CentredPasses]:
         """Plain ones in float32 where they hold and nobody is to prove them again."""
         network, working, tracer = run.network, run.working, run.tracer
         if self.ascent is None and tracer is UNTRACED and working.dtype == torch.float32 and not network.ball:
-            views = run.views(working, layer)
-            known = Centred.of(network, bounds, max(_widest(view.network, view.node) for view in views))
+            views = run.views(working, layer, ends=True)
+            known = Centred.of(network, bounds, max(view.widest for view in views))
             if known is not None:
-                return [CentredPasses(known, view, run.unsafe) for view in views]
+                return [
+                    CentredPasses(known, view, run.unsafe, partial(Before, working, layer)) for view in views
+                ]
         whole = tracer.whole_network and self.ascent is not None
         both = ([Whole(one, layer)] if whole else run.views(one, layer) for one in (network, working))
         sizes = magnitudes(network, bounds)
@@ -282,8 +284,8 @@ class _Passes:
     """Sweeps for both ends of a layer's neurons, in the network's own precision; with an ascent each from slopes of its own."""
 
     ascent: Restricted | None
-    view: Whole | PatchNetwork
-    working_view: Whole | PatchNetwork
+    view: View
+    working_view: View
     known: Bounds
     sizes: dict[int, Tensor]
     run: _Run
@@ -321,62 +323,13 @@ class _Passes:
         return ascended.to(state["alpha"].device, state["alpha"].dtype)
 
 
-@dataclass(frozen=True)
-class Whole:
-    """A layer's neurons behind the whole network: what `PatchNetwork` is for patches."""
-
-    network: Network
-    layer: Layer
-    source: ClassVar[int] = 0
-    sums: ClassVar[None] = None
-    sees_all: ClassVar[bool] = True
-
-    @property
-    def node(self) -> int:
-        return self.layer.pre_node
-
-    def by_position(self, open_neurons: Bool[Tensor, "batch size"]) -> Bool[Tensor, "batch size"]:
-        return open_neurons
-
-    def objective(self, rows: Tensor, neurons: Int[Tensor, "rows count"], like: Tensor) -> Tensor:
-        return Objective.both_ends(neurons, self.layer.size, like).coefficients[:, :, 0]
-
-    def neurons(self, rows: Tensor, neurons: Int[Tensor, "rows count"]) -> tuple[Tensor, Tensor]:
-        return rows[:, None], neurons
-
-    def problem(self, rows: Tensor, neurons: Int[Tensor, "rows count"], bounds: Bounds) -> DualProblem:
-        objective = Objective.both_ends(neurons, self.layer.size, bounds.lower)
-        return DualProblem(self.network, bounds.select(rows), objective, node=self.node)
-
-    def sizes(self, rows: Tensor, sizes: dict[int, Tensor]) -> dict[int, Tensor]:
-        return sizes
-
-    def gathered(self, rows: Tensor, values: Mapping[int, Tensor], pre: bool = False) -> dict[int, Tensor]:
-        return {index: value[rows] for index, value in values.items() if index in self._seen}
-
-    def inside(self, node: int, rows: Tensor, cotangent: Tensor) -> Tensor:
-        return cotangent
-
-    @cached_property
-    def _seen(self) -> frozenset[int]:
-        return self.network.ancestors[self.node]
-
-
-View = Whole | PatchNetwork
-
-
-def views_of(network: Network, layer: Layer) -> Sequence[View]:
-    """What sweeps for a layer's neurons have to see; each neuron is in one of these views."""
-    return ([] if network.ball else PatchNetwork.of(network, layer)) or [Whole(network, layer)]
-
-
 def _carried_forward(run: _Run, bounds: Bounds, relevant: Tensor | None) -> Bounds:
     """With what linear functions of the inputs tell, where these are so few that it costs next to nothing beside the passes."""
     network, inputs = run.network, slice(0, run.network.inputs)
     free = is_wide(bounds.lower[:, inputs], bounds.upper[:, inputs]).any(0).sum()
     columns = 4 * (2 + int(free))
     passes = sum(
-        2 * int(still_open(layer, bounds, relevant).sum()) * _seen(run.views(network, layer)[0])
+        2 * int(still_open(layer, bounds, relevant).sum()) * run.views(network, layer, ends=True)[0].seen
         for layer in network.layers
         if _worth_a_pass(network, layer)
     )
@@ -391,11 +344,6 @@ def _carried_forward(run: _Run, bounds: Bounds, relevant: Tensor | None) -> Boun
         part = None if run.unsafe is None else run.unsafe.select(some)
         found.append(forward(network, bounds.select(some), run.deadline, part).bounds)
     return Bounds.concatenate(found)
-
-
-def _seen(view: Whole | PatchNetwork) -> int:
-    """How many values a neuron's sweep comes by."""
-    return sum(view.network.nodes[i].size for i in view.network.ancestors[view.node])
 
 
 def _worth_a_pass(network: Network, layer: Layer) -> bool:
@@ -415,16 +363,11 @@ def still_open(
     return found if relevant is None else found & relevant[layer.variables]
 
 
-def _widest(network: Network, node: int) -> int:
-    """The largest value that a sweep from a node comes by."""
-    return max(network.nodes[i].size for i in network.ancestors[node])
-
-
 def _chunks(
-    open_neurons: Bool[Tensor, "batch size"], network: Network, node: int
+    open_neurons: Bool[Tensor, "batch size"], view: Sighted
 ) -> Iterator[tuple[Tensor, Int[Tensor, "rows count"], Bool[Tensor, "rows count"]]]:
     """Boxes and their open neurons (padded to equal counts; `used` tells which are real), few enough for the memory."""
-    passes = max(2, _CHUNK_BYTES // (2 * _widest(network, node) * network.dtype.itemsize))
+    passes = max(2, _CHUNK_BYTES // (2 * view.widest * view.network.dtype.itemsize))
     counts = open_neurons.sum(1)
     order = torch.argsort(counts, descending=True)
     order = order[counts[order] > 0]

@@ -101,8 +101,11 @@ class PatchNetwork:
     sees_all: ClassVar[bool] = False
 
     @classmethod
-    def of(cls, network: Network, layer: Layer) -> list[PatchNetwork]:
-        """The windows of a layer behind convolutions, for each phase; none where they are not a good deal smaller than the layers."""
+    def of(cls, network: Network, layer: Layer, ends: bool = False) -> list[PatchNetwork]:
+        """The windows of a layer behind convolutions, for each phase; none where they are not a good deal smaller than the layers.
+
+        ends: windows may end at a node that is something else; what is before it is left to whom they are for.
+        """
         sums = None if _rank(network, layer.pre_node) else _Sums.of(network, layer)
         target = layer.pre_node if sums is None else sums.node
         rank = _rank(network, target)
@@ -113,14 +116,13 @@ class PatchNetwork:
             phases = product(*(range(min(period, size)) for size in image))
             found = []
             for phase in phases:
-                windows = sight.windows(period, phase)
+                windows = sight.windows(period, phase, ends)
                 if windows is None:
                     break
                 found.append(cls._made(sight, layer, windows, sums))
             else:
                 total = sum(network.nodes[i].size for i in network.ancestors[target])
-                seen = sum(node.size for one in found for node in one.network.nodes)
-                return found if seen <= _WORTH * total * len(found) else []
+                return found if sum(one.seen for one in found) <= _WORTH * total * len(found) else []
         return []
 
     @classmethod
@@ -145,6 +147,38 @@ class PatchNetwork:
     def node(self) -> int:
         """The pre-activations, or what they are sums of, in `network`."""
         return len(self.network.nodes) - 1
+
+    @cached_property
+    def behind(self) -> int | None:
+        """The node that windows end at, with a whole network before it; None where that is the input, moved."""
+        alike = all(
+            isinstance(operator, Affine) and operator.moves
+            for operator in (self.whole.nodes[i].operator for i in self.whole.ancestors[self.source] - {0})
+        )
+        return None if alike else self.source
+
+    @cached_property
+    def widest(self) -> int:
+        """The largest value that a sweep comes by."""
+        return max(max(node.size for node in self.network.nodes), *self._before)
+
+    @cached_property
+    def seen(self) -> int:
+        """How many values a neuron's sweep comes by."""
+        return sum(node.size for node in self.network.nodes) + sum(self._before)
+
+    @property
+    def _before(self) -> list[int]:
+        """The sizes of the values before the windows."""
+        known = () if self.behind is None else self.whole.ancestors[self.behind]
+        return [0, *(self.whole.nodes[i].size for i in known)]
+
+    def put(self, rows: Int[Tensor, " rows"], cotangent: Float[Tensor, "rows objectives size"]) -> Tensor:
+        """A cotangent of the first windows as one of the whole node that they are of."""
+        places, within = self._at(self.source, rows)
+        whole = cotangent.new_zeros(*cotangent.shape[:2], self.whole.nodes[self.source].size)
+        index = places[:, None].expand_as(cotangent)
+        return whole.scatter_add_(2, index, cotangent * within[:, None])
 
     @property
     def _target(self) -> int:

@@ -271,27 +271,31 @@ class Sight:
     rank: int
     _moves: dict[int, _Moves | None] = field(default_factory=dict)
 
-    def windows(self, period: int, phase: Shape) -> dict[int, Window] | None:
+    def windows(self, period: int, phase: Shape, ends: bool = False) -> dict[int, Window] | None:
         """The window of every node that the positions of a phase depend on; None where something mixes positions.
 
-        All maps that only move the input's entries are left out but the last.
+        All maps that only move the input's entries are left out but the last. ends: windows may end at one node that mixes positions.
         """
         network = self.network
+        first = set[int]()
         found: dict[int, Window | None] = {self.target: Window((period,) * self.rank, phase, phase)}
         moving = _moving(network)
         for index in sorted(network.ancestors[self.target], reverse=True):
             window = found.get(index)
             if index in found and window is None:
                 return None
-            if window is None or index in moving:
+            if window is None:
                 continue
-            under = self._needed(index, window)
+            under = None if index in moving else self._needed(index, window)
             if under is None:
-                return None
+                if index not in moving and (not ends or index == self.target):
+                    return None
+                first.add(index)
+                continue
             for operand in network.nodes[index].operands:
                 known = found.get(operand, under)
                 found[operand] = None if known is None else under.joined(known)
-        if sum(index in moving for index in found) != 1:
+        if len(first) != 1:
             return None
         return {index: window for index, window in sorted(found.items()) if window is not None}
 
