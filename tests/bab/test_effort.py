@@ -5,11 +5,12 @@ from __future__ import annotations
 from concurrent.futures import ThreadPoolExecutor
 from functools import reduce
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
 
-from verify.bab.effort import SPLITTING, Effort, Halving, Observation, Splitting
+from verify.bab.effort import SPLITTING, Effort, Halving, Ledger, Observation, Splitting
 from verify.bab.techniques.tightened_boxes import last_layers
 from verify.network.activations import Relu
 from verify.network.affine import Dense
@@ -243,3 +244,15 @@ def test_last_layers() -> None:
     assert last_layers(network(100, 50, 6, 3)) == 2
     assert last_layers(network(50, 50)) == 2
     assert last_layers(network(50)) == 1
+
+
+def test_as_many_as_there_is_time_for() -> None:
+    """Portions that can be done whole; one at least, and all where nothing is known."""
+    nothing = Ledger()
+    assert nothing.within(1.0, 7) == 7
+    none = torch.zeros(0, 2, dtype=torch.float64)
+    known = Ledger(none, calls=np.array([1.0, 4.0, 8.0, 16.0, 32.0]))  # four took 8 s
+    assert known.within(100.0, 7) == 7
+    assert known.within(5.0, 7) == 2
+    assert known.within(0.1, 7) == 1
+    assert known.within(0.1, 0) == 0

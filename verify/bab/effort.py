@@ -244,6 +244,11 @@ class Ledger:
         whole, each = self.line
         return whole + each * count
 
+    def within(self, seconds: float, most: int) -> int:
+        """How many subproblems can be done in so many seconds, of `most`: one at least, all where nothing is known."""
+        whole, each = self.line
+        return min(most, max(1, int((seconds - whole) / each))) if each > 0 and most else most
+
     @property
     def at_no_cost(self) -> int:
         """Subproblems that take no longer together than an application to none does."""

@@ -62,10 +62,14 @@ class TightenedBoxes(ABC):
     def apply(
         self, bounded: BoundedBoxes, index: Int[Tensor, " index"], knowledge: Knowledge, deadline: Deadline
     ) -> tuple[BoundedBoxes, Observation]:
-        """The boxes, those of the index with tighter bounds."""
+        """The boxes, those of the index with tighter bounds: the next to refuted, as many as there is time to do whole."""
         deadline.check()
+        soft_deadline = deadline.share(self.share)
+        most = knowledge.effort.ledger(self.name).within(soft_deadline.remaining, len(index))
+        if most < len(index):
+            index = index[bounded.bound[index].topk(most).indices]
         began, before = time.monotonic(), bounded.select(index)
-        tight = self.tighten(before, deadline, deadline.share(self.share))
+        tight = self.tighten(before, deadline, soft_deadline)
         after = self.bounder.bounded(before.subproblems, tight, knowledge.shared, 1, deadline).better(before)
         seconds = time.monotonic() - began
         tried = torch.full_like(after.tried, self.number)
