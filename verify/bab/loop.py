@@ -131,7 +131,10 @@ class BranchAndBound:
                 f"numerical floor: {self.stuck} subproblems can be split no further and are not refuted",
             )
         if not self.problem.clauses:
-            return self._outcome("unsat", "no input can violate the property as it is written")
+            return self._outcome(
+                "unsat",
+                "no clause is left to search: intervals of the outputs, or the property as written, exclude all",
+            )
         return self._outcome("unsat", f"every subproblem of all {self.problem.clauses} clauses is refuted")
 
     def _interrupted(self) -> str:
