@@ -100,9 +100,11 @@ def test_a_box_is_tightened_once_for_all_of_its_clauses(monkeypatch: pytest.Monk
     boxes: list[int] = []
     tighten = IntermediateBounds.tighten
 
-    def counted(self: IntermediateBounds, network: Network, bounds: Bounds, *rest: Any) -> Bounds:
+    def counted(
+        self: IntermediateBounds, network: Network, bounds: Bounds, *rest: Any, **named: Any
+    ) -> Bounds:
         boxes.append(len(bounds))
-        return tighten(self, network, bounds, *rest)
+        return tighten(self, network, bounds, *rest, **named)
 
     monkeypatch.setattr(IntermediateBounds, "tighten", counted)
     bounded_roots(strategy, 8)

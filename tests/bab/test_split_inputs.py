@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 from nets import DOUBLE, label, loaded, property_text, random_box, random_network, row_text, samples
+from patience import PATIENCE
+from test_search_verdicts import search_for
 
 from verify.bab.box_bounds import BoxBounder
+from verify.bab.inputs import SplitInputs
 from verify.bab.strategy import Objectives, grouped
 from verify.bab.techniques.clipping import Clipping
 from verify.bounders.ibp import interval
@@ -106,3 +111,47 @@ def test_rows_lie_above_their_bounds_and_slopes(activation: Activation) -> None:
         assert bool((values >= found - 1e-9 * (1 + found.abs())).all()), seed
         sloped += int((slopes != 0).any())
     assert sloped > 5
+
+
+def opposed(seed: int, gap: float) -> Problem:
+    """Two outputs each of which is to be the larger one, by a gap; together they cannot, if it is above 0."""
+    network = random_network(seed, "chain", [Relu(), Relu(), Relu()])
+    box = random_box(network, 1, seed, 1.0)
+    lower, upper = (end[0, : network.inputs].tolist() for end in (box.lower, box.upper))
+    one, other = ([sign * ((i == 0) - (i == 1)) for i in range(network.outputs)] for sign in (1.0, -1.0))
+    text = property_text(
+        lower, upper, network.outputs, f"(and {row_text(one, -gap)} {row_text(other, -gap)})"
+    )
+    return Problem(loaded(network), parse(text))
+
+
+@pytest.mark.parametrize("seed", [1, 2, 3])
+def test_rows_that_contradict_are_refuted_at_once(seed: int) -> None:
+    problem = opposed(seed, 1e-3)
+    outcome = search_for(problem, "inputs").run(Deadline.after(PATIENCE))
+    assert outcome.verdict == "unsat" and outcome.progress.opened == 1
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_ascents_lie_below_every_point(seed: int) -> None:
+    """Bounds of rows as one, and boxes that are clipped by them."""
+    problem = opposed(seed, -0.4)
+    strategy = search_for(problem, "inputs").strategy
+    assert isinstance(strategy, SplitInputs) and strategy.ascended is not None
+    bounder, knowledge = strategy.bounder, strategy.begin()
+    subproblems = strategy._roots_of(knowledge.shared.members)
+    subproblems = replace(subproblems, alone=torch.ones_like(subproblems.alone))
+    before = bounder.on_intervals(subproblems, bounder.boxes(subproblems), knowledge.shared, Deadline())
+    index = torch.arange(len(subproblems))
+    after, seen = strategy.ascended.apply(before, index, knowledge, Deadline())
+    assert bool((after.bound >= before.bound).all()) and len(seen) == 1
+    box = bounder.boxes(subproblems)
+    points = samples(box.lower, box.upper, 2000, seed)[0]
+    objective = bounder.rows(after.clause[:, None])
+    values = (
+        bounder.network.forward(points) @ objective.coefficients[0, :, 0].mT - objective.thresholds[0, :, 0]
+    )
+    assert float(after.bound) <= float(values.amax(1).min()) + 1e-9
+    unsafe = points[(values <= 0).all(1)]
+    assert bool(((unsafe >= after.lower) & (unsafe <= after.upper)).all())
+    assert not (bool(after.refuted) and len(unsafe))

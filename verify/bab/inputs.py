@@ -24,6 +24,7 @@ from verify.bab.strategy import (
     applied,
     root_subproblems,
 )
+from verify.bab.techniques.ascended_boxes import AscendedBoxes
 from verify.bab.techniques.forward_bounds import ForwardBounds
 from verify.bab.techniques.tightened_boxes import AllLayers, LastLayers, TightenedBoxes, last_layers
 from verify.bounders.intermediate import IntermediateBounds
@@ -59,25 +60,29 @@ class SplitInputs:
     bounder: BoxBounder
     tighter: tuple[TightenedBoxes, ...]
     forward: ForwardBounds | None
+    ascended: AscendedBoxes | None
     tracer: ProofTracer
 
     @classmethod
     def of(
         cls, problem: Problem, network: Network, intermediate: IntermediateBounds, tracer: ProofTracer
     ) -> SplitInputs:
-        """With all that a proof can hold: forward bounds, those of the last layers, those of all, dearer each."""
+        """With all that a proof can hold: forward bounds, those of the last layers, those of all, ascents, dearer each."""
         bounder = BoxBounder(problem, network, Objectives(problem, network.device))
         first = last_layers(network)
         last = first < len(network.layers) and tracer.proves(Provable.LAST_LAYERS)
         forward = tracer.proves(Provable.FORWARD)
-        count, clips = 1 + last + forward, tracer.proves(Provable.INHERITED_BOUNDS)
+        ascents = tracer.proves(Provable.ASCENDED_BOXES)
+        every, clips = 1 + last + forward, tracer.proves(Provable.INHERITED_BOUNDS)
+        count = every + ascents
         tighter: list[TightenedBoxes] = [
-            AllLayers(bounder, count, count, clips=clips, intermediate=intermediate)
+            AllLayers(bounder, every, count, clips=clips, intermediate=intermediate)
         ]
         if last:
-            tighter.insert(0, LastLayers(bounder, count - 1, count, intermediate=intermediate, first=first))
+            tighter.insert(0, LastLayers(bounder, every - 1, count, intermediate=intermediate, first=first))
         before = ForwardBounds(bounder, 1, count) if forward else None
-        return cls(bounder, (*([before] if before else []), *tighter), before, tracer)
+        last_of_all = AscendedBoxes(bounder, count, count) if ascents else None
+        return cls(bounder, (*([before] if before else []), *tighter), before, last_of_all, tracer)
 
     @property
     def objectives(self) -> Objectives:
@@ -204,12 +209,12 @@ class SplitInputs:
         return Result(Bounded(subproblems, found.refuted, found.minimiser), tuple(seen))
 
     def _in_turn(self, effort: Effort, count: int) -> list[TightenedBoxes]:
-        """Cheaper ones first, but for those that save too little of what a dearer one takes."""
+        """Cheaper ones first, but for those that save too little of what a dearer one takes; ascents on what they leave."""
         turns: list[TightenedBoxes] = []
         for technique in self.tighter:
             before = (effort.sooner(technique.name, other.name, count) for other in turns)
             turns.insert(next((i for i, sooner in enumerate(before) if sooner), len(turns)), technique)
-        return turns
+        return turns if self.ascended is None else [*turns, self.ascended]
 
     @property
     def _freely(self) -> bool:

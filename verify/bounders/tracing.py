@@ -44,6 +44,8 @@ class Provable(Enum):
     SHARED_FACTS = "shared facts"
     # of a subproblem of the input, bounds of the box that it was split from, and over what its rows leave of it
     INHERITED_BOUNDS = "inherited bounds"
+    # of a subproblem of the input, slopes and row weights that ascended
+    ASCENDED_BOXES = "ascents on boxes"
     # a second search that splits otherwise
     OTHER_SEARCH = "other search"
 

@@ -77,6 +77,7 @@ UNPROVED = {
     Provable.REDUCED_NETWORK,
     Provable.EXCLUDED_CLAUSES,
     Provable.INHERITED_BOUNDS,
+    Provable.ASCENDED_BOXES,
     Provable.OTHER_SEARCH,
 }
 # What blocks hold of networks without activations but ReLU alone, since slopes are stored of no others.
