@@ -261,6 +261,11 @@ def _chain(kind: str, **attributes: Any) -> Callable[[Graph, int], tuple[str, in
     return made
 
 
+def _waves(graph: Graph, inputs: int) -> tuple[str, int]:
+    value = graph.add("Sin", [graph.dense("X", inputs, 4)])
+    return graph.add("Cos", [graph.dense(value, 4, 4)]), 4
+
+
 def _clip(graph: Graph, inputs: int) -> tuple[str, int]:
     for name, value in (("low", -0.5), ("high", 0.8)):
         graph.constants.append(onnx.numpy_helper.from_array(np.array(value, np.float32), name))
@@ -271,7 +276,7 @@ def _clip(graph: Graph, inputs: int) -> tuple[str, int]:
 FAMILIES: dict[str, Callable[[Graph, int], tuple[str, int]]] = {
     "relu": _chain("Relu"), "convolution": _convolution, "residual": _residual, "sigmoid": _chain("Sigmoid"),
     "tanh": _chain("Tanh"), "leaky": _chain("LeakyRelu", alpha=0.1), "clip": _clip, "maximum": _maximum,
-    "product": _product,
+    "product": _product, "waves": _waves,
 }  # fmt: skip
 
 

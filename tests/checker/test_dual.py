@@ -1,6 +1,6 @@
 """The checker's dual bound: whatever the multipliers, it is below the objective; float64 pays for its roundings.
 
-Truth is a forward pass in Fractions written here (sigmoid and tanh to 60 digits), float32 passes in several orders of summation,
+Truth is a forward pass in Fractions written here (sigmoid, tanh, sine and cosine to 60 digits), float32 passes in several orders of summation,
 and ONNX Runtime.
 """
 
@@ -45,6 +45,8 @@ ACTIVATIONS: tuple[tuple[str, tuple[Any, ...]], ...] = (
     ("product", ()),
     ("square", ()),
     ("reciprocal", ()),
+    ("sin", ()),
+    ("cos", ()),
 )
 IDS = [f"{kind}{'_'.join(map(str, parameters))}" for kind, parameters in ACTIVATIONS]
 every_activation = pytest.mark.parametrize(("kind", "parameters"), ACTIVATIONS, ids=IDS)
@@ -70,6 +72,33 @@ def exponential(z: Fraction) -> Decimal:
         return (Decimal(z.numerator) / Decimal(z.denominator)).exp()
 
 
+def pi() -> Fraction:
+    """To 90 digits, by Machin's formula."""
+
+    def arctangent(inverse: int) -> Fraction:
+        return sum(
+            (Fraction((-1) ** k, (2 * k + 1) * inverse ** (2 * k + 1)) for k in range(70)), Fraction(0)
+        ).limit_denominator(10**95)
+
+    return 16 * arctangent(5) - 4 * arctangent(239)
+
+
+PI = pi()
+
+
+def sine(z: Fraction) -> Fraction:
+    """By its series, near 0."""
+    rest = z - 2 * PI * round(z / (2 * PI))
+    with localcontext(prec=60):
+        term = Decimal(rest.numerator) / Decimal(rest.denominator)
+        square, found, k = term * term, term, 1
+        while abs(term) > Decimal(10) ** -60 * abs(found):
+            k += 2
+            term = -term * square / (k * (k - 1))
+            found += term
+        return Fraction(found)
+
+
 def activated(kind: str, parameters: tuple[Any, ...], z: list[Fraction]) -> list[Fraction]:
     """An activation by its definition."""
     if kind == "product":
@@ -89,6 +118,8 @@ def activated(kind: str, parameters: tuple[Any, ...], z: list[Fraction]) -> list
             ),
             "square": lambda v: v * v,
             "reciprocal": lambda v: 1 / v,
+            "sin": sine,
+            "cos": lambda v: sine(v + PI / 2),
         }[kind]
         return [Fraction(function(v)) for v in z]
 
@@ -495,7 +526,7 @@ def test_bound_holds_in_onnx_runtime(family: str, exact: bool) -> None:
 
 
 def test_curved_activations_have_no_float32_semantics() -> None:
-    for kind in ("sigmoid", "tanh", "product", "square", "reciprocal"):
+    for kind in ("sigmoid", "tanh", "product", "square", "reciprocal", "sin", "cos"):
         network = random_network(1, [(kind, ())])
         with pytest.raises(Refused, match="not standardised"):
             Dual(network, Arithmetic(deployed=True))
@@ -546,7 +577,7 @@ def test_minimum_is_that_of_a_fine_grid(kind: str, parameters: tuple[Any, ...]) 
         "relu": lambda z: np.maximum(z, 0), "leaky": lambda z: np.where(z < 0, z * float(parameters[0]), z),
         "clip": lambda z: np.clip(z, *map(float, parameters)), "abs": np.abs, "tanh": np.tanh,
         "sigmoid": lambda z: 1 / (1 + np.exp(-z)), "square": np.square, "reciprocal": np.reciprocal,
-        "product": lambda z: z[..., :1] * z[..., 1:],
+        "product": lambda z: z[..., :1] * z[..., 1:], "sin": np.sin, "cos": np.cos,
     }  # fmt: skip
     values = t[:, None, 0] * functions[kind](grid)[..., 0] - (rho[:, None] * grid).sum(-1)
     terms = np.abs(t[:, 0]) * np.abs(functions[kind](grid)).max((1, 2)) + (np.abs(rho) * np.abs(grid).max(1)).sum(1)  # fmt: skip

@@ -14,9 +14,11 @@ import pytest
 import torch
 from onnx import TensorProto, helper, numpy_helper
 
+from verify.checker.activations import EXACT
+from verify.checker.builder import fractions
 from verify.checker.errors import Refused
 from verify.checker.maps import Scale
-from verify.checker.network import Network
+from verify.checker.network import Affine, Network
 from verify.checker.onnx_reader import read_model
 from verify.checker.onnx_register import rule
 from verify.checker.operators import CONSTANTS, RULES
@@ -27,8 +29,8 @@ FOLDER = Path(__file__).resolve().parents[3] / "shared" / "instances"
 RANDOM = np.random.default_rng(0)
 
 
-def floats(*shape: int) -> np.ndarray:
-    return RANDOM.standard_normal(shape).astype(np.float32)
+def floats(*shape: int, random: np.random.Generator = RANDOM) -> np.ndarray:
+    return random.standard_normal(shape).astype(np.float32)
 
 
 def integers(*numbers: int) -> np.ndarray:
@@ -103,10 +105,28 @@ FILL = [
     op("Shape", "s", "l"), op("ConstantOfShape", "l", "z", value=numpy_helper.from_array(integers(1))), op("Equal", "s minus", "q"),
     op("Where", "q z s", "w"), op("Expand", "x w", "y"),
 ]  # fmt: skip
+# a controller's value at a point, and a quadratic form of R^T R + I / 10
+LYAPUNOV = [
+    op("MatMul", "p v", "h"), op("Add", "b h", "i"), op("Relu", "i", "r"), op("MatMul", "r w", "o"), op("MatMul", "x s", "u"),
+    op("Sub", "u o", "d"), op("MatMul", "R Rt", "q"), op("Add", "eye q", "m"), op("MatMul", "d m", "e"), op("MatMul", "p m", "g"),
+    op("Mul", "g p", "k"), op("ReduceSum", "k last", "l", keepdims=0), op("Neg", "l", "n"), op("Mul", "e g", "f"), op("Add", "f n", "a"), op("Div", "a l", "y"),
+]  # fmt: skip
+SHAPES_OF_LYAPUNOV = {"p": (1, 3), "v": (3, 4), "b": (4,), "w": (4, 3), "s": (3, 3), "R": (3, 3)}
+OF_LYAPUNOV = {
+    name: floats(*shape, random=np.random.default_rng(k))
+    for k, (name, shape) in enumerate(SHAPES_OF_LYAPUNOV.items())
+}
+OF_LYAPUNOV |= {
+    "Rt": OF_LYAPUNOV["R"].T.copy(),
+    "eye": np.eye(3, dtype=np.float32) / np.float32(10), "last": integers(-1),
+}  # fmt: skip
 
 CASES: dict[str, Any] = {
+    "constants": ((1, 3), LYAPUNOV, OF_LYAPUNOV, 16),
+    "constant third": ((1, 3), [op("Div", "c d", "e"), op("Add", "x e", "a"), op("Sub", "e a", "y")], {"c": scalar(1), "d": scalar(3)}, 17),
+    "constants alone": ((1, 3), [op("ReduceSum", "c", "s", noop_with_empty_axes=1), op("Add", "x s", "y")], {"c": np.ones(3, dtype=np.float32)}, 17),
     **{kind: unary(kind) for kind in (
-        "Relu", "LeakyRelu", "Abs", "Sigmoid", "Tanh", "HardSigmoid", "Neg", "Identity", "Flatten", "Transpose",
+        "Relu", "LeakyRelu", "Abs", "Sigmoid", "Tanh", "HardSigmoid", "Sin", "Cos", "Neg", "Identity", "Flatten", "Transpose",
         "ReduceSum", "ReduceMean", "ReduceMax", "ReduceMin", "Dropout",
     )},
     "LeakyRelu slope": unary("LeakyRelu", alpha=0.3), "HardSigmoid other": unary("HardSigmoid", alpha=0.5, beta=0.1),
@@ -222,7 +242,7 @@ def test_operator(name: str) -> None:
     found = network.values(x)[-1]
     assert found.shape == expected.shape
     np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-5 * (1 + np.abs(expected).max()))
-    if not any(layer.kind in ("sigmoid", "tanh") for layer in network.layers):
+    if all(layer.kind in EXACT for layer in network.layers):
         exact = network.values(rationals(x[:1].astype(np.float64)))[-1]
         assert all(isinstance(number, type(rationals(np.zeros(1))[0])) for number in exact.ravel())
         np.testing.assert_allclose(found[:1], exact.astype(np.float64), rtol=1e-12, atol=1e-12)
@@ -285,6 +305,42 @@ def test_external_data(tmp_path: Path) -> None:
         read_model(data)
 
 
+def test_constants_are_computed_exactly() -> None:
+    """Products of three factors, which no float64 number holds: matrices become sums of such."""
+    a, b, c = (floats(2, 2) for _ in range(3))
+    nodes = [op("MatMul", "a b", "p"), op("MatMul", "p c", "m"), op("MatMul", "x m", "y")]
+    network = read_model(model((1, 2), nodes, {"a": a, "b": b, "c": c}))
+    (node,) = network.nodes[1:]
+    assert isinstance(node, Affine) and len(node.operands) == 2
+    x = floats(1, 2)
+    first, second, third, point = (fractions(one) for one in (a, b, c, x))
+    found = network.values(rationals(x))[-1]
+    assert (found == rationals(point @ first @ second @ third)).all()
+    assert network.undeployed.startswith("the model computes constants")
+    assert (network.exact.values(rationals(x))[-1] == found).all()
+
+
+THIRD = {"c": scalar(1), "d": scalar(3)}
+
+
+@pytest.mark.parametrize(
+    ("nodes", "weights", "match"),
+    [
+        ([op("Div", "c d", "e"), op("Max", "x e", "y")], THIRD, "no float64 number"),
+        ([op("Div", "c d", "e"), op("Clip", "x e", "y")], THIRD, "no float64 number"),
+        ([op("Div", "c d", "e"), op("Pow", "x e", "y")], THIRD, "no float64 number"),
+        ([op("Div", "c d", "e"), op("Unsqueeze", "e i", "f"), op("Concat", "x f", "y", axis=0)], THIRD | {"i": integers(0)}, "no float64 number"),
+        ([op("Div", "m d", "e"), op("MatMul", "x e", "y")], THIRD | {"m": floats(2, 2)}, "too many digits"),
+        ([op("MatMul", "i j", "e"), op("Add", "x z", "y")], {"i": integers(1, 2), "j": integers(1, 2), "z": floats(2)}, "no real numbers"),
+        ([op("Add", "c d", "e0"), *(op("Mul", f"e{i} e{i}", f"e{i + 1}") for i in range(12)), op("Add", "x e12", "y")],
+         {"c": floats(1), "d": floats(1) / 3}, "too long|too small|Overflow"),
+    ],
+)  # fmt: skip
+def test_constants_that_stay_fractions_go_nowhere_else(nodes: Any, weights: Any, match: str) -> None:
+    with pytest.raises(Refused, match=match):
+        read_model(model((2,), nodes, weights))
+
+
 def constants_only() -> bytes:
     return model([1, 2], [op("Relu", "x", "a"), op("Neg", "c", "y")], {"c": floats(2)})
 
@@ -294,7 +350,7 @@ def repeated_name() -> bytes:
 
 
 REFUSED: dict[str, tuple[bytes, str]] = {
-    "unknown operator": (model([1, 2], [op("Cos", "x", "y")]), "Cos 'y': this operator"),
+    "unknown operator": (model([1, 2], [op("Erf", "x", "y")]), "Erf 'y': this operator"),
     "unknown domain": (model([1, 2], [helper.make_node("Relu", ["x"], ["y"], domain="mine")]), "domain"),
     "unknown attribute": (model([1, 2], [op("Relu", "x", "y", colour=3)]), "colour"),
     "unknown value": (model([1, 2], [op("Pad", "x p", "y", mode="edge")], {"p": integers(0, 1, 0, 1)}), "mode"),
@@ -308,7 +364,6 @@ REFUSED: dict[str, tuple[bytes, str]] = {
     "NaN limit": (model([1, 2], [op("Clip", "x c", "y")], {"c": scalar(np.nan)}), "NaN"),
     "wrong limits": (model([1, 2], [op("Clip", "x c d", "y")], {"c": scalar(1), "d": scalar(0)}), "order"),
     "zero": (model([1, 2], [op("Div", "x c", "y")], {"c": scalar(0)}), "ZeroDivision"),
-    "inexact constant": (model([1, 2], [op("Div", "c d", "e"), op("Add", "x e", "y")], {"c": scalar(1), "d": scalar(3)}), "no float64"),
     "half": (model([1, 2], [op("Add", "x c", "y")], {"c": np.ones(2, np.float16)}), "FLOAT16"),
     "rounding": (model([1, 2], [op("Cast", "x", "y", to=TensorProto.INT64)]), "rounds"),
     "training": (model([1, 2], [op("Dropout", "x - t", "y")], {"t": np.array(True)}), "training"),

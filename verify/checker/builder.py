@@ -20,6 +20,8 @@ from verify.checker.network import Activation, Affine, Input, Network, Node
 from verify.checker.rationals import Array, Integers, Shape
 
 MOST_NUMBERS = 2**28  # of one tensor
+MOST_BITS = 2**12  # of a number that is computed from others
+MOST_PARTS = 4  # float64 numbers that one is the sum of
 ROOT_BITS = 200  # of a square root that is no rational number
 
 
@@ -45,6 +47,29 @@ def simplest(numbers: Array) -> Array:
     """Fractions as float64 if they all are float64 numbers, else as they are."""
     floats, same = rounded(numbers)
     return floats if same else numbers
+
+
+def computed_exactly(numbers: Array) -> Array:
+    """Fractions as `simplest` has them. Refused where they have become too long to compute with."""
+    parts = [part for number in numbers.ravel() for part in (number.numerator, number.denominator)]
+    if any(part.bit_length() > MOST_BITS for part in parts):
+        raise Refused("a constant is computed from others, and too long to be computed exactly")
+    return simplest(numbers)
+
+
+def floats_of(numbers: Array) -> list[NDArray[np.float64]]:
+    """Arrays of float64 whose sum the numbers are exactly; itself, where it is of float64. Refused where it takes too many."""
+    if numbers.dtype != object:
+        return [numbers]
+    found: list[NDArray[np.float64]] = []
+    rest, same = numbers, False
+    while not same:
+        if len(found) == MOST_PARTS:
+            raise Refused("a constant is computed from others, and has too many digits")
+        floats, same = rounded(rest)
+        found.append(floats)
+        rest = rest - fractions(floats)
+    return found
 
 
 def square_root(number: Fraction) -> Fraction:
@@ -75,8 +100,13 @@ class Value:
         return math.prod(self.shape)
 
 
-Constant: TypeAlias = NDArray[Any]  # float64, int64 or bool
+Constant: TypeAlias = NDArray[Any]  # float64, int64, bool, or Fractions where an operator takes those
 Tensor: TypeAlias = Value | Constant
+
+
+def holds_fractions(tensor: Tensor | None) -> bool:
+    """Whether it is a constant of numbers that are no float64 numbers."""
+    return tensor is not None and not isinstance(tensor, Value) and tensor.dtype == object
 
 
 def affordable(shape: Sequence[int]) -> Shape:
@@ -157,10 +187,11 @@ class Builder:
                 x = self.expand(operand, shape)
                 parts.append((Identity(x.size) if sign == 1 else scaling(np.array(-1.0), shape), x))
             elif (bias == 0).all():
-                bias = sign * real(operand)
+                bias = np.asarray(sign * real(operand))
             else:
                 self.folded = True
-                bias = simplest(fractions(bias) + sign * fractions(real(operand)))
+                both = fractions(bias) + sign * fractions(real(operand))
+                bias = simplest(np.asarray(both, dtype=object))
         if len(parts) == 1 and isinstance(parts[0][0], Identity) and (bias == 0).all():
             return parts[0][1]
         return self.affine(parts, shape, bias)

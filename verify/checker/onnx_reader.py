@@ -1,8 +1,8 @@
 """Reader of ONNX models: the content of a file in, the checker's network out.
 
 The network is the real-number function that the file's own weights define. One walk over the nodes, in the file's order: a
-tensor is a constant (an array) or a value (a node of the network). Constants are computed exactly, and must then be
-float64 numbers. Whatever is not known here to be understood is refused: operators, attributes, types, unknown shapes.
+tensor is a constant (an array) or a value (a node of the network). Constants are computed exactly; those that are no float64
+numbers go into sums and products alone. Whatever is not known here to be understood is refused: operators, attributes, types, unknown shapes.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import numpy as np
 import onnx
 from onnx import TensorProto, defs, external_data_helper
 
-from verify.checker.builder import Builder, Tensor, Value
+from verify.checker.builder import Builder, Tensor, Value, holds_fractions
 from verify.checker.errors import Refused
 from verify.checker.network import Network
 from verify.checker.onnx_call import Call, Rule
@@ -101,7 +101,7 @@ class Names:
         if self._declared.get(name, kind) != kind:
             raise Refused(f"{name!r} is declared with another type than it has")
         if not isinstance(tensor, Value):
-            if tensor.dtype != NUMPY[kind]:
+            if tensor.dtype != NUMPY[kind] and not (kind in FLOATS and holds_fractions(tensor)):
                 raise Refused(f"{name!r} is not of the type {type_name(kind)}")
             if kind == TensorProto.INT32 and (tensor != tensor.astype(np.int32)).any():
                 raise Refused("a whole number is too large for int32, and would wrap")
@@ -209,12 +209,15 @@ def compute(builder: Builder, proto: onnx.NodeProto, names: Names, opset: int) -
         return
     operands = [names.tensors[operand] if operand else None for operand in proto.input]
     types = [names.types[operand] if operand else None for operand in proto.input]
+    facts = facts_of(proto.op_type)
+    if not facts.takes_fractions and any(map(holds_fractions, operands)):
+        raise Refused("a constant that is computed from others, and is no float64 number")
     call = Call(builder, proto, operands, types, opset)
     result = rule_of(call)(call)
     if call.unread:
         raise Refused(f"the attributes {sorted(call.unread)} are not understood")
     results = result if isinstance(result, list) else [result]
-    facts, beyond = facts_of(proto.op_type), len(proto.output) - len(results)
+    beyond = len(proto.output) - len(results)
     if not 0 <= beyond <= facts.unread_results:
         raise Refused(f"{len(proto.output)} results, of which {len(results)} are understood")
     own = None if facts.own_type is None else facts.own_type(call)

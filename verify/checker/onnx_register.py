@@ -23,12 +23,14 @@ class Facts:
     """What is special about an operator.
 
     unread_results: how many results it may have beyond those of its rule, which leave those what they are. own_type: the element
-    type that it chooses for its result. mixes_floats: its operands may be of float32 and float64.
+    type that it chooses for its result. mixes_floats: its operands may be of float32 and float64. takes_fractions: its rules compute
+    exactly with constants that are no float64 numbers.
     """
 
     unread_results: int = 0
     own_type: Callable[[Call], int] | None = None
     mixes_floats: bool = False
+    takes_fractions: bool = False
 
 
 RULES: dict[str, Rule] = {}

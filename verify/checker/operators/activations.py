@@ -10,7 +10,7 @@ import numpy as np
 from verify.checker.builder import Builder, Value, real
 from verify.checker.errors import Refused
 from verify.checker.onnx_call import Call, Result, Rule
-from verify.checker.onnx_register import rule
+from verify.checker.onnx_register import of_constants, rule
 from verify.checker.onnx_schema import FLOATS
 
 
@@ -21,12 +21,19 @@ def plain(kind: str) -> Rule:
 
 for _operator, _kind in {
     "Abs": "abs",
+    "Cos": "cos",
     "Reciprocal": "reciprocal",
     "Relu": "relu",
     "Sigmoid": "sigmoid",
+    "Sin": "sin",
     "Tanh": "tanh",
 }.items():
     rule(_operator)(plain(_kind))
+
+
+@of_constants("Relu", takes_fractions=True)
+def relu_of_constants(call: Call) -> Result:
+    return np.where(call.needed(0) > 0, real(call.needed(0)), 0)
 
 
 def limit(call: Call, place: int, name: str, default: float) -> float:

@@ -9,12 +9,11 @@ from typing import Any
 
 import numpy as np
 
-from verify.checker.builder import Builder, Constant, Tensor, Value, fractions, real, reciprocals, rounded
+from verify.checker.builder import Builder, Tensor, Value, computed_exactly, fractions, real, reciprocals
 from verify.checker.errors import Refused
 from verify.checker.onnx_call import Call, Result
 from verify.checker.onnx_register import of_constants, rule
 from verify.checker.onnx_schema import FLOATS
-from verify.checker.rationals import Array
 
 MOST_POWER = 64  # the largest exponent
 
@@ -120,23 +119,15 @@ ARITHMETIC = {
 }
 
 
-@of_constants(*ARITHMETIC)
+@of_constants(*ARITHMETIC, takes_fractions=True)
 def computed(call: Call) -> Result:
     """Add, Sub, Mul, Div, Neg: exact, of integers as ONNX has them (a quotient loses its fraction)."""
     function: Any = ARITHMETIC[call.proto.op_type]
     result = np.asarray(function(*map(fractions, call.constants())), dtype=object)
     if call.types[0] in FLOATS:
         call.builder.folded = True
-        return exactly(result)
+        return computed_exactly(result)
     return np.array([math.trunc(number) for number in result.ravel()], dtype=np.int64).reshape(result.shape)
-
-
-def exactly(numbers: Array) -> Constant:
-    """Fractions as float64, refused if they are none."""
-    floats, same = rounded(numbers)
-    if not same:
-        raise Refused("a constant is computed from others, and is no float64 number")
-    return floats
 
 
 @of_constants("Equal")

@@ -7,17 +7,39 @@ from fractions import Fraction
 
 import numpy as np
 
-from verify.checker.builder import Builder, Constant, Tensor, Value, fractions, real, simplest
+from verify.checker.builder import (
+    Builder,
+    Constant,
+    Tensor,
+    Value,
+    computed_exactly,
+    floats_of,
+    fractions,
+    real,
+    simplest,
+)
 from verify.checker.errors import Refused
 from verify.checker.maps import Dense
 from verify.checker.onnx_call import Call, Result
-from verify.checker.onnx_register import rule
+from verify.checker.onnx_register import of_constants, rule
 from verify.checker.rationals import Array
 
+MOST_PRODUCTS = 2**20  # of Fractions
 
-@rule("MatMul")
+
+@rule("MatMul", takes_fractions=True)
 def matmul(call: Call) -> Result:
     return matrix_product(call.builder, *call.two())
+
+
+@of_constants("MatMul")
+def product_of_constants(call: Call) -> Result:
+    """Exactly, of real numbers."""
+    a, b = (real(operand) for operand in call.constants())
+    if a.size * (b.shape[-1] if b.ndim > 1 else 1) > MOST_PRODUCTS:
+        raise Refused("a product of constants that is too large to be computed exactly")
+    call.builder.folded = True
+    return computed_exactly(np.asarray(fractions(a) @ fractions(b), dtype=object))
 
 
 def turned(builder: Builder, x: Tensor) -> Tensor:
@@ -63,7 +85,8 @@ def times_matrix(builder: Builder, x: Value, weight: Constant, bias: Array | Non
         x = builder.expand(builder.reshape(x, shape), (*lead, *shape[-2:]))
         groups = np.broadcast_to(matrices, (*lead, *matrices.shape[-2:])).reshape(-1, *matrices.shape[-2:])
         rows = shape[-2]
-    return builder.affine([(Dense(groups, rows), x)], (*lead, *row, *column), bias)
+    parts = [(Dense(part, rows), x) for part in floats_of(groups)]
+    return builder.affine(parts, (*lead, *row, *column), bias)
 
 
 @rule("Gemm")

@@ -7,10 +7,10 @@ from fractions import Fraction
 
 import numpy as np
 
-from verify.checker.builder import Value, numbering, real
+from verify.checker.builder import Value, computed_exactly, fractions, numbering, real
 from verify.checker.errors import Refused
 from verify.checker.onnx_call import Call, Result
-from verify.checker.onnx_register import rule
+from verify.checker.onnx_register import of_constants, rule
 from verify.checker.operators.arithmetic import several
 from verify.checker.rationals import Integers, Shape
 
@@ -45,6 +45,17 @@ def reduce_sum(call: Call) -> Result:
     axes = axes_of(call, len(call.x.shape))
     call.flag("keepdims", 1)
     return call.x if axes is None else sum_over(call, axes, mean=call.proto.op_type == "ReduceMean")
+
+
+@of_constants("ReduceSum", takes_fractions=True)
+def sum_of_constants(call: Call) -> Result:
+    """Exactly, of real numbers."""
+    numbers = real(call.needed(0))
+    axes, kept = axes_of(call, numbers.ndim), call.flag("keepdims", 1)
+    if axes is None:
+        return numbers
+    call.builder.folded = True
+    return computed_exactly(np.asarray(fractions(numbers).sum(axis=axes, keepdims=kept), dtype=object))
 
 
 @rule("ReduceMax", "ReduceMin")
