@@ -26,7 +26,7 @@ from verify.proof.box_tracer import BoxTracer
 from verify.proof.certificate import PIECEWISE, UNPROVED, CertificateTracer
 from verify.proof.tracer import NO_PROOF, InputBoxes, ProofTracer
 from verify.proof.writer import CertificateWriter
-from verify.state import Subproblems
+from verify.state import Bounds, Subproblems
 
 SIZES = (3, 4, 2)
 
@@ -170,3 +170,26 @@ def test_roots_that_begin_anew_again(tmp_path: Path) -> None:
         nodes = covered.cursor().counted("<i8").tolist()
         assert sorted(nodes) == [*range(2, roots), roots + 1, roots + 2, roots + 3]
         assert covered.data[8 + 8 * len(nodes) :].view("<i8").tolist() == [1] * len(nodes)
+
+
+def test_clipped_boxes_leave_room_for_who_rounds_otherwise(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Bug found: behind products the checker's boxes are wider by 1e-11 of them, and no certificate was proved."""
+    problem, subproblems = problem_of()
+    inputs = problem.network.inputs
+    whole = Bounds(problem.bounds.lower[:, :inputs], problem.bounds.upper[:, :inputs])
+    written: list[Any] = []
+    lower, upper = whole.lower.clone(), whole.upper.clone()
+    lower[:, 0], upper[:, 1] = 0.25, 0.5
+    nothing = torch.zeros(1, 2, 1, 1, dtype=torch.float64)
+    found = InputBoxes(torch.tensor([False]), torch.tensor([1]), nothing, lower, upper)
+    with CertificateWriter(tmp_path / "certificate") as writer:
+        tracer = CertificateTracer(problem.network, 1, writer)
+        monkeypatch.setattr(tracer, "write", written.append)
+        box = tracer.input_boxes(subproblems, whole, found)
+    (clip,) = written
+    assert torch.equal(clip.lower, box.lower) and torch.equal(clip.upper, box.upper)
+    assert bool((box.lower >= whole.lower).all() and (box.upper <= whole.upper).all())
+    room = torch.tensor([lower[0, 0] - box.lower[0, 0], box.upper[0, 1] - upper[0, 1]])
+    assert bool(((room > 1e-7) & (room < 1e-5)).all())

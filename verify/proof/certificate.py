@@ -89,6 +89,8 @@ PIECEWISE = {
 }
 # of an interval: a clipped box that keeps more of all of them is not worth a proof
 _CLIP = 0.9
+# of an interval, by which boxes are clipped less, for who rounds in another way
+_CLIP_SLACK = 1e-6
 
 
 class CertificateTracer(ProofTracer):
@@ -368,6 +370,7 @@ class CertificateTracer(ProofTracer):
 
     def input_boxes(self, subproblems: Subproblems, whole: Bounds, found: InputBoxes) -> Bounds:
         """Boxes clipped by little, which the checker would work for, are left whole."""
+        found = found.roomier(_CLIP_SLACK, whole)
         narrower = ((found.upper - found.lower) < _CLIP * (whole.upper - whole.lower)).any(1)
         clipped = narrower & ~found.refuted
         if bool(found.refuted.any()):

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, TypeVar
 
+import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
@@ -29,6 +30,12 @@ class InputBoxes(Struct):
     weights: Float[Tensor, "batch passes group rows"]
     lower: Float[Tensor, "batch inputs"]
     upper: Float[Tensor, "batch inputs"]
+
+    def roomier(self, share: float, whole: Bounds) -> InputBoxes:
+        """With boxes larger by a share of the whole ones, inside of these."""
+        slack = share * (whole.upper - whole.lower)
+        lower = torch.maximum(self.lower - slack, whole.lower)
+        return replace(self, lower=lower, upper=torch.minimum(self.upper + slack, whole.upper))
 
 
 class ProofTracer:
