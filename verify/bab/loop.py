@@ -126,15 +126,11 @@ class BranchAndBound:
             told = f"a counterexample was found and replayed in {self.problem.model.runtime}"
             return self._outcome("sat", told, witness)
         if self.stuck:
-            return self._outcome(
-                "unknown",
-                f"numerical floor: {self.stuck} subproblems can be split no further and are not refuted",
-            )
+            told = f"numerical floor: {self.stuck} subproblems can be split no further and are not refuted"
+            return self._outcome("unknown", told)
         if not self.problem.clauses:
-            return self._outcome(
-                "unsat",
-                "no clause is left to search: intervals of the outputs, or the property as written, exclude all",
-            )
+            told = "no clause is left to search: intervals of the outputs, or the property as written, exclude all"
+            return self._outcome("unsat", told)
         return self._outcome("unsat", f"every subproblem of all {self.problem.clauses} clauses is refuted")
 
     def _interrupted(self) -> str:
@@ -361,6 +357,8 @@ class _Branching:
         self.deadline, self.others_turn = deadline, others_turn
         self.steps: dict[Future[Done], Subproblems] = {}
         self.attacks: set[Future[Done]] = set()
+        # whether a step began or ended since the last attack, which may take no time at all
+        self.stepped = True
         # the step that may add to what is shared
         self.sole: Future[Done] | None = None
         # since when subproblems are split, and the most that were open at once since then
@@ -410,8 +408,9 @@ class _Branching:
     def _hand_out(self, draining: bool) -> None:
         """An attack now and then, and batches for all who are idle, unless steps are to come to their end."""
         search, deadline = self.search, self.deadline
-        if not self.attacks and (attack := search.next_attack(self.clauses)) is not None:
+        if self.stepped and not self.attacks and (attack := search.next_attack(self.clauses)) is not None:
             self.attacks.add(self.executor.submit(partial(timed, attack, deadline)))
+            self.stepped = False
         idle = 0 if draining else self.executor.workers - len(self.steps) - len(self.attacks)
         for share in range(idle, 0, -1):
             if len(search.frontier):
@@ -420,6 +419,7 @@ class _Branching:
                 job = self.executor.submit(search.job(subproblems, knowledge, deadline))
                 self.sole = self.sole or job
                 self.steps[job] = subproblems
+                self.stepped = True
         search.working_on(self._working)
 
     @property
@@ -438,6 +438,7 @@ class _Branching:
                 return witness
             # not before: until its children wait, a subproblem is open
             if (worked_on := self.steps.pop(job, None)) is not None:
+                self.stepped = True
                 self.search._working -= len(worked_on)
                 self.search.checkpoint.gone(worked_on)
         return None
