@@ -14,15 +14,18 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnx
 import onnxruntime
 import pytest
 import torch
 from make_data import FAMILIES, HERE, Files, Parts, hidden, network, placed, searched
 from nets import property_text, relu_model, row_text
 
+import verify
 from verify.bab.activations import SplitActivations
 from verify.bab.loop import BranchAndBound
 from verify.bab.strategy import root_subproblems
+from verify.bounders import intermediate
 from verify.bounders.ascent import Bounder
 from verify.bounders.decoupled import Dvijotham, SupergradientAscent
 from verify.bounders.ibp import interval, magnitudes
@@ -564,6 +567,37 @@ def test_sentences_tell_the_arithmetic(family: str, splits: str, tmp_path: Path)
     if found.proved:
         assert found.summary is not None
         assert "exact rational arithmetic" not in found.sentence or found.summary.in_rationals
+
+
+def test_maps_that_follow_one_another(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Before the first activation intervals lose through two maps, so the checker makes a pass as the search does: 2 x_0 and 2 x_1 by way of sums.
+
+    Nothing rests on bounds that are carried forward, which the checker does not know.
+    """
+    monkeypatch.delattr(intermediate, "_carried_forward")
+    turn = np.array([[1, 1], [1, -1]], dtype=np.float32)
+    node = onnx.helper.make_node
+    graph = onnx.helper.make_graph(
+        [
+            node("MatMul", ["x", "turn"], ["h"]),
+            node("MatMul", ["h", "turn"], ["z"]),
+            node("Relu", ["z"], ["r"]),
+            node("MatMul", ["r", "ones"], ["y"]),
+        ],
+        "turned",
+        [onnx.helper.make_tensor_value_info("x", onnx.TensorProto.FLOAT, [1, 2])],
+        [onnx.helper.make_tensor_value_info("y", onnx.TensorProto.FLOAT, [1, 1])],
+        [
+            onnx.numpy_helper.from_array(turn, "turn"),
+            onnx.numpy_helper.from_array(np.ones((2, 1), np.float32), "ones"),
+        ],
+    )
+    model = onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", 17)], ir_version=8)
+    onnx.save(model, tmp_path / "model.onnx")
+    (tmp_path / "spec.vnnlib").write_text(property_text([0, 0], [1, 1], 1, "(>= Y_0 4.2)"))
+    proof = tmp_path / "proof"
+    result = verify.verify(tmp_path / "model.onnx", tmp_path / "spec.vnnlib", certificate=proof)
+    assert result.verdict == "unsat" and result.statistics["subproblems"] == 1
 
 
 def test_data_folders() -> None:

@@ -72,6 +72,7 @@ class SplitInputs:
         first = last_layers(network)
         last = first < len(network.layers) and tracer.proves(Provable.LAST_LAYERS)
         forward = tracer.proves(Provable.FORWARD)
+        intermediate = replace(intermediate, forward=forward)
         ascents = tracer.proves(Provable.ASCENDED_BOXES)
         every, clips = 1 + last + forward, tracer.proves(Provable.INHERITED_BOUNDS)
         count = every + ascents

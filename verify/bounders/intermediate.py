@@ -68,10 +68,11 @@ class IntermediateBounds:
     """Tightens all pre-activations' bounds on a batch of boxes.
 
     With `ascent`, every neuron's slopes are first optimised, on a `working` copy of the network in lower precision; the bound
-    that counts is still a sweep of the network itself.
+    that counts is still a sweep of the network itself. forward: where few inputs are open, linear functions of these come first.
     """
 
     ascent: Restricted | None = None
+    forward: bool = True
 
     def tighten(
         self,
@@ -93,7 +94,7 @@ class IntermediateBounds:
         run = _Run(network, working or network, deadline, soft_deadline, tracer, unsafe)
         inputs = slice(0, network.inputs)
         bounds, _ = interval(network, bounds.lower[:, inputs], bounds.upper[:, inputs], bounds)
-        if self.ascent is None and tracer is UNTRACED:
+        if self.forward and self.ascent is None and tracer is UNTRACED:
             bounds = _carried_forward(run, bounds, relevant)
         bounds = tracer.settled(bounds)
         if self.ascent is not None:

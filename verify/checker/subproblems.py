@@ -16,6 +16,7 @@ from verify.checker.bounding import Objective, Pair
 from verify.checker.clauses import Rows
 from verify.checker.dual import Linear
 from verify.checker.errors import NotProved, Refused
+from verify.checker.network import Affine, Input, Network
 from verify.checker.proof import CHUNK, Proof
 from verify.checker.rules import Rule, register
 from verify.checker.stream import Cursor
@@ -135,7 +136,7 @@ def _tightened(proof: Proof, bounds: Pair) -> Pair:
         low, high = lower[:, columns], upper[:, columns]
         open_ones = (low < 0) & (high > 0) if layer.kind == "relu" else low < high
         most = int(open_ones.sum(1).max())
-        if not most or not proof.dual.layers_below(layer.operand):
+        if not most or _exact_by_intervals(proof.network, layer.operand):
             continue
         neurons = np.argsort(~open_ones, axis=1, kind="stable")[:, :most]
         used = np.take_along_axis(open_ones, neurons, 1)
@@ -152,6 +153,12 @@ def _tightened(proof: Proof, bounds: Pair) -> Pair:
             np.put_along_axis(end, places, better(np.take_along_axis(end, places, 1), found), 1)
         lower, upper = proof.bounder.propagated(new)
     return lower, upper
+
+
+def _exact_by_intervals(network: Network, index: int) -> bool:
+    """Whether a node is one affine map of the input; through several, intervals lose."""
+    node = network.nodes[index]
+    return isinstance(node, Affine) and all(isinstance(network.nodes[i], Input) for _, i in node.operands)
 
 
 def _clipped(rows: Linear, box: Pair, weights: Array, gamma: float) -> tuple[Array, Array, Array]:
