@@ -331,6 +331,8 @@ THIRD = {"c": scalar(1), "d": scalar(3)}
         ([op("Div", "c d", "e"), op("Pow", "x e", "y")], THIRD, "no float64 number"),
         ([op("Div", "c d", "e"), op("Unsqueeze", "e i", "f"), op("Concat", "x f", "y", axis=0)], THIRD | {"i": integers(0)}, "no float64 number"),
         ([op("Div", "m d", "e"), op("MatMul", "x e", "y")], THIRD | {"m": floats(2, 2)}, "too many digits"),
+        # few numbers on one side, many groups of them on the other
+        ([op("MatMul", "r g", "e"), op("Add", "x e", "y")], {"r": floats(1, 8), "g": np.ones((2**16, 8, 4), np.float32)}, "too large to be computed exactly"),
         ([op("MatMul", "i j", "e"), op("Add", "x z", "y")], {"i": integers(1, 2), "j": integers(1, 2), "z": floats(2)}, "no real numbers"),
         ([op("Add", "c d", "e0"), *(op("Mul", f"e{i} e{i}", f"e{i + 1}") for i in range(12)), op("Add", "x e12", "y")],
          {"c": floats(1), "d": floats(1) / 3}, "too long|too small|Overflow"),

@@ -156,9 +156,11 @@ def _tightened(proof: Proof, bounds: Pair) -> Pair:
 
 
 def _exact_by_intervals(network: Network, index: int) -> bool:
-    """Whether a node is one affine map of the input; through several, intervals lose."""
+    """Whether a node is the input or one affine map of it; through several, and where several add up, intervals lose."""
     node = network.nodes[index]
-    return isinstance(node, Affine) and all(isinstance(network.nodes[i], Input) for _, i in node.operands)
+    if isinstance(node, Affine) and len(node.operands) == 1:
+        node = network.nodes[node.operands[0][1]]
+    return isinstance(node, Input)
 
 
 def _clipped(rows: Linear, box: Pair, weights: Array, gamma: float) -> tuple[Array, Array, Array]:

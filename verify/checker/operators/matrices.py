@@ -36,10 +36,17 @@ def matmul(call: Call) -> Result:
 def product_of_constants(call: Call) -> Result:
     """Exactly, of real numbers."""
     a, b = (real(operand) for operand in call.constants())
-    if a.size * (b.shape[-1] if b.ndim > 1 else 1) > MOST_PRODUCTS:
+    if _products(a, b) > MOST_PRODUCTS:
         raise Refused("a product of constants that is too large to be computed exactly")
     call.builder.folded = True
     return computed_exactly(np.asarray(fractions(a) @ fractions(b), dtype=object))
+
+
+def _products(a: Constant, b: Constant) -> int:
+    """How many a matrix product adds up, in all of its groups."""
+    rows = a.shape[-2] if a.ndim > 1 else 1
+    columns = b.shape[-1] if b.ndim > 1 else 1
+    return int(math.prod(np.broadcast_shapes(a.shape[:-2], b.shape[:-2])) * rows * a.shape[-1] * columns)
 
 
 def turned(builder: Builder, x: Tensor) -> Tensor:
