@@ -18,7 +18,7 @@ from verify.deadline import Deadline
 from verify.lagrangian.dual import DualProblem
 from verify.loading import reindex
 from verify.network.activations import Activation, Relu, Sigmoid
-from verify.network.affine import Combine, Reshape, Scale
+from verify.network.affine import Combine, Dense, Reshape, Scale
 from verify.network.convolution import Convolution
 from verify.network.graph import Layer, Network
 from verify.network.moves import NonNegative, Permute
@@ -273,6 +273,19 @@ def test_other_maps_between_positions_have_no_windows() -> None:
     before, behind = draft.network().layers
     assert PatchNetwork.of(draft.network(), before)
     assert not PatchNetwork.of(draft.network(), behind)
+
+
+def test_layers_without_neurons() -> None:
+    """Slices that leave nothing have no windows."""
+    draft = Draft(torch.Generator().manual_seed(0), (1, 2, 6, 6))
+    first = draft.activation(convolved(draft, 0, 2), Relu())
+    value = convolved(draft, first, 2)
+    none = reindex.Slice(((0, 1, 1), (0, 0, 1), (0, 6, 1), (0, 6, 1)))
+    value = draft.add(NonNegative(none, ((1, 2, 6, 6),)), (value,), (1, 0, 6, 6))
+    flat = draft.flat(draft.activation(value, Relu()))
+    draft.add(Dense(torch.zeros(1, 0, dtype=DOUBLE), torch.zeros(1, dtype=DOUBLE)), (flat,), (1,))
+    network = draft.network()
+    assert [len(PatchNetwork.of(network, layer)) for layer in network.layers] == [1, 0]
 
 
 def test_large_windows_are_not_worth_it(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import pytest
 import torch
 from nets import DOUBLE, EXAMPLES, FAMILIES, label, random_network
@@ -40,7 +42,7 @@ def test_all_that_an_output_depends_on(activation: Activation) -> None:
 
 
 @pytest.mark.parametrize("images", [residual_images, stretched_images])
-def test_one_pixel_asks_for_few(images) -> None:  # type: ignore[no-untyped-def]
+def test_one_pixel_asks_for_few(images: Callable[[int, Activation], Network]) -> None:
     """Behind convolutions alone an entry depends on its surroundings."""
     network = images(0, Relu())
     last = network.layers[-1]

@@ -172,7 +172,8 @@ class IntermediateBounds:
         ):
             run.deadline.check()
             exact = passes.exact
-            if gain.next_to_none or (
+            # of several boxes those to come may differ: whoever asks for many knows what passes bring
+            if (len(bounds) == 1 and gain.next_to_none) or (
                 run.soft_deadline is not None and self._too_slow(pace, run.soft_deadline)
             ):
                 break

@@ -23,7 +23,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from verify.bounders.windows import Sight, Window, cropped
+from verify.bounders.windows import LONGEST_PERIOD, Sight, Window, cropped
 from verify.lagrangian.domain import Patches
 from verify.lagrangian.dual import DualProblem
 from verify.network.affine import Affine, Combine, Scale, Shape
@@ -32,7 +32,6 @@ from verify.network.graph import Layer, Network, Node
 from verify.state import Bounds, Objective
 
 _WORTH = 1.0  # of all entries that a pass goes through: larger windows are not worth it
-_LONGEST_PERIOD = 8
 _CHUNK = 2**22  # entries of sums that are looked at at once
 
 
@@ -52,18 +51,26 @@ class _Sums:
             return None
         rank, size = _rank(network, node), network.nodes[node].size
         positions = math.prod(network.nodes[node].shape[-rank:])
-        found = []
-        step = max(1, _CHUNK // size)
-        for first in range(0, layer.size, step):
+        if not layer.size or not size:
+            return None
+        owners, columns, values = [], [], []
+        for first in range(0, layer.size, step := max(1, _CHUNK // size)):
             count = min(step, layer.size - first)
             unit = torch.zeros(count, layer.size, dtype=network.dtype, device=network.device)
             unit.diagonal(first).fill_(1.0)
-            owner, column = (part := _onto(network, layer.pre_node, node, unit)).nonzero(as_tuple=True)
-            found.append(torch.stack([owner + first, column % positions, column // positions]))
-            found[-1] = torch.cat([found[-1].to(part), part[owner, column][None]])
-        owner, place, channel, value = torch.cat(found, 1)
+            part = _onto(network, layer.pre_node, node, unit)
+            owner, column = part.nonzero(as_tuple=True)
+            owners.append(owner + first)
+            columns.append(column)
+            values.append(part[owner, column])
+        column = torch.cat(columns)
         return cls._grouped(
-            node, owner.long(), place.long(), channel.long(), value, (positions, size // positions)
+            node,
+            torch.cat(owners),
+            column % positions,
+            column // positions,
+            torch.cat(values),
+            (positions, size // positions),
         )
 
     @classmethod
@@ -112,7 +119,7 @@ class PatchNetwork:
         if not rank:
             return []
         sight, image = Sight(network, target, rank), network.nodes[target].shape[-rank:]
-        for period in range(1, _LONGEST_PERIOD + 1):
+        for period in range(1, LONGEST_PERIOD + 1):
             phases = product(*(range(min(period, size)) for size in image))
             found = []
             for phase in phases:

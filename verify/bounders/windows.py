@@ -20,7 +20,8 @@ from verify.network.convolution import Convolution
 from verify.network.graph import Network, Node
 from verify.network.moves import NonNegative
 
-_LONGEST_PERIOD = 8
+# of places that see alike: of an axis's, and of an image's, which are parted into its power of networks
+LONGEST_PERIOD = 8
 
 
 @dataclass(frozen=True)
@@ -106,9 +107,9 @@ class _Within(Affine):
 
 @dataclass(frozen=True)
 class _Moved(Affine):
-    """Entries of windows, moved: an index of each axis, and of the operands' channels one behind the other (-1: nothing)."""
+    """Entries of windows, moved: an index of each axis (None: all in order), and of the operands' channels one behind the other (-1: nothing)."""
 
-    places: tuple[Int[Tensor, " size"], ...]
+    places: tuple[Int[Tensor, " size"] | None, ...]
     channels: Int[Tensor, " channels"]
     input_shapes: tuple[Shape, ...]
     output_shape: Shape
@@ -123,7 +124,7 @@ class _Moved(Affine):
         rank = len(self.places)
         value = torch.cat([x.reshape(len(x), -1, *x.shape[-rank:]) for x in operands], 1)
         for axis, index in enumerate(self.places):
-            value = value.index_select(2 + axis, index.to(value.device))
+            value = value if index is None else value.index_select(2 + axis, index.to(value.device))
         channels = self.channels.to(value.device)
         value = value.index_select(1, channels.clamp(min=0))
         real = (channels >= 0).to(value).reshape(-1, *(1,) * rank)
@@ -133,8 +134,9 @@ class _Moved(Affine):
         rank = len(self.places)
         value = cotangent.reshape(len(cotangent), -1, *self.output_shape[-rank:])
         for axis, index in enumerate(self.places):
-            size = self.input_shapes[0][axis - rank]
-            value = _added(value, 2 + axis, index.to(value.device), size)
+            if index is not None:
+                size = self.input_shapes[0][axis - rank]
+                value = _added(value, 2 + axis, index.to(value.device), size)
         real = (self.channels >= 0).to(value.device)
         channels = self.channels.to(value.device)[real]
         value = _added(value[:, real], 1, channels, sum(self._split))
@@ -153,8 +155,6 @@ class _Moved(Affine):
 
 def _added(value: Tensor, axis: int, index: Int[Tensor, " entries"], size: int) -> Tensor:
     """Entries of an axis added up at other places."""
-    if len(index) == size and torch.equal(index, torch.arange(size, device=index.device)):
-        return value
     shape = (*value.shape[:axis], size, *value.shape[axis + 1 :])
     return value.new_zeros(shape).index_add_(axis, index, value)
 
@@ -176,7 +176,7 @@ class _Steps:
     @classmethod
     def of(cls, table: list[int], size: int) -> _Steps | None:
         """The rule that a table of sources obeys (-1: none), within an axis of that size; None where there is none."""
-        for every in range(1, _LONGEST_PERIOD + 1):
+        for every in range(1, LONGEST_PERIOD + 1):
             pairs = list(zip(table, table[every:], strict=False))
             steps = {b - a for a, b in pairs if a >= 0 and b >= 0}
             if len(steps) > 1 or (steps and min(steps) < 1):
@@ -208,6 +208,8 @@ class _Moves:
         """None where entries change between channels and positions."""
         shapes = [network.nodes[operand].shape for operand in node.operands]
         if min(map(len, [*shapes, node.shape])) < rank or len({shape[-rank:] for shape in shapes}) > 1:
+            return None
+        if not all(map(math.prod, [*shapes, node.shape])):
             return None
         assert isinstance(node.operator, Affine)
         image, first, numbers = shapes[0][-rank:], 1, []
@@ -247,10 +249,9 @@ class _Moves:
     ) -> _Moved:
         """Between windows of these sample shapes."""
         ends = zip(window.first, window.last, needed.first, self.steps, strict=True)
-        places = tuple(
-            torch.tensor([rule(place) - start for place in range(low, high + 1)])
-            for low, high, start, rule in ends
-        )
+        lines = [[rule(place) - start for place in range(low, high + 1)] for low, high, start, rule in ends]
+        pairs = zip(lines, needed.sizes, strict=True)
+        places = tuple(None if line == list(range(size)) else torch.tensor(line) for line, size in pairs)
         return _Moved(places, self.channels, tuple(shapes), shape, summed)
 
 
