@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -29,6 +30,7 @@ from verify.checker.multipliers import Arithmetic, Multipliers
 from verify.checker.network import Activation, Affine, Input, Network
 from verify.checker.onnx_reader import read_model
 from verify.checker.rationals import rationals
+from verify.network.activations.relu import Relu
 
 Array = np.ndarray[Any, Any]
 ACTIVATIONS: tuple[tuple[str, tuple[Any, ...]], ...] = (
@@ -750,6 +752,16 @@ def test_neurons_that_are_linear_in_all_subproblems_are_left_out(seed: int) -> N
         assert np.allclose(alone.cotangent[0], together.cotangent[subproblem], rtol=1e-12, atol=1e-300)
         assert np.allclose(least[0], bound[subproblem], rtol=1e-9, atol=1e-9)
         assert np.allclose(alone.error[0], together.error[subproblem], rtol=1e-6)
+
+
+def test_rounding_does_not_decide_crowns_slopes() -> None:
+    """Ends as far from 0 as each other, but for the last digits: search and checker take the same line."""
+    generator = np.random.default_rng(5)
+    upper = 10.0 ** generator.uniform(-3, 3, 2000)
+    lower = -upper * (1 + generator.uniform(-1e-9, 1e-9, upper.size))
+    searched = Relu().hull(torch.from_numpy(lower), torch.from_numpy(upper)).initial().numpy()
+    checked = default_rho("relu", (), np.ones_like(upper), lower, upper)
+    assert (searched == 1).all() and (checked == 1).all()
 
 
 def test_a_bound_that_is_no_number_is_not_left_out() -> None:

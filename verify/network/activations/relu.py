@@ -15,6 +15,8 @@ from torch import Tensor, nn
 
 from verify.network.activations.base import Activation, Hull, LinearRelaxation, is_negative, strictly_inside
 
+TIES = 1 + 2.0**-20  # ends as far from 0 as each other get slope 1, whatever rounding did to them: the checker chooses alike
+
 
 def _unless_unstable(lower: Tensor, upper: Tensor) -> Tensor:
     """0 where `lower < 0 < upper`, else -inf."""
@@ -45,7 +47,7 @@ class ReluHull(Hull):
         self.intercept = torch.where(active, 0.0, self.intercept)
 
     def initial(self) -> Tensor:
-        return is_negative(-self.lower - self.upper).clamp(self.lowest, self.highest)
+        return is_negative(-self.lower - self.upper * TIES).clamp(self.lowest, self.highest)
 
     @property
     def alpha_range(self) -> tuple[Tensor, Tensor]:
