@@ -37,6 +37,12 @@ class Node:
     def size(self) -> int:
         return math.prod(self.shape)
 
+    @property
+    def weights(self) -> int:
+        """Numbers in its map's weights and biases; none in an activation."""
+        held = tensors(self.operator) if isinstance(self.operator, Affine) else {}
+        return sum(v.numel() for name, v in held.items() if v.is_floating_point() and name != "bias_size")
+
 
 @dataclass(frozen=True)
 class Layer:
@@ -125,13 +131,8 @@ class Network:
 
     @cached_property
     def weights(self) -> int:
-        """Numbers stored in affine maps."""
-        return sum(
-            value.numel()
-            for node in self.nodes
-            if isinstance(node.operator, Affine)
-            for value in tensors(node.operator).values()
-        )
+        """Numbers in the weights and biases of affine maps."""
+        return sum(node.weights for node in self.nodes)
 
     @cached_property
     def ancestors(self) -> tuple[frozenset[int], ...]:
