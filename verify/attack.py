@@ -152,9 +152,10 @@ class Attack:
         network: Network,
         owners: list[int],
         x: Float[Tensor, "batch inputs"],
-        limit: Deadline,
+        deadline: Deadline,
     ) -> Witness | None:
-        """PGD from given points, each on the clause that owns it."""
+        """PGD from given points, each on the clause that owns it, for as long as a round takes at most."""
+        limit = deadline.within(self.seconds)
         lower, upper = (end.to(network.device, network.dtype) for end in problem.boxes(owners))
         width = upper - lower
         objective = problem.objective(owners).to(network.device, network.dtype)

@@ -119,9 +119,10 @@ class StepAttack(Attack):
         network: Network,
         owners: list[int],
         x: Float[Tensor, "batch inputs"],
-        limit: Deadline,
+        deadline: Deadline,
     ) -> Witness | None:
-        """Descends from given points, each on its box."""
+        """Descends from given points, each on its box, for as long as a round takes at most."""
+        limit = deadline.within(self.seconds)
         boxes = problem.box_of[owners]
         for some in _by_box(problem, sorted(set(owners))):
             if limit.remaining <= 0:

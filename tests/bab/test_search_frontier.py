@@ -135,6 +135,7 @@ def test_random_traces_against_a_sorted_list(
             model = [(bound, n) for bound, n in model if n not in taken]
         assert len(frontier) == len(model)
         assert frontier.worst == min((bound for bound, _ in model), default=float("inf"))
+        assert frontier.tree == pytest.approx(sum(2.0 ** -depths[number] for _, number in model))
 
 
 def test_order_turns_round_when_crowded() -> None:

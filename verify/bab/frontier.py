@@ -48,7 +48,7 @@ class Frontier:
         self._capacity_bytes, self._storage = capacity_bytes, storage
         self._columns: dict[str, Tensor] = {}
         self._priority = torch.zeros(0, dtype=torch.float64)
-        self._count = 0
+        self._count, self._tree = 0, 0.0
 
     @property
     def storage(self) -> Mapping[str, Storage]:
@@ -66,6 +66,11 @@ class Frontier:
         return float(
             self._columns["lower_bound"][self._priority.argmin()].nan_to_num(nan=-1e30, neginf=-1e30)
         )
+
+    @property
+    def tree(self) -> float:
+        """What waits of the tree, in roots: a subproblem behind n splits is 2^-n of one."""
+        return self._tree if self._count else 0.0
 
     @property
     def bytes(self) -> int:
@@ -105,8 +110,9 @@ class Frontier:
                 )
             column[slots] = value.to(column)
         bound = batch.lower_bound.to("cpu", torch.float64).nan_to_num(nan=-1e30, neginf=-1e30)
-        self._priority[slots] = bound - _DEEPER * (batch.split_variable >= 0).sum(1).cpu()
-        self._count += len(batch)
+        splits = (batch.split_variable >= 0).sum(1).cpu()
+        self._priority[slots] = bound - _DEEPER * splits
+        self._count, self._tree = self._count + len(batch), self.tree + _share(splits)
 
     def pop(self, count: int, device: torch.device, dtype: torch.dtype) -> Subproblems:
         """Removes and returns up to `count` subproblems."""
@@ -116,8 +122,8 @@ class Frontier:
         keys = torch.where(taken, self._priority, -torch.inf) if best_first else self._priority
         slots = keys.topk(count, largest=best_first).indices
         self._priority[slots] = torch.inf
-        self._count -= count
         found = of_columns(self._rows(slots))
+        self._count, self._tree = self._count - count, self._tree - _share((found.split_variable >= 0).sum(1))
         state = found.state.map(lambda part: sent(part.to(dtype), device))
         return replace(found.map(lambda part: sent(part, device)), state=state)
 
@@ -198,6 +204,11 @@ def of_columns(values: Mapping[str, Tensor]) -> Subproblems:
     plain = {name: value for name, value in values.items() if _PART not in name}
     state = {name.removeprefix(_PART): value[:, None] for name, value in values.items() if _PART in name}
     return Subproblems(**plain, state=DualState(state))
+
+
+def _share(splits: Int[Tensor, " batch"]) -> float:
+    """Of the tree, in roots: what subproblems behind so many splits are."""
+    return float(torch.exp2(-splits.double()).sum())
 
 
 def _fill(name: str) -> int:

@@ -288,8 +288,7 @@ class BranchAndBound:
         count = max(_DESCENTS, free_points(self.network))
         chosen = torch.from_numpy(self.generator.permutation(len(clauses))[:count])
         owners, points = clauses[chosen].tolist(), points[chosen]
-
-        return partial(_descend, self.second_attack, self.problem, self.network, owners, points)
+        return partial(self.second_attack.descend, self.problem, self.network, owners, points)
 
     def _report(self, phase: str, working: int = 0) -> None:
         """Tells the reporter; `phase` is what comes now."""
@@ -336,9 +335,9 @@ class BranchAndBound:
         self._between = False
         return None
 
-    def working_on(self, subproblems: int) -> None:
-        """So many subproblems are worked on now."""
-        self._working = subproblems
+    def working_on(self, subproblems: int, tree: float) -> None:
+        """So many subproblems are worked on now. tree: what they are of it, in roots."""
+        self._working, self.progress.open_tree = subproblems, self.frontier.tree + tree
         self._report("branch and bound", subproblems)
 
 
@@ -356,6 +355,7 @@ class _Branching:
         self.search, self.executor, self.clauses = search, executor, clauses
         self.deadline, self.others_turn = deadline, others_turn
         self.steps: dict[Future[Done], Subproblems] = {}
+        self.trees: dict[Future[Done], float] = {}  # what they work on, of the tree
         self.attacks: set[Future[Done]] = set()
         # whether a step began or ended since the last attack, which may take no time at all
         self.stepped = True
@@ -414,13 +414,13 @@ class _Branching:
         idle = 0 if draining else self.executor.workers - len(self.steps) - len(self.attacks)
         for share in range(idle, 0, -1):
             if len(search.frontier):
-                subproblems = search.popped(share)
+                tree, subproblems = search.frontier.tree, search.popped(share)
                 knowledge = replace(search.knowledge, sole=self.sole is None)
                 job = self.executor.submit(search.job(subproblems, knowledge, deadline))
                 self.sole = self.sole or job
-                self.steps[job] = subproblems
+                self.steps[job], self.trees[job] = subproblems, tree - search.frontier.tree
                 self.stepped = True
-        search.working_on(self._working)
+        search.working_on(self._working, sum(self.trees.values()))
 
     @property
     def _working(self) -> int:
@@ -432,6 +432,7 @@ class _Branching:
         for job in self.executor.wait({*self.steps, *self.attacks}, self.deadline):
             done = job.result()
             self.attacks.discard(job)
+            self.trees.pop(job, None)
             self.sole = None if job is self.sole else self.sole
             witness = self.search.absorb(done)
             if witness is not None:
@@ -442,9 +443,3 @@ class _Branching:
                 self.search._working -= len(worked_on)
                 self.search.checkpoint.gone(worked_on)
         return None
-
-
-def _descend(
-    attack: Attack, problem: Problem, network: Network, owners: list[int], points: Tensor, deadline: Deadline
-) -> Witness | None:
-    return attack.descend(problem, network, owners, points, deadline.within(attack.seconds))

@@ -48,6 +48,8 @@ class Progress:
     opened: int = 0
     waiting: int = 0
     worst: float = float("-inf")
+    # of the tree, in roots: a subproblem behind n splits is 2^-n of one
+    open_tree: float = 0.0
     depth: int = 0
     batches: int = 0
     # subproblems bounded at once

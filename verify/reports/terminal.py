@@ -1,7 +1,8 @@
-"""A live line on a terminal: time, phase, subproblems open and closed, worst bound, rate. Silent elsewhere."""
+"""A live line on a terminal: time, phase, worst bound, open subproblems, rate, and how long it may take. Silent elsewhere."""
 
 from __future__ import annotations
 
+import math
 import sys
 import time
 from collections import Counter
@@ -15,6 +16,44 @@ if TYPE_CHECKING:
     from verify.study.records import Row
 
 
+_FIRST = 2.0  # seconds before something is said of what is left
+_LONG = 99 * 3600.0
+_NOTHING = 1e-9  # of a tree, by rounding
+
+
+class Pace:
+    """How much of the tree is done, and what the rest takes at the pace of the latter half of the time.
+
+    Halves of halves are counted as such: a guess, since some parts of a tree are far deeper than others.
+    """
+
+    def __init__(self) -> None:
+        self._seen: list[tuple[float, float]] = []
+
+    def told(self, seconds: float, progress: Progress) -> str:
+        """In words, at a time; nothing where there is nothing to go by."""
+        if progress.phase != "branch and bound":
+            return ""
+        now = progress.open_tree
+        if self._seen and now > self._seen[-1][1] + _NOTHING:  # it has begun anew
+            self._seen.clear()
+        self._seen.append((seconds, now))
+        first, middle = self._seen[0], self._seen[(len(self._seen) - 1) // 2]
+        if seconds - first[0] < _FIRST or now >= middle[1]:
+            return ""
+        left = now * (seconds - middle[0]) / (middle[1] - now)
+        done = f"{math.floor(100 * (1 - now / first[1]))} % done"
+        return f"{done}, ~{_span(left)} left" if left < _LONG else done
+
+
+def _span(seconds: float) -> str:
+    """A time in the unit that suits it."""
+    for unit, size in (("h", 3600), ("min", 60)):
+        if seconds >= 2 * size:
+            return f"{seconds / size:.0f} {unit}"
+    return f"{math.ceil(seconds)} s"
+
+
 class _Live(Silent):
     """Rewrites one line of stderr, a few times a second."""
 
@@ -23,6 +62,7 @@ class _Live(Silent):
 
         self._status = Console(stderr=True).status("loading")
         self._started = self._shown = time.monotonic()
+        self._pace, self._bound = Pace(), -math.inf
 
     def __enter__(self) -> _Live:
         self._status.start()
@@ -37,11 +77,16 @@ class _Live(Silent):
         if now - self._shown < 0.2:
             return
         self._shown, seconds = now, now - self._started
-        worst = f"worst {progress.worst:.4g}  " if progress.waiting else ""
-        self._status.update(
-            f"{seconds:.1f} s  {progress.phase}  open {progress.waiting}  closed {progress.closed}  {worst}"
-            f"depth {progress.depth}  {progress.opened / seconds:.0f}/s"
-        )
+        self._bound = progress.worst if math.isfinite(progress.worst) else self._bound
+        self._status.update(line(seconds, progress, self._bound, self._pace.told(seconds, progress)))
+
+
+def line(seconds: float, progress: Progress, worst: float, pace: str) -> str:
+    """What a terminal shows of a search, so many seconds after its beginning. worst: the lowest bound that was waiting last."""
+    bound = f"bound {worst:.4g}" if math.isfinite(worst) else ""
+    rate = f"{progress.opened / max(seconds, 1e-9):,.0f}/s"
+    waiting = f"open {progress.waiting:,}"
+    return "  ".join(filter(None, (f"{seconds:.1f} s", progress.phase, bound, waiting, rate, pace)))
 
 
 @contextmanager

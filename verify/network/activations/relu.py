@@ -15,7 +15,9 @@ from torch import Tensor, nn
 
 from verify.network.activations.base import Activation, Hull, LinearRelaxation, is_negative, strictly_inside
 
-TIES = 1 + 2.0**-20  # ends as far from 0 as each other get slope 1, whatever rounding did to them: the checker chooses alike
+TIES = (
+    1 + 2.0**-20
+)  # ends as far from 0 as each other get slope 1, whatever rounding did to them: the checker chooses alike
 
 
 def _unless_unstable(lower: Tensor, upper: Tensor) -> Tensor:
