@@ -278,3 +278,28 @@ def test_sequences(name: str, opset: int) -> None:
     model = text(SEQUENCES[name], opset=opset)
     model.graph.initializer.append(numpy_helper.from_array(np.array(-1), "last"))
     same(model)
+
+
+# names, which nodes need not have and need not have to themselves
+
+
+@pytest.mark.parametrize(
+    "names",
+    [
+        ("", "", ""),
+        ("x", "Relu", ""),
+        ("MatMul_1", "", ""),
+        ("/Relu", "", ""),
+        ("a.b", "a/b", "/a/b"),
+        ("initializers", "onnx_initializer_0", "onnx_initializer_1"),
+        ("h_split_output", "n1_Relu", "x"),
+    ],
+    ids=str,
+)
+@pytest.mark.parametrize("input_name", ["x", "MatMul", "Relu", "onnx_initializer_0"])
+def test_nodes_are_told_apart_whatever_their_names(names: tuple[str, ...], input_name: str) -> None:
+    model = text("h = MatMul (x, w) r = Relu (h) t = MatMul (r, v) y = Identity (t)")
+    for node, name in zip(model.graph.node, names, strict=False):
+        node.name = name
+    model.graph.input[0].name = model.graph.node[0].input[0] = input_name
+    same(model)

@@ -104,6 +104,7 @@ def _prepare(model: onnx.ModelProto, opset: int) -> None:
     """Changes the model in place so that onnx2torch converts every node of it, see the head of this file."""
     moved = False
     widen(model.graph)
+    _name_apart(model.graph)
     for node in model.graph.node:
         _write_out_defaults(node, opset)
         if node.domain == "" and _is_known(node.op_type, opset):
@@ -112,6 +113,16 @@ def _prepare(model: onnx.ModelProto, opset: int) -> None:
         _register(node.op_type, opset)
     if moved:
         model.opset_import.append(helper.make_opsetid(DOMAIN, opset))
+
+
+def _name_apart(graph: onnx.GraphProto) -> None:
+    """Names nodes so that onnx2torch, which keeps them by name, takes none for another, for an input, or for its own constants."""
+    taken = {"initializers", *(value.name for value in graph.input)}
+    for number, node in enumerate(graph.node):
+        named = node.name or node.op_type
+        while (key := OnnxGraph.generate_node_name(node)) in taken or key.startswith("onnx_initializer_"):
+            node.name = named = f"n{number}_{named}"
+        taken.add(key)
 
 
 def _write_out_defaults(node: onnx.NodeProto, opset: int) -> None:
