@@ -239,13 +239,17 @@ def test_expressions(kind: str) -> None:
 
 SENTENCES: dict[str, tuple[Callable[[], Any], str]] = {
     "linf": (lambda: verify.LinfBall(CENTRE, 0.1, 0), "Every input whose entries are all within 0.1 of x, cut to [0, 1], is given label 0: output 0 is above all others."),
-    "l2": (lambda: verify.L2Ball(CENTRE, 0.1, 1, clip=None), "Every input within Euclidean distance 0.1 of x, is given label 1: output 1 is above all others."),
+    "l2": (lambda: verify.L2Ball(CENTRE, 0.1, 1, clip=None), "Every input within Euclidean distance 0.1 of x is given label 1: output 1 is above all others."),
     "l1": (lambda: verify.L1Ball(CENTRE, 0.1, 0, std=2), "Every input whose entries' differences add up to at most 0.1 from those of x, cut to [0, 1], before the model is given (x - mean) / std, is given label 0: output 0 is above all others."),
     "monotone": (lambda: verify.Monotone(BOX, 2, up=False), "For all inputs x and x' in the box (4 inputs), raising input 2 alone never raises output 0."),
     "fair": (lambda: verify.Fair(BOX, {3: [0, 1]}, 0.5), "For all inputs x and x' in the box (4 inputs) that differ in the protected input 3 (one of 0, 1) alone, no two get different classes, at least not both by more than 0.5."),
     "range": (lambda: verify.OutputRange(BOX, -1, [1, 2, 3]), "For every input in the box (4 inputs), every output lies in [-1, 3] at most (each entry has its own)."),
     "always": (lambda: verify.Always((y[0] - 2 * y[1] <= 0) | (x[0, 2] > 0.5) & ~(y[2] == 1), BOX), "For every input x in the box (4 inputs), with output y: y[0] - 2 y[1] <= 0 or (x[0, 2] > 0.5 and y[2] != 1)."),
-    "specification": (lambda: verify.Specification(BOX, [[([1, 0, 0], 0.5)], [([0, 1, -2], 1)]]), "For no input in the box (4 inputs) (1 y[0] <= 0.5) or (1 y[1] + -2 y[2] <= 1)."),
+    "specification": (lambda: verify.Specification(BOX, [[([1, 0, 0], 0.5)], [([0, 1, -2], 1)]]), "For no input in the box (4 inputs), with output y: y[0] <= 0.5 or y[1] - 2 y[2] <= 1."),
+    "conjunction": (lambda: verify.Specification(BOX, [[([1, 0, 0], 0.5), ([-1, 0, 0], 0)]]), "For no input in the box (4 inputs), with output y: y[0] <= 0.5 and -y[0] <= 0."),
+    "numbers": (lambda: verify.Never(100 * y[0] >= 1e12 * x[0] + 1.02 + 1e-9 * x[1], BOX), "For no input x in the box (4 inputs), with output y: 100 y[0] >= 1e+12 x[0] + 1.02 + 1e-9 x[1]."),
+    "brightness": (lambda: verify.Brightness(CENTRE, 0, brightness=0.25, clip=None), "Every image x + b with one b from -0.25 to 0.25 for all its 4 entries is given label 0: output 0 is above all others."),
+    "contrast": (lambda: verify.Brightness(CENTRE, 0, brightness=(0.1, 0.1), contrast=(0.5, 1)), "Every image c x + 0.1 with one c from 0.5 to 1 for all its 4 entries, cut to [0, 1], is given label 0: output 0 is above all others."),
     "patch": (lambda: verify.Patch(np.full((2, 2), 0.5), 0, at=(0, 1)), "Every image that is x but for a patch of 1 by 1 pixels at row 0 and column 1, of any content, cut to [0, 1], is given label 0: output 0 is above all others."),
 }  # fmt: skip
 

@@ -14,6 +14,8 @@ import pytest
 from patience import PATIENCE
 
 import verify
+from benchmarks import notebooks
+from benchmarks.notebooks import NOTEBOOKS
 
 ROOT = Path(verify.__file__).parent.parent
 EXAMPLES = ROOT / "examples"
@@ -58,6 +60,32 @@ def test_an_export(example: Any) -> None:
 )
 def test_other_libraries(name: str, library: str, example: Any) -> None:
     assert example(name, library)["main"]().verdict == "unsat"
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+def test_notebooks(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """They run from their first cell to their last, and show what is stored: the same kinds of outputs, the same verdicts."""
+    monkeypatch.chdir(EXAMPLES)
+    stored = notebooks.read(path)
+    assert _shown(notebooks.run(stored)) == _shown(stored)
+
+
+def _shown(notebook: dict[str, Any]) -> list[tuple[list[str], list[str]]]:
+    """Of each output, its kinds, and the verdicts in it."""
+    outputs = [output for cell in notebook["cells"] for output in cell.get("outputs", ())]
+    texts = ["".join(o.get("text", ())) + "".join(o.get("data", {}).get("text/html", ())) for o in outputs]
+    kinds = [sorted(o.get("data", {o["output_type"]: ()})) for o in outputs]
+    return [
+        (kind, re.findall(r"unsat|sat|True|False", text)) for kind, text in zip(kinds, texts, strict=True)
+    ]
+
+
+def test_a_cell_that_fails_is_no_output() -> None:
+    cells = [{"cell_type": "code", "source": ["a = 1\n", "print(a)\n", "a + 1"], "outputs": []}]
+    (cell,) = notebooks.run({"cells": cells})["cells"]
+    assert [o.get("text") or o["data"]["text/plain"] for o in cell["outputs"]] == [["1\n"], ["2"]]
+    with pytest.raises(ZeroDivisionError):
+        notebooks.run({"cells": [{**cells[0], "source": ["1 / 0"]}]})
 
 
 def test_continuous_integration(tmp_path: Path) -> None:

@@ -101,7 +101,7 @@ class _Ball(PropertyBuilder):
     def sentence(self) -> str:
         """What is claimed of every input."""
         radius = readable(self.epsilon) if np.ndim(self.epsilon) == 0 else span(self.epsilon, self.epsilon)
-        return f"Every input {self._norm.format(radius)} of x{self.sample.of_data}, {self.sample.wins}."
+        return f"Every input {self._norm.format(radius)} of x{self.sample.claim}"
 
 
 @dataclass(frozen=True, eq=False)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping, Sequence, Sized
 from dataclasses import dataclass
-from decimal import Decimal
+from decimal import Context, Decimal
 from fractions import Fraction
 from typing import TYPE_CHECKING, Any
 
@@ -212,8 +212,19 @@ def many(number: int, what: str) -> str:
 def readable(number: float | Fraction) -> str:
     """A number in a sentence."""
     if isinstance(number, Fraction):  # which may be beyond all floats
-        return f"{(Decimal(number.numerator) / Decimal(number.denominator)).normalize():.10g}"
+        found = Context(prec=10).divide(Decimal(number.numerator), Decimal(number.denominator)).normalize()
+        return f"{found:f}" if -6 < found.adjusted() < 10 else f"{found:e}"
     return f"{number:.10g}"
+
+
+def summed(terms: Iterable[tuple[float | Fraction, str]]) -> str:
+    """A sum of multiples of what has names ("" is a constant), in a sentence."""
+    parts = list[str]()
+    for factor, name in terms:
+        absolute = -factor if factor < 0 else factor
+        size = "" if absolute == 1 and name else readable(absolute) + " " * bool(name)
+        parts.append((("- " if factor < 0 else "+ ") if parts else "-" * (factor < 0)) + size + name)
+    return " ".join(parts) or "0"
 
 
 def span(low: Any, high: Any) -> str:

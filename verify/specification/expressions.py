@@ -27,7 +27,7 @@ from verify.specification.base import (
     network_text,
     property_text,
     query_text,
-    readable,
+    summed,
     within,
 )
 from verify.validation import integer, real, refuse, shown
@@ -135,13 +135,10 @@ class Term(_NoTruth):
         return _compared("!=", self, other)
 
     def __repr__(self) -> str:
-        parts = list[str]()
-        for monomial, factor in self.terms.items():
-            factors = " ".join(f"{name}[{', '.join(map(str, place))}]" for name, place in monomial)
-            size = readable(abs(factor))
-            text = f"{'' if abs(factor) == 1 and factors else size + ' ' * bool(factors)}{factors}"
-            parts.append((("- " if factor < 0 else "+ ") if parts else "-" * (factor < 0)) + text)
-        return " ".join(parts) or "0"
+        return summed(
+            (factor, " ".join(f"{name}[{', '.join(map(str, place))}]" for name, place in monomial))
+            for monomial, factor in self.terms.items()
+        )
 
     @property
     def references(self) -> Iterator[Reference]:

@@ -17,6 +17,7 @@ from verify.specification.base import (
     property_text,
     readable,
     scores,
+    summed,
 )
 from verify.specification.samples import Sample, sample
 from verify.validation import fitting, integer, real, refuse, shown
@@ -124,7 +125,7 @@ class Patch(_Image):
         where = "anywhere" if self.at is None else f"at row {self.at[0]} and column {self.at[1]}"
         return (
             f"Every image that is x but for a patch of {height} by {width} pixels {where}, of any content"
-            f"{self.sample.of_data}, {self.sample.wins}."
+            f"{self.sample.claim}"
         )
 
 
@@ -196,10 +197,14 @@ class Brightness(_Image):
     def sentence(self) -> str:
         """What is claimed of every input."""
         (b, most_b), (c, most_c) = self.brightness, self.contrast
-        return (
-            f"Every image c x + b with one c from {readable(c)} to {readable(most_c)} and one b from {readable(b)} to "
-            f"{readable(most_b)} for all its {self.x.size} entries{self.sample.of_data}, {self.sample.wins}."
-        )
+        scaled, added = "c x" if c < most_c else summed([(c, "x")]), "b" if b < most_b else readable(b)
+        ranges = [
+            f"one {name} from {readable(low)} to {readable(high)}"
+            for name, low, high in (("c", c, most_c), ("b", b, most_b))
+            if low < high
+        ]
+        some = f" with {' and '.join(ranges)} for all its {self.x.size} entries" if ranges else ""
+        return f"Every image {scaled} + {added}{some}{self.sample.claim}"
 
 
 def _pair(name: str, value: Any, least: int, most: Any) -> tuple[int, int]:

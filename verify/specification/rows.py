@@ -17,6 +17,7 @@ from verify.specification.base import (
     parts,
     property_text,
     readable,
+    summed,
 )
 from verify.validation import array, real, refuse, shown
 
@@ -47,8 +48,8 @@ class Row:
         return f"(<= (+ {' '.join(terms)} 0.0) {exact(self.threshold)})"
 
     def __str__(self) -> str:
-        terms = [f"{readable(c)} y[{i}]" for i, c in enumerate(self.coefficients) if c]
-        return f"{' + '.join(terms) or '0'} <= {readable(self.threshold)}"
+        terms = ((c, f"y[{i}]") for i, c in enumerate(self.coefficients) if c)
+        return f"{summed(terms)} <= {readable(self.threshold)}"
 
 
 def _row(value: Any) -> Row:
@@ -108,7 +109,9 @@ class Specification(PropertyBuilder):
     def sentence(self) -> str:
         """What is claimed of every input."""
         rows: Any = self.unsafe
-        clauses = [" and ".join(map(str, clause)) for clause in rows]
-        shown_ = " or ".join(f"({clause})" for clause in clauses[:_SHOWN])
-        more = f" or one of {len(clauses) - _SHOWN} more alternatives" if len(clauses) > _SHOWN else ""
-        return f"For no input in the box ({many(self.box[0].size, 'input')}) {shown_}{more}."
+        clauses = [" and ".join(map(str, clause)) for clause in rows[:_SHOWN]]
+        told = " or ".join(
+            f"({clause})" if " and " in clause and len(rows) > 1 else clause for clause in clauses
+        )
+        more = f" or one of {len(rows) - _SHOWN} more alternatives" if len(rows) > _SHOWN else ""
+        return f"For no input in the box ({many(self.box[0].size, 'input')}), with output y: {told}{more}."

@@ -65,6 +65,12 @@ class Sample:
         return cut + (", before the model is given (x - mean) / std" if self.normalised else "")
 
     @property
+    def claim(self) -> str:
+        """What is claimed of all data of some kind, behind the words that say which."""
+        told = self.of_data
+        return f"{told}{',' if told else ''} {self.wins}."
+
+    @property
     def wins(self) -> str:
         """What is claimed of the outputs."""
         return f"is given label {self.label}: output {self.label} is above all others"
