@@ -186,8 +186,8 @@ def test_bad_arguments() -> None:
         verify.verify(model, verify.LinfBall(CENTRE, 0.1, 7), device="cpu")
     with pytest.raises(verify.InputError, match=r"shape \[2\].*\[1, 3\]"):
         verify.verify(model, verify.LinfBall(CENTRE[:2], 0.1, 0), device="cpu")
-    with pytest.raises(verify.InputError):
-        verify.verify(module(), good, device="cpu")
+    with pytest.raises(verify.InputError, match="give example_input"):
+        verify.verify(module(), verify.LinfBall(CENTRE[:2], 0.1, 0), device="cpu")
     with pytest.raises(verify.InputError, match="equal shapes"):
         verify.Specification((CENTRE, CENTRE[:2]), [[verify.Row([1.0, 0.0], 0.0)]]).text()
 

@@ -12,7 +12,7 @@ import resource
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -390,9 +390,24 @@ def test_info(command: Command) -> None:
     assert "property" not in json.loads(command("info", MODEL, "--format", "json").out)
 
 
-def test_help_names_the_exit_codes(command: Command) -> None:
-    for arguments in (("--help",), ("run", "-h"), ("bounds", "-h"), ("info", "-h")):
-        ran = command(*arguments)
-        assert ran.code == 0
-        assert "Exit codes" in ran.out
+def _commands(group: click.Group, path: tuple[str, ...] = ()) -> Iterator[tuple[str, ...]]:
+    """All commands, groups of them included."""
+    yield path
+    for name, found in group.commands.items():
+        yield from _commands(found, (*path, name)) if isinstance(found, click.Group) else [(*path, name)]
+
+
+def test_help_names_exit_codes_and_examples(command: Command) -> None:
+    """Of every command; an example is a command that there is, and the list of all cuts none of its lines off."""
+    every = list(_commands(cli.cli))
+    assert len(every) >= 15 and "..." not in command("--help").out.partition("Commands:")[2]
+    for path in every:
+        ran = command(*path, "-h")
+        assert ran.code == 0 and "Exit codes" in ran.out
+        examples = re.findall(r"^ +verify (.+)$", ran.out.partition("Examples:")[2], re.MULTILINE)
+        assert examples, path
+        for example in examples if path else ():
+            assert example.startswith(" ".join(path)) or (len(path) == 1 and path[0] == "certificate"), (
+                example
+            )
     assert command("--version").out == f"{__version__}\n"

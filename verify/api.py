@@ -47,7 +47,7 @@ def verify(
     """Decides whether the property holds for every input.
 
     model: a path or bytes of an ONNX file, a parsed ONNX model, or a torch.nn.Module (with `example_input`, a tensor of the
-    shape it takes). specification: a path of a VNN-LIB file, VNN-LIB text, or a builder. timeout: seconds, loading included.
+    shape it takes, where the specification is not of that shape). specification: a path of a VNN-LIB file, VNN-LIB text, or a builder. timeout: seconds, loading included.
     certificate: a file for the evidence of `unsat` or `sat`; the model is then a path, and so is the specification, or a builder that writes
     VNN-LIB 1.0, whose text is put beside it; `unsat` is only said of what the checker has proved. semantics: `real`, or `ieee32-any-order` for the network as float32 libraries
     compute it. rigorous: False takes float32's word for refutations (for timing alone). trim: drop leaves that a certificate of

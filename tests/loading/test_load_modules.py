@@ -10,11 +10,14 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from nets import property_text
+from patience import PATIENCE
 from test_load_operators import check_adjoints
 from torch import Tensor, fx, nn
 from torch.nn import functional as F
 from torch.nn.utils import parametrizations
 
+import verify
 from verify.errors import ModelError, UnsupportedOperatorError
 from verify.loading import load
 
@@ -476,3 +479,18 @@ def test_nothing_of_the_module_changes() -> None:
     assert [part.training for part in module] == [True, False, True]
     assert all(torch.equal(tensor, before[name]) for name, tensor in module.state_dict().items())
     assert all(parameter.requires_grad and parameter.grad is None for parameter in module.parameters())
+
+
+def test_the_property_has_the_shape() -> None:
+    """Without an example a module is read for inputs of the property's shape; where that is not its own, the message says what to give."""
+    model = nn.Sequential(nn.Conv2d(1, 2, 2), nn.ReLU(), nn.Flatten(), nn.Linear(8, 3)).double()
+    x = np.full((1, 1, 3, 3), 0.5)
+    found = [
+        verify.verify(model, verify.LinfBall(x, 1e-6, 0), timeout=PATIENCE, **given).verdict
+        for given in ({}, {"example_input": x})
+    ]
+    assert found[0] == found[1] and found[0] in ("sat", "unsat")
+    with pytest.raises(ModelError, match=r"taken to be \[1, 9\].*give example_input"):
+        verify.verify(model, verify.LinfBall(x.ravel(), 1e-6, 0))
+    text = property_text([0.0, 0.0], [1.0, 1.0], 2, "(>= Y_0 100)")
+    assert verify.verify(nn.Linear(2, 2), text, timeout=PATIENCE).verdict == "unsat"

@@ -14,7 +14,7 @@ from typing import NoReturn
 import click
 
 from verify.cli import bounds, bundle, certificate, certify, check, convert, info, run, standard, suite
-from verify.cli.options import EXIT_CODES
+from verify.cli.options import codes
 from verify.errors import BAD_INPUT, DECIDED, INTERNAL, RESOURCES, VerifyError, is_out_of_memory
 from verify.extensions import loaded
 from verify.output import clean_up
@@ -25,7 +25,12 @@ _STARTED = time.monotonic()
 
 
 _HELP = (
-    EXIT_CODES
+    codes(
+        "verify run model.onnx property.vnnlib --certificate proof.cert",
+        "verify check proof.cert model.onnx property.vnnlib",
+        "verify certify model.onnx test.npz --eps 0.01,0.02",
+        "verify run --help",
+    )
     + """
 \b
 Completion, for bash (zsh and fish likewise):

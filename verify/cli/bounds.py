@@ -19,11 +19,12 @@ if TYPE_CHECKING:
 
 
 @click.command(
+    short_help="Bound the clauses of PROPERTY, without branching.",
     epilog=options.codes(
         "verify bounds model.onnx property.vnnlib --method crown --layers",
         code0="done, whatever the bounds",
         code1="",
-    )
+    ),
 )
 @options.MODEL
 @options.PROPERTY

@@ -17,10 +17,11 @@ from verify.result import Result
 
 
 @click.command(
+    short_help="Decide, certify, and pack the evidence.",
     epilog=options.codes(
         "verify bundle evidence.zip model.onnx property.vnnlib",
         code1="undecided (unknown or timeout): no archive",
-    )
+    ),
 )
 @click.argument("archive", type=click.Path(dir_okay=False, path_type=Path))
 @options.MODEL

@@ -12,12 +12,26 @@ from verify.errors import DECIDED, InputError
 _CERTIFICATE = click.argument("certificate", type=options.FILE)
 
 
-@click.group("certificate")
+def _codes(*examples: str) -> str:
+    return options.codes(
+        *examples,
+        code0="done",
+        code1="",
+        code2="bad input or usage; a certificate that is not proved",
+        code3="resources (memory, disk)",
+    )
+
+
+@click.group("certificate", epilog=_codes("verify certificate show proof.cert"))
 def group() -> None:
     """Look into certificates."""
 
 
-@group.command()
+@group.command(
+    epilog=_codes(
+        "verify certificate show proof.cert", "verify certificate show proof.cert model.onnx property.vnnlib"
+    )
+)
 @_CERTIFICATE
 @click.argument("model", required=False, type=options.FILE)
 @options.OPTIONAL_PROPERTY
@@ -42,7 +56,7 @@ def show(certificate: Path, model: Path | None, specification: Path | None) -> i
     return DECIDED
 
 
-@group.command()
+@group.command(epilog=_codes("verify certificate trim proof.cert model.onnx property.vnnlib smaller.cert"))
 @_CERTIFICATE
 @options.MODEL
 @options.PROPERTY
@@ -61,7 +75,9 @@ def trim(certificate: Path, model: Path, specification: Path, target: Path) -> i
     return DECIDED
 
 
-@group.command()
+@group.command(
+    epilog=_codes("verify certificate merge model.onnx property.vnnlib whole.cert first.cert second.cert")
+)
 @options.MODEL
 @options.PROPERTY
 @click.argument("target", type=options.FILE)

@@ -89,7 +89,7 @@ def _shared(command: Callable[..., Any]) -> Callable[..., Any]:
     return command
 
 
-@click.command(epilog=_CERTIFY)
+@click.command(epilog=_CERTIFY, short_help="Certified accuracy of MODEL on DATA.")
 @_shared
 @click.option("--eps", "epsilon", type=_Numbers(), required=True, help="Radii: 0.01,0.02 or 8/255.")
 @click.option(
@@ -156,7 +156,7 @@ def _shown(study: Study) -> str:
     )
 
 
-@click.command(epilog=_RADIUS)
+@click.command(epilog=_RADIUS, short_help="The largest safe radius around a sample of DATA.")
 @_shared
 @click.option(
     "--sample", type=click.IntRange(min=0), default=0, show_default=True, help="Which sample of DATA."

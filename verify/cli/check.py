@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
 
 @click.command(
+    short_help="Prove again what CERTIFICATE says.",
     epilog=options.codes(
         "verify check proof.cert model.onnx property.vnnlib",
         "verify check study/certificates model.onnx",
@@ -25,7 +26,7 @@ if TYPE_CHECKING:
         code2="a file cannot be read",
         code3="resources (memory)",
         code70="",
-    )
+    ),
 )
 @click.argument("certificate", type=options.FILE)
 @options.MODEL

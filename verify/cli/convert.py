@@ -14,12 +14,13 @@ from verify.validation import is_nnet
 
 
 @click.command(
+    short_help="Write an .nnet file as an ONNX file.",
     epilog=options.codes(
         "verify convert ACASXU_1_1.nnet acasxu_1_1.onnx",
         code0="written",
         code1="",
         code3="it cannot be written",
-    )
+    ),
 )
 @click.argument("network", metavar="NNET", type=options.FILE)
 @click.argument("target", metavar="ONNX", type=options.FILE)

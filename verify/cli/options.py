@@ -37,9 +37,6 @@ def codes(*examples: str, **told: str) -> str:
     return f"\n\b\nExit codes:\n{shown}" + (f"\n\b\nExamples:\n{more}" if more else "")
 
 
-EXIT_CODES = codes()
-
-
 class _Seconds(click.FloatRange):
     """A number above 0; infinity is no limit."""
 

@@ -43,7 +43,15 @@ def _networks(_: click.Context, parameter: click.Parameter, given: tuple[str, ..
     return models
 
 
-@click.command("verify")
+@click.command(
+    "verify",
+    short_help="Decide QUERY, as the VNN-LIB standard prescribes.",
+    epilog=options.codes(
+        "verify verify query.vnnlib --network f=model.onnx --timeout 60",
+        code0="an answer on the first line, whichever",
+        code1="interrupted",
+    ),
+)
 @click.argument("specification", metavar="QUERY", type=options.FILE)
 @click.option(
     "--network",
@@ -159,7 +167,11 @@ def _flags(command: Callable[..., Any]) -> Callable[..., Any]:
     return command
 
 
-@click.command("supports")
+@click.command(
+    "supports",
+    short_help="Report one capability.",
+    epilog=options.codes("verify supports --onnx-operators", code0="done", code1="", code3=""),
+)
 @_flags
 def supports(**asked: bool) -> int:
     """Report one capability, as the VNN-LIB standard prescribes: one word a line."""

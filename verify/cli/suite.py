@@ -33,7 +33,7 @@ _EXIT_CODES = options.codes(
 _DONE = ("sat", "unsat", "unknown")  # a search that ended so is not gone on with
 
 
-@click.command(epilog=_EXIT_CODES)
+@click.command(epilog=_EXIT_CODES, short_help="Decide all instances of tables or folders.")
 @click.argument("instances", nargs=-1, required=True, type=options.FILE)
 @click.option("--timeout", type=options.SECONDS, help="Seconds for each instance, instead of the table's.")
 @click.option(

@@ -38,11 +38,12 @@ def load(
     """Loads a model and compares the result with the model's own runtime.
 
     model: a path or bytes of an ONNX file (gzipped or not), a parsed ONNX model, or a torch.nn.Module.
-    example_input: needed for a torch.nn.Module: a tensor of the shape it takes, its batch axis of 1 included.
+    example_input: of a torch.nn.Module: a tensor of the shape it takes, its batch axis of 1 included.
     box: lower and upper bounds of the inputs, of one box or several ([boxes, inputs]); the comparison then samples there.
     fold: merge consecutive affine maps; off, every map keeps the file's own weights (see fold.py).
     output: the name of the output that the property is of, where an ONNX file has several.
-    hint: the shape of an input, or how many numbers it has; settles sizes that an ONNX file leaves open.
+    hint: the shape of an input, or how many numbers it has; settles sizes that an ONNX file leaves open, and a module's where there is
+        no example.
     hull: gives the least box that all inputs in question lie in; of an ONNX model in which inputs choose places.
     Raises ModelError (UnsupportedOperatorError for an operator without a rule).
     """
@@ -67,7 +68,7 @@ def load(
 
             if output is not None:
                 refuse("output", f"is {output!r}", "only ONNX files have outputs with names; leave it out")
-            loaded = from_module(model, example_input, fold)  # type: ignore[arg-type]  # it checks what the model is
+            loaded = from_module(model, example_input, fold, hint)  # type: ignore[arg-type]  # it checks what the model is
         check_agreement(loaded, box)
     return loaded
 

@@ -117,13 +117,9 @@ def _loaded(model: Model, balls: Balls, x: Floats, largest: float, output: str |
             refuse("the model", "was loaded for another property", "give the model's file instead")
         return model
     lower, upper = balls.ends(x, largest)
-    example = None
-    if isinstance(model, torch.nn.Module):
-        kind = next((p.dtype for p in model.parameters() if p.is_floating_point()), torch.float32)
-        example = torch.zeros(1, *x.shape[1:], dtype=kind)
     hull = torch.from_numpy(lower.min(0)), torch.from_numpy(upper.max(0))
     box = lower[:_COMPARED], upper[:_COMPARED]
-    return load(model, example, box, output=output, hint=(1, *x.shape[1:]), hull=lambda: hull)
+    return load(model, None, box, output=output, hint=(1, *x.shape[1:]), hull=lambda: hull)
 
 
 _COMPARED = 16  # samples in whose boxes a load is compared with the model

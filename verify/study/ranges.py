@@ -132,9 +132,6 @@ def _fitted(
             )
     else:
         shape = (1, *lower.shape[1:]) if lower.ndim > 1 else (1, lower.size)  # of one box
-        if example_input is None and isinstance(model, torch.nn.Module):
-            kind = next((p.dtype for p in model.parameters() if p.is_floating_point()), torch.float32)
-            example_input = torch.zeros(shape, dtype=kind)
         loaded = load(model, example_input, output=output, hint=shape)
     several = not _fits(lower.shape, loaded.input_shape)
     if several:

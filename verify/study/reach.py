@@ -142,9 +142,6 @@ def _loop(step: Model, ends: Any, example_input: Tensor | None, output: str | No
     else:
         lower = ends[0]
         shape = lower.shape if lower.ndim > 1 and lower.shape[0] == 1 else (1, *lower.shape)
-        if example_input is None and isinstance(step, torch.nn.Module):
-            kind = next((p.dtype for p in step.parameters() if p.is_floating_point()), torch.float32)
-            example_input = torch.zeros(shape, dtype=kind)
         loaded = load(
             step, example_input, (ends[0].reshape(-1), ends[1].reshape(-1)), output=output, hint=shape
         )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -28,8 +28,15 @@ from verify.loading.torch.admission import (
 from verify.network.graph import Network
 
 
-def from_module(module: nn.Module, example_input: Tensor | None, fold: bool) -> LoadedModel:
-    """Loads a torch.nn.Module by tracing it with torch.fx."""
+def from_module(
+    module: nn.Module, example_input: Tensor | None, fold: bool, hint: Sequence[int] = ()
+) -> LoadedModel:
+    """Loads a torch.nn.Module by tracing it with torch.fx. hint: an input's shape, where there is no example; its batch axis may be left out."""
+    if example_input is None and hint and isinstance(module, nn.Module):
+        shape = tuple(hint) if len(hint) > 1 and hint[0] == 1 else (1, *hint)
+        element = next((p.dtype for p in module.parameters() if p.is_floating_point()), torch.float32)
+        with _shape_told(shape):
+            return from_module(module, torch.zeros(shape, dtype=element), fold)
     original, example, runner = admitted(module, example_input)
     shape, kind = tuple(example.shape), ELEMENT_TYPES[example.dtype]
     graph_module: fx.GraphModule | None = None
@@ -44,6 +51,17 @@ def from_module(module: nn.Module, example_input: Tensor | None, fold: bool) -> 
     return LoadedModel(
         network, runner, "input", "output", shape, output_shape, kind, Counter(), None, notes=notes
     )
+
+
+@contextmanager
+def _shape_told(shape: tuple[int, ...]) -> Iterator[None]:
+    """Says of an error that it may come from the shape that the property has."""
+    try:
+        yield
+    except ModelError as error:
+        told = f"{error}; its input was taken to be {list(shape)}, as the property has it: give example_input, a tensor of the shape it takes"
+        error.args = (told,)
+        raise
 
 
 @contextmanager
