@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import json
 import os
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -118,6 +119,14 @@ def test_semantics_of_float32(command: Command, model: Path, tmp_path: Path) -> 
         ran = command("check", certificate, model, property_, "--semantics", semantics)
         assert (ran.code, ran.err) == (0, "")
         assert words in ran.out
+
+
+def test_a_cluster_takes_the_extra(
+    command: Command, model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "ray", None)
+    ran = command("check", tmp_path / "none.cert", model, tmp_path / "none.vnnlib", "--ray", "local")
+    assert ran.code == 2 and 'pip install "nn-verify[distributed]"' in ran.err
 
 
 def test_unreadable_is_exit_2(command: Command, model: Path, tmp_path: Path) -> None:

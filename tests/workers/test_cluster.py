@@ -7,12 +7,14 @@ import signal
 import sys
 from collections.abc import Callable
 from functools import partial
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import onnx
 import pytest
+from click.testing import CliRunner
 from nets import property_text, random_layers, relu_model, row_text
 from oracles import exact_minimum
 from test_crew import once
@@ -20,10 +22,12 @@ from test_crew import once
 import verify
 from verify.bab.steps import Done, Steps
 from verify.checker.checking import check
-from verify.errors import InputError
+from verify.cli import cli
+from verify.errors import UNDECIDED, InputError
 from verify.suite.instances import read_instances
 from verify.suite.runner import run
 from verify.suite.settings import Settings
+from verify.workers.checkers import provers_of_cluster
 
 
 def test_without_ray_the_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -41,6 +45,16 @@ def killed_once(mark: Path, job: Callable[[], Done]) -> Done:
     done = job()
     once(mark, signal.SIGKILL)
     return done
+
+
+def forged(folder: Path, paths: tuple[Path, Path], text: str) -> tuple[Path, Path]:
+    """A model and a property that its proof says to be of, and is not."""
+    other, proof = folder / "violated.vnnlib", (folder / "proof").read_bytes()
+    other.write_text(text)
+    digests = [sha256(path.read_bytes()).hexdigest().encode() for path in (paths[1], other)]
+    assert digests[0] in proof
+    (folder / "forged").write_bytes(proof.replace(*digests))
+    return paths[0], other
 
 
 @pytest.mark.filterwarnings("ignore")
@@ -68,7 +82,22 @@ def test_a_cluster_of_two_nodes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
         result = verify.verify(*paths, ray=cluster.address, workers=2, certificate=tmp_path / "proof")
         assert result.verdict == "unsat" and result.statistics["workers"]["workers"] == 2
         assert 1 <= result.statistics["workers"]["lost"] <= 2, "two may have found no mark yet"
-        assert check(tmp_path / "proof", *paths).proved
+        checked = check(tmp_path / "proof", *paths)
+        assert checked.proved
+        violated = forged(
+            tmp_path, paths, property_text([-0.7] * 6, [0.7] * 6, 2, row_text(row[0], least + 0.1))
+        )
+        with provers_of_cluster(cluster.address, None) as provers:
+            assert check(tmp_path / "proof", *paths, provers=provers) == checked
+            assert not check(tmp_path / "forged", *violated, provers=provers).proved
+        given = map(str, (tmp_path / "forged", *violated))
+        told = CliRunner().invoke(cli, ["check", *given, "--ray", cluster.address], standalone_mode=False)
+        assert told.return_value == UNDECIDED and told.output.startswith("not proved: block ")
+        with (
+            pytest.raises(InputError, match="ask for fewer by --jobs"),
+            provers_of_cluster(cluster.address, 3),
+        ):
+            pass
         with pytest.raises(InputError, match="ask for fewer by --workers"):
             verify.verify(*paths, ray=cluster.address, workers=3)
         (tmp_path / "instances.csv").write_text("model.onnx,property.vnnlib,600\n")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import reduce
@@ -37,6 +37,10 @@ _VACUOUS = (
 )
 
 
+# of a certificate's file, what each of all its shares proves; raises what one of them fails with
+Provers = Callable[[Path, Question, Arithmetic], Iterable[Summary]]
+
+
 @dataclass(frozen=True)
 class Checked:
     """What came of a check: whether the certificate proves its claim, and in one sentence what, or what failed and where."""
@@ -55,10 +59,12 @@ def check(
     semantics: str = REAL,
     jobs: int = 1,
     until: float = math.inf,
+    provers: Provers | None = None,
 ) -> Checked:
     """Checks a certificate against the bytes of model and property. Raises Refused where one of the files is unreadable.
 
-    until: the time (of `time.monotonic`) at which it gives up.
+    until: the time (of `time.monotonic`) at which it gives up. provers: who proves the shares of an `unsat`, in the place of `jobs`
+    processes of this machine.
     """
     container = named(certificate, lambda: read(certificate))
     try:
@@ -77,7 +83,11 @@ def check(
             return Checked(True, sentence, verdict)
         check_semantics(container, semantics)
         arithmetic = Arithmetic(exact, semantics == DEPLOYED)
-        summary = _prove(certificate, container, question, arithmetic, jobs, until)
+        summary = (
+            _prove(certificate, container, question, arithmetic, jobs, until)
+            if provers is None
+            else joined(provers(certificate, question, arithmetic))
+        )
     except FAILURES as problem:
         return failed(problem)
     return proved(summary, container, question, semantics)

@@ -50,14 +50,19 @@ class Container:
 def read(path: Path) -> Container:
     """Maps a file. Raises Refused for anything but a complete container."""
     try:
-        size = path.stat().st_size
-        with path.open("rb") as file:
-            length = int.from_bytes(file.read(8), "little")
-            if size < 8 or length > min(size - 8, _LONGEST_HEADER):
-                raise Refused("the file is cut short, or not a certificate")
-            header = json.loads(file.read(length), object_pairs_hook=_once)
+        data = np.memmap(path, np.uint8, "r") if path.stat().st_size else np.zeros(0, np.uint8)
     except OSError as error:
         raise Refused(f"cannot be read ({error.strerror or error})") from error
+    return parsed(data)
+
+
+def parsed(data: NDArray[np.uint8]) -> Container:
+    """The container that a file's bytes are. Raises Refused for anything but a complete one."""
+    length = int.from_bytes(data[:8].tobytes(), "little")
+    if len(data) < 8 or length > min(len(data) - 8, _LONGEST_HEADER):
+        raise Refused("the file is cut short, or not a certificate")
+    try:
+        header = json.loads(data[8 : 8 + length].tobytes(), object_pairs_hook=_once)
     except (ValueError, RecursionError) as error:
         raise Refused(f"the header is damaged ({error})") from error
     if not isinstance(header, dict):
@@ -65,8 +70,7 @@ def read(path: Path) -> Container:
     metadata = header.pop("__metadata__", {})
     if not isinstance(metadata, dict) or not all(isinstance(value, str) for value in metadata.values()):
         raise Refused("the header's metadata is not a table of strings")
-    data = np.memmap(path, np.uint8, "r", 8 + length) if size > 8 + length else np.zeros(0, np.uint8)
-    return Container(metadata, _tensors(header, data))
+    return Container(metadata, _tensors(header, data[8 + length :]))
 
 
 def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

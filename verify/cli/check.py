@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -13,7 +16,7 @@ from verify.errors import DECIDED, UNDECIDED, InputError
 from verify.process import answer
 
 if TYPE_CHECKING:
-    from verify.checker.checking import Checked
+    from verify.checker.checking import Checked, Provers
 
 
 @click.command(
@@ -21,6 +24,7 @@ if TYPE_CHECKING:
     epilog=options.codes(
         "verify check proof.cert model.onnx property.vnnlib",
         "verify check study/certificates model.onnx",
+        "verify check proof.cert model.onnx property.vnnlib --ray auto",
         code0="proved",
         code1="not proved",
         code2="a file cannot be read",
@@ -37,38 +41,74 @@ if TYPE_CHECKING:
     help="In rational arithmetic, not only where float64 cannot decide (but for boxes of split inputs).",
 )
 @options.SEMANTICS
-@click.option("--jobs", type=click.IntRange(min=1), help="Processes at most; one a core unless given.")
+@click.option(
+    "--jobs",
+    type=click.IntRange(min=1),
+    help="Processes at most; one a core, or a processor of the cluster, unless given.",
+)
+@click.option(
+    "--ray",
+    metavar="ADDRESS",
+    help="Check on a Ray cluster: HOST:PORT, auto, or local for one of this machine that ends with the command.",
+)
 def check(
-    certificate: Path, model: Path, specification: Path | None, exact: bool, semantics: str, jobs: int | None
+    certificate: Path,
+    model: Path,
+    specification: Path | None,
+    exact: bool,
+    semantics: str,
+    jobs: int | None,
+    ray: str | None,
 ) -> int:
     """Prove again what CERTIFICATE says of MODEL and PROPERTY, trusting nothing of the search.
 
     CERTIFICATE may be a folder, such as `verify certify --certificates` fills: then all certificates in it, NAME.cert each with its property NAME.
     """
-    how = (exact, semantics, jobs or os.cpu_count() or 1)
-    if os.path.isdir(certificate):
-        if specification is not None:
-            raise InputError(
-                f"{specification}: is given beside a folder, whose certificates have their own; leave it out"
-            )
-        return _check_all(certificate, model, how)
-    if specification is None:
+    folder = os.path.isdir(certificate)
+    if folder and specification is not None:
+        raise InputError(
+            f"{specification}: is given beside a folder, whose certificates have their own; leave it out"
+        )
+    if not folder and specification is None:
         raise InputError(
             "PROPERTY is missing: give the file that the certificate is of, or a folder of certificates"
         )
-    found = _checked(certificate, model, specification, how)
+    with _provers(ray, jobs) as provers:
+        checked = partial(
+            _checked,
+            model=model,
+            exact=exact,
+            semantics=semantics,
+            jobs=jobs or os.cpu_count() or 1,
+            provers=provers,
+        )
+        if specification is None:
+            return _check_all(certificate, checked)
+        found = checked(certificate, specification)
     answer(found.sentence + "\n")
     return DECIDED if found.proved else UNDECIDED
 
 
-def _check_all(folder: Path, model: Path, how: tuple[bool, str, int]) -> int:
+@contextmanager
+def _provers(address: str | None, jobs: int | None) -> Iterator[Provers | None]:
+    """Who proves, where it is not this machine alone."""
+    if address is None:
+        yield None
+        return
+    from verify.workers.checkers import provers_of_cluster
+
+    with provers_of_cluster(address, jobs) as provers:
+        yield provers
+
+
+def _check_all(folder: Path, checked: Callable[[Path, Path], Checked]) -> int:
     """All certificates of a folder, a line for each that is not proved and one for all."""
     certificates = sorted(folder.rglob("*.cert"))
     if not certificates:
         raise InputError(f"{folder}: holds no certificates (NAME.cert, each with its property NAME)")
     proved = 0
     for certificate in certificates:
-        found = _checked(certificate, model, certificate.with_suffix(""), how)
+        found = checked(certificate, certificate.with_suffix(""))
         proved += found.proved
         if not found.proved:
             answer(f"{certificate}: {found.sentence}\n")
@@ -76,11 +116,11 @@ def _check_all(folder: Path, model: Path, how: tuple[bool, str, int]) -> int:
     return DECIDED if proved == len(certificates) else UNDECIDED
 
 
-def _checked(certificate: Path, model: Path, specification: Path, how: tuple[bool, str, int]) -> Checked:
+def _checked(certificate: Path, specification: Path, *, model: Path, **how: Any) -> Checked:
     from verify.checker.checking import check as check_certificate
     from verify.checker.errors import Refused
 
     try:
-        return check_certificate(certificate, model, specification, *how)
+        return check_certificate(certificate, model, specification, **how)
     except Refused as problem:
         raise InputError(str(problem)) from None
