@@ -20,7 +20,10 @@ from verify.bab.activations import SplitActivations
 from verify.bab.inputs import SplitInputs
 from verify.bab.loop import BranchAndBound
 from verify.bab.steps import Steps
+from verify.bab.techniques.ascended_boxes import AscendedBoxes
 from verify.bab.techniques.cutting_planes import CuttingPlanes
+from verify.bab.techniques.forward_bounds import ForwardBounds
+from verify.bab.techniques.tightened_boxes import AllLayers, TightenedBoxes
 from verify.bounders.ascent import Iterative
 from verify.deadline import Deadline
 from verify.network.activations import Relu
@@ -68,7 +71,7 @@ class Watch:
 
 
 def test_the_page_has_all_parts() -> None:
-    assert len(BUDGET) == 9
+    assert len(BUDGET) == 14
     assert sum(BUDGET.values()) < 80
 
 
@@ -113,6 +116,27 @@ def test_boxes(journal: Journal, monkeypatch: pytest.MonkeyPatch) -> None:
     assert outcome.verdict == "unsat"
     watch.check("step", "splitting inputs: a batch of boxes")
     watch.check("popped", "handing out a batch")
+
+
+def test_techniques_on_boxes(journal: Journal, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each where it is due."""
+    waits = defaultdict[str, list[int]](list)
+    for owner in (TightenedBoxes, AscendedBoxes):
+
+        def apply(self: TightenedBoxes, *args: Any, method: Callable[..., Any] = owner.apply) -> Any:
+            with journal.during() as found:
+                result = method(self, *args)
+            waits[self.name].append(found.waited)
+            return result
+
+        monkeypatch.setattr(owner, "apply", apply)
+    outcome, search = searched(close_problem(dense(), 0.02), "inputs", DEVICE, attacks=False)
+    assert outcome.verdict == "unsat"
+    layers = len(search.network.layers)
+    every = BUDGET["CROWN on boxes: beside its layers"] + layers * BUDGET["CROWN on boxes: a layer"]
+    assert max(waits[ForwardBounds.name]) <= BUDGET["forward bounds of boxes"]
+    assert max(waits[AllLayers.name]) <= every
+    assert max(waits[AscendedBoxes.name]) <= BUDGET["ascents on boxes"]
 
 
 def test_attacks(journal: Journal) -> None:

@@ -83,6 +83,11 @@ def sent(tensor: Tensor, device: torch.device) -> Tensor:
     return tensor.pin_memory().to(device, non_blocking=True)
 
 
+def plainly_all(mask: Tensor) -> bool:
+    """Whether all are true, where nobody waits for an answer: beside a GPU nothing is said to be."""
+    return mask.device.type == "cpu" and bool(mask.all())
+
+
 def is_wide(lower: Tensor, upper: Tensor, point: float = _POINT) -> Bool[Tensor, "*shape"]:
     """Which intervals are more than a number that had to be rounded outward, as decimals have to.
 

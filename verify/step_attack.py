@@ -24,7 +24,7 @@ from verify.network.convolution import Convolution
 from verify.network.graph import Network
 from verify.network.straight_through import straight_through
 from verify.problem import Problem, Witness
-from verify.state import is_wide
+from verify.state import is_wide, sent
 
 _SHARE = 0.4  # of the time left, for a round
 _FEW_INPUTS = 16
@@ -172,7 +172,7 @@ class _Search:
         return self.lower + (self.upper - self.lower) * noise
 
     def _random(self, shape: tuple[int, ...]) -> Tensor:
-        return torch.from_numpy(self.generator.random(shape)).to(self.lower)
+        return sent(torch.from_numpy(self.generator.random(shape)), self.lower.device).to(self.lower)
 
     @torch.no_grad()
     def cells(self) -> Witness | None:
@@ -221,12 +221,13 @@ class _Search:
         losses = self._losses(values[-1].detach().flatten(1), x).nan_to_num(torch.inf)
         front = self._losses(values[self.front].detach().flatten(1), x).nan_to_num(torch.inf).amin(1)
         loss, clause = losses.min(1)
-        place = int(_first_least(loss, front))
-        found = float(loss[place]), float(front[place])
+        place = _first_least(loss, front)[None]
+        nearest, beside = torch.cat([loss.gather(0, place), front.gather(0, place)]).tolist()
+        found = nearest, beside
         self.since = 0 if found < self.least else self.since + 1
         if found <= self.least:
-            self.best, self.least = x[place].clone(), found
-        if found[0] > 0:
+            self.best, self.least = x.index_select(0, place)[0], found
+        if nearest > 0:
             return torch.stack([loss, front]), None
         owners = [self.clauses[number] for number in clause.tolist()]
         return torch.stack([loss, front]), replay_best(self.problem, owners, x, loss)
@@ -263,6 +264,7 @@ class _Search:
         x[0] = self.best
         (loss, _), witness = self._judged(x, self.network.values(x))
         points = x[loss.argsort()[: max(1, count // _CHANGES)]]
+        every = torch.arange(len(points), device=x.device)
         while witness is None and not self._over:
             changes = count // len(points)
             x = points.repeat_interleave(changes, 0)
@@ -271,15 +273,15 @@ class _Search:
             x = torch.where(chosen, self.starts(len(x)), x)
             merits, witness = self._judged(x, self.network.values(x))
             best = _first_least(*merits.unflatten(1, (len(points), changes)))
-            points = x.unflatten(0, (len(points), changes))[range(len(points)), best]
+            points = x.unflatten(0, (len(points), changes))[every, best]
         return witness
 
 
 def _first_least(loss: Float[Tensor, "*batch n"], front: Float[Tensor, "*batch n"]) -> Int[Tensor, "*batch"]:
     """Where the loss is least, of equals the one with the least `front`, of such the first."""
-    least = loss == loss.amin(-1, keepdim=True)
-    place = torch.where(least, front, torch.inf).cpu().numpy().argmin(-1)
-    return torch.from_numpy(np.asarray(place))
+    rest = torch.where(loss == loss.amin(-1, keepdim=True), front, torch.inf)
+    places = torch.arange(loss.shape[-1], device=loss.device)
+    return torch.where(rest == rest.amin(-1, keepdim=True), places, loss.shape[-1]).amin(-1)
 
 
 def _nearest(losses: Float[Tensor, "batch clauses"]) -> Float[Tensor, " batch"]:

@@ -24,7 +24,7 @@ from verify.lagrangian.dual import DualProblem
 from verify.memory import budget
 from verify.network.graph import Network
 from verify.problem import Problem
-from verify.state import Bounds, Objective, Subproblems
+from verify.state import Bounds, Objective, Struct, Subproblems, fetched, sent
 
 _GROUP = 32  # clauses that a subproblem stands for, at most
 _MOST_ELEMENTS = 2**25  # variables of all objectives that are bounded at once
@@ -44,6 +44,16 @@ class Groups:
         of_clause = torch.full((problem.clauses,), -1)
         of_clause[clauses] = group_of
         return cls(of_clause.to(device), clauses[members].to(device))
+
+
+@dataclass(frozen=True)
+class InBrief(Struct):
+    """What is decided by of bounded boxes. before: the bounds that they inherited."""
+
+    refuted: Bool[Tensor, " batch"]
+    tried: Int[Tensor, " batch"]
+    before: Float[Tensor, " batch"]
+    bound: Float[Tensor, " batch"]
 
 
 @dataclass(frozen=True)
@@ -70,6 +80,16 @@ class BoundedBoxes(Bounded):
     def on_host(self: B) -> B:
         """Where they are: boxes have too much beside them to be brought to the CPU before they have to wait."""
         return self
+
+    @cached_property
+    def in_brief(self) -> InBrief:
+        """What is decided by, on the CPU, brought there once."""
+        return self.told()[0]
+
+    def told(self, *beside: Tensor) -> tuple[InBrief, tuple[Tensor, ...]]:
+        """As `in_brief`, together with more."""
+        found = InBrief(self.refuted, self.tried, self.subproblems.lower_bound, self.bound)
+        return (found, beside) if self.refuted.device.type == "cpu" else fetched(found, *beside)
 
     def better(self, other: BoundedBoxes) -> BoundedBoxes:
         """The better bound of the two, and the box that both have in common; without one, nothing in it is unsafe."""
@@ -106,7 +126,7 @@ class BoxBounder:
     def boxes(self, subproblems: Subproblems) -> Bounds:
         """The input boxes: the clauses' own, split and clipped."""
         lower, upper = (
-            end.to(self.network.device) for end in self.problem.boxes(subproblems.clause.tolist())
+            sent(end, self.network.device) for end in self.problem.boxes(subproblems.clause.tolist())
         )
         box = subproblems.splits.of(0, self.network.inputs).apply(Bounds(lower, upper))
         inputs = slice(0, self.network.inputs)

@@ -178,11 +178,12 @@ class SplitInputs:
         whole = self.bounder.boxes(subproblems)
         began = time.monotonic()
         found = self.bounder.on_intervals(subproblems, whole, knowledge.shared, deadline)
+        known = found.in_brief
         split = Observation(
-            SPLITTING, time.monotonic() - began, subproblems.lower_bound, found.bound.float(), found.refuted
+            SPLITTING, time.monotonic() - began, known.before, known.bound.float(), known.refuted
         )
         seen, knowledge = [split], knowledge.learned(split)
-        for technique in self._in_turn(knowledge.effort, len(found.open)):
+        for technique in self._in_turn(knowledge.effort, int((~known.refuted).sum())):
             found, more = applied((technique,), found, knowledge, deadline)
             knowledge = knowledge.learned(*more)
             seen += more

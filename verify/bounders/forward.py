@@ -64,6 +64,7 @@ class Forward:
 
     network: Network
     bounds: Bounds
+    free: Int[Tensor, " free"]  # the inputs that have a column
     _enclosures: dict[int, _Enclosure]  # of the input, and of the values that outputs are affine functions of
 
     def crown(self, objective: Objective) -> tuple[Tensor, Tensor]:
@@ -86,17 +87,16 @@ class Forward:
             slack = slack + (1 + unit) * dot(t.abs(), one.error) + unit * dot(t.abs(), one.sizes)
         slack = slack + torch.finfo(like.dtype).tiny ** 0.5
         bound = descent.value.bound + columns[..., 0] - columns[..., 1:].abs().sum(2) - slack
-        free, radius = self._free
+        radius = self._radius
         slopes = like.new_zeros(problem.batch, problem.objectives, network.inputs)
-        slopes[..., free] = torch.where(radius > 0, columns[..., 1:] / radius, 0.0)
+        slopes[..., self.free] = torch.where(radius > 0, columns[..., 1:] / radius, 0.0)
         return bound, slopes
 
     @property
-    def _free(self) -> tuple[Int[Tensor, " free"], Float[Tensor, "batch 1 free"]]:
-        """The inputs that have a column, and the radii of the boxes there."""
+    def _radius(self) -> Float[Tensor, "batch 1 free"]:
+        """The radii of the boxes along inputs that have a column."""
         columns = self._enclosures[0].centre[:, 1:]
-        free = _open_inputs(self.network, self.bounds)
-        return free, columns[:, torch.arange(len(free), device=free.device), free][:, None]
+        return columns[:, torch.arange(len(self.free), device=self.free.device), self.free][:, None]
 
 
 def forward(
@@ -107,8 +107,9 @@ def forward(
     unsafe: the parts of the boxes that bounds need to hold on. Raises OutOfTimeError.
     """
     unit = _SAFETY * network.gamma
-    enclosures = {0: _boxes(network, bounds)}
-    part = None if unsafe is None else unsafe.along(_open_inputs(network, bounds))
+    free = _open_inputs(network, bounds)
+    enclosures = {0: _boxes(network, bounds, free)}
+    part = None if unsafe is None else unsafe.along(free)
     last_use = {operand: i for i, node in enumerate(network.nodes) for operand in node.operands}
     final = len(network.nodes) - 1
     last = network.affine_from(final)
@@ -132,7 +133,7 @@ def forward(
         high = torch.fmin(high, upper[:, layer.variables])
         lower[:, layer.variables], upper[:, layer.variables] = low, high
         enclosures[index] = _activation(layer, operands[0], low, torch.maximum(low, high), unit)
-    return Forward(network, Bounds(lower, upper), {index: enclosures[index] for index in kept})
+    return Forward(network, Bounds(lower, upper), free, {index: enclosures[index] for index in kept})
 
 
 def _open_inputs(network: Network, bounds: Bounds) -> Int[Tensor, " free"]:
@@ -141,12 +142,11 @@ def _open_inputs(network: Network, bounds: Bounds) -> Int[Tensor, " free"]:
     return is_wide(lower, upper, _ONE_STEP).any(0).nonzero()[:, 0]
 
 
-def _boxes(network: Network, bounds: Bounds) -> _Enclosure:
+def _boxes(network: Network, bounds: Bounds, free: Int[Tensor, " free"]) -> _Enclosure:
     """The inputs themselves: one column for each that is open on any of the boxes, the others are points but for rounding."""
     lower, upper = (end[:, : network.inputs] for end in (bounds.lower, bounds.upper))
     middle = (lower + upper) / 2
     radius = torch.maximum(upper - middle, middle - lower) * (1 + 4 * torch.finfo(lower.dtype).eps)
-    free = _open_inputs(network, bounds)
     centre = lower.new_zeros(len(lower), 1 + len(free), network.inputs)
     centre[:, 0] = middle
     centre[:, torch.arange(1, 1 + len(free), device=free.device), free] = radius[:, free]

@@ -17,7 +17,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from verify.state import Bounds, Struct
+from verify.state import Bounds, Struct, plainly_all
 
 
 @dataclass(frozen=True)
@@ -55,8 +55,7 @@ class Halfspaces(Struct):
 
     def along(self, inputs: Int[Tensor, " some"]) -> Halfspaces:
         """In the coordinates of some inputs alone, whatever the others are."""
-        others = torch.ones_like(self.radius[0], dtype=torch.bool).index_fill(0, inputs, False)
-        free = self.normal[:, :, others].abs().sum(2)
+        free = self.normal.index_fill(2, inputs, 0.0).abs().sum(2)
         offset = self.offset + free + _error(free, self.normal.shape[2])
         return Halfspaces(self.centre[:, inputs], self.radius[:, inputs], self.normal[:, :, inputs], offset)
 
@@ -84,7 +83,7 @@ class Halfspaces(Struct):
         """Lower bounds of `constant + slope . e`; `size`: of the terms that the two were made of. -inf where nothing is known."""
         for row in range(self.offset.shape[1] if slope.shape[2] else 0):
             normal, offset = self.normal[:, row, None], self.offset[:, row, None]
-            if bool(offset.isinf().all()):
+            if plainly_all(offset.isinf()):
                 continue
             weight = _weight(slope, normal, offset)
             moved = weight * torch.where(weight > 0, offset, 0.0)

@@ -103,10 +103,11 @@ class IntermediateBounds:
             if position == 0 and not _worth_a_pass(network, layer):
                 continue
             open_neurons = still_open(layer, bounds, relevant)
-            if not bool(open_neurons.any()) or (soft_deadline is not None and soft_deadline.remaining <= 0):
+            total = int(open_neurons.sum())
+            if not total or (soft_deadline is not None and soft_deadline.remaining <= 0):
                 continue
             now = replace(run, soft_deadline=self._without_the_rest(run, position, bounds, relevant))
-            bounds = self._tighten_layer(now, layer, bounds, open_neurons)
+            bounds = self._tighten_layer(now, layer, bounds, open_neurons, total)
             # intervals rest on what is written down
             bounds = tracer.settled(bounds)
             bounds, _ = interval(network, bounds.lower[:, inputs], bounds.upper[:, inputs], bounds)
@@ -136,8 +137,8 @@ class IntermediateBounds:
         run = _Run(network, working or network, deadline, soft_deadline, UNTRACED, unsafe)
         for layer in network.layers[first:]:
             open_neurons = still_open(layer, bounds, relevant)
-            if bool(open_neurons.any()) and soft_deadline.remaining > 0:
-                bounds = self._tighten_layer(run, layer, bounds, open_neurons)
+            if (total := int(open_neurons.sum())) and soft_deadline.remaining > 0:
+                bounds = self._tighten_layer(run, layer, bounds, open_neurons, total)
         return bounds
 
     def _without_the_rest(
@@ -148,10 +149,8 @@ class IntermediateBounds:
         if self.ascent is None or soft_deadline is None:
             return soft_deadline
         later = sorted(
-            run.clock.seconds_a_value
-            * int(still_open(layer, bounds, relevant).sum())
-            * run.views(run.network, layer)[0].seen
-            for layer in run.network.layers[position + 1 :]
+            run.clock.seconds_a_value * count * run.views(run.network, layer)[0].seen
+            for layer, count in _counted(run.network.layers[position + 1 :], bounds, relevant)
         )
         kept = 0.0
         for seconds in later:
@@ -159,50 +158,56 @@ class IntermediateBounds:
         return soft_deadline.within(soft_deadline.remaining - kept)
 
     def _tighten_layer(
-        self, run: _Run, layer: Layer, bounds: Bounds, open_neurons: Bool[Tensor, "batch size"]
+        self, run: _Run, layer: Layer, bounds: Bounds, open_neurons: Bool[Tensor, "batch size"], total: int
     ) -> Bounds:
+        """total: how many are open."""
         lower, upper = bounds.lower.clone(), bounds.upper.clone()
         rounded = torch.zeros_like(open_neurons)
-        total = int(open_neurons.sum())
         pace, gain = _Pace(total), _Gain(total)
         large = total * widest(run.network, layer.pre_node) > _LARGE
         exact = not large
-        for passes, rows, neurons, used in self._chunks(
+        for passes, (rows, neurons, used, count) in self._chunks(
             run if large else replace(run, working=run.network), layer, bounds, open_neurons
         ):
             run.deadline.check()
             exact = passes.exact
-            # of several boxes those to come may differ: whoever asks for many knows what passes bring
-            if (len(bounds) == 1 and gain.next_to_none) or (
+            if gain.next_to_none or (
                 run.soft_deadline is not None and self._too_slow(pace, run.soft_deadline)
             ):
                 break
             low, high, lost = passes.bounds(rows, neurons, used)
-            pace.did(int(used.sum()))
+            pace.did(count)
             boxes, places = passes.view.neurons(rows, neurons)
             rounded[boxes, places] |= used & ~(lost < _LOST * (high - low))
             columns = places + layer.variables.start  # no place twice
             low = torch.where(used & low.isfinite(), low, -torch.inf)
             high = torch.where(used & high.isfinite(), high, torch.inf)
-            before = (upper[boxes, columns] - lower[boxes, columns])[used]
+            before = upper[boxes, columns] - lower[boxes, columns]
             lower[boxes, columns] = torch.maximum(lower[boxes, columns], low)
             upper[boxes, columns] = torch.minimum(upper[boxes, columns], high)
-            gain.was(before, (upper[boxes, columns] - lower[boxes, columns])[used])
+            # of several boxes those to come may differ: whoever asks for many knows what passes bring
+            if len(bounds) == 1:
+                gain.was(before, upper[boxes, columns] - lower[boxes, columns], used, count)
         run.clock.add(pace.timed, run.views(run.network, layer)[0].seen, pace.seconds)
         tight = Bounds(lower, upper)
-        again = rounded & still_open(layer, tight)
-        if exact or not bool(again.any()):
+        if exact:
             return tight
-        return self._tighten_layer(replace(run, working=run.network), layer, tight, again)
+        again = rounded & still_open(layer, tight)
+        left = int(again.sum())
+        return (
+            self._tighten_layer(replace(run, working=run.network), layer, tight, again, left)
+            if left
+            else tight
+        )
 
     def _chunks(
         self, run: _Run, layer: Layer, bounds: Bounds, open_neurons: Bool[Tensor, "batch size"]
-    ) -> Iterator[tuple[_Passes | CentredPasses, Tensor, Tensor, Tensor]]:
+    ) -> Iterator[tuple[_Passes | CentredPasses, _Chunk]]:
         """Parts of a layer's open neurons, and who bounds them."""
         for passes in self._passes(run, layer, bounds):
             view = passes.view
-            for rows, neurons, used in _chunks(view.by_position(open_neurons), view):
-                yield passes, rows, neurons, used
+            for chunk in _chunks(view.by_position(open_neurons), view):
+                yield passes, chunk
 
     def _passes(self, run: _Run, layer: Layer, bounds: Bounds) -> Sequence[_Passes | CentredPasses]:
         """Plain ones in float32 where they hold and nobody is to prove them again."""
@@ -266,19 +271,30 @@ class _Gain:
 
     def __init__(self, total: int) -> None:
         self._total, self._done = total, 0
-        self._before = self._after = 0.0
+        self._sums: Tensor | None = None
 
-    def was(self, before: Float[Tensor, " neurons"], after: Float[Tensor, " neurons"]) -> None:
-        """Intervals' widths; what was infinite and is not counts as narrowed by all of itself."""
-        self._done += len(before)
+    def was(
+        self,
+        before: Float[Tensor, "rows count"],
+        after: Float[Tensor, "rows count"],
+        used: Bool[Tensor, "rows count"],
+        count: int,
+    ) -> None:
+        """Intervals' widths, `count` of them used; what was infinite and is not counts as narrowed by all of itself."""
+        self._done += count
         finite = before.isfinite()
-        self._before += float(torch.where(finite, before, after.isfinite().to(after)).sum())
-        self._after += float(torch.where(finite, after.clamp(min=0), 0.0).sum())
+        before = torch.where(finite, before, after.isfinite().to(after))
+        after = torch.where(finite, after.clamp(min=0), 0.0)
+        sums = torch.where(used, torch.stack([before, after]), 0.0).sum((1, 2))
+        self._sums = sums if self._sums is None else self._sums + sums
 
     @property
     def next_to_none(self) -> bool:
         """Whether the rest is not worth it, as enough of the layer has shown."""
-        return self._done >= _TOLD * self._total and self._after > (1 - _GAIN) * self._before
+        if self._sums is None or self._done < _TOLD * self._total:
+            return False
+        before, after = self._sums.tolist()
+        return bool(after > (1 - _GAIN) * before)
 
 
 @dataclass(frozen=True)
@@ -330,10 +346,10 @@ def _carried_forward(run: _Run, bounds: Bounds, relevant: Tensor | None) -> Boun
     network, inputs = run.network, slice(0, run.network.inputs)
     free = is_wide(bounds.lower[:, inputs], bounds.upper[:, inputs]).any(0).sum()
     columns = 4 * (2 + int(free))
+    layers = [layer for layer in network.layers if _worth_a_pass(network, layer)]
     passes = sum(
-        2 * int(still_open(layer, bounds, relevant).sum()) * run.views(network, layer, ends=True)[0].seen
-        for layer in network.layers
-        if _worth_a_pass(network, layer)
+        2 * count * run.views(network, layer, ends=True)[0].seen
+        for layer, count in _counted(layers, bounds, relevant)
     )
     if columns * len(bounds) * sum(node.size for node in network.nodes) > _NEXT_TO_NOTHING * passes:
         return bounds
@@ -365,21 +381,29 @@ def still_open(
     return found if relevant is None else found & relevant[layer.variables]
 
 
-def _chunks(
-    open_neurons: Bool[Tensor, "batch size"], view: Sighted
-) -> Iterator[tuple[Tensor, Int[Tensor, "rows count"], Bool[Tensor, "rows count"]]]:
-    """Boxes and their open neurons (padded to equal counts; `used` tells which are real), few enough for the memory."""
+def _counted(layers: Sequence[Layer], bounds: Bounds, relevant: Tensor | None) -> Iterator[tuple[Layer, int]]:
+    """Each layer with how many of its neurons are still open."""
+    counts = [still_open(layer, bounds, relevant).sum() for layer in layers]
+    return zip(layers, torch.stack(counts).tolist() if counts else [], strict=True)
+
+
+_Chunk = tuple[Tensor, Int[Tensor, "rows count"], Bool[Tensor, "rows count"], int]
+
+
+def _chunks(open_neurons: Bool[Tensor, "batch size"], view: Sighted) -> Iterator[_Chunk]:
+    """Boxes and their open neurons (padded to equal counts; `used` tells which are real, and so many are), few enough for the memory."""
     passes = max(2, _CHUNK_BYTES // (2 * view.widest * view.network.dtype.itemsize))
-    counts = open_neurons.sum(1)
-    order = torch.argsort(counts, descending=True)
-    order = order[counts[order] > 0]
+    descending = open_neurons.sum(1).sort(descending=True)
+    order, counts = descending.indices, descending.values.tolist()
     ranked = torch.argsort(open_neurons.to(torch.int8), dim=1, descending=True, stable=True)
     start = 0
-    while start < len(order):
-        count = int(counts[order[start]])
-        boxes = order[start : start + max(1, passes // count)]
-        for first in range(0, count, passes):
-            neurons = ranked[boxes, first : min(count, first + passes)]
+    while start < len(counts) and counts[start]:
+        boxes = order[start : start + max(1, passes // counts[start])]
+        own = [count for count in counts[start : start + len(boxes)] if count]
+        boxes = boxes[: len(own)]
+        for first in range(0, own[0], passes):
+            last = min(own[0], first + passes)
+            neurons = ranked[boxes, first:last]
             used = open_neurons[boxes[:, None], neurons]
-            yield boxes, neurons, used
+            yield boxes, neurons, used, sum(min(max(count - first, 0), last - first) for count in own)
         start += len(boxes)

@@ -29,7 +29,7 @@ from verify.lagrangian.dual import DualProblem
 from verify.network.affine import Affine, Combine, Scale, Shape
 from verify.network.convolution import Convolution
 from verify.network.graph import Layer, Network, Node
-from verify.state import Bounds, Objective
+from verify.state import Bounds, Objective, plainly_all
 
 _WORTH = 1.0  # of all entries that a pass goes through: larger windows are not worth it
 _CHUNK = 2**22  # entries of sums that are looked at at once
@@ -254,7 +254,7 @@ class PatchNetwork:
         offsets, inside = {}, {}
         for i, (index, (places, within)) in enumerate(seen.items()):
             offsets[i] = self.whole.offsets[index][places]
-            if not bool(within.all()):
+            if not plainly_all(within):
                 inside[i] = within.to(offsets[i])
         coefficients = self.objective(rows, which, bounds.lower)[:, :, None]
         none = coefficients.new_zeros(*coefficients.shape[:3], 0)
@@ -290,7 +290,7 @@ class PatchNetwork:
     def inside(self, node: int, rows: Int[Tensor, " rows"], cotangent: Tensor) -> Tensor:
         """A cotangent of one of this network's nodes, 0 beyond the image."""
         _, within = self._at(list(self.windows)[node], rows)
-        if bool(within.all()):
+        if plainly_all(within):
             return cotangent
         return (cotangent.reshape(len(rows), -1, within.shape[1]) * within[:, None]).reshape(cotangent.shape)
 

@@ -107,10 +107,14 @@ class _Within(Affine):
 
 @dataclass(frozen=True)
 class _Moved(Affine):
-    """Entries of windows, moved: an index of each axis (None: all in order), and of the operands' channels one behind the other (-1: nothing)."""
+    """Entries of windows, moved: an index of each axis (None: all in order), and of the operands' channels one behind the other.
+
+    filled: which channels these go to (None: to all, in order); nothing is in the others. All indices are where the operands are.
+    """
 
     places: tuple[Int[Tensor, " size"] | None, ...]
-    channels: Int[Tensor, " channels"]
+    channels: Int[Tensor, " some"]
+    filled: Int[Tensor, " some"] | None
     input_shapes: tuple[Shape, ...]
     output_shape: Shape
     summed: int
@@ -124,11 +128,11 @@ class _Moved(Affine):
         rank = len(self.places)
         value = torch.cat([x.reshape(len(x), -1, *x.shape[-rank:]) for x in operands], 1)
         for axis, index in enumerate(self.places):
-            value = value if index is None else value.index_select(2 + axis, index.to(value.device))
-        channels = self.channels.to(value.device)
-        value = value.index_select(1, channels.clamp(min=0))
-        real = (channels >= 0).to(value).reshape(-1, *(1,) * rank)
-        return (value * real).reshape(len(value), *self.output_shape)
+            value = value if index is None else value.index_select(2 + axis, index)
+        value = value.index_select(1, self.channels)
+        if self.filled is not None:
+            value = _added(value, 1, self.filled, math.prod(self.output_shape[:-rank]))
+        return value.reshape(len(value), *self.output_shape)
 
     def transpose(self, cotangent: Tensor) -> tuple[Tensor, ...]:
         rank = len(self.places)
@@ -136,10 +140,9 @@ class _Moved(Affine):
         for axis, index in enumerate(self.places):
             if index is not None:
                 size = self.input_shapes[0][axis - rank]
-                value = _added(value, 2 + axis, index.to(value.device), size)
-        real = (self.channels >= 0).to(value.device)
-        channels = self.channels.to(value.device)[real]
-        value = _added(value[:, real], 1, channels, sum(self._split))
+                value = _added(value, 2 + axis, index, size)
+        value = value if self.filled is None else value.index_select(1, self.filled)
+        value = _added(value, 1, self.channels, sum(self._split))
         parts = value.split(self._split, 1)
         return tuple(
             part.reshape(len(part), *shape) for part, shape in zip(parts, self.input_shapes, strict=True)
@@ -245,14 +248,27 @@ class _Moves:
         return Window(*(tuple(part) for part in zip(*parts, strict=True)))
 
     def within(
-        self, window: Window, needed: Window, shapes: list[Shape], shape: Shape, summed: int
+        self,
+        window: Window,
+        needed: Window,
+        shapes: list[Shape],
+        shape: Shape,
+        summed: int,
+        device: torch.device,
     ) -> _Moved:
-        """Between windows of these sample shapes."""
+        """Between windows of these sample shapes, of values on a device."""
         ends = zip(window.first, window.last, needed.first, self.steps, strict=True)
         lines = [[rule(place) - start for place in range(low, high + 1)] for low, high, start, rule in ends]
         pairs = zip(lines, needed.sizes, strict=True)
-        places = tuple(None if line == list(range(size)) else torch.tensor(line) for line, size in pairs)
-        return _Moved(places, self.channels, tuple(shapes), shape, summed)
+        places = tuple(
+            None if line == list(range(size)) else torch.tensor(line, device=device) for line, size in pairs
+        )
+        filled = (self.channels >= 0).nonzero()[:, 0]
+        channels = self.channels[filled].to(device)
+        all_filled = len(filled) == len(self.channels)
+        return _Moved(
+            places, channels, None if all_filled else filled.to(device), tuple(shapes), shape, summed
+        )
 
 
 def _agreed(values: Tensor, there: Tensor, axis: int) -> Tensor | None:
@@ -347,7 +363,7 @@ class Sight:
         elif operator.moves and not _elementwise(self.network, node, self.rank):
             moves, own = self._moved(index), cropped(node.shape, window.sizes)
             assert moves is not None
-            operator = moves.within(window, needed, shapes, own, operator.terms)
+            operator = moves.within(window, needed, shapes, own, operator.terms, self.network.device)
         elif isinstance(operator, NonNegative):
             local = operator.function.of_windows(window.sizes)  # type: ignore[attr-defined]
             operator = replace(operator, function=local, input_shapes=tuple(shapes))

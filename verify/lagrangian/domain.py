@@ -126,7 +126,7 @@ class Domain:
     def _hull(self, layer: Layer) -> Hull:
         lower, upper = self._interval(layer)
         if layer.activation.mixes and self.batch > 1:
-            alike = bool((lower == lower[:1]).all() and (upper == upper[:1]).all())
+            alike = bool(((lower == lower[:1]) & (upper == upper[:1])).all())
             lower, upper = (end[:1] if alike else end for end in (lower, upper))
         upper = torch.maximum(lower, upper)
         if not self.network.plain and one_sided(layer.activation, lower, upper, self.finite):

@@ -124,6 +124,21 @@ class AveragePool:
     begin: Shape
     end: Shape
     divisors: tuple[tuple[int, ...], ...]
+    _placed: dict[tuple[torch.device, torch.dtype], list[Tensor]] = field(
+        default_factory=dict, compare=False, repr=False
+    )
+
+    def _counts(self, like: Tensor) -> list[Tensor]:
+        """The divisors of each axis, shaped to divide by; copied to a device once."""
+        key, rank = (like.device, like.dtype), len(self.kernel)
+        if key not in self._placed:
+            self._placed[key] = [
+                torch.tensor(divisor, dtype=like.dtype, device=like.device).reshape(
+                    -1, *(1,) * (rank - 1 - i)
+                )
+                for i, divisor in enumerate(self.divisors)
+            ]
+        return self._placed[key]
 
     @property
     def regular(self) -> bool:
@@ -140,19 +155,16 @@ class AveragePool:
         rank = len(self.kernel)
         pads = [side for pair in zip(reversed(self.begin), reversed(self.end), strict=True) for side in pair]
         total = functional.pad(x, pads)
-        for place, (size, step, divisor) in enumerate(
-            zip(self.kernel, self.stride, self.divisors, strict=True)
+        for place, (size, step, counts) in enumerate(
+            zip(self.kernel, self.stride, self._counts(x), strict=True)
         ):
-            total = total.unfold(x.dim() - rank + place, size, step).sum(dim=-1)
-            counts = torch.tensor(divisor, dtype=x.dtype, device=x.device)
-            total = total / counts.reshape(-1, *(1,) * (rank - 1 - place))
+            total = total.unfold(x.dim() - rank + place, size, step).sum(dim=-1) / counts
         return total
 
     def transpose(self, cotangent: Tensor, input_shapes: Sequence[Shape]) -> tuple[Tensor, ...]:
         rank, [shape] = len(self.kernel), input_shapes
-        for place, divisor in enumerate(self.divisors):
-            counts = torch.tensor(divisor, dtype=cotangent.dtype, device=cotangent.device)
-            cotangent = cotangent / counts.reshape(-1, *(1,) * (rank - 1 - place))
+        for counts in self._counts(cotangent):
+            cotangent = cotangent / counts
         padded = [a + n + b for a, n, b in zip(self.begin, shape[-rank:], self.end, strict=True)]
         total = cotangent.new_zeros(len(cotangent), *shape[:-rank], *padded)
         geometry = list(zip(self.stride, cotangent.shape[-rank:], strict=True))

@@ -49,8 +49,9 @@ class AscendedBoxes(TightenedBoxes):
         parts = [self._ascended(before.bounds.select(some), members[some], deadline) for some in rows]
         bound, cotangent = (torch.cat(part) for part in zip(*parts, strict=True))
         after = self._better(before, members, bound, cotangent)
+        known, (inherited, refuted) = after.told(before.bound, before.refuted)
         seen = Observation(
-            self.name, time.monotonic() - began, before.bound, after.bound, after.refuted & ~before.refuted
+            self.name, time.monotonic() - began, inherited, known.bound, known.refuted & ~refuted
         )
         return bounded.updated(index, after), seen
 

@@ -18,7 +18,7 @@ from verify.bounders.intermediate import IntermediateBounds
 from verify.branching.inputs import input_steps_open
 from verify.deadline import Deadline
 from verify.network.graph import Network
-from verify.state import Bounds
+from verify.state import Bounds, sent
 
 
 @dataclass(frozen=True, eq=False)
@@ -47,12 +47,13 @@ class TightenedBoxes(ABC):
 
     def due(self, bounded: BoundedBoxes, knowledge: Knowledge) -> Int[Tensor, " index"]:
         """Boxes that it was not tried on and where it pays."""
-        index = bounded.open
-        index = index[bounded.tried[index] < self.number]
+        known = bounded.in_brief
+        index = (~known.refuted & (known.tried < self.number)).nonzero()[:, 0]
         if self.bounder.network.has_steps and len(index):
             # where steps of the inputs themselves have several values left, splits tell more, and for less
-            index = index[~input_steps_open(self.bounder.network, bounded.bounds.select(index))]
-        return index[knowledge.effort.chosen(self.name, bounded.bound[index], self.all)]
+            boxes = bounded.bounds.select(sent(index, bounded.refuted.device))
+            index = index[~input_steps_open(self.bounder.network, boxes).cpu()]
+        return index[knowledge.effort.chosen(self.name, known.bound[index], self.all)]
 
     @property
     def relevant(self) -> Bool[Tensor, " variables"]:
@@ -71,10 +72,9 @@ class TightenedBoxes(ABC):
         began, before = time.monotonic(), bounded.select(index)
         tight = self.tighten(before, deadline, soft_deadline)
         after = self.bounder.bounded(before.subproblems, tight, knowledge.shared, 1, deadline).better(before)
-        seconds = time.monotonic() - began
-        tried = torch.full_like(after.tried, self.number)
-        after = replace(after, tried=tried)
-        seen = Observation(self.name, seconds, before.bound, after.bound, after.refuted)
+        after = replace(after, tried=torch.full_like(after.tried, self.number))
+        known, (bound,) = after.told(before.bound)
+        seen = Observation(self.name, time.monotonic() - began, bound, known.bound, known.refuted)
         return bounded.updated(index, after), seen
 
 
