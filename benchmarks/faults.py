@@ -2,15 +2,17 @@
 
 A search that takes some seconds is decided again and again. In one kind of trial its owner is killed (SIGKILL, nothing is unwound) at
 a random moment and the same command is run again, until one comes to its end; a third of these searches have workers. In the other kind its workers are killed or stopped
-(SIGSTOP) at random moments while it runs. Half of the searches write a certificate, which `verify check` has to prove. The verdict is known from a mixed-integer program, or was said by the exact methods that
+(SIGSTOP) at random moments while it runs. Four of five searches write a certificate, which the checker has to prove; it goes on until 30 owners and 100 workers of such searches
+were killed, or for 20 minutes. The verdict is known from a mixed-integer program, or was said by the exact methods that
 the shipped problems' verdicts are from.
 
-The exit status is 1 where a verdict is wrong, a certificate is not proved, a command ends with an error, or nothing was killed.
+The exit status is 1 where a verdict is wrong, a certificate is not proved, a command ends with an error, or fewer were killed.
 """
 
 from __future__ import annotations
 
 import json
+import math
 import os
 import signal
 import subprocess
@@ -19,7 +21,7 @@ import tempfile
 import time
 from collections.abc import Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import pairwise
 from pathlib import Path
 
@@ -45,6 +47,8 @@ verify.bab.loop._Branching._collect = lambda branching: (time.sleep(0.1), collec
 from verify.cli import main
 main()
 """
+_PATIENCE = 600.0  # seconds that a search may take which nothing is done to
+_PLAIN = 5  # each such trial is without a certificate
 _ANYWHERE = 0.2  # of the kills come at any moment, the others once the journal has grown
 
 
@@ -123,23 +127,41 @@ def ended(process: subprocess.Popen[str], seconds: float) -> dict[str, object]:
 
 
 def owner_killed(
-    instance: Instance, folder: Path, random: Generator, seconds: float, *options: str, most: int = 50
+    instance: Instance,
+    folder: Path,
+    random: Generator,
+    seconds: float,
+    *options: str,
+    most: int = 6,
+    until: float = math.inf,
 ) -> Trial:
-    """The owner is killed at a random moment, each time, until it comes to its end. seconds: that it may have gone on at most."""
-    began, resumed = time.monotonic(), False
-    for kills in range(most):
-        before = _version(folder)
+    """The owner is killed at a random moment, so often at most, and not after a time (of `time.monotonic`); then it comes to its end.
+
+    seconds: that it may have gone on at most.
+    """
+    began, kills = time.monotonic(), 0
+    while True:
         process = started(instance, "--checkpoint", str(folder), *options)
-        if random.random() > _ANYWHERE:
-            while _version(folder) == before and process.poll() is None:
-                time.sleep(0.02)
+        spared = kills >= most or time.monotonic() > until
+        if not spared and random.random() > _ANYWHERE:
+            _grown(folder, process)
         with suppress(subprocess.TimeoutExpired):
-            told = ended(process, float(random.uniform(0, seconds)) if kills < most - 1 else 600)
-            resumed |= bool(told["statistics"]["checkpoint"].get("resumed"))  # type: ignore[index]
+            told = ended(process, _PATIENCE if spared else float(random.uniform(0, seconds)))
+            resumed = bool(told["statistics"]["checkpoint"].get("resumed"))  # type: ignore[index]
             return Trial(str(told["verdict"]), kills, resumed, time.monotonic() - began)
         process.kill()
         process.communicate()
-    raise RuntimeError("it never came to its end")
+        if spared:
+            raise RuntimeError("it never came to its end")
+        kills += 1
+
+
+def _grown(folder: Path, process: subprocess.Popen[str]) -> None:
+    """Waits until a journal has grown by a record, or the process has ended."""
+    known = {_version(folder)}
+    while len(known) < 3 and process.poll() is None:  # it is opened, and written
+        time.sleep(0.02)
+        known.add(_version(folder))
 
 
 def _version(folder: Path) -> tuple[int, int] | None:
@@ -151,19 +173,27 @@ def _version(folder: Path) -> tuple[int, int] | None:
 
 
 def workers_killed(
-    instance: Instance, random: Generator, seconds: float, *options: str, most: int = 6
+    instance: Instance,
+    random: Generator,
+    seconds: float,
+    *options: str,
+    most: int = 6,
+    until: float = math.inf,
 ) -> Trial:
-    """Some worker is killed or stopped again and again, so many seconds after the last time at most, as long as the search goes on."""
+    """Some worker is killed or stopped again and again, so many seconds after the last time at most, as long as the search goes on.
+
+    most: of these. until: no longer than that (of `time.monotonic`).
+    """
     began, kills = time.monotonic(), 0
     process = started(instance, "--workers", "2", *options)
     while not workers_of(process.pid) and process.poll() is None:
         time.sleep(0.02)
-    while time.monotonic() < began + 600:
+    while time.monotonic() < began + _PATIENCE:
         with suppress(subprocess.TimeoutExpired):
             told = ended(process, float(random.uniform(0, seconds)))
             return Trial(str(told["verdict"]), kills, False, time.monotonic() - began)
         children = workers_of(process.pid)
-        if children and kills < most:
+        if children and kills < most and time.monotonic() < until:
             with suppress(ProcessLookupError):
                 os.kill(
                     int(random.choice(children)), signal.SIGKILL if random.random() < 0.7 else signal.SIGSTOP
@@ -184,14 +214,62 @@ def workers_of(owner: int) -> list[int]:
     return found
 
 
+@dataclass
+class Tally:
+    """What came of the trials of one kind. wanted: kills in searches whose certificates are proved."""
+
+    kind: str
+    wanted: int
+    trials: list[Trial] = field(default_factory=list)
+    begun: int = 0
+    proofs: int = 0
+    certified: int = 0  # kills in those
+
+    @property
+    def left(self) -> float:
+        """The share of the kills that is still wanted."""
+        return 1 - self.certified / self.wanted if self.certified < self.wanted else 0.0
+
+    @property
+    def row(self) -> list[str]:
+        """For the table."""
+        kills, resumed = (
+            sum(trial.kills for trial in self.trials),
+            sum(trial.resumed for trial in self.trials),
+        )
+        mean = sum(trial.seconds for trial in self.trials) / max(1, len(self.trials))
+        numbers = self.begun, len(self.trials), self.proofs, kills, self.certified, resumed
+        return [self.kind, *map(str, numbers), f"{mean:.1f}"]
+
+
+HEADING = [
+    "killed",
+    "trials",
+    "right end",
+    "proved",
+    "kills",
+    "of these with a proof",
+    "went on",
+    "seconds each",
+]
+
+
 @click.command()
-@click.option("--owners", default=30, show_default=True, help="Trials in which the owner is killed.")
-@click.option("--workers", default=30, show_default=True, help="Trials in which workers are killed.")
-@click.option("--minutes", default=20.0, show_default=True, help="After which no trial is begun.")
+@click.option(
+    "--owners", default=30, show_default=True, help="Kills of owners whose certificates are proved."
+)
+@click.option(
+    "--workers",
+    default=100,
+    show_default=True,
+    help="Kills of workers of searches whose certificates are proved.",
+)
+@click.option("--minutes", default=20.0, show_default=True, help="After which nothing is killed any more.")
 @click.option("--seed", default=0, show_default=True)
 def main(owners: int, workers: int, minutes: float, seed: int) -> None:
     """Kills, and looks at the verdicts."""
     random, until, wrong = np.random.default_rng(seed), time.monotonic() + 60 * minutes, list[str]()
+    tallies = [Tally("owner", owners), Tally("workers", workers)]
     with tempfile.TemporaryDirectory() as scratch:
         resnet = ROOT / "properties/digits_resnet"
         instances = [
@@ -200,50 +278,44 @@ def main(owners: int, workers: int, minutes: float, seed: int) -> None:
                 resnet / "onnx/digits_resnet.onnx", resnet / "vnnlib/image_1405_radius_0.04.vnnlib", "unsat"
             ),
         ]
-        rows = []
-        for kind, count in (("owner", owners), ("workers", workers)):
-            trials, begun, proofs = list[Trial](), 0, 0
-            while begun < count and time.monotonic() < until:
-                instance = instances[begun % len(instances)]
-                begun += 1
-                proof = Path(scratch) / f"proof-{begun}" if begun % 4 > 1 else None
-                options: tuple[str, ...] = () if proof is None else ("--certificate", str(proof))
-                try:
-                    if kind == "owner":
-                        options += ("--workers", "2") if begun % 3 == 0 else ()
-                        folder = Path(scratch) / f"kept-{begun}"
-                        trial = owner_killed(instance, folder, random, 3.0, *options)
-                    else:
-                        trial = workers_killed(instance, random, 3.0, *options)
-                except RuntimeError as error:
-                    wrong.append(f"{kind}, trial {begun}: {error}")
-                    continue
-                trials.append(trial)
-                if proof is not None:
-                    if proved(instance, proof):
-                        proofs += 1
-                    else:
-                        wrong.append(f"{kind}, trial {begun}: the certificate is not proved")
-                if trial.verdict != instance.verdict:
-                    wrong.append(f"{kind}, trial {begun}: {trial.verdict}, not {instance.verdict}")
-            rows.append(_row(kind, begun, trials, proofs))
-            if begun and not any(trial.kills for trial in trials):
-                wrong.append(f"{kind}: nothing was killed")
-    print(table(["killed", "trials", "right end", "proved", "kills", "went on", "seconds each"], rows))
+        while time.monotonic() < until and any(tally.left for tally in tallies):
+            tally = max(tallies, key=lambda tally: tally.left)
+            tally.begun += 1
+            folder = Path(scratch) / f"{tally.kind}-{tally.begun}"
+            try:
+                _try(tally, instances[tally.begun % len(instances)], folder, random, until)
+            except (RuntimeError, subprocess.TimeoutExpired) as error:
+                wrong.append(f"{tally.kind}, trial {tally.begun}: {error}")
+    print(table(HEADING, [tally.row for tally in tallies]))
+    for tally in tallies:
+        if tally.left:
+            wrong.append(f"{tally.kind}: {tally.certified} of {tally.wanted} kills in {minutes:g} minutes")
     for line in wrong:
         print(line)
     sys.exit(1 if wrong else 0)
 
 
+def _try(tally: Tally, instance: Instance, folder: Path, random: Generator, until: float) -> None:
+    """One trial. Raises RuntimeError where something is wrong with it."""
+    proof = None if tally.begun % _PLAIN == 0 else folder.with_suffix(".cert")
+    options: tuple[str, ...] = () if proof is None else ("--certificate", str(proof))
+    if tally.kind == "owner":
+        options += ("--workers", "2") if tally.begun % 3 == 0 else ()
+        trial = owner_killed(instance, folder, random, 3.0, *options, until=until)
+    else:
+        trial = workers_killed(instance, random, 3.0, *options, until=until)
+    tally.trials.append(trial)
+    if trial.verdict != instance.verdict:
+        raise RuntimeError(f"{trial.verdict}, not {instance.verdict}")
+    if proof is not None:
+        if not proved(instance, proof):
+            raise RuntimeError("the certificate is not proved")
+        tally.proofs, tally.certified = tally.proofs + 1, tally.certified + trial.kills
+
+
 def proved(instance: Instance, certificate: Path) -> bool:
     """Whether the checker proves a search's certificate."""
     return certificate.exists() and check(certificate, instance.model, instance.specification).proved
-
-
-def _row(kind: str, begun: int, trials: Sequence[Trial], proofs: int) -> list[str]:
-    kills, resumed = sum(trial.kills for trial in trials), sum(trial.resumed for trial in trials)
-    mean = sum(trial.seconds for trial in trials) / max(1, len(trials))
-    return [kind, str(begun), str(len(trials)), str(proofs), str(kills), str(resumed), f"{mean:.1f}"]
 
 
 if __name__ == "__main__":
