@@ -9,6 +9,7 @@ import torch
 from nets import EXAMPLES, label, property_text, random_layers, relu_model, row_text
 from onnx import helper, numpy_helper
 
+import verify
 from verify.attack import Attack
 from verify.deadline import Deadline
 from verify.network.activations import Activation
@@ -164,3 +165,10 @@ def test_a_box_of_one_point_is_one_cell() -> None:
     network = prepare(stepped(0, [2, 4, 1], "Round"), ball(2, row_text([1.0], 0.0))).model.network
     point = torch.full((1, 2), 0.5, dtype=network.dtype)
     assert cell_points(network, point, point).tolist() == point.tolist()
+
+
+def test_nothing_is_left_to_attack() -> None:
+    """Where intervals of the outputs exclude every clause before the search: an output that is 1, 0 or -1 is never above 1."""
+    model = stepped(1, [2, 4, 1], "Floor", "Sign")
+    result = verify.verify(model, verify.Never(verify.y[0] > 1, ([-1.0] * 2, [1.0] * 2)))
+    assert result.verdict == "unsat" and "no clause is left" in result.reason

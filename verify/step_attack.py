@@ -137,7 +137,7 @@ class StepAttack(Attack):
 
 def _by_box(problem: Problem, clauses: Sequence[int]) -> Iterator[list[int]]:
     """The clauses of each box, not too many at a time."""
-    boxes = problem.box_of[np.asarray(clauses)]
+    boxes = problem.box_of[np.asarray(clauses, dtype=np.int64)]  # of none there is no other type
     order = np.argsort(boxes, kind="stable")
     for group in np.split(order, np.flatnonzero(np.diff(boxes[order])) + 1):
         for start in range(0, len(group), _CLAUSES):
