@@ -57,14 +57,14 @@ class Question:
 
 
 class Telling(Eager):
-    """Is killed once there are blocks, and says how much the journal knows of each part."""
+    """Is killed once there are blocks and splits, and says how much the journal knows of each part."""
 
     sizes_told: ClassVar[dict[str, int]] = {}
 
     def write(self, strategy: Strategy, frontier: Frontier, working: Any, standing: Standing) -> None:
         super().write(strategy, frontier, working, standing)
         files = standing.proof.saved()["files"]
-        if "stream" in files:
+        if {"stream", "split.node"} <= set(files):
             self.sizes_told.update({name: there["size"] for name, there in files.items()})
             raise Killed
 

@@ -99,7 +99,7 @@ def test_rows_lie_above_their_bounds_and_slopes(activation: Activation) -> None:
         texts = [row_text(row.tolist(), 0.0) for row in rows]
         text = property_text(lower[0].tolist(), upper[0].tolist(), network.outputs, f"(or {' '.join(texts)})")
         problem = Problem(loaded(network), parse(text))
-        bounder = BoxBounder(problem, network, Objectives(problem, network.device))
+        bounder = BoxBounder(problem, network, Objectives(problem, network.device), 1)
         bounder.objectives.prepare(range(problem.clauses))
         objective = bounder.rows(torch.arange(problem.clauses)[None])
         bounds, outputs = interval(network, lower, upper)

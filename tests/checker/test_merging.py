@@ -178,7 +178,7 @@ def test_by_clause(tmp_path: Path) -> None:
         paths.append(one.certificate)
     # whose cuts get other numbers
     assert kinds.count("cuts") > 2
-    assert {"lemma_cuts", "leaves8_cuts", "input_leaves"} <= set(kinds)
+    assert {"lemma_cuts", "leaves8_cuts", "box_leaves"} <= set(kinds)
     target = tmp_path / "merged"
     with pytest.raises(Refused, match="2 clauses are in no part, the first is clause 1"):
         merge(paths[:1], whole.model, whole.property, target)

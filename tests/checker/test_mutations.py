@@ -218,6 +218,38 @@ def merged(folder: Path) -> Kit:
     return kit(folder, "merged", files, property_text(LOWER, UPPER, 2, f"(<= Y_0 {high!r})"))
 
 
+def afresh(folder: Path) -> Kit:
+    """Boxes of inputs as certificates had them before: each bounded from nothing."""
+    folder = folder / "afresh"
+    folder.mkdir()
+    layers = random_layers(1, SIZES)
+    y = outputs(layers)[:, 0]
+    low, high = float(y.min()) - 40.0, float(y.min()) + GIVE
+    files = placed(folder, relu_model(layers), property_text(LOWER, UPPER, 2, f"(<= Y_0 {low!r})"))
+    clip = numbers("<i8", 1, 0) + numbers("<u1", 1) + numbers("<f8", *LOWER, *UPPER)
+    leaves = numbers("<i8", 2, 1, 2) + numbers("<u1", 1, 3)
+    by_hand(files, [("clip", clip), ("input_leaves", leaves)], splits=[(0, 0, 0.0)])
+    return kit(folder, "afresh", files, property_text(LOWER, UPPER, 2, f"(<= Y_0 {high!r})"))
+
+
+def several(folder: Path) -> Kit:
+    """Three clauses of one root, two of which are refuted above where the last is."""
+    folder = folder / "several"
+    folder.mkdir()
+    layers = random_layers(2, SIZES)
+    y = outputs(layers)
+    files = placed(folder, relu_model(layers), "")
+    low, spread = float(y[:, 0].min()), float(np.ptp(y[:, 0]))
+
+    def text(limit: float) -> str:
+        far = (f"(<= Y_0 {low - share * spread!r})" for share in (0.6, 0.9))
+        return property_text(LOWER, UPPER, 2, f"(or (<= Y_0 {limit!r}) {' '.join(far)})")
+
+    files.property.write_text(text(low - 0.05 * spread))
+    assert searched(files, "inputs", QUICK, prepare_search=always) == ("unsat", None)
+    return kit(folder, "several", files, text(low + GIVE))
+
+
 def curved(folder: Path) -> Kit:
     """Multipliers of all pre-activations, of a network with tanh; the optimum by samples."""
     from test_certificates import outputs_of
@@ -241,9 +273,9 @@ MAKERS: dict[str, Callable[[Path], Kit]] = {
     "cuts": lambda folder: relu_kit(folder, "cuts", 3, 1, 0.02, "activations", CONSTRAINED, always),
     "trees": lambda folder: relu_kit(folder, "trees", 2, 1, 0.02, "activations", WEAK, branched_at_once),
     "cuts in single": lambda folder: relu_kit(folder, "cuts in single", 3, 1, 0.02, "activations", WEAK, in_float32),
-    "inputs": lambda folder: relu_kit(folder, "inputs", 2, 1, 0.01, "inputs", QUICK),
-    "joined": lambda folder: relu_kit(folder, "joined", 3, 2, 0.05, "inputs", QUICK),
-    "curved": curved, "hand": made_by_hand, "merged": merged,
+    "inputs": lambda folder: relu_kit(folder, "inputs", 2, 1, 0.01, "inputs", QUICK, always),
+    "joined": lambda folder: relu_kit(folder, "joined", 3, 2, 0.05, "inputs", QUICK, always),
+    "several": several, "afresh": afresh, "curved": curved, "hand": made_by_hand, "merged": merged,
 }  # fmt: skip
 every_kit = pytest.mark.parametrize("name", MAKERS)
 
@@ -349,7 +381,7 @@ def test_blocks(name: str, kits: dict[str, Kit]) -> None:
     own = one.parts.blocks
     for place in few(len(own), 6):
         kind, data = own[place]
-        closes = kind.startswith("leaves") or kind in ("empty", "input_leaves", "covered")
+        closes = kind.startswith("leaves") or kind in ("empty", "input_leaves", "box_leaves", "covered")
         variants: dict[str, list[tuple[str, bytes]]] = {
             "dropped": [*own[:place], *own[place + 1 :]],
             "doubled": [*own[: place + 1], *own[place:]],
@@ -413,7 +445,7 @@ def test_numbers(name: str, kits: dict[str, Kit]) -> None:
                     parts.blocks = changed
                     accepted = one.attempt(parts, (block, kind, start, dtype, place, value, other))
                     if dtype.startswith("<f") and not np.isfinite(new[0]):
-                        unused = kind in ("box", "clip") and np.isinf(new[0])  # a claim of nothing
+                        unused = kind in ("box", "clip", "boxes") and np.isinf(new[0])  # a claim of nothing
                         unused = unused or kind == "leaves32"  # a slope below where the chord above is taken
                         assert unused or not accepted, (kind, value, other)
 
@@ -435,7 +467,7 @@ def test_leaves_that_are_exchanged(name: str, kits: dict[str, Kit]) -> None:
         parts.blocks = [(kind, bytes(data)) for (kind, _), data in zip(own, blocks, strict=True)]
         one.attempt(parts, (first, second))
     total = len(np.unique(one.parts.tensors["root.clause"])) + 2 * len(one.parts.tensors["split.node"])
-    for place in [i for i, (kind, _) in enumerate(own) if kind in ("lemma", "clip")][:2]:
+    for place in [i for i, (kind, _) in enumerate(own) if kind in ("lemma", "clip", "boxes")][:2]:
         kind, data = own[place]
         at = 0 if kind == "lemma" else 8
         for node in few(total, 8):

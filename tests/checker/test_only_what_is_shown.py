@@ -13,7 +13,7 @@ from make_data import Files, _unsat, network, placed
 from nets import property_text
 
 from verify.api import verify
-from verify.checker import subproblems
+from verify.checker import boxes
 from verify.checker.dual import Dual
 from verify.checker.errors import NotProved, Refused
 from verify.checker.proof import Proof
@@ -38,11 +38,11 @@ def test_nan_closes_nothing() -> None:
 def test_boxes_of_nan_prove_nothing(inputs: Files, monkeypatch: pytest.MonkeyPatch) -> None:
     assert inputs.check().proved
 
-    def afresh(proof: Proof, nodes: np.ndarray, *_: object) -> tuple[np.ndarray, ...]:
-        ends = np.full((len(nodes), proof.network.inputs), np.nan)
-        return np.full(len(nodes), np.nan), np.zeros(len(nodes), dtype=bool), ends, ends
+    def made(self: boxes._Bounded, one: object) -> None:
+        for values in (self.best, self.lower, self.upper, *self.bounds):
+            values[:] = np.nan
 
-    monkeypatch.setattr(subproblems, "_afresh", afresh)
+    monkeypatch.setattr(boxes._Bounded, "make", made)
     assert not inputs.check().proved
 
 

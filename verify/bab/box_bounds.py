@@ -27,6 +27,7 @@ from verify.problem import Problem
 from verify.state import Bounds, Objective, Struct, Subproblems, fetched, sent
 
 _GROUP = 32  # clauses that a subproblem stands for, at most
+_SLACK = 1e-9  # of the terms that a bound is a sum of
 _MOST_ELEMENTS = 2**25  # variables of all objectives that are bounded at once
 
 
@@ -60,7 +61,8 @@ class InBrief(Struct):
 class BoundedBoxes(Bounded):
     """What bounding boxes afresh gives, of the clause that is furthest from refuted, and where all unsafe points lie.
 
-    (Of all clauses of a subproblem: `refuted` is said of all.) tried: the last kind of tightening that was tried.
+    (Of all clauses of a subproblem: `refuted` is said of all.) tried: the last kind of tightening that was tried. members: the clauses that
+    it stands for.
     """
 
     bounds: Bounds
@@ -73,8 +75,14 @@ class BoundedBoxes(Bounded):
     alone: Bool[Tensor, " batch"]
     # what the rows tell that all open clauses have
     unsafe: Halfspaces
-    # of each clause's rows, as joined; 0 in a pass not made
+    members: Int[Tensor, "batch group"]
+    # which passes were made, and the weights of each clause's rows, as joined
+    made: Bool[Tensor, "batch passes"]
     weights: Float[Tensor, "batch passes group rows"]
+    # which of the clauses some pass refutes
+    closed: Bool[Tensor, "batch group"]
+    # each clause's multipliers in the pass that has them for a proof; before, there are no columns
+    rho: Float[Tensor, "batch group multipliers"]
     tried: Int[Tensor, " batch"]
 
     def on_host(self: B) -> B:
@@ -94,28 +102,32 @@ class BoundedBoxes(Bounded):
     def better(self, other: BoundedBoxes) -> BoundedBoxes:
         """The better bound of the two, and the box that both have in common; without one, nothing in it is unsafe."""
         lower, upper = torch.maximum(self.lower, other.lower), torch.minimum(self.upper, other.upper)
+        closed = self.closed | other.closed
         return replace(
             self,
             bound=torch.maximum(self.bound, other.bound),
-            refuted=self.refuted | other.refuted | (lower > upper).any(1),
+            refuted=self.refuted | other.refuted | (lower > upper).any(1) | closed.all(1),
+            closed=closed,
             lower=lower,
             upper=upper,
+            made=self.made | other.made,
             weights=self.weights + other.weights,
         )
-
-    @property
-    def passes(self) -> Int[Tensor, " batch"]:
-        """Bits: 1 for CROWN on intervals, 2 for CROWN on tightened bounds."""
-        return torch.where(self.tried > 0, 3, 1)
 
 
 @dataclass(frozen=True, eq=False)
 class BoxBounder:
-    """CROWN's bound of every row of every clause, on whatever bounds of the pre-activations are given."""
+    """CROWN's bound of every row of every clause, on whatever bounds of the pre-activations are given.
+
+    passes: how many a box may have, the first included. proves: whether what they find is written down: then bounds have some slack for who
+    rounds in another way.
+    """
 
     problem: Problem
     network: Network
     objectives: Objectives
+    passes: int
+    proves: bool = False
     clipping: Clipping = Clipping()
 
     @cached_property
@@ -167,7 +179,7 @@ class BoxBounder:
         deadline: Deadline,
         outputs: Pair | None = None,
     ) -> BoundedBoxes:
-        """Every row of every clause bounded by CROWN, in the first pass (0) or a later one (1).
+        """Every row of every clause bounded by CROWN, in the first pass (0) or a later one.
 
         outputs: their intervals, where these may do.
         """
@@ -183,12 +195,15 @@ class BoxBounder:
         cotangent = cotangent.nan_to_num(nan=0.0).reshape(*shape, -1)
         inputs = slice(0, self.network.inputs)
         box = Bounds(bounds.lower[:, inputs], bounds.upper[:, inputs])
-        weights = bound.new_zeros(len(bound), 2, *shape[1:])
+        bound = self.with_slack(bound, cotangent, box)
+        weights = bound.new_zeros(len(bound), self.passes, *shape[1:])
+        made = torch.zeros_like(weights[..., 0, 0], dtype=torch.bool)
+        made[:, number] = True
         if self.problem.rows > 1:
             joint, direction, weights[:, number] = self.clipping.joined(box, bound, cotangent)
             bound, cotangent = torch.cat([bound, joint], 2), torch.cat([cotangent, direction], 2)
         lower, upper = self.clipping.clipped(box, bound, cotangent)
-        refuted = (bound > 0).any(2) | (lower > upper).any(2) | bounds.empty[:, None]
+        refuted = (bound > 0).any(2) | (lower > upper).any(2) | self._empty(bounds)[:, None]
         unsafe = self._unsafe(members, box, bound, cotangent, refuted)
         open_clause = ~refuted[..., None]
         nearest, row = bound.max(2)
@@ -208,9 +223,28 @@ class BoxBounder:
             lower=torch.where(open_clause, lower, torch.inf).amin(1),
             upper=torch.where(open_clause, upper, -torch.inf).amax(1),
             unsafe=unsafe,
+            members=members,
+            made=made,
             weights=weights,
+            closed=refuted,
+            rho=bound.new_zeros(*members.shape, 0, dtype=torch.float32),
             tried=torch.zeros_like(subproblems.clause),
         )
+
+    def with_slack(self, bound: Tensor, cotangent: Tensor, box: Bounds) -> Tensor:
+        """Bounds [batch, group, ..] of linear functions, less some slack for who rounds in another way."""
+        if not self.proves:
+            return bound
+        reach = torch.maximum(box.lower.abs(), box.upper.abs())
+        size = (cotangent.abs() * reach.reshape(len(reach), *[1] * (cotangent.dim() - 2), -1)).sum(-1)
+        return bound - _SLACK * (bound.abs() + size)
+
+    def _empty(self, bounds: Bounds) -> Bool[Tensor, " batch"]:
+        """Whether some variable has no value left."""
+        if not self.proves:
+            return bounds.empty
+        slack = _SLACK * (bounds.lower.abs() + bounds.upper.abs())
+        return (bounds.lower - slack > bounds.upper).any(1)
 
     def _unsafe(
         self, members: Tensor, box: Bounds, bound: Tensor, cotangent: Tensor, refuted: Tensor

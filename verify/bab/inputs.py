@@ -1,4 +1,4 @@
-"""Splitting inputs: halved boxes, bounded in float64; what is inherited are the box and, where no proof is written, bounds."""
+"""Splitting inputs: halved boxes, bounded in float64; what is inherited are the box and bounds that hold on it."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import torch
 from jaxtyping import Int
 from torch import Tensor
 
-from verify.bab.box_bounds import BoxBounder, Groups
+from verify.bab.box_bounds import BoundedBoxes, BoxBounder, Groups
 from verify.bab.effort import SPLITTING, Effort, Halving, Observation
 from verify.bab.executor import Mapper
 from verify.bab.frontier import FEWEST
@@ -37,7 +37,8 @@ from verify.lagrangian.alpha import Alpha
 from verify.memory import budget
 from verify.network.graph import Network
 from verify.problem import Problem
-from verify.proof.tracer import InputBoxes, ProofTracer
+from verify.proof.input_boxes import InputBoxes, Turn
+from verify.proof.tracer import ProofTracer
 from verify.state import Bounds, Subproblems, outward, sent
 
 _FEW_STEPS, _LEVELS = 2, 4  # steps that are parted by themselves, and the levels of the tree for each more
@@ -68,22 +69,25 @@ class SplitInputs:
         cls, problem: Problem, network: Network, intermediate: IntermediateBounds, tracer: ProofTracer
     ) -> SplitInputs:
         """With all that a proof can hold: forward bounds, those of the last layers, those of all, ascents, dearer each."""
-        bounder = BoxBounder(problem, network, Objectives(problem, network.device))
-        first = last_layers(network)
+        first, proves = last_layers(network), tracer.writes
         last = first < len(network.layers) and tracer.proves(Provable.LAST_LAYERS)
         forward = tracer.proves(Provable.FORWARD)
-        intermediate = replace(intermediate, forward=forward)
+        # what is proved again is made in the same way
+        intermediate = replace(intermediate, forward=forward and not proves, alike=proves)
         ascents = tracer.proves(Provable.ASCENDED_BOXES)
         every, clips = 1 + last + forward, tracer.proves(Provable.INHERITED_BOUNDS)
         count = every + ascents
+        bounder = BoxBounder(problem, network, Objectives(problem, network.device), count + 1, proves)
         tighter: list[TightenedBoxes] = [
             AllLayers(bounder, every, count, clips=clips, intermediate=intermediate)
         ]
         if last:
             tighter.insert(0, LastLayers(bounder, every - 1, count, intermediate=intermediate, first=first))
-        before = ForwardBounds(bounder, 1, count) if forward else None
+        before = ForwardBounds(bounder, 1, count, clips=clips) if forward else None
         last_of_all = AscendedBoxes(bounder, count, count) if ascents else None
-        return cls(bounder, (*([before] if before else []), *tighter), before, last_of_all, tracer)
+        # a proof has no forward bounds of outputs
+        together = None if proves else before
+        return cls(bounder, (*([before] if before else []), *tighter), together, last_of_all, tracer)
 
     @property
     def objectives(self) -> Objectives:
@@ -183,17 +187,13 @@ class SplitInputs:
             SPLITTING, time.monotonic() - began, known.before, known.bound.float(), known.refuted
         )
         seen, knowledge = [split], knowledge.learned(split)
-        for technique in self._in_turn(knowledge.effort, int((~known.refuted).sum())):
+        techniques = self._in_turn(knowledge.effort, int((~known.refuted).sum()))
+        for technique in techniques:
             found, more = applied((technique,), found, knowledge, deadline)
             knowledge = knowledge.learned(*more)
             seen += more
-        boxes = InputBoxes(found.refuted, found.passes, found.weights, found.lower, found.upper)
-        box = self.tracer.input_boxes(subproblems, whole, boxes)
-        behind = slice(self.bounder.network.inputs, subproblems.constrained_lower.shape[1])
-        box = Bounds(
-            torch.cat([box.lower, found.bounds.lower[:, behind]], 1),
-            torch.cat([box.upper, found.bounds.upper[:, behind]], 1),
-        )
+        turns = tuple(Turn(technique.number, technique.kind) for technique in techniques)
+        box = self.tracer.input_boxes(subproblems, whole, self._boxes(found, knowledge.shared), turns)
         if self.bounder.network.has_steps:
             # ends of few bits: sums of such are exact, which steps may depend on
             box = Bounds(outward(box.lower, -torch.inf).double(), outward(box.upper, torch.inf).double())
@@ -209,6 +209,15 @@ class SplitInputs:
             constrained_upper=box.upper,
         )
         return Result(Bounded(subproblems, found.refuted, found.minimiser), tuple(seen))
+
+    def _boxes(self, found: BoundedBoxes, groups: Groups) -> InputBoxes:
+        """What is told of them: once a single clause is left of a subproblem, that."""
+        members, alone = found.members, (found.alone & self._freely)[:, None]
+        every = groups.members[groups.of_clause[found.clause]]
+        places = (members[..., None] == every[:, None]).to(torch.uint8).argmax(2)
+        left = ~alone | (members == found.clause[:, None])
+        passes = found.made, found.weights, found.rho
+        return InputBoxes(found.refuted, places, left, *passes, found.lower, found.upper, found.bounds)
 
     def _in_turn(self, effort: Effort, count: int) -> list[TightenedBoxes]:
         """Cheaper ones first, but for those that save too little of what a dearer one takes; ascents on what they leave."""

@@ -68,11 +68,13 @@ class IntermediateBounds:
     """Tightens all pre-activations' bounds on a batch of boxes.
 
     With `ascent`, every neuron's slopes are first optimised, on a `working` copy of the network in lower precision; the bound
-    that counts is still a sweep of the network itself. forward: where few inputs are open, linear functions of these come first.
+    that counts is still a sweep of the network itself. forward: where few inputs are open, linear functions of these come first. alike:
+    all is done, in the network's own precision, as whoever proves it again does.
     """
 
     ascent: Restricted | None = None
     forward: bool = True
+    alike: bool = False
 
     def tighten(
         self,
@@ -91,6 +93,8 @@ class IntermediateBounds:
         by then. unsafe: the parts of the boxes that bounds need to hold on. relevant: others than these are left to intervals. Raises
         OutOfTimeError.
         """
+        if self.alike:
+            working, soft_deadline = None, None
         run = _Run(network, working or network, deadline, soft_deadline, tracer, unsafe)
         inputs = slice(0, network.inputs)
         bounds, _ = interval(network, bounds.lower[:, inputs], bounds.upper[:, inputs], bounds)
@@ -171,7 +175,7 @@ class IntermediateBounds:
         ):
             run.deadline.check()
             exact = passes.exact
-            if gain.next_to_none or (
+            if (gain.next_to_none and not self.alike) or (
                 run.soft_deadline is not None and self._too_slow(pace, run.soft_deadline)
             ):
                 break

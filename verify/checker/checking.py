@@ -202,6 +202,7 @@ def take_in(proof: Proof, block: Block, prove: bool) -> None:
         with np.errstate(all="ignore"):
             block.rule.take_in(proof, cursor, prove)
         cursor.finish()
+        proof.tree.forget()
     except (NotProved, Refused) as problem:
         raise type(problem)(f"block {block.number} ({block.rule.name}): {problem}") from problem
 

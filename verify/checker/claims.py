@@ -78,7 +78,7 @@ class Slopes(Rule):
         neurons = neurons_of(proof, number, places)
         old = proof.tree.base(int(roots[0]))
         bounds = old[0][None], old[1][None]
-        below = proof.dual.layers_below(proof.network.layers[number].operand)
+        below = proof.network.layers_below(proof.network.layers[number].operand)
         alphas = read_alphas(proof, cursor, bounds, len(places), "<u1", below)
         if prove:
             sizes = proof.dual.sizes(*proof.bounder.propagated(bounds))

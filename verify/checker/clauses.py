@@ -95,6 +95,7 @@ class Clauses:
             raise Refused("the header's 'rows' is no sensible number")
         self._last: tuple[Any, tuple[Array, Array]] | None = None
         self._clause, self._end = np.array(clause), np.cumsum(count)
+        self._row_numbers: dict[Any, int] = {}
         self.roots = len(count)
         self.most_of_root = int(count.max(initial=1))
         self.most_rows = int(rows)
@@ -126,6 +127,15 @@ class Clauses:
             )
             self._last = ends, (np.array(lower), np.array(upper))
         return self._last[1]
+
+    @lru_cache(maxsize=4096)  # noqa: B019 - one object for a run
+    def row_numbers(self, clause: int) -> tuple[int, ...]:
+        """Numbers of a clause's rows, its first repeated behind them: the same numbers are the same rows."""
+        rows = self.rows(clause).padded(self.most_rows)
+        keys: list[Any] = [(rows.outputs[i].tobytes(), rows.exact_thresholds[i]) for i in range(len(rows))]
+        for (row, column), value in sorted((rows.inputs or {}).items()):
+            keys[row] = *keys[row], column, value
+        return tuple(self._row_numbers.setdefault(key, len(self._row_numbers)) for key in keys)
 
     @lru_cache(maxsize=4096)  # noqa: B019 - one object for a run
     def rows(self, clause: int) -> Rows:

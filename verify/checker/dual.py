@@ -86,9 +86,8 @@ class Dual:
         terms = [sum(linear.terms + 1 for linear, _ in maps) for maps in self.maps.values()]
         count = max(terms, default=1) + network.variables + network.outputs + len(network.nodes) + 64
         self._moves: dict[int, bool] = {}  # of affine nodes
-        self.gamma = 0.0 if arithmetic.exact else 4 * _gamma(count, _UNIT)
+        self.gamma = 0.0 if arithmetic.exact else sums(count)
         self._layer_of = {layer.node: number for number, layer in enumerate(network.layers)}
-        self._ancestors = _ancestors(network)
 
     @property
     def needs_sizes(self) -> bool:
@@ -149,7 +148,7 @@ class Dual:
                     low = np.maximum(low, known[0][:, columns])
                     high = np.minimum(high, known[1][:, columns])
                 found.append((low, high))
-                values.append(self._outputs(node, low, np.maximum(low, high)))
+                values.append(self.outputs(node, low, np.maximum(low, high)))
         lowers, uppers = zip(*found, strict=True)
         return (np.concatenate(lowers, 1), np.concatenate(uppers, 1)), values
 
@@ -160,7 +159,7 @@ class Dual:
             return lower[:, : self.network.inputs], upper[:, : self.network.inputs]
         assert isinstance(node, Activation)
         columns = self.network.layers[self._layer_of[index]].variables
-        return self._outputs(node, lower[:, columns], np.maximum(lower[:, columns], upper[:, columns]))
+        return self.outputs(node, lower[:, columns], np.maximum(lower[:, columns], upper[:, columns]))
 
     def _underflow(self, index: int, size: Array, operands: list[Array]) -> Any:
         """What products too small for float64 may lose: something only where all terms are tiny and not all are 0."""
@@ -172,7 +171,7 @@ class Dual:
             some = some + linear.forward(np.where(operand > 0, 1.0, 0.0))
         return np.where(tiny & (some > 0), _SMALL, 0.0)
 
-    def _outputs(self, node: Activation, low: Array, high: Array) -> tuple[Array, Array]:
+    def outputs(self, node: Activation, low: Array, high: Array) -> tuple[Array, Array]:
         """An activation's outputs on boxes; the deployed one's may round a product."""
         low, high = interval(node.kind, node.parameters, low, high)
         if self.arithmetic.deployed and node.kind in MULTIPLYING:
@@ -203,15 +202,20 @@ class Dual:
                 centre = centre + linear.forward(middle)
                 radius = radius + absolute.forward(spread)
                 size = size + absolute.forward(sizes[-1])
-            own = 0.0 if self.arithmetic.exact else 4 * _gamma(self._terms(index), _UNIT)
-            relative, least = self._errors(index, own)
-            slack = relative * size + least + self._underflow(index, size, sizes)
-            if self.arithmetic.deployed:  # beyond that float32 may overflow, and nothing is known
-                slack = np.where(size < LARGEST32, slack, np.inf)
+            slack = self.lost(index, size, sizes)
             low, high = centre - radius - slack, centre + radius + slack
         if self.arithmetic.exact:
             return low, high
         return np.where(np.isnan(low), -np.inf, low), np.where(np.isnan(high), np.inf, high)
+
+    def lost(self, index: int, size: Array, operands: list[Array], more: int = 0) -> Array:
+        """By how much an affine node's values may be off, as sums of terms of these sizes (`more`: besides its own), made of the operands'."""
+        own = 0.0 if self.arithmetic.exact else sums(self._terms(index) + more)
+        relative, least = self._errors(index, own)
+        slack = relative * size + least + self._underflow(index, size, operands)
+        if self.arithmetic.deployed:  # beyond that float32 may overflow, and nothing is known
+            slack = np.where(size < LARGEST32, slack, np.inf)
+        return np.asarray(slack)
 
     def sizes(self, lower: Array, upper: Array) -> dict[int, Array]:
         """For every node [size]: what its values, and the terms they are sums of, are at most in absolute value.
@@ -235,7 +239,7 @@ class Dual:
                 columns = self.network.layers[self._layer_of[index]].variables
             low, high = lower[:, columns], np.maximum(lower[:, columns], upper[:, columns])
             if isinstance(node, Activation):
-                low, high = self._outputs(node, low, high)
+                low, high = self.outputs(node, low, high)
             found[index] = np.maximum(np.abs(low), np.abs(high)).max(0)
         return found
 
@@ -360,10 +364,10 @@ class Dual:
             error = error + np.abs(t) @ (unit * sizes[index] + tiny)
         return error
 
-    def layers_below(self, node: int) -> list[int]:
-        """The numbers of the layers that a node's value depends on."""
-        below = self._ancestors[node]
-        return [number for number, layer in enumerate(self.network.layers) if layer.node in below]
+
+def sums(terms: int) -> float:
+    """What a sum of so many terms may be off by in float64, of the sum of their sizes, four times over."""
+    return 4 * _gamma(terms, _UNIT)
 
 
 def _gamma(count: int, unit: float) -> float:
@@ -381,15 +385,3 @@ def transposed(transpose: Callable[[Array], Array], c: Array) -> Array:
 def join(pending: dict[int, Array], node: int, cotangent: Array) -> None:
     """Adds what pulls on a node."""
     pending[node] = pending[node] + cotangent if node in pending else cotangent
-
-
-def _ancestors(network: Network) -> list[set[int]]:
-    found: list[set[int]] = []
-    for index, node in enumerate(network.nodes):
-        operands: tuple[int, ...] = ()
-        if isinstance(node, Affine):
-            operands = tuple(operand for _, operand in node.operands)
-        elif isinstance(node, Activation):
-            operands = (node.operand,)
-        found.append({index}.union(*(found[operand] for operand in operands)))
-    return found

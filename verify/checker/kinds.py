@@ -8,13 +8,13 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from verify.checker import claims, leaves, subproblems, trees
+from verify.checker import boxes, claims, leaves, subproblems, trees
 from verify.checker.container import Container
 from verify.checker.errors import Refused
 from verify.checker.rules import RULES, Rule
 from verify.checker.stream import Cursor
 
-ROOMS = (claims, leaves, subproblems, trees)
+ROOMS = (claims, leaves, subproblems, boxes, trees)
 KINDS = tuple(RULES[code].name for code in sorted(RULES))
 
 

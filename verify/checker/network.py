@@ -25,6 +25,7 @@ class Input:
 
     size: int
     shape: Shape
+    sources: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True, eq=False)
@@ -38,6 +39,11 @@ class Affine:
     @property
     def size(self) -> int:
         return math.prod(self.shape)
+
+    @property
+    def sources(self) -> tuple[int, ...]:
+        """The nodes that it is of."""
+        return tuple(operand for _, operand in self.operands)
 
     def exact(self) -> Affine:
         """The node with rational coefficients and bias."""
@@ -56,6 +62,11 @@ class Activation:
     @property
     def size(self) -> int:
         return math.prod(self.shape)
+
+    @property
+    def sources(self) -> tuple[int, ...]:
+        """The node that it is of."""
+        return (self.operand,)
 
 
 Node: TypeAlias = Input | Affine | Activation
@@ -121,6 +132,17 @@ class Network:
                 layers.append(Layer(place, node.operand, slice(start, stop), node.kind, node.parameters))
                 start = stop
         return tuple(layers)
+
+    def layers_below(self, node: int) -> list[int]:
+        """The numbers of the layers that a node's value depends on."""
+        return [number for number, layer in enumerate(self.layers) if layer.node in self._ancestors[node]]
+
+    @cached_property
+    def _ancestors(self) -> list[set[int]]:
+        found: list[set[int]] = []
+        for index, node in enumerate(self.nodes):
+            found.append({index}.union(*(found[operand] for operand in node.sources)))
+        return found
 
     @property
     def variables(self) -> int:

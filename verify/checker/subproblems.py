@@ -16,7 +16,7 @@ from verify.checker.bounding import Objective, Pair
 from verify.checker.clauses import Rows
 from verify.checker.dual import Linear
 from verify.checker.errors import NotProved, Refused
-from verify.checker.network import Affine, Input, Network
+from verify.checker.passes import clipped, tightened
 from verify.checker.proof import CHUNK, Proof
 from verify.checker.rules import Rule, register
 from verify.checker.stream import Cursor
@@ -104,12 +104,12 @@ def _afresh(
     bounds = proof.dual.intervals(lower, upper)
     for number in range(1 if passes == _FIRST else 2):
         if number == 1:
-            bounds = _tightened(proof, bounds)
+            bounds = tightened(proof.bounder, bounds)
         linear = _row_functions(proof, bounds, clauses)
         for k in range(len(clauses)):
             rows = slice(k * count, (k + 1) * count)
             own = Linear(*(part[:, rows] for part in (linear.cotangent, linear.constant, linear.error)))
-            value, low_k, high_k = _clipped(own, (lower, upper), weights[:, number, k], proof.dual.gamma)
+            value, low_k, high_k = clipped(own, (lower, upper), weights[:, number, k], proof.dual.gamma)
             best[:, k] = np.maximum(best[:, k], value)
             low[:, k], high[:, k] = np.maximum(low[:, k], low_k), np.minimum(high[:, k], high_k)
     refuted = (best > 0) | np.any(low > high, axis=2)
@@ -125,64 +125,3 @@ def _row_functions(proof: Proof, bounds: Pair, clauses: list[Rows]) -> Linear:
     sizes = proof.dual.sizes(*bounds)
     start, constant, error = Objective(weights, [together]).start(proof.dual, sizes)
     return proof.dual.sweep(*bounds, start, constant, error, proof.bounder.default(bounds), sizes)
-
-
-def _tightened(proof: Proof, bounds: Pair) -> Pair:
-    """Pre-activations bounded layer by layer by CROWN, those of each box whose sign (or value) is open there."""
-    inputs = slice(0, proof.network.inputs)
-    lower, upper = bounds
-    for layer in proof.network.layers:
-        columns = layer.variables
-        low, high = lower[:, columns], upper[:, columns]
-        open_ones = (low < 0) & (high > 0) if layer.kind == "relu" else low < high
-        most = int(open_ones.sum(1).max())
-        if not most or _exact_by_intervals(proof.network, layer.operand):
-            continue
-        neurons = np.argsort(~open_ones, axis=1, kind="stable")[:, :most]
-        used = np.take_along_axis(open_ones, neurons, 1)
-        sizes, rho = proof.dual.sizes(lower, upper), proof.bounder.default((lower, upper))
-        new = lower.copy(), upper.copy()
-        nothing = np.zeros((len(lower), most))
-        for side, end, better in ((1.0, new[0], np.maximum), (-1.0, new[1], np.minimum)):
-            start = np.zeros((len(lower), most, open_ones.shape[1]))
-            np.put_along_axis(start, neurons[..., None], side, 2)
-            linear = proof.dual.sweep(lower, upper, {layer.operand: start}, nothing, nothing, rho, sizes)
-            found = linear.bound(lower[:, None, inputs], upper[:, None, inputs])
-            found = side * np.where(used & np.isfinite(found), found, -np.inf)
-            places = columns.start + neurons
-            np.put_along_axis(end, places, better(np.take_along_axis(end, places, 1), found), 1)
-        lower, upper = proof.bounder.propagated(new)
-    return lower, upper
-
-
-def _exact_by_intervals(network: Network, index: int) -> bool:
-    """Whether a node is the input or one affine map of it; through several, and where several add up, intervals lose."""
-    node = network.nodes[index]
-    if isinstance(node, Affine) and len(node.operands) == 1:
-        node = network.nodes[node.operands[0][1]]
-    return isinstance(node, Input)
-
-
-def _clipped(rows: Linear, box: Pair, weights: Array, gamma: float) -> tuple[Array, Array, Array]:
-    """The best bound of a clause's rows and of their weighted sum on boxes, and the boxes that its unsafe points lie in.
-
-    A function is at least its bound, where every input is at the end its coefficient asks for, and grows with the distance
-    from there: beyond distance `-bound / |coefficient|` it is positive.
-    """
-    lower, upper = (end[:, None] for end in box)
-    cotangent, bound = rows.cotangent, rows.bound(lower, upper)
-    if weights.any():
-        reach = np.maximum(np.abs(lower), np.abs(upper))
-        size = np.abs(rows.constant) + rows.error + (np.abs(cotangent) * reach).sum(-1)
-        value = (weights * (rows.constant - rows.error)).sum(1, keepdims=True)
-        joint = (weights[:, :, None] * cotangent).sum(1, keepdims=True)
-        error = (2 + weights.shape[1] / 32) * gamma * (weights * size).sum(1, keepdims=True)
-        error = error + 2.0**-960 * (1 + reach.sum(-1))
-        bound = np.concatenate([bound, Linear(joint, value, error).bound(lower, upper)], 1)
-        cotangent = np.concatenate([cotangent, joint], 1)
-    bound = np.where(np.isfinite(bound), bound, -np.inf)
-    reach = np.maximum(-bound, 0)[..., None] / np.abs(cotangent)
-    reach = np.nextafter(np.where(np.isnan(reach), np.inf, reach), np.inf)
-    high = np.where(cotangent > 0, np.nextafter(lower + reach, np.inf), upper)
-    low = np.where(cotangent < 0, np.nextafter(upper - reach, -np.inf), lower)
-    return bound.max(1), low.max(1), high.min(1)

@@ -20,7 +20,7 @@ Array = NDArray[Any]
 # the tensors of splits, with their types
 SPLITS = {"split.node": "<i8", "split.variable": "<i4", "split.value": "<f8"}
 _OF_SPLITS = ("_split_node", "_variable", "_value")
-_OF_NODES = ("root_of", "_parent", "_split_of", "_discharged", "_closed", "_done", "_has_claims")
+_OF_NODES = ("root_of", "_parent", "_split_of", "_discharged", "_closed", "_done", "_has_claims", "_over")
 
 
 class Tree:
@@ -39,7 +39,11 @@ class Tree:
         self._parent = np.full(roots, -1)
         # the split of each node, counted from 1
         self._split_of = np.zeros(roots, dtype=np.int64)
-        self._discharged, self._closed, self._done, self._has_claims = np.zeros((4, roots), dtype=bool)
+        self._discharged, self._closed, self._done, self._has_claims, self._over = np.zeros(
+            (5, roots), dtype=bool
+        )
+        self._just_closed: list[int] = []
+        self._known: dict[int, tuple[Array, Array, Array]] = {}
         self._claims: dict[int, list[tuple[Array, Array, Array]]] = {}
         self._base: dict[int, tuple[Array, Array]] = {}
 
@@ -113,6 +117,7 @@ class Tree:
         """Marks nodes as closed. Refused where one of them is so already, or split."""
         self.discharge(nodes)
         self._closed[nodes] = True
+        self._just_closed += nodes.tolist()
 
     def done(self, node: int) -> bool:
         """Whether all that is left open of a node's subproblem has been closed."""
@@ -159,6 +164,30 @@ class Tree:
         self._claims.setdefault(node, []).append((variables, lower, upper))
         self._has_claims[node] = True
 
+    def know(self, node: int, lower: Array, upper: Array, left: Array) -> None:
+        """Bounds of all variables over a node's unsafe points, and the clauses that are not refuted there; until all below it is closed."""
+        if node in self._known:
+            raise Refused(f"node {node} is told of twice")
+        if not self._over[node]:
+            self._known[node] = lower, upper, left
+
+    def left(self, node: int) -> Array | None:
+        """The clauses that are not refuted on a node's box, as far as it is told; None: all of its root's."""
+        _, path = self._path(np.array([node]))
+        found = (self._known[one][2] for one in path.tolist() if one in self._known)
+        return next(found, None)
+
+    def forget(self) -> None:
+        """What was to be known by descendants alone, and all of these are closed."""
+        while self._just_closed:
+            node = self._just_closed.pop()
+            self._over[node] = True
+            self._known.pop(node, None)
+            if (split := int(self._parent[node])) >= 0:
+                pair = self.roots + 2 * split
+                if self._over[pair] and self._over[pair + 1]:
+                    self._just_closed.append(int(self._split_node[split]))
+
     def set_base(self, root: int, lower: Array, upper: Array) -> None:
         """Bounds of all variables ([variables]) on a root's box."""
         self._base[root] = lower, upper
@@ -187,13 +216,18 @@ class Tree:
 
     def subproblems(self, nodes: Array) -> tuple[Array, Array]:
         """Bounds of all variables, [nodes, variables] each: the root's, the claims and the splits on the way."""
-        bases = [self.base(root) for root in self.root_of[nodes].tolist()]
-        lower, upper = (np.stack(ends) for ends in zip(*bases, strict=True))
+        roots, which = np.unique(self.root_of[nodes], return_inverse=True)
+        bases = [self.base(root) for root in roots.tolist()]
+        lower, upper = (np.stack(ends)[which] for ends in zip(*bases, strict=True))
         rows, path = self._path(nodes)
         splits, higher = self._parent[path], (path - self.roots) % 2 == 0
         for end, tighter, side in ((lower, np.maximum, higher), (upper, np.minimum, ~higher)):
             own = side & (splits >= 0)
             tighter.at(end, (rows[own], self._variable[splits[own]]), self._value[splits[own]])
+        for row, node in zip(rows.tolist(), path.tolist(), strict=True) if self._known else ():
+            if node in self._known:
+                np.maximum(lower[row], self._known[node][0], out=lower[row])
+                np.minimum(upper[row], self._known[node][1], out=upper[row])
         claimed = self._has_claims[path]
         for row, node in zip(rows[claimed].tolist(), path[claimed].tolist(), strict=True):
             for variables, low, high in self._claims[node]:

@@ -59,7 +59,7 @@ def _prove(proof: Proof, cursor: Cursor, number: int, base: Pair, stated: tuple[
     multipliers = np.zeros(variables.shape)
     multipliers[variables >= 0] = cursor.take("<f2", int(counts.sum()))
     layer = proof.network.layers[number]
-    below, size = proof.dual.layers_below(layer.operand), proof.network.nodes[layer.operand].size
+    below, size = proof.network.layers_below(layer.operand), proof.network.nodes[layer.operand].size
     sizes = proof.dual.sizes(*proof.bounder.propagated((base[0][None], base[1][None])))
     for rows in proof.rows_at_once(len(leaves)):
         bounds, owner = forest.subproblems(leaves[rows]), forest.root_of[leaves[rows]]

@@ -47,10 +47,9 @@ from verify.proof.box_tracer import (
     unstable_of,
 )
 from verify.proof.families import Families
+from verify.proof.input_boxes import InputBoxes, Turn, written
 from verify.proof.leaf_blocks import (
-    Clip,
     Empty,
-    InputLeaves,
     Leaves8,
     Leaves8Cuts,
     Leaves32,
@@ -61,7 +60,7 @@ from verify.proof.leaf_blocks import (
     UnderCuts,
 )
 from verify.proof.segment import AS_THEY_ARE, Draft, Numbers, Segment, in_columns
-from verify.proof.tracer import InputBoxes, ProofTracer
+from verify.proof.tracer import ProofTracer
 from verify.proof.writer import CertificateWriter
 from verify.state import Bounds, DualState, Subproblems, outward
 
@@ -70,14 +69,11 @@ T = TypeVar("T")
 # What no block holds yet. To lift a restriction, take its line away.
 UNPROVED = {
     Provable.OPTIMISED_OUTPUT_CONSTRAINED,
-    Provable.FORWARD,
     Provable.LAST_LAYERS,
     Provable.CROWN_ROOTS,
     Provable.SHARED_FACTS,
     Provable.REDUCED_NETWORK,
     Provable.EXCLUDED_CLAUSES,
-    Provable.INHERITED_BOUNDS,
-    Provable.ASCENDED_BOXES,
     Provable.OTHER_SEARCH,
 }
 # What blocks hold of networks without activations but ReLU alone, since slopes are stored of no others.
@@ -87,10 +83,6 @@ PIECEWISE = {
     Provable.CUTS,
     Provable.BRANCHED_BOUNDS,
 }
-# of an interval: a clipped box that keeps more of all of them is not worth a proof
-_CLIP = 0.9
-# of an interval, by which boxes are clipped less, for who rounds in another way
-_CLIP_SLACK = 1e-6
 
 
 class CertificateTracer(ProofTracer):
@@ -368,30 +360,13 @@ class CertificateTracer(ProofTracer):
                 LeavesDefault(subproblems.subproblem_id, subproblems.state["constraint_weights"][:, 0])
             )
 
-    def input_boxes(self, subproblems: Subproblems, whole: Bounds, found: InputBoxes) -> Bounds:
-        """Boxes clipped by little, which the checker would work for, are left whole."""
-        found = found.roomier(_CLIP_SLACK, whole)
-        narrower = ((found.upper - found.lower) < _CLIP * (whole.upper - whole.lower)).any(1)
-        clipped = narrower & ~found.refuted
-        if bool(found.refuted.any()):
-            some = found.select(found.refuted)
-            self.write(
-                InputLeaves(
-                    subproblems.subproblem_id[found.refuted], some.passes, self._joining(some.weights)
-                )
-            )
-        if bool(clipped.any()):
-            some = found.select(clipped)
-            weights = self._joining(some.weights)
-            self.write(Clip(subproblems.subproblem_id[clipped], some.passes, weights, some.lower, some.upper))
-        kept = clipped[:, None]
-        return Bounds(
-            torch.where(kept, found.lower, whole.lower), torch.where(kept, found.upper, whole.upper)
-        )
-
-    def _joining(self, weights: Tensor) -> Tensor:
-        """Weights of joined rows; none where a clause is one row."""
-        return weights if self.rows > 1 else weights[:0]
+    def input_boxes(
+        self, subproblems: Subproblems, whole: Bounds, found: InputBoxes, turns: tuple[Turn, ...]
+    ) -> Bounds:
+        blocks, kept = written(found, turns, subproblems, whole)
+        for block in blocks:
+            self.write(block)
+        return kept
 
 
 _Rounding = Callable[[DualState], DualState]

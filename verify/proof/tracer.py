@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
 from typing import Any, TypeVar
 
-import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Bool, Int
 from torch import Tensor
 
 from verify.bounders.tracing import UNTRACED, BoundTracer, Observer, Provable, unobserved
@@ -15,27 +13,11 @@ from verify.lagrangian.cuts import Cuts
 from verify.lagrangian.dual import DualProblem
 from verify.network.graph import Layer
 from verify.proof.blocks import Block
+from verify.proof.input_boxes import InputBoxes, Turn
 from verify.proof.segment import AS_THEY_ARE, Numbers, Segment
-from verify.state import Bounds, DualState, Struct, Subproblems
+from verify.state import Bounds, DualState, Subproblems
 
 T = TypeVar("T")
-
-
-@dataclass(frozen=True)
-class InputBoxes(Struct):
-    """What bounding boxes of the input afresh found: which are refuted, by which passes, and the boxes of all unsafe points."""
-
-    refuted: Bool[Tensor, " batch"]
-    passes: Int[Tensor, " batch"]
-    weights: Float[Tensor, "batch passes group rows"]
-    lower: Float[Tensor, "batch inputs"]
-    upper: Float[Tensor, "batch inputs"]
-
-    def roomier(self, share: float, whole: Bounds) -> InputBoxes:
-        """With boxes larger by a share of the whole ones, inside of these."""
-        slack = share * (whole.upper - whole.lower)
-        lower = torch.maximum(self.lower - slack, whole.lower)
-        return replace(self, lower=lower, upper=torch.minimum(self.upper + slack, whole.upper))
 
 
 class ProofTracer:
@@ -138,9 +120,11 @@ class ProofTracer:
     def leaves_by_default(self, subproblems: Subproblems) -> None:
         """Subproblems that CROWN on interval bounds refutes, with the weights they have."""
 
-    def input_boxes(self, subproblems: Subproblems, whole: Bounds, found: InputBoxes) -> Bounds:
-        """The boxes to go on with of subproblems of the input that were bounded afresh on the boxes `whole`."""
-        return Bounds(found.lower, found.upper)
+    def input_boxes(
+        self, subproblems: Subproblems, whole: Bounds, found: InputBoxes, turns: tuple[Turn, ...]
+    ) -> Bounds:
+        """What to go on with of subproblems of the input that were bounded on the boxes `whole`: as many columns as they have."""
+        return found.inherited(subproblems)
 
 
 NO_PROOF = ProofTracer()

@@ -12,7 +12,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from verify.bab.box_bounds import BoundedBoxes, Groups
+from verify.bab.box_bounds import BoundedBoxes
 from verify.bab.effort import Observation
 from verify.bab.strategy import Knowledge
 from verify.bab.techniques.tightened_boxes import TightenedBoxes
@@ -20,9 +20,13 @@ from verify.bounders.ibp import magnitudes
 from verify.bounders.restricted import Restricted
 from verify.deadline import Deadline
 from verify.lagrangian.dual import DualProblem
+from verify.lagrangian.rho import Rho
 from verify.memory import budget
-from verify.state import Bounds, Objective
+from verify.proof.box_blocks import MULTIPLIERS
+from verify.state import Bounds, DualState, Objective
 
+_CLIP = 0.9  # of a box: one that keeps more is not worth a proof
+_MOST_KEPT = 2**26  # numbers of a batch's multipliers
 _MOST_ELEMENTS = 2**23  # variables, times clauses, of boxes that ascend at once
 
 
@@ -31,11 +35,18 @@ class AscendedBoxes(TightenedBoxes):
     """Every clause of a box as one objective; what lifts its bound above 0 refutes it."""
 
     name: str = "ascents"
+    kind: int = MULTIPLIERS
     ascent: Restricted = Restricted(iterations=8, step=0.1, decay=0.8)
 
     def tighten(self, before: BoundedBoxes, deadline: Deadline, soft_deadline: Deadline) -> Bounds:
         """Pre-activations are left as they are."""
         return before.bounds
+
+    def due(self, bounded: BoundedBoxes, knowledge: Knowledge) -> Int[Tensor, " index"]:
+        """Where a proof is written, of batches alone whose multipliers fit."""
+        if self.bounder.proves and bounded.members.numel() * self.bounder.network.variables > _MOST_KEPT:
+            return bounded.open[:0]
+        return super().due(bounded, knowledge)
 
     def apply(
         self, bounded: BoundedBoxes, index: Int[Tensor, " index"], knowledge: Knowledge, deadline: Deadline
@@ -43,28 +54,45 @@ class AscendedBoxes(TightenedBoxes):
         """The boxes, those of the index with ascended bounds."""
         deadline.check()
         began, before = time.monotonic(), bounded.select(index)
-        members = self._members(before, knowledge.shared)
+        members = before.members
         most = budget().at_once(_MOST_ELEMENTS) // (self.bounder.network.variables * members.shape[1])
         rows = torch.arange(len(index), device=index.device).split(max(1, most))
         parts = [self._ascended(before.bounds.select(some), members[some], deadline) for some in rows]
-        bound, cotangent = (torch.cat(part) for part in zip(*parts, strict=True))
+        bound, cotangent, weights, rho = (torch.cat(part) for part in zip(*parts, strict=True))
         after = self._better(before, members, bound, cotangent)
+        used = torch.zeros_like(members, dtype=torch.bool)
+        if self.bounder.proves:
+            after, used = self._worth_a_proof(before, after, bound)
+            after.made[:, self.number] = used.any(1)
+            after.weights[:, self.number] = torch.where(used[..., None], weights, 0.0)
         known, (inherited, refuted) = after.told(before.bound, before.refuted)
         seen = Observation(
             self.name, time.monotonic() - began, inherited, known.bound, known.refuted & ~refuted
         )
-        return bounded.updated(index, after), seen
+        bounded = bounded.updated(index, after)
+        if self.bounder.proves and bool(used.any()):
+            every = rho.new_zeros(*bounded.members.shape, rho.shape[2])
+            bounded = replace(bounded, rho=every.index_copy(0, index, rho))
+        return bounded, seen
 
-    def _members(self, before: BoundedBoxes, groups: Groups) -> Int[Tensor, "batch group"]:
-        """The clauses that each box stands for."""
-        if bool(before.subproblems.alone.all()):
-            return before.subproblems.clause[:, None]
-        return groups.members[groups.of_clause[before.subproblems.clause]]
+    def _worth_a_proof(
+        self, before: BoundedBoxes, after: BoundedBoxes, bound: Tensor
+    ) -> tuple[BoundedBoxes, Bool[Tensor, "batch group"]]:
+        """Boxes that are refuted, or a good deal smaller, and their clauses that take it; others are left as they were."""
+        narrower = ((after.upper - after.lower) < _CLIP * (before.upper - before.lower)).any(1)
+        worth = (after.refuted & ~before.refuted) | narrower
+        used = worth[:, None] & ~before.closed & ((bound > 0) | narrower[:, None])
+        lower, upper = (
+            torch.where(worth[:, None], new, old)
+            for new, old in ((after.lower, before.lower), (after.upper, before.upper))
+        )
+        made, weights = after.made.clone(), after.weights.clone()
+        return replace(after, lower=lower, upper=upper, made=made, weights=weights), used
 
     def _ascended(
         self, bounds: Bounds, members: Int[Tensor, "batch group"], deadline: Deadline
-    ) -> tuple[Float[Tensor, "batch group"], Float[Tensor, "batch group inputs"]]:
-        """Bounds of clauses and their slopes: ascended in float32, bounded in float64."""
+    ) -> tuple[Float[Tensor, "batch group"], Float[Tensor, "batch group inputs"], Tensor, Tensor]:
+        """Bounds of clauses and their slopes: ascended in float32, bounded in float64; with weights, and the multipliers that a proof holds."""
         network, working = self.bounder.network, self.bounder.working
         clauses = self.bounder.objectives.of(members.flatten(), torch.float64)
         objective = Objective(
@@ -75,11 +103,18 @@ class AscendedBoxes(TightenedBoxes):
         )
         state = self.ascent.ascend(low, low.initial(), target=0.0, deadline=deadline).state
         problem = DualProblem(network, bounds, objective)
-        found = problem.evaluate(
-            problem.clamp(state.to(network.device, network.dtype)), magnitudes(network, bounds)
-        )
+        point = problem.clamp(state.to(network.device, network.dtype))
+        rho = bounds.lower.new_zeros(*members.shape, 0, dtype=torch.float32)
+        if self.bounder.proves:
+            point = _in_single_precision(problem.decoupled(_in_single_precision(point)))
+            rho = point[Rho.name].float()
+        found = problem.evaluate(point, magnitudes(network, bounds))
         bound = torch.where(found.bound.isfinite(), found.bound, -torch.inf)
-        return bound, found.input_cotangent.nan_to_num(nan=0.0)
+        cotangent, inputs = found.input_cotangent.nan_to_num(nan=0.0), slice(0, network.inputs)
+        bound = self.bounder.with_slack(
+            bound, cotangent, Bounds(bounds.lower[:, inputs], bounds.upper[:, inputs])
+        )
+        return bound, cotangent, point[problem.constraints.name], rho
 
     def _better(
         self, before: BoundedBoxes, members: Tensor, bound: Tensor, cotangent: Tensor
@@ -92,7 +127,8 @@ class AscendedBoxes(TightenedBoxes):
         own = (members == before.clause[:, None]).to(torch.uint8).argmax(1, keepdim=True)
         slopes = cotangent.gather(1, own[..., None].expand(-1, -1, cotangent.shape[2]))
         raised = bound.gather(1, own)[:, 0]
-        refuted: Bool[Tensor, " batch"] = before.refuted | (bound > 0).all(1)
+        closed = before.closed | (bound > 0)
+        refuted: Bool[Tensor, " batch"] = before.refuted | closed.all(1)
         better, inputs = raised > before.bound, slice(0, self.bounder.network.inputs)
         box = Bounds(before.bounds.lower[:, inputs], before.bounds.upper[:, inputs])
         least = torch.where(slopes[:, 0] > 0, box.lower, box.upper)
@@ -106,7 +142,12 @@ class AscendedBoxes(TightenedBoxes):
             bound=torch.where(better, raised, before.bound),
             minimiser=torch.where(better[:, None], least, before.minimiser),
             refuted=refuted,
+            closed=closed,
             lower=lower,
             upper=upper,
             tried=tried,
         )
+
+
+def _in_single_precision(state: DualState) -> DualState:
+    return state.map(lambda part: part.float().double())

@@ -13,6 +13,7 @@ from verify.bab.techniques.tightened_boxes import TightenedBoxes
 from verify.bounders.forward import forward
 from verify.bounders.ibp import interval
 from verify.deadline import Deadline
+from verify.proof.box_blocks import FORWARD
 from verify.state import Bounds
 
 
@@ -21,6 +22,7 @@ class ForwardBounds(TightenedBoxes):
     """dear: rows on a box for each column of forward bounds, from which on these come first. together: clauses at once."""
 
     name: str = "forward bounds"
+    kind: int = FORWARD
     dear: float = 2.0
     together: int = 256
 

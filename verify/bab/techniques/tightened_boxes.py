@@ -18,6 +18,7 @@ from verify.bounders.intermediate import IntermediateBounds
 from verify.branching.inputs import input_steps_open
 from verify.deadline import Deadline
 from verify.network.graph import Network
+from verify.proof.box_blocks import BACKWARD
 from verify.state import Bounds, sent
 
 
@@ -25,14 +26,15 @@ from verify.state import Bounds, sent
 class TightenedBoxes(ABC):
     """One way to tighten bounds; CROWN's bounds of the rows are made again on them.
 
-    number: of `all`, dearer each, in order. share: of the time left, that one pass may take. clips: bounds need to hold on unsafe points
-    alone.
+    number: of `all`, dearer each, in order; its column among passes. kind: as proofs have it. share: of the time left, that one pass may
+    take. clips: bounds need to hold on unsafe points alone.
     """
 
     bounder: BoxBounder
     number: int
     all: int
     name: str = ""
+    kind: int = BACKWARD
     share: float = 0.5
     clips: bool = True
     once: bool = False
@@ -71,8 +73,8 @@ class TightenedBoxes(ABC):
             index = index[bounded.bound[index].topk(most).indices]
         began, before = time.monotonic(), bounded.select(index)
         tight = self.tighten(before, deadline, soft_deadline)
-        after = self.bounder.bounded(before.subproblems, tight, knowledge.shared, 1, deadline).better(before)
-        after = replace(after, tried=torch.full_like(after.tried, self.number))
+        after = self.bounder.bounded(before.subproblems, tight, knowledge.shared, self.number, deadline)
+        after = replace(after.better(before), tried=torch.full_like(after.tried, self.number))
         known, (bound,) = after.told(before.bound)
         seen = Observation(self.name, time.monotonic() - began, bound, known.bound, known.refuted)
         return bounded.updated(index, after), seen
