@@ -21,8 +21,11 @@ from test_cli import Command
 import verify
 from verify.checker.checking import check
 from verify.errors import InputError
+from verify.reports import suite_report
 from verify.reports.page import Axes, as_image, difference, picture
 from verify.result import Result
+from verify.suite.instances import Instance
+from verify.suite.results import Judged, Row
 
 UNSAFE = {"unsat": "(or (<= Y_0 -100.0) (and (>= Y_1 100.0) (<= (- Y_0 Y_1) X_0)))", "sat": "(<= Y_0 100.0)"}
 
@@ -252,6 +255,31 @@ def browser() -> Iterator[Any]:
         yield launch
 
 
+def _judged(*results: str) -> list[Judged]:
+    """Instances with these results, after so many seconds as they are letters long; the last one was not run."""
+    found = []
+    for number, result in enumerate((*results, None)):
+        instance = Instance("f", "n.onnx", f"p{number}.vnnlib", 10.0, "", Path("n"), Path("p"))
+        row = result and Row(*instance.key, 0.0, result, float(len(result)))
+        found.append(Judged(instance, row or None))
+    return found
+
+
+def test_a_click_on_a_heading_sorts(browser: Any, tmp_path: Path) -> None:
+    """By numbers, what is none last, and by words; another click turns it round."""
+    (tmp_path / "suite.html").write_text(suite_report.page(_judged("timeout", "sat", "unsat")))
+    one = browser()
+    page = one.new_page()
+    page.goto((tmp_path / "suite.html").as_uri())
+    instances = page.locator("table").nth(1)
+    orders = []
+    for heading in ("seconds", "seconds", "property"):
+        instances.locator("th", has_text=heading).first.click()
+        orders.append("".join(instances.locator("tbody td:nth-child(3)").all_inner_texts()))
+    assert orders == ["p1p2p0p3", "p0p2p1p3", "p0p1p2p3"]
+    one.close()
+
+
 @pytest.mark.parametrize("width", [1200, 360])
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 def test_pages_in_a_browser(width: int, scheme: str, browser: Any, tmp_path: Path) -> None:
@@ -263,9 +291,11 @@ def test_pages_in_a_browser(width: int, scheme: str, browser: Any, tmp_path: Pat
     run = verify.verify(
         digits + "onnx/digits_conv.onnx", digits + "vnnlib/image_1401_radius_0.14.vnnlib", timeout=60
     )
-    for number, found in enumerate((study, run, verify.reach(Loop(), ([0.0, 1.0], [1.0, 2.0]), 3))):
+    found = (study, run, verify.reach(Loop(), ([0.0, 1.0], [1.0, 2.0]), 3))
+    texts = [*map(verify.report, found), suite_report.page(_judged("sat", "unsat", "timeout"))]
+    for number, text in enumerate(texts):
         file = tmp_path / f"{number}.html"
-        verify.report(found, file)
+        file.write_text(text)
         one = browser()
         page = one.new_context(viewport={"width": width, "height": 800}, color_scheme=scheme).new_page()
         told: list[str] = []

@@ -84,6 +84,24 @@ def test_results_report_and_counterexamples(tmp_path: Path, fakes: Fakes) -> Non
     assert not done.stdout and "[4/4] family" in done.stderr and "│ family │" in done.stderr
 
 
+def test_an_earlier_run_is_shown_beside(tmp_path: Path, fakes: Fakes) -> None:
+    table, before, report = (
+        folder(tmp_path / "family", ["unsat", "unknown"]),
+        tmp_path / "b.csv",
+        tmp_path / "r",
+    )
+    assert call(table, "--out", before).return_value == 0
+    before.write_text(before.read_text().replace(",unsat,", ",timeout,"))
+    done = call(table, "--out", tmp_path / "n.csv", "--compare", before, "--report", report)
+    assert done.return_value == 0 and "on 2 instances: 1 more decided, 0 fewer\n" in done.stderr
+    assert "unsat, timeout before" in report.read_text()
+    for file, words in ((tmp_path / "absent", "--compare"), (table, "not a row of results")):
+        error = call(table, "--compare", file).exception
+        assert isinstance(error, InputError) and words in str(error)
+    error = call(table, "--compare", before, "--out", before).exception
+    assert isinstance(error, InputError) and "is read" in str(error)
+
+
 def test_vacuous_properties_are_said_to_be(tmp_path: Path, fakes: Fakes) -> None:
     """In their lines; the columns are VNN-COMP's."""
     done = call(folder(tmp_path / "family", ["vacuous", "unsat"]), "--out", tmp_path / "r.csv")

@@ -10,9 +10,9 @@ from xml.etree import ElementTree
 import pytest
 
 from verify.errors import InputError
-from verify.reports.suite_report import cactus, page, print_summary, write_report
+from verify.reports.suite_report import cactus, comparison, page, print_summary, write_report
 from verify.suite.instances import Instance
-from verify.suite.results import Judged, Row
+from verify.suite.results import Judged, Row, judged
 
 SVG = "{http://www.w3.org/2000/svg}"
 
@@ -81,7 +81,42 @@ def test_page() -> None:
 
 
 def test_nothing_comes_from_elsewhere() -> None:
-    assert not re.search(r"<(script|link|img|iframe)|src=|url\(|@import|href=", page(FOUND))
+    """Its script speaks to nobody, and links lead beside it."""
+    linked = page(FOUND, {FOUND[0].instance.key: "found/a%20b.counterexample"})
+    assert not re.search(
+        r"<(link|img|iframe)|<script [^>]|src=|url\(|@import|fetch|XMLHttp|import\(|https?:(?!//www.w3.org)",
+        linked,
+    )
+    assert re.findall(r'href="([^"]*)"', linked) == ["found/a%20b.counterexample"]
+    assert "href" not in page(FOUND)
+
+
+EARLIER = [
+    Row(*FOUND[0].instance.key, 0.0, "timeout", 9.0), Row(*FOUND[1].instance.key, 0.0, "sat", 1.0),
+    Row(*FOUND[2].instance.key, 0.0, "unsat", 5.0), Row(*FOUND[3].instance.key, 0.0, "unsat", 60.0),
+    Row(*FOUND[4].instance.key, 0.0, "unsat", 7.0), Row("other", "n", "p", 0.0, "sat", 1.0),
+]  # fmt: skip
+
+
+def test_beside_an_earlier_run(capsys: pytest.CaptureFixture[str]) -> None:
+    """Of instances that both have: what one of both decides, opposite verdicts, and seconds where both do."""
+    rows = [one.row for one in FOUND if one.row]
+    found = judged([one.instance for one in FOUND], rows, before=EARLIER)
+    told, *changed = comparison(found)
+    assert told == (
+        "beside the earlier run, on 4 instances: 1 more decided, 1 fewer; the 2 that both decide took 32.0 s, 61.0 s before"
+    )
+    assert changed == [
+        "f n a: sat, timeout before",
+        "f n b: unsat, sat before",
+        "f n <c>&: timeout, unsat before",
+    ]
+    print_summary(found)
+    assert "1 more decided" in capsys.readouterr().err
+    reader = Reader()
+    reader.feed(page(found))
+    assert reader.rows[5][7:9] == ["timeout", "9.00"] and reader.rows[-1][7:9] == ["-", "-"]
+    assert comparison(FOUND) == [] and "Beside the earlier run" not in page(FOUND)
 
 
 def test_plot() -> None:
@@ -103,7 +138,12 @@ def test_summary_on_stderr(capsys: pytest.CaptureFixture[str]) -> None:
 
 
 def test_writing(tmp_path: Path) -> None:
-    write_report(tmp_path / "new" / "report.html", FOUND)
-    assert (tmp_path / "new" / "report.html").read_text().startswith("<!DOCTYPE html>")
+    """With links to the counterexamples that there are, from where the page is."""
+    (tmp_path / "a b").mkdir()
+    places = {FOUND[0].instance.key: tmp_path / "a b" / "x", FOUND[1].instance.key: tmp_path / "a b" / "none"}
+    places[FOUND[0].instance.key].touch()
+    write_report(tmp_path / "new" / "report.html", FOUND, places)
+    text = (tmp_path / "new" / "report.html").read_text()
+    assert text.startswith("<!DOCTYPE html>") and re.findall(r'href="([^"]*)"', text) == ["../a%20b/x"]
     with pytest.raises(InputError, match="--report"):
-        write_report(tmp_path, FOUND)
+        write_report(tmp_path, FOUND, {})

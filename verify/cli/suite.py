@@ -59,6 +59,11 @@ _DONE = ("sat", "unsat", "unknown")  # a search that ended so is not gone on wit
 @click.option(
     "--report", type=click.Path(dir_okay=False, path_type=Path), help="An HTML page of the results."
 )
+@click.option(
+    "--compare",
+    type=click.Path(dir_okay=False, path_type=Path),
+    help="The results of an earlier run, beside which these are shown.",
+)
 @click.option("--junit", type=click.Path(dir_okay=False, path_type=Path), help="The results as JUnit XML.")
 @click.option(
     "--sarif",
@@ -98,6 +103,7 @@ def suite(
     junit: Path | None,
     sarif: Path | None,
     witnesses: Path | None,
+    compare: Path | None,
     **settings: Any,
 ) -> int:
     """Decide all instances of INSTANCES: csv files of onnx,vnnlib,timeout lines, or folders with an instances.csv.
@@ -106,18 +112,20 @@ def suite(
     seconds. Rows that the file has are not run again.
     """
     from verify.suite.instances import read_instances
-    from verify.suite.results import Results
+    from verify.suite.results import Results, earlier
     from verify.suite.settings import Settings
 
     todo = read_instances(instances, timeout)
+    before = [] if compare is None else earlier(compare)
     shown = {"--report": report, "--junit": junit, "--sarif": sarif}
-    outputs = _admitted(instances, todo, {"--out": out, **shown})
+    read = [*instances, *([] if compare is None else [compare])]
+    outputs = _admitted(read, todo, {"--out": out, **shown})
     admit_folder("--witnesses", witnesses)
     admit_folder("--checkpoint", settings["checkpoint"])
     with closing(Results(out)) as results:
         if results.unlocked:
             _say(f"{out}: cannot be locked on its file system; let no other suite write to it meanwhile")
-        return _Suite(todo, results, out is None, witnesses, shown, outputs).run(Settings(**settings))
+        return _Suite(todo, results, out is None, witnesses, shown, outputs, before).run(Settings(**settings))
 
 
 def _admitted(
@@ -141,6 +149,7 @@ class _Suite:
     witnesses: Path | None
     shown: Mapping[str, Path | None]
     outputs: Outputs = field(default_factory=lambda: Outputs([]))
+    before: Sequence[Row] = ()  # of an earlier run
 
     def run(self, settings: Settings) -> int:
         """Decides what there are no results of, and sums up."""
@@ -161,7 +170,7 @@ class _Suite:
                     if (kept := settings.kept(ended.instance)) and ended.answer.result in _DONE:
                         shutil.rmtree(kept, ignore_errors=True)
         finally:
-            final = judged(self.instances, self.results.rows, self._reasons)
+            final = judged(self.instances, self.results.rows, self._reasons, self.before)
             self._sum_up(final)
         return UNDECIDED if any(one.contradiction for one in final) else DECIDED
 
@@ -204,7 +213,7 @@ class _Suite:
 
         print_summary(final)
         if (report := self.shown.get("--report")) is not None:
-            write_report(report, final)
+            write_report(report, final, {} if self.witnesses is None else self._places)
         for option, made in (("--junit", junit), ("--sarif", sarif)):
             if (path := self.shown.get(option)) is not None:
                 write_whole(f"{option} {path}", path, made(final))

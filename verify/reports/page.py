@@ -31,6 +31,7 @@ th { font-weight: 600; color: var(--faint); white-space: nowrap; } td.number, th
 .unsat, .good { color: var(--good); } .sat, .bad, .error, .contradiction { color: var(--bad); } .unknown, .timeout, .open, .not-run { color: var(--open); }
 .verdict { display: inline-block; font-weight: 700; font-size: 1.1rem; padding: .15rem .7rem; border: 2px solid currentColor; border-radius: .5rem; }
 .card { background: var(--card); border: 1px solid var(--line); border-radius: .6rem; padding: .9rem 1.1rem; margin: 1rem 0; }
+.sorted th { cursor: pointer; } th[aria-sort=ascending]::after { content: " \\2191"; } th[aria-sort=descending]::after { content: " \\2193"; } a { color: inherit; } .reason { min-width: 16rem; }
 .warning { border-left: 4px solid var(--open); }
 code, pre, .hash { font: .875rem/1.5 ui-monospace, "SF Mono", Menlo, Consolas, monospace; } pre { white-space: pre-wrap; overflow-wrap: anywhere; background: var(--card); border: 1px solid var(--line);
   border-radius: .5rem; padding: .75rem 1rem; margin: .6rem 0; } code, .hash { overflow-wrap: anywhere; } .hash { color: var(--faint); min-width: 14rem; }

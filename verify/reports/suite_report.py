@@ -3,22 +3,40 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+import os
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime
 from html import escape
 from pathlib import Path
 from typing import TYPE_CHECKING
+from urllib.parse import quote
 
 from verify import __version__
 from verify.output import write_whole
 from verify.reports.page import document
-from verify.suite.results import RESULTS, Judged, Summary, summaries
+from verify.suite.results import DECIDED, RESULTS, Judged, Summary, summaries
 
 if TYPE_CHECKING:
     from rich.table import Table
 
-_COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#000000", "#999933")
+_COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "var(--ink)", "#999933")
 _WIDTH, _HEIGHT, _LEFT, _BOTTOM, _TOP = 760, 360, 60, 45, 12
+_NUMBERS = ("limit", "seconds", "seconds before")
+# A click on a heading sorts by its column, another one the other way round; what is no number among numbers stands last.
+_SORTING = """<script>
+for (const head of document.querySelectorAll("table.sorted th")) {
+  head.title = "sort";
+  head.onclick = () => {
+    const body = head.closest("table").tBodies[0], down = head.ariaSort === "ascending" ? -1 : 1;
+    const number = head.classList.contains("number");
+    const key = row => number ? parseFloat(row.cells[head.cellIndex].textContent) : row.cells[head.cellIndex].textContent;
+    const order = (a, b) => a < b ? -down : a > b ? down : Number(Number.isNaN(a)) - Number(Number.isNaN(b));
+    body.append(...[...body.rows].sort((one, other) => order(key(one), key(other))));
+    for (const other of head.parentNode.cells) other.ariaSort = null;
+    head.ariaSort = down > 0 ? "ascending" : "descending";
+  };
+}
+</script>"""
 
 
 def summary_rows(found: Sequence[Judged]) -> tuple[list[str], list[list[str]]]:
@@ -58,14 +76,48 @@ def print_summary(found: Sequence[Judged]) -> None:
     for one in found:
         if one.contradiction:
             console.print(one.complaint(), style="bold red", markup=False, highlight=False)
+    for line in comparison(found):
+        console.print(line, markup=False, highlight=False)
 
 
-def write_report(path: Path, found: Sequence[Judged]) -> None:
-    """The page in a file. Raises InputError and UnwrittenError."""
-    write_whole(f"--report {path}", path, page(found).encode(errors="backslashreplace"))
+def comparison(found: Sequence[Judged]) -> list[str]:
+    """What is other than in an earlier run, in sentences: in all, and of each instance that one of both decides; none without such a run."""
+    both = [(one, one.before) for one in found if one.row and one.before]
+    if not both:
+        return []
+    more = sum(one.decided and was.word not in DECIDED for one, was in both)
+    fewer = sum(not one.decided and was.word in DECIDED for one, was in both)
+    timed = [
+        (one.row.seconds, was.seconds) for one, was in both if one.row and one.decided and was.word in DECIDED
+    ]
+    now, then = map(sum, zip(*timed, strict=True)) if timed else (0.0, 0.0)
+    told = f"beside the earlier run, on {len(both)} instances: {more} more decided, {fewer} fewer"
+    times = f"; the {len(timed)} that both decide took {now:.1f} s, {then:.1f} s before" if timed else ""
+    changed = [
+        f"{one.instance.benchmark} {_name(one.instance.onnx, '.onnx')} {_name(one.instance.vnnlib, '.vnnlib')}: "
+        f"{one.result}, {was.word} before"
+        for one, was in both
+        if one.result != was.word and {one.result, was.word} & {*DECIDED}
+    ]
+    return [told + times, *changed]
 
 
-def page(found: Sequence[Judged]) -> str:
+Links = Mapping[tuple[str, str, str], str]  # where counterexamples are, by their instances
+
+
+def write_report(
+    path: Path, found: Sequence[Judged], counterexamples: Mapping[tuple[str, str, str], Path]
+) -> None:
+    """The page in a file, with links to counterexamples. Raises InputError and UnwrittenError."""
+    links = {
+        key: quote(os.path.relpath(file, path.parent).replace(os.sep, "/"))
+        for key, file in counterexamples.items()
+        if file.exists()
+    }
+    write_whole(f"--report {path}", path, page(found, links).encode(errors="backslashreplace"))
+
+
+def page(found: Sequence[Judged], links: Links | None = None) -> str:
     """The whole page."""
     heading, rows = summary_rows(found)
     complaints = "".join(
@@ -80,28 +132,60 @@ def page(found: Sequence[Judged]) -> str:
 <p class="faint">PAR2: mean seconds, an undecided or contradicted instance counting as twice its limit.</p>
 <h2>Decided instances over time</h2>
 {cactus(found)}
+{_compared(found)}
 <h2>Instances</h2>
-{_table(["folder", "network", "property", "limit", "expected", "result", "seconds", "reason"], map(_instance, found))}"""
+{_instances(found, links or {})}
+{_SORTING}"""
     return document("verify suite", body)
+
+
+def _compared(found: Sequence[Judged]) -> str:
+    """What is other than in an earlier run."""
+    told, *changed = comparison(found) or [""]
+    listed = "".join(f"<li>{escape(line)}</li>" for line in changed)
+    return (
+        f"<h2>Beside the earlier run</h2>\n<p>{escape(told[:1].upper() + told[1:])}.</p><ul>{listed}</ul>"
+        if told
+        else ""
+    )
+
+
+def _instances(found: Sequence[Judged], links: Links) -> str:
+    """All instances, with what an earlier run had to say of them where there was one."""
+    compared = any(one.before for one in found)
+    heading = ["folder", "network", "property", "limit", "expected", "result", "seconds"]
+    heading += [*(["before", "seconds before"] if compared else []), "reason"]
+    return _table(heading, (_instance(one, links.get(one.instance.key), compared) for one in found))
 
 
 def _table(heading: Iterable[str], rows: Iterable[str], numbers: bool = False) -> str:
     head = "".join(
-        f'<th class="number">{escape(name)}</th>' if numbers and at else f"<th>{escape(name)}</th>"
+        f'<th class="number">{escape(name)}</th>'
+        if (numbers and at) or name in _NUMBERS
+        else f"<th>{escape(name)}</th>"
         for at, name in enumerate(heading)
     )
     body = "\n".join(f"<tr>{row}</tr>" for row in rows)
-    return f'<div class="scroll"><table>\n<thead><tr>{head}</tr></thead>\n<tbody>\n{body}\n</tbody>\n</table></div>'
+    return f'<div class="scroll"><table class="sorted">\n<thead><tr>{head}</tr></thead>\n<tbody>\n{body}\n</tbody>\n</table></div>'
 
 
-def _cell(text: str, number: bool = False, kind: str = "") -> str:
+def _cell(text: str, number: bool = False, kind: str = "", link: str | None = None) -> str:
     kinds = " ".join(filter(None, ("number" if number else "", kind)))
-    return f'<td class="{kinds}">{escape(text)}</td>' if kinds else f"<td>{escape(text)}</td>"
+    shown = (
+        escape(text)
+        if link is None
+        else f'<a href="{escape(link)}" title="the counterexample">{escape(text)}</a>'
+    )
+    return f'<td class="{kinds}">{shown}</td>' if kinds else f"<td>{shown}</td>"
 
 
-def _instance(one: Judged) -> str:
-    instance = one.instance
+def _instance(one: Judged, link: str | None, compared: bool) -> str:
+    instance, was = one.instance, one.before
     kind = "contradiction" if one.contradiction else one.result.replace(" ", "-")
+    before = (
+        _cell(was.word if was else "-", kind=was.word if was else ""),
+        _cell(f"{was.seconds:.2f}" if was else "-", number=True),
+    )
     return "".join(
         (
             _cell(instance.benchmark),
@@ -109,9 +193,10 @@ def _instance(one: Judged) -> str:
             _cell(_name(instance.vnnlib, ".vnnlib")),
             _cell(f"{instance.timeout:g}", number=True),
             _cell(instance.expected or "-"),
-            _cell(one.result, kind=kind),
+            _cell(one.result, kind=kind, link=link if one.result == "sat" else None),
             _cell(f"{one.row.seconds:.2f}" if one.row else "-", number=True),
-            _cell(one.reason),
+            *(before if compared else ()),
+            _cell(one.reason, kind="reason"),
         )
     )
 

@@ -33,6 +33,11 @@ class Row:
     seconds: float
 
     @property
+    def word(self) -> str:
+        """The result; what is none of VNN-COMP's words is an error."""
+        return self.result if self.result in (*DECIDED, "unknown", "timeout") else "error"
+
+    @property
     def key(self) -> tuple[str, str, str]:
         """The instance that it is of."""
         return self.benchmark, self.onnx, self.vnnlib
@@ -52,13 +57,12 @@ class Judged:
     instance: Instance
     row: Row | None = None
     reason: str = ""
+    before: Row | None = None  # of an earlier run that this one is compared with
 
     @property
     def result(self) -> str:
-        """The result in a word; what is none of VNN-COMP's words is an error."""
-        if self.row is None:
-            return "not run"
-        return self.row.result if self.row.result in (*DECIDED, "unknown", "timeout") else "error"
+        """The result in a word."""
+        return "not run" if self.row is None else self.row.word
 
     @property
     def decided(self) -> bool:
@@ -125,6 +129,21 @@ def _opened(path: Path) -> Growing:
 def _read(path: Path, file: Growing) -> list[Row]:
     """The rows of an earlier run, after which the file ends."""
     data = file.read()
+    rows = _rows(path, data)
+    file.cut(data.rfind(b"\n") + 1)
+    return rows
+
+
+def earlier(path: Path) -> list[Row]:
+    """The rows of a run to compare with. Raises InputError."""
+    try:
+        return _rows(path, path.read_bytes())
+    except OSError as error:
+        raise InputError(f"--compare {path}: cannot be read ({error.strerror or error})") from error
+
+
+def _rows(path: Path, data: bytes) -> list[Row]:
+    """The rows of a file, but for a last line without an end."""
     whole = data[: data.rfind(b"\n") + 1]
     try:
         rows = [_row(path, number, line) for number, line in enumerate(_lines(whole), 1)]
@@ -132,7 +151,6 @@ def _read(path: Path, file: Growing) -> list[Row]:
         raise _foreign(f"{path}: {error}") from None
     if data and not whole:
         raise _foreign(f"{path}:1")
-    file.cut(len(whole))
     return rows
 
 
@@ -155,20 +173,26 @@ def _foreign(place: str) -> InputError:
 
 
 def judged(
-    instances: Sequence[Instance], rows: Iterable[Row], reasons: dict[Row, str] | None = None
+    instances: Sequence[Instance],
+    rows: Iterable[Row],
+    reasons: dict[Row, str] | None = None,
+    before: Iterable[Row] = (),
 ) -> list[Judged]:
-    """Every instance with its row; of instances that are listed twice each takes its own."""
+    """Every instance with its row, and with that of an earlier run; of instances that are listed twice each takes its own."""
+    known, old = _by_instance(rows), _by_instance(before)
+    found = []
+    for one in instances:
+        row, was = (some[one.key].popleft() if some[one.key] else None for some in (known, old))
+        reason = "" if row is None else (reasons or {}).get(row, "")
+        found.append(Judged(one, row, reason, was))
+    return found
+
+
+def _by_instance(rows: Iterable[Row]) -> dict[tuple[str, str, str], deque[Row]]:
     known: dict[tuple[str, str, str], deque[Row]] = defaultdict(deque)
     for row in rows:
         known[row.key].append(row)
-    found = []
-    for one in instances:
-        if known[one.key]:
-            row = known[one.key].popleft()
-            found.append(Judged(one, row, (reasons or {}).get(row, "")))
-        else:
-            found.append(Judged(one))
-    return found
+    return known
 
 
 @dataclass(frozen=True)
