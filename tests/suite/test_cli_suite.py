@@ -19,7 +19,8 @@ from fakes import WITNESS, Fakes, folder
 from patience import PATIENCE, until
 
 from verify import output
-from verify.cli.suite import suite, witness_path
+from verify.checker.checking import check
+from verify.cli.suite import named_path, suite
 from verify.errors import InputError, UnwrittenError
 from verify.suite import settings as suite_settings
 from verify.suite.instances import read_instances
@@ -276,7 +277,7 @@ def test_counterexamples_are_named_as_the_organisers_do(tmp_path: Path) -> None:
     (home / "vnnlib" / "medical" / "prop_1.vnnlib").touch()
     (home / "instances.csv").write_text("onnx/medical/net_0.onnx,vnnlib/medical/prop_1.vnnlib,20\n")
     (one,) = read_instances([home])
-    assert witness_path(Path("d"), one) == Path("d/safenlp/medical_net_0_prop_1.counterexample")
+    assert named_path(Path("d"), one) == Path("d/safenlp/medical_net_0_prop_1.counterexample")
 
 
 def test_counterexamples_of_one_name_are_all_kept(tmp_path: Path, fakes: Fakes) -> None:
@@ -290,11 +291,16 @@ def test_counterexamples_of_one_name_are_all_kept(tmp_path: Path, fakes: Fakes) 
 
 def test_shipped_problems(tmp_path: Path) -> None:
     """Really decided, by two workers, one of which is replaced."""
-    out, found = tmp_path / "r.csv", tmp_path / "found"
+    out, found, proofs = tmp_path / "r.csv", tmp_path / "found", tmp_path / "proofs"
     family = ROOT / "properties" / "controller"
-    done = call(family, "--out", out, "--witnesses", found, "--jobs", 2, "--restart", 6, "--device", "cpu")
+    files = "--out", out, "--witnesses", found, "--certificates", proofs, "--report", tmp_path / "page"
+    done = call(family, *files, "--jobs", 2, "--restart", 6, "--device", "cpu")
     assert done.return_value == 0, done.output
     verdicts = {Path(row[2]).name: row[4] for row in table_of(out)}
     expected = {Path(row[1]).name: row[3] for row in table_of(family / "instances.csv")[1:]}
     assert verdicts == expected
     assert len(list(found.rglob("*.counterexample"))) == list(expected.values()).count("sat")
+    for one in read_instances([family]):
+        proof = proofs / "controller" / f"controller_{one.specification.stem}.cert"
+        assert isinstance(one.model, Path) and check(proof, one.model, one.specification).proved
+        assert f'<a href="proofs/controller/{proof.name}">certificate</a>' in (tmp_path / "page").read_text()

@@ -131,6 +131,9 @@ def test_what_is_asked_is_checked_and_shared(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="use HOST:PORT, auto, or local"):
         Settings(ray="nowhere")
     one = instance(tmp_path / "p", "unsat")
-    asked = Settings(jobs=4, memory=4000, workers=3, checkpoint=Path("kept")).request(one)
+    asked = Settings(
+        jobs=4, memory=4000, workers=3, checkpoint=Path("kept"), certificates={one.key: Path("c")}
+    ).request(one)
     assert (asked.memory, asked.workers) == (1000, 3)
+    assert everywhere(asked).certificate == Path("c").absolute() and asked.certificate == Path("c")
     assert everywhere(asked).checkpoint == (Path.cwd() / asked.checkpoint if asked.checkpoint else None)

@@ -82,7 +82,7 @@ def test_page() -> None:
 
 def test_nothing_comes_from_elsewhere() -> None:
     """Its script speaks to nobody, and links lead beside it."""
-    linked = page(FOUND, {FOUND[0].instance.key: "found/a%20b.counterexample"})
+    linked = page(FOUND, {FOUND[0].instance.key: {"counterexample": "found/a%20b.counterexample"}})
     assert not re.search(
         r"<(link|img|iframe)|<script [^>]|src=|url\(|@import|fetch|XMLHttp|import\(|https?:(?!//www.w3.org)",
         linked,
@@ -142,7 +142,7 @@ def test_writing(tmp_path: Path) -> None:
     (tmp_path / "a b").mkdir()
     places = {FOUND[0].instance.key: tmp_path / "a b" / "x", FOUND[1].instance.key: tmp_path / "a b" / "none"}
     places[FOUND[0].instance.key].touch()
-    write_report(tmp_path / "new" / "report.html", FOUND, places)
+    write_report(tmp_path / "new" / "report.html", FOUND, {"certificate": places})
     text = (tmp_path / "new" / "report.html").read_text()
     assert text.startswith("<!DOCTYPE html>") and re.findall(r'href="([^"]*)"', text) == ["../a%20b/x"]
     with pytest.raises(InputError, match="--report"):

@@ -14,7 +14,7 @@ import click
 
 from verify.cli import options
 from verify.errors import DECIDED, UNDECIDED, InputError, UnwrittenError
-from verify.output import Outputs, admit_folder, write_whole
+from verify.output import Outputs, admit_folder, reported, write_whole
 from verify.process import answer
 
 if TYPE_CHECKING:
@@ -74,6 +74,11 @@ _DONE = ("sat", "unsat", "unknown")  # a search that ended so is not gone on wit
     "--witnesses", type=click.Path(file_okay=False, path_type=Path), help="A folder for counterexamples."
 )
 @click.option(
+    "--certificates",
+    type=click.Path(file_okay=False, path_type=Path),
+    help="A folder for certificates, which have been checked before a verdict is said.",
+)
+@click.option(
     "--checkpoint",
     type=click.Path(file_okay=False, path_type=Path),
     help="A folder that keeps the searches at work: killed, the suite goes on with them, too.",
@@ -99,10 +104,8 @@ def suite(
     instances: tuple[Path, ...],
     timeout: float | None,
     out: Path | None,
-    report: Path | None,
-    junit: Path | None,
-    sarif: Path | None,
     witnesses: Path | None,
+    certificates: Path | None,
     compare: Path | None,
     **settings: Any,
 ) -> int:
@@ -117,15 +120,33 @@ def suite(
 
     todo = read_instances(instances, timeout)
     before = [] if compare is None else earlier(compare)
-    shown = {"--report": report, "--junit": junit, "--sarif": sarif}
+    shown = {f"--{name}": settings.pop(name) for name in ("report", "junit", "sarif")}
     read = [*instances, *([] if compare is None else [compare])]
     outputs = _admitted(read, todo, {"--out": out, **shown})
     admit_folder("--witnesses", witnesses)
+    proofs = _places_of_proofs(certificates, todo, outputs)
     admit_folder("--checkpoint", settings["checkpoint"])
     with closing(Results(out)) as results:
         if results.unlocked:
             _say(f"{out}: cannot be locked on its file system; let no other suite write to it meanwhile")
-        return _Suite(todo, results, out is None, witnesses, shown, outputs, before).run(Settings(**settings))
+        every = Settings(**settings, certificates=proofs)
+        return _Suite(todo, results, out is None, witnesses, shown, outputs, before).run(every)
+
+
+def _places_of_proofs(
+    folder: Path | None, todo: Sequence[Instance], outputs: Outputs
+) -> dict[tuple[str, str, str], Path]:
+    """A file for the certificate of each instance, in folders that there are. Raises InputError and UnwrittenError."""
+    if folder is None:
+        return {}
+    admit_folder("--certificates", folder)
+    found = named_paths(folder, todo, ".cert")
+    for path in found.values():
+        outputs.admit("--certificates", path)
+    for parent in {path.parent for path in found.values()}:
+        with reported(f"--certificates {parent}"):
+            parent.mkdir(parents=True, exist_ok=True)
+    return found
 
 
 def _admitted(
@@ -157,7 +178,8 @@ class _Suite:
         from verify.suite.runner import run
 
         self._reasons: dict[Row, str] = {}
-        self._places = witness_paths(self.witnesses or Path(), self.instances)
+        self._places = {} if self.witnesses is None else named_paths(self.witnesses, self.instances)
+        self._files = {"counterexample": self._places, "certificate": settings.certificates}
         known = judged(self.instances, self.results.rows)
         todo = [one.instance for one in known if one.row is None]
         self._done = len(known) - len(todo)
@@ -213,7 +235,7 @@ class _Suite:
 
         print_summary(final)
         if (report := self.shown.get("--report")) is not None:
-            write_report(report, final, {} if self.witnesses is None else self._places)
+            write_report(report, final, self._files)
         for option, made in (("--junit", junit), ("--sarif", sarif)):
             if (path := self.shown.get(option)) is not None:
                 write_whole(f"{option} {path}", path, made(final))
@@ -223,21 +245,23 @@ def _say(text: str) -> None:
     click.echo(text, err=True)
 
 
-def witness_path(folder: Path, instance: Instance) -> Path:
-    """Where a counterexample goes: named as VNN-COMP does, after network and property and the property's own folder."""
+def named_path(folder: Path, instance: Instance, ending: str = ".counterexample") -> Path:
+    """Where a counterexample or the like goes: named as VNN-COMP does, after network and property and the property's own folder."""
     onnx, vnnlib = Path(instance.onnx), Path(instance.vnnlib)
     parents = vnnlib.parts[:-1]
     own = parents[len(parents) - parents[::-1].index("vnnlib") :] if "vnnlib" in parents else ()
     name = "_".join((*own, onnx.name.removesuffix(".onnx"), vnnlib.name.removesuffix(".vnnlib")))
-    return folder / instance.benchmark / f"{name}.counterexample"
+    return folder / instance.benchmark / f"{name}{ending}"
 
 
-def witness_paths(folder: Path, instances: Iterable[Instance]) -> dict[tuple[str, str, str], Path]:
+def named_paths(
+    folder: Path, instances: Iterable[Instance], ending: str = ".counterexample"
+) -> dict[tuple[str, str, str], Path]:
     """Where each instance's goes, by its key: of several with one name, those after the first get a number."""
     found: dict[tuple[str, str, str], Path] = {}
     taken: Counter[Path] = Counter()
     for key, one in {one.key: one for one in instances}.items():
-        path = witness_path(folder, one)
+        path = named_path(folder, one, ending)
         taken[path] += 1
         number = f"_{taken[path]}" if taken[path] > 1 else ""
         found[key] = path.with_name(f"{path.stem}{number}{path.suffix}")

@@ -102,18 +102,18 @@ def comparison(found: Sequence[Judged]) -> list[str]:
     return [told + times, *changed]
 
 
-Links = Mapping[tuple[str, str, str], str]  # where counterexamples are, by their instances
+Files = Mapping[str, Mapping[tuple[str, str, str], Path]]  # by what they are and their instances
+Links = Mapping[tuple[str, str, str], Mapping[str, str]]  # where those of an instance are, by what they are
 
 
-def write_report(
-    path: Path, found: Sequence[Judged], counterexamples: Mapping[tuple[str, str, str], Path]
-) -> None:
-    """The page in a file, with links to counterexamples. Raises InputError and UnwrittenError."""
-    links = {
-        key: quote(os.path.relpath(file, path.parent).replace(os.sep, "/"))
-        for key, file in counterexamples.items()
-        if file.exists()
-    }
+def write_report(path: Path, found: Sequence[Judged], files: Files) -> None:
+    """The page in a file, with links to what files there are of instances. Raises InputError and UnwrittenError."""
+    links: dict[tuple[str, str, str], dict[str, str]] = {}
+    for what, places in files.items():
+        for key, file in places.items():
+            if file.exists():
+                beside = os.path.relpath(file, path.parent).replace(os.sep, "/")
+                links.setdefault(key, {})[what] = quote(beside)
     write_whole(f"--report {path}", path, page(found, links).encode(errors="backslashreplace"))
 
 
@@ -154,8 +154,14 @@ def _instances(found: Sequence[Judged], links: Links) -> str:
     """All instances, with what an earlier run had to say of them where there was one."""
     compared = any(one.before for one in found)
     heading = ["folder", "network", "property", "limit", "expected", "result", "seconds"]
-    heading += [*(["before", "seconds before"] if compared else []), "reason"]
-    return _table(heading, (_instance(one, links.get(one.instance.key), compared) for one in found))
+    heading += [*(["before", "seconds before"] if compared else []), *(["files"] if links else []), "reason"]
+    rows = (
+        _instance(one, compared)
+        + (_linked(links.get(one.instance.key, {})) if links else "")
+        + _cell(one.reason, kind="reason")
+        for one in found
+    )
+    return _table(heading, rows)
 
 
 def _table(heading: Iterable[str], rows: Iterable[str], numbers: bool = False) -> str:
@@ -169,17 +175,18 @@ def _table(heading: Iterable[str], rows: Iterable[str], numbers: bool = False) -
     return f'<div class="scroll"><table class="sorted">\n<thead><tr>{head}</tr></thead>\n<tbody>\n{body}\n</tbody>\n</table></div>'
 
 
-def _cell(text: str, number: bool = False, kind: str = "", link: str | None = None) -> str:
+def _cell(text: str, number: bool = False, kind: str = "") -> str:
     kinds = " ".join(filter(None, ("number" if number else "", kind)))
-    shown = (
-        escape(text)
-        if link is None
-        else f'<a href="{escape(link)}" title="the counterexample">{escape(text)}</a>'
-    )
-    return f'<td class="{kinds}">{shown}</td>' if kinds else f"<td>{shown}</td>"
+    return f'<td class="{kinds}">{escape(text)}</td>' if kinds else f"<td>{escape(text)}</td>"
 
 
-def _instance(one: Judged, link: str | None, compared: bool) -> str:
+def _linked(files: Mapping[str, str]) -> str:
+    """What there is of an instance beside its result."""
+    links = (f'<a href="{escape(place)}">{what}</a>' for what, place in files.items())
+    return f"<td>{', '.join(links)}</td>"
+
+
+def _instance(one: Judged, compared: bool) -> str:
     instance, was = one.instance, one.before
     kind = "contradiction" if one.contradiction else one.result.replace(" ", "-")
     before = (
@@ -193,10 +200,9 @@ def _instance(one: Judged, link: str | None, compared: bool) -> str:
             _cell(_name(instance.vnnlib, ".vnnlib")),
             _cell(f"{instance.timeout:g}", number=True),
             _cell(instance.expected or "-"),
-            _cell(one.result, kind=kind, link=link if one.result == "sat" else None),
+            _cell(one.result, kind=kind),
             _cell(f"{one.row.seconds:.2f}" if one.row else "-", number=True),
             *(before if compared else ()),
-            _cell(one.reason, kind="reason"),
         )
     )
 

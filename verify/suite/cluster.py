@@ -141,6 +141,9 @@ def everywhere(request: Request) -> Request:
         model = {name: Path(path).absolute() for name, path in model.items()}
     elif isinstance(model, Path):
         model = model.absolute()
-    kept = None if request.checkpoint is None else request.checkpoint.absolute()
+    kept, proof = (
+        None if path is None else path.absolute() for path in (request.checkpoint, request.certificate)
+    )
     assert isinstance(request.specification, Path)
-    return replace(request, model=model, specification=request.specification.absolute(), checkpoint=kept)
+    paths: dict[str, Any] = {"specification": request.specification.absolute(), "checkpoint": kept}
+    return replace(request, model=model, certificate=proof, **paths)

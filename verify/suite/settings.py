@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from verify.request import Request, known_address, known_device
@@ -30,6 +30,9 @@ class Settings:
     checkpoint: Path | None = None  # a folder that keeps the searches that were not done
     workers: int | None = None  # processes that search for each instance; None: threads of its worker
     ray: str | None = None  # a cluster whose machines decide, by its address; None: this machine
+    certificates: Mapping[tuple[str, str, str], Path] = field(
+        default_factory=dict
+    )  # files for those, by instances
 
     def __post_init__(self) -> None:
         known_device(self.device)
@@ -46,6 +49,7 @@ class Settings:
             memory=None if self.memory is None else self.memory // (self.jobs or 1),
             checkpoint=self.kept(instance),
             workers=self.workers,
+            certificate=self.certificates.get(instance.key),
         )
 
     def kept(self, instance: Instance) -> Path | None:
