@@ -252,7 +252,11 @@ def test_missing_files_and_directories(command: Command, tmp_path: Path) -> None
     assert_refused(command("run", folder, text), "folder")
     assert_refused(command("run", model, folder), "folder")
     assert_refused(command("info", tmp_path / "absent.onnx"), "absent.onnx")
-    assert_refused(command("bounds", tmp_path / "absent.onnx", text), "absent.onnx")
+    assert_refused(command("bounds", tmp_path / "absent.onnx", text), "there is no such file; check the path")
+    for name in ("packed.onnx", "packed.vnnlib"):
+        (tmp_path / f"{name}.gz").touch()
+    assert_refused(command("info", tmp_path / "packed.onnx"), "no such file; give packed.onnx.gz")
+    assert_refused(command("run", model, tmp_path / "packed.vnnlib"), "no such file; give packed.vnnlib.gz")
 
 
 @pytest.mark.parametrize("arguments", [

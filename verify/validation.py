@@ -47,6 +47,12 @@ def shown(value: Any) -> str:
     return f"of type {type(value).__name__}{entries}"
 
 
+def missing(path: Path) -> tuple[str, str]:
+    """What is wrong with the path of a file that there is not, and what to do."""
+    packed = path.with_name(f"{path.name}.gz")
+    return "there is no such file", f"give {packed.name}" if packed.exists() else "check the path"
+
+
 def is_nnet(source: object) -> TypeGuard[str | Path]:
     """Whether a model is a file in Stanford's .nnet format, by its name; it may be gzipped."""
     return isinstance(source, str | Path) and str(source).lower().removesuffix(".gz").endswith(".nnet")

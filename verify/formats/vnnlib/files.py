@@ -14,6 +14,7 @@ from verify.errors import SpecificationError, UnboundedInputError
 from verify.formats.vnnlib.clauses import Clauses, Property, TooManyClauses
 from verify.formats.vnnlib.formula import Formula
 from verify.formats.vnnlib.reader import Reader
+from verify.validation import missing
 
 MAXIMUM_BYTES = 1 << 30  # of a file, unpacked
 _CHUNK = 1 << 24
@@ -80,7 +81,7 @@ def text_of(path: str | Path, deadline: Deadline | None = None, most_bytes: int 
                 data = _limited(content, source, most_bytes)
         return data.decode("utf-8-sig")
     except FileNotFoundError:
-        _fail(source, "there is no such file", "check the path")
+        _fail(source, *missing(Path(path)))
     except (gzip.BadGzipFile, EOFError, zlib.error) as error:
         _fail(source, f"damaged gzip file ({error})", "compress it again")
     except OSError as error:

@@ -37,7 +37,7 @@ from verify.loading.onnx.storage import fill
 from verify.loading.operators import operator_of
 from verify.loading.registry import extended
 from verify.memory import budget
-from verify.validation import is_nnet
+from verify.validation import is_nnet, missing
 
 _CHUNK = 2**24  # bytes that are unpacked at a time
 GZIP_MAGIC = b"\x1f\x8b"
@@ -148,6 +148,8 @@ def nnet(path: Path) -> NNet:
 def _read(path: Path) -> bytes:
     try:
         return path.read_bytes()
+    except FileNotFoundError:
+        raise ModelError(f"{path}: {'; '.join(missing(path))}") from None
     except OSError as error:
         raise ModelError(f"{path}: cannot be read ({error.strerror or error})") from error
 
