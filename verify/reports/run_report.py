@@ -17,6 +17,7 @@ from verify.result import Account, Moment, Result
 from verify.specification.base import many
 
 _ROWS = 40  # of the region and of tensors, before the rest is left out
+_OPEN = 12  # rows of a table that is not folded
 _ANSWERS = {
     "unsat": ("holds", "The property holds: for every real-valued input of the region, as the model's weights define its function. "
               "This is a proof, not a test: no input was left out."),
@@ -114,7 +115,7 @@ def _long_table(heading: Sequence[str], rows: Sequence[Sequence[str]], numbers: 
     shown = table(heading, rows[:_ROWS], numbers)
     if len(rows) > _ROWS:
         shown += f'<p class="faint">and {len(rows) - _ROWS} more</p>'
-    return shown if len(rows) <= 8 else f"<details><summary>{escape(summary)}</summary>{shown}</details>"
+    return shown if len(rows) <= _OPEN else f"<details><summary>{escape(summary)}</summary>{shown}</details>"
 
 
 def _witness(result: Result) -> Iterator[str]:
@@ -169,7 +170,7 @@ def _course(result: Result) -> Iterator[str]:
         heading = ["technique", "calls", "subproblems", "seconds", "refuted"]
         yield (
             _long_table(heading, techniques, 4, "Techniques")
-            if len(techniques) > 8
+            if len(techniques) > _OPEN
             else table(heading, techniques, 4)
         )
 
