@@ -8,12 +8,13 @@ zigzag past. Restarts and clauses share one batch. A candidate is only a proposa
 
 from __future__ import annotations
 
+import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from verify.deadline import Deadline
@@ -25,6 +26,9 @@ _SAMPLES = 4096  # random points of a clause, at most
 _SPREADING = 8  # steps towards random outputs
 _MORE = 16  # times as many starts, at most, where a step takes hardly longer with them
 _FREE_ELEMENTS = 200_000  # network values: a step takes hardly longer for so many than for few
+_CLAUSES = 1024  # that are looked at together
+_DEAR = 3  # times as long as outputs take: a step of a descent, with its gradient
+_LEAST_STEPS, _FEW_STARTS = 15, 4  # of a descent, and of a clause, where there is not time for all
 _REPLAYS = 8  # the best candidates of a batch that are run in ONNX Runtime
 
 
@@ -42,7 +46,10 @@ def constraint_values(
     network: Network, objective: Objective, x: Float[Tensor, "batch inputs"]
 ) -> Float[Tensor, "batch rows"]:
     """`C y + E x - d` of each point's clause; a clause is violated where all of its rows are <= 0."""
-    y = network.forward(x)
+    return _values(objective, x, network.forward(x))
+
+
+def _values(objective: Objective, x: Tensor, y: Tensor) -> Tensor:
     value = (objective.coefficients[:, 0] @ y[:, :, None])[..., 0] - objective.thresholds[:, 0]
     if objective.input_coefficients.shape[3]:
         value = value + (objective.input_coefficients[:, 0] @ x[:, :, None])[..., 0]
@@ -54,7 +61,8 @@ class Attack:
     """`restarts` starts for each clause, more where the network is small, and `steps` steps from there; as often as `rounds` while a search goes on.
 
     Half of the starts are the best of random points, as many as a batch holds; the others are the middle, a corner and random.
-    Half of either kind is spread over the network's outputs first.
+    Half of either kind is spread over the network's outputs first. Where `seconds` are not enough for all that, starts and steps are
+    fewer, and clauses as many as there is time for: half of them those that are nearest to being violated in the middle of their box.
     """
 
     restarts: int = 16
@@ -73,6 +81,36 @@ class Attack:
     ) -> Witness | None:
         """One round: a replayed witness of one of the clauses, or None. Stops early when time is up; never raises for it."""
         limit = deadline.within(self.seconds)
+        if limit.remaining <= 0:
+            return None
+        points = max(1, _points(self.batch_elements, network))
+        order, price = _nearest_first(problem, network, clauses, points, limit)
+        steps = int(limit.remaining / (_DEAR * price))
+        if steps < self.restarts * self.steps * len(clauses):
+            fewer, clauses = self._fewer(steps, order, generator)
+            return fewer._rounds(problem, network, clauses, generator, limit)
+        return self._rounds(problem, network, clauses, generator, limit)
+
+    def _fewer(
+        self, steps: int, order: Int[np.ndarray, " clauses"], generator: np.random.Generator
+    ) -> tuple[Attack, list[int]]:
+        """What so many steps of a point are enough for. order: the clauses, nearest first."""
+        each = min(self.steps, max(_LEAST_STEPS, steps // (self.restarts * len(order))))
+        starts = max(1, steps // each)
+        count = min(len(order), max(1, starts // min(self.restarts, _FEW_STARTS)))
+        nearest, others = np.split(order, [-(-count // 2)])
+        chosen = [*nearest.tolist(), *generator.permutation(others)[: count - len(nearest)].tolist()]
+        return replace(self, restarts=min(self.restarts, max(1, starts // count)), steps=each), chosen
+
+    def _rounds(
+        self,
+        problem: Problem,
+        network: Network,
+        clauses: Sequence[int],
+        generator: np.random.Generator,
+        limit: Deadline,
+    ) -> Witness | None:
+        """As many clauses at a time as a batch holds."""
         points = max(self.restarts, _points(self.batch_elements, network))
         at_once = max(1, points // self.restarts)
         for start in range(0, len(clauses), at_once):
@@ -183,6 +221,29 @@ class Attack:
             x = (x.detach() - 0.1 * width * move).clamp(lower, upper)
         with torch.no_grad():
             return replay_best(problem, owners, x, constraint_values(network, objective, x).amax(1))
+
+
+@torch.no_grad()
+def _nearest_first(
+    problem: Problem, network: Network, clauses: Sequence[int], points: int, limit: Deadline
+) -> tuple[Int[np.ndarray, " clauses"], float]:
+    """The clauses by how near they are to being violated in the middle of their box, and the seconds that a point's outputs take."""
+    order, seconds = np.asarray(clauses), []
+    found = np.full(len(order), np.inf)
+    for start in range(0, len(order), _CLAUSES):
+        if limit.remaining <= 0:
+            break
+        some = slice(start, start + _CLAUSES)
+        _, first, of_box = np.unique(problem.box_of[order[some]], return_index=True, return_inverse=True)
+        lower, upper = problem.boxes(order[some][first].tolist())
+        middle = ((lower + upper) / 2).to(network.device, network.dtype)
+        began = time.monotonic()
+        y = torch.cat([network.forward(part) for part in middle.split(points)])
+        objective = problem.objective(order[some].tolist()).to(network.device, network.dtype)
+        box = torch.from_numpy(of_box).to(network.device)
+        found[some] = _values(objective, middle[box], y[box]).amax(1).cpu().numpy()
+        seconds.append((time.monotonic() - began) / max(len(middle), free_points(network)))
+    return order[found.argsort(kind="stable")], max(1e-9, min(seconds, default=1e-9))
 
 
 def replay_best(problem: Problem, clauses: Sequence[int], x: Tensor, loss: Tensor) -> Witness | None:

@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from nets import property_text, random_layers, relu_model, row_text
+from patience import PATIENCE
 from torch import Tensor
 
-from verify.attack import Attack, free_points
+from verify.attack import Attack, _nearest_first, free_points
+from verify.bab.attacks import Attacks
+from verify.bab.progress import Silent
 from verify.deadline import Deadline
 from verify.network.graph import Network
 from verify.problem import Problem, Witness, prepare
+from verify.settings import build_search, preset
 
 
 @dataclass(frozen=True)
@@ -41,3 +47,48 @@ def test_small_networks_have_more_starts(hidden: int, expected: int) -> None:
     assert len(owners) == len(x) == expected
     assert bool(((x[:, 0].abs() <= 1) & (x[:, 1] >= 0.5) & (x[:, 1] <= 2)).all())
     assert len(x.unique(dim=0)) > expected // 4  # in two dimensions there are few corners
+
+
+def scored(values: list[float]) -> Problem:
+    """A clause for each value, which is how far the middle of the box is from violating it."""
+    model = relu_model(random_layers(0, [2, 4, 3]))
+    lower, upper = [-1.0, 0.5], [1.0, 2.0]
+    loaded = prepare(model, property_text(lower, upper, 3, row_text([1.0, 0.0, 0.0], 0.0)))
+    (middle,) = loaded.model.evaluate(np.asarray([[0.0, 1.25]])).reshape(-1, 3)
+    rows = [row_text([1.0, 0.0, 0.0], float(middle[0]) - value) for value in values]
+    return prepare(model, property_text(lower, upper, 3, "(or " + " ".join(rows) + ")"))
+
+
+def test_without_time_for_all_clauses_the_nearest_come_first() -> None:
+    problem = scored([5.0, 2.0, 9.0, 1.0, 3.0])
+    network = problem.model.network
+    order, price = _nearest_first(problem, network, [0, 1, 2, 3, 4], 100, Deadline())
+    assert order.tolist() == [3, 1, 4, 0, 2] and price > 0
+    attack, generator = Attack(restarts=16, steps=40), np.random.default_rng(0)
+    for steps in (1, 20, 100, 300, 1_000, 3_000):
+        fewer, chosen = attack._fewer(steps, order, generator)
+        assert chosen[: -(-len(chosen) // 2)] == order.tolist()[: -(-len(chosen) // 2)]
+        assert len(set(chosen)) == len(chosen) and 1 <= fewer.restarts <= 16 and 1 <= fewer.steps <= 40
+        assert len(chosen) * fewer.restarts * fewer.steps <= max(steps, 15)
+    assert len(chosen) == 5 and fewer.restarts == 16
+
+
+def test_roots_are_attacked_while_they_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A search whose roots take long looks for counterexamples all the same."""
+    model, lower, upper = relu_model(random_layers(0, [2, 20, 20, 3])), [-3.0, -3.0], [3.0, 3.0]
+    loaded = prepare(model, property_text(lower, upper, 3, row_text([1.0, 0.0, 0.0], 0.0)))
+    grid = np.stack(np.meshgrid(*[np.linspace(-3, 3, 300)] * 2), -1).reshape(-1, 2)
+    least = float(loaded.model.evaluate(grid).reshape(-1, 3)[:, 0].min())
+    problem = prepare(model, property_text(lower, upper, 3, row_text([1.0, 0.0, 0.0], least - 0.3)))
+    settings = replace(preset("default"), splittable_inputs=0, triable_inputs=0)
+    search = build_search(problem, settings, torch.device("cpu"), 0, Silent())
+    phases, following = [], Attacks.next
+
+    def watched(self: Attacks, *given: Any) -> Any:
+        attack = following(self, *given)
+        phases.append((search.progress.phase, attack is not None))
+        return attack
+
+    monkeypatch.setattr(Attacks, "next", watched)
+    assert search.run(Deadline.after(PATIENCE)).verdict in ("sat", "unsat")
+    assert ("root", True) in phases

@@ -20,9 +20,9 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
 
-from verify.attack import Attack, free_points
+from verify.attack import Attack
+from verify.bab.attacks import EARLY, SHARE, Attacks
 from verify.bab.checkpoint import NO_CHECKPOINT, Checkpoint, Standing, restore_progress, saved_progress
 from verify.bab.executor import Executor, Executors, threads
 from verify.bab.frontier import Frontier
@@ -37,9 +37,6 @@ from verify.problem import Problem, Witness
 from verify.proof.tracer import NO_PROOF, ProofTracer
 from verify.state import Subproblems
 
-_FIRST_SHARE = 0.2  # of the time, for attacks, in the first half of the rounds of random starts
-_ATTACK_SHARE = 0.1  # later, and for descents from open subproblems' minimisers
-_DESCENTS = 64  # at once, at least
 _FEW = 16  # subproblems that are not worth dividing between two workers; among more of them that take leases, fewer are
 # of the most subproblems that were open at once: when so few are left, splitting will soon be done
 _ENDING = 0.5
@@ -77,10 +74,6 @@ class BranchAndBound:
     # subproblems that are worked on, and the seconds that one took in the last step
     _working: int = 0
     _seconds: float = 0.0
-    # of the second attack, left
-    _rounds: int = 0
-    # clauses of subproblems lately left open, and their minimisers
-    _suspects: tuple[Tensor, Tensor] | None = None
     # how often it went on after its end, seconds of splitting by then, and the largest batch that memory held
     _resumed: int = 0
     _split: float = 0.0
@@ -95,7 +88,8 @@ class BranchAndBound:
         """Decides the problem, or says why not."""
         if (ended := self.checkpoint.ended(self.tracer)) is not None:
             return self._again(ended)
-        self._began, self._rounds = time.monotonic(), self.second_attack.rounds
+        self._began, attack = time.monotonic(), self.second_attack
+        self.attacks = Attacks(self.problem, self.network, attack, self.generator, attack.rounds)
         self.steps = Steps(self.problem, self.network, self.strategy, self.tracer, self.frontier.storage)
         outcome = self._found(deadline)
         self.checkpoint.end(outcome, self.tracer)
@@ -178,15 +172,15 @@ class BranchAndBound:
         """From where an earlier run was; random starts are others than it had."""
         self.knowledge, counters = standing.knowledge, standing.counters
         restore_progress(self.progress, standing.progress)
-        self.stuck, self._rounds, self._resumed = (
+        self.stuck, self._resumed, self.attacks.left = (
             counters["stuck"],
-            counters["rounds"],
             counters["resumed"] + 1,
+            counters["rounds"],
         )
         self._seconds, self._split = counters["seconds"], counters["split"]
         self.batch = min(self.batch, counters["fits"] or self.batch)
         self.other = self.other if counters["other"] else None
-        self.generator = self.generator.spawn(self._resumed)[-1]
+        self.attacks.generator = self.generator.spawn(self._resumed)[-1]
 
     def keep(self, working: Sequence[Subproblems], split: float) -> None:
         """For the case that the process is killed: all that is open, and what is known. split: seconds of splitting since the roots."""
@@ -194,7 +188,7 @@ class BranchAndBound:
             return
         counters = {
             "stuck": self.stuck,
-            "rounds": self._rounds,
+            "rounds": self.attacks.left,
             "resumed": self._resumed,
             "seconds": self._seconds,
             "split": split,
@@ -205,9 +199,14 @@ class BranchAndBound:
         self.checkpoint.write(self.strategy, self.frontier, working, standing)
 
     def _roots(self, deadline: Deadline) -> Witness | None:
-        """Bounds every clause's whole box."""
+        """Bounds every clause's whole box, with attacks on those that are not refuted now and then."""
+        clauses = dict.fromkeys(range(self.problem.clauses))
         for result in self.strategy.roots(self.knowledge, self.batch, deadline):
             witness = self.absorb(Done((result,), self.steps.tried(result.bounded)))
+            for clause in result.bounded.subproblems.clause[result.bounded.on_host().refuted].tolist():
+                clauses.pop(clause, None)
+            if witness is None and clauses and (attack := self.next_attack(list(clauses), SHARE)):
+                witness = self.absorb(timed(attack, deadline))
             self._report("root")
             if witness is not None:
                 return witness
@@ -247,7 +246,7 @@ class BranchAndBound:
             return
         subproblems = bounded.subproblems.select(left)
         if len(left):
-            self._suspects = subproblems.clause, bounded.minimiser[left]
+            self.attacks.suspects = subproblems.clause, bounded.minimiser[left]
         self.frontier.push(self.checkpoint.numbered(subproblems, self.tracer.writes))
         self.progress.opened += count
         self.progress.closed += count - len(left)
@@ -272,23 +271,12 @@ class BranchAndBound:
         given = knowledge, deadline, self.stuck > 0, self.lease, batch
         return self.steps.apart(self.steps.lease, subproblems, *given)
 
-    def next_attack(self, clauses: list[int]) -> Callable[[Deadline], Witness | None] | None:
-        """Rounds on the clauses open after the root while there are any, then descents from minimisers; each now and then."""
-        share = self.progress.attack_seconds / (self.workers * (time.monotonic() - self._began))
-        early = 2 * self._rounds > self.second_attack.rounds
-        if self._rounds and share < (_FIRST_SHARE if early else _ATTACK_SHARE):
-            self._rounds -= 1
-            own = self.generator.spawn(1)[0]
-            return partial(self.second_attack.run, self.problem, self.network, clauses, own)
-        if not self._rounds and share < _ATTACK_SHARE and self._suspects is not None:
-            return self._descent(*self._suspects)
-        return None
-
-    def _descent(self, clauses: Tensor, points: Tensor) -> Callable[[Deadline], Witness | None]:
-        count = max(_DESCENTS, free_points(self.network))
-        chosen = torch.from_numpy(self.generator.permutation(len(clauses))[:count])
-        owners, points = clauses[chosen].tolist(), points[chosen]
-        return partial(self.second_attack.descend, self.problem, self.network, owners, points)
+    def next_attack(
+        self, clauses: list[int], early: float = EARLY
+    ) -> Callable[[Deadline], Witness | None] | None:
+        """See `Attacks.next`."""
+        spent = self.progress.attack_seconds / (self.workers * (time.monotonic() - self._began))
+        return self.attacks.next(clauses, spent, early)
 
     def _report(self, phase: str, working: int = 0) -> None:
         """Tells the reporter; `phase` is what comes now."""
