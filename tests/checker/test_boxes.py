@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from make_data import FAMILIES, Files, by_hand, network, numbers, placed
-from nets import property_text, relu_model
+from make_data import FAMILIES, Files, by_hand, network, numbers, placed, searched
+from nets import property_text, random_layers, relu_model
 
+from verify.bab.effort import Effort, Observation
+from verify.bab.loop import BranchAndBound
 from verify.bounders.forward import forward
 from verify.bounders.halfspaces import Halfspaces as Reference
 from verify.bounders.ibp import interval
@@ -157,6 +160,40 @@ def test_rows_are_known_by_what_they_say() -> None:
     first, second, third, fourth, fifth = (clauses.row_numbers(clause) for clause in range(5))
     assert first[1] == second[0] and first[0] != second[1] and third == (first[0], first[0])
     assert len({first[0], fourth[0], fifth[0]}) == 3 and isinstance(clauses.rows(3), Rows)
+
+
+# -- searches
+
+
+class OneByOne(Effort):
+    """Every technique is tried on every box, and on one at a time."""
+
+    def learned(self, seen: Observation) -> Effort:
+        return self
+
+    def chosen(self, technique: str, bound: torch.Tensor, techniques: int = 1) -> torch.Tensor:
+        return torch.arange(min(1, len(bound)))
+
+    def sooner(self, *_: object) -> bool:
+        return False
+
+
+def one_by_one(search: BranchAndBound) -> None:
+    search.knowledge = replace(search.knowledge, effort=OneByOne())
+
+
+@pytest.mark.parametrize("seed", [4, 6])
+def test_techniques_that_take_boxes_of_a_batch_one_by_one(seed: int, tmp_path: Path) -> None:
+    """Bug found: the multipliers of boxes that had ascended before others of their batch were lost."""
+    layers = random_layers(seed, (3, 10, 10, 2))
+    y = np.random.default_rng(0).uniform(-1, 1, (4000, 3))
+    for i, (weight, bias) in enumerate(layers):
+        y = y @ weight.T + bias
+        y = np.maximum(y, 0) if i < 2 else y
+    limit = float(y[:, 0].min()) - 0.2 * float(np.ptp(y[:, 0]))
+    text = property_text([-1.0] * 3, [1.0] * 3, 2, f"(<= Y_0 {limit!r})")
+    files = placed(tmp_path, relu_model(layers), text)
+    assert searched(files, "inputs", prepare_search=one_by_one) == ("unsat", None)
 
 
 # -- forgeries: y = relu(x) on [-1, 1], split at 0

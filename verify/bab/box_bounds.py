@@ -195,6 +195,8 @@ class BoxBounder:
         cotangent = cotangent.nan_to_num(nan=0.0).reshape(*shape, -1)
         inputs = slice(0, self.network.inputs)
         box = Bounds(bounds.lower[:, inputs], bounds.upper[:, inputs])
+        # half-spaces without slack: who rounds in another way is to choose the same slopes
+        rows = bound, cotangent
         bound = self.with_slack(bound, cotangent, box)
         weights = bound.new_zeros(len(bound), self.passes, *shape[1:])
         made = torch.zeros_like(weights[..., 0, 0], dtype=torch.bool)
@@ -204,7 +206,7 @@ class BoxBounder:
             bound, cotangent = torch.cat([bound, joint], 2), torch.cat([cotangent, direction], 2)
         lower, upper = self.clipping.clipped(box, bound, cotangent)
         refuted = (bound > 0).any(2) | (lower > upper).any(2) | self._empty(bounds)[:, None]
-        unsafe = self._unsafe(members, box, bound, cotangent, refuted)
+        unsafe = self._unsafe(members, box, *rows, refuted)
         open_clause = ~refuted[..., None]
         nearest, row = bound.max(2)
         worst = torch.where(refuted, torch.inf, nearest).argmin(1, keepdim=True)
@@ -255,8 +257,7 @@ class BoxBounder:
         asked = numbers[every, first]
         has = (numbers[..., None] == asked[:, None, None]).any(2)
         shared = (has | refuted[..., None]).all(1)
-        rows = slice(0, self.problem.rows)
-        return Halfspaces.of(box, bound[every, first, rows], cotangent[every, first, rows], shared)
+        return Halfspaces.of(box, bound[every, first], cotangent[every, first], shared)
 
     def _intervals_first(
         self, bounds: Bounds, outputs: Pair, objective: Objective, deadline: Deadline

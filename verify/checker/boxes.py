@@ -63,7 +63,7 @@ class Boxes(Rule):
             known.prove(rows, found)
             proof.summary.claims += len(nodes[rows])
         for i, node in enumerate(nodes.tolist()):
-            left = stated.clauses[i][known.left[i]]
+            left = stated.clauses[i][known.left[i]].tolist()
             proof.tree.know(node, known.lower[i], known.upper[i], left)
 
 
@@ -101,8 +101,8 @@ class _Stated:
         count = cursor.integer()
         if count < 1 or not len(nodes):
             raise Refused("no clauses, or no nodes")
-        places = cursor.take("<i4", len(nodes) * count).reshape(len(nodes), count)
-        clauses = np.stack([_clauses_of(proof, *one) for one in zip(nodes.tolist(), places, strict=True)])
+        places = cursor.take("<i4", len(nodes) * count).reshape(len(nodes), count).tolist()
+        clauses = [_clauses_of(proof, *one) for one in zip(nodes.tolist(), places, strict=True)]
         passes = [_read_pass(proof, cursor, _NOTHING, np.arange(len(nodes)), count)]
         for kind in np.array(cursor.counted("<u1")).tolist():
             if kind not in (_FORWARD, _BACKWARD, _MULTIPLIERS):
@@ -112,7 +112,7 @@ class _Stated:
             if not (np.diff(rows) > 0).all() or ((rows < 0) | (rows >= most)).any():
                 raise Refused("a pass's nodes are not in order, or not there")
             passes.append(_read_pass(proof, cursor, kind, rows, count))
-        return _Stated(nodes, clauses, passes)
+        return _Stated(nodes, np.array(clauses, dtype=np.int64), passes)
 
     def bounded(self, proof: Proof) -> Iterator[tuple[slice, _Bounded]]:
         """The nodes, not too many at once, and what comes of them."""
@@ -130,15 +130,15 @@ class _Stated:
             yield rows, found
 
 
-def _clauses_of(proof: Proof, node: int, places: Array) -> Array:
+def _clauses_of(proof: Proof, node: int, places: list[int]) -> list[int]:
     """The clauses at those places among a root's. Refused unless all that are left of the node are there."""
-    every = np.array(proof.clauses.of_root(int(proof.tree.root_of[node])))
-    if ((places < 0) | (places >= len(every))).any():
+    every, left = proof.clauses.of_root(int(proof.tree.root_of[node])), proof.tree.left(node)
+    if not all(0 <= place < len(every) for place in places):
         raise Refused("a clause that the root does not stand for")
-    found, left = every[places], proof.tree.left(node)
-    if not np.isin(every if left is None else left, found).all():
+    found = [every[place] for place in places]
+    if not set(every if left is None else left) <= set(found):
         raise Refused(f"not all clauses that are left of node {node}")
-    return np.asarray(found)
+    return found
 
 
 def _read_pass(proof: Proof, cursor: Cursor, kind: int, rows: Array, clauses: int) -> _Pass:

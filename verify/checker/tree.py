@@ -43,7 +43,7 @@ class Tree:
             (5, roots), dtype=bool
         )
         self._just_closed: list[int] = []
-        self._known: dict[int, tuple[Array, Array, Array]] = {}
+        self._known: dict[int, tuple[Array, Array, list[int]]] = {}
         self._claims: dict[int, list[tuple[Array, Array, Array]]] = {}
         self._base: dict[int, tuple[Array, Array]] = {}
 
@@ -164,18 +164,21 @@ class Tree:
         self._claims.setdefault(node, []).append((variables, lower, upper))
         self._has_claims[node] = True
 
-    def know(self, node: int, lower: Array, upper: Array, left: Array) -> None:
+    def know(self, node: int, lower: Array, upper: Array, left: list[int]) -> None:
         """Bounds of all variables over a node's unsafe points, and the clauses that are not refuted there; until all below it is closed."""
         if node in self._known:
             raise Refused(f"node {node} is told of twice")
         if not self._over[node]:
             self._known[node] = lower, upper, left
 
-    def left(self, node: int) -> Array | None:
+    def left(self, node: int) -> list[int] | None:
         """The clauses that are not refuted on a node's box, as far as it is told; None: all of its root's."""
-        _, path = self._path(np.array([node]))
-        found = (self._known[one][2] for one in path.tolist() if one in self._known)
-        return next(found, None)
+        while node not in self._known:
+            split = self._parent.item(node)
+            if split < 0:
+                return None
+            node = self._split_node.item(split)
+        return self._known[node][2]
 
     def forget(self) -> None:
         """What was to be known by descendants alone, and all of these are closed."""

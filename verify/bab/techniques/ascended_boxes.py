@@ -71,8 +71,11 @@ class AscendedBoxes(TightenedBoxes):
         )
         bounded = bounded.updated(index, after)
         if self.bounder.proves and bool(used.any()):
-            every = rho.new_zeros(*bounded.members.shape, rho.shape[2])
-            bounded = replace(bounded, rho=every.index_copy(0, index, rho))
+            # others of the batch may have theirs already
+            kept = (
+                bounded.rho if bounded.rho.shape[2] else rho.new_zeros(*bounded.members.shape, rho.shape[2])
+            )
+            bounded = replace(bounded, rho=kept.index_copy(0, index, rho))
         return bounded, seen
 
     def _worth_a_proof(
