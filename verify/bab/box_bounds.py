@@ -195,9 +195,8 @@ class BoxBounder:
         cotangent = cotangent.nan_to_num(nan=0.0).reshape(*shape, -1)
         inputs = slice(0, self.network.inputs)
         box = Bounds(bounds.lower[:, inputs], bounds.upper[:, inputs])
-        # half-spaces without slack: who rounds in another way is to choose the same slopes
-        rows = bound, cotangent
-        bound = self.with_slack(bound, cotangent, box)
+        # half-spaces have no slack: who rounds in another way is to choose the same slopes
+        exact, bound = (bound, cotangent), self.with_slack(bound, cotangent, box)
         weights = bound.new_zeros(len(bound), self.passes, *shape[1:])
         made = torch.zeros_like(weights[..., 0, 0], dtype=torch.bool)
         made[:, number] = True
@@ -206,7 +205,6 @@ class BoxBounder:
             bound, cotangent = torch.cat([bound, joint], 2), torch.cat([cotangent, direction], 2)
         lower, upper = self.clipping.clipped(box, bound, cotangent)
         refuted = (bound > 0).any(2) | (lower > upper).any(2) | self._empty(bounds)[:, None]
-        unsafe = self._unsafe(members, box, *rows, refuted)
         open_clause = ~refuted[..., None]
         nearest, row = bound.max(2)
         worst = torch.where(refuted, torch.inf, nearest).argmin(1, keepdim=True)
@@ -224,7 +222,7 @@ class BoxBounder:
             cotangent=cotangent,
             lower=torch.where(open_clause, lower, torch.inf).amin(1),
             upper=torch.where(open_clause, upper, -torch.inf).amax(1),
-            unsafe=unsafe,
+            unsafe=self._unsafe(members, box, *exact, refuted),
             members=members,
             made=made,
             weights=weights,
