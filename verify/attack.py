@@ -170,6 +170,8 @@ class Attack:
         lower, upper = (end.to(network.device, network.dtype) for end in problem.boxes(owners))
         x = x.to(lower).clamp(lower, upper)
         chosen = (torch.arange(len(x), device=x.device) % 4 >= 2).nonzero()[:, 0]
+        if not len(chosen):
+            return x
         noise = generator.uniform(-1.0, 1.0, (len(chosen), network.outputs))
         directions, some = torch.from_numpy(noise).to(x), x[chosen]
         for _ in range(_SPREADING):

@@ -92,3 +92,14 @@ def test_roots_are_attacked_while_they_are_bounded(monkeypatch: pytest.MonkeyPat
     monkeypatch.setattr(Attacks, "next", watched)
     assert search.run(Deadline.after(PATIENCE)).verdict in ("sat", "unsat")
     assert ("root", True) in phases
+
+
+def test_an_attack_may_have_a_single_start() -> None:
+    problem = scored([5.0])
+    for restarts in (1, 2, 3):
+        attack = Attack(restarts=restarts, steps=2, seconds=60.0)
+        x = torch.zeros(restarts, 2)
+        found = attack._diversified(
+            problem, problem.model.network, [0] * restarts, x, np.random.default_rng(0), Deadline()
+        )
+        assert found.shape == x.shape

@@ -137,6 +137,17 @@ def test_adjoint_identity(case: Case) -> None:
 
 
 @every_map
+def test_a_batch_may_be_empty(case: Case) -> None:
+    operator, shapes = case
+    operands = [normal(0, *shape).requires_grad_() for shape in shapes]
+    image = operator.forward(*operands)
+    assert [part.shape for part in operator.transpose(image)] == [x.shape for x in operands]
+    if image.requires_grad:
+        gradients = torch.autograd.grad(image.sum(), operands)
+        assert [part.shape for part in gradients] == [x.shape for x in operands]
+
+
+@every_map
 def test_absolute_dominates(case: Case) -> None:
     """|W x| <= |W| |x|, and |W| is monotone and without bias; so is its adjoint against W's."""
     operator, shapes = case

@@ -198,7 +198,7 @@ class Convolution(Affine):
         stride, taps, (height, width) = self.stride[0], phases.shape[2:], self.input_shape[-2:]
         full = functional.conv2d(cotangent, phases, padding=(taps[0] - 1, taps[1] - 1))
         rows, columns = full.shape[2:]
-        full = full.reshape(full.shape[0], -1, stride, stride, rows, columns)
+        full = full.unflatten(1, (self.weight.shape[1], stride, stride))
         image = full.new_zeros(full.shape[0], full.shape[1], height, width)
         for a in range(stride):
             top, first_row = (a - self.padding[0]) % stride, -((a - self.padding[0]) // stride)
