@@ -127,6 +127,8 @@ def test_a_cluster_takes_the_extra(
     monkeypatch.setitem(sys.modules, "ray", None)
     ran = command("check", tmp_path / "none.cert", model, tmp_path / "none.vnnlib", "--ray", "local")
     assert ran.code == 2 and 'pip install "nn-verify[distributed]"' in ran.err
+    ran = command("check", tmp_path / "none.cert", model, tmp_path / "none.vnnlib", "--ray", "nowhere")
+    assert ran.code == 2 and "use HOST:PORT" in ran.err
 
 
 def test_unreadable_is_exit_2(command: Command, model: Path, tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import socket
 import sys
 from collections.abc import Callable
 from functools import partial
@@ -28,6 +29,7 @@ from verify.suite.instances import read_instances
 from verify.suite.runner import run
 from verify.suite.settings import Settings
 from verify.workers.checkers import provers_of_cluster
+from verify.workers.cluster import connected
 
 
 def test_without_ray_the_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -38,6 +40,17 @@ def test_without_ray_the_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> None
             "properties/controller/vnnlib/brakes.vnnlib",
             ray="local",
         )
+
+
+def test_a_cluster_that_does_not_answer_is_not_waited_for() -> None:
+    """Ray would go on asking for minutes."""
+    pytest.importorskip("ray")
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))  # and nobody listens there
+        address = f"127.0.0.1:{taken.getsockname()[1]}"
+        for one in (address, f"ray://{address}", "no.such.host.invalid:6379", "127.0.0.1:99999"):
+            with pytest.raises(InputError, match="no cluster is reached"), connected(one, None):
+                pass
 
 
 def killed_once(mark: Path, job: Callable[[], Done]) -> Done:

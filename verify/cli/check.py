@@ -14,6 +14,7 @@ import click
 from verify.cli import options
 from verify.errors import DECIDED, UNDECIDED, InputError
 from verify.process import answer
+from verify.request import known_address
 
 if TYPE_CHECKING:
     from verify.checker.checking import Checked, Provers
@@ -95,6 +96,7 @@ def _provers(address: str | None, jobs: int | None) -> Iterator[Provers | None]:
     if address is None:
         yield None
         return
+    known_address(address)
     from verify.workers.checkers import provers_of_cluster
 
     with provers_of_cluster(address, jobs) as provers:

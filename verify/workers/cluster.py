@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 import os
 import signal
+import socket
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -26,6 +27,7 @@ from verify.workers.wire import LostError
 
 SILENCE = 60.0  # seconds after which an actor that does not say that it lives counts as lost
 _PATIENCE = 2.0  # seconds between two looks at a job
+_REACH = 5.0  # seconds for a cluster to answer
 _LOCAL = "127.0.0.1"
 _EXTRA = 'pip install "nn-verify[distributed]"'
 
@@ -76,6 +78,7 @@ def _connected(ray: Any, address: str, processors: int | None) -> Iterator[None]
     if ray.is_initialized():  # by the program that calls us
         yield
         return
+    _check_answers(address)
     logging.getLogger("ray").setLevel(logging.ERROR)
     ours: dict[str, Any] = {"address": address}
     if address == "local":
@@ -98,6 +101,19 @@ def _connected(ray: Any, address: str, processors: int | None) -> Iterator[None]
         yield
     finally:
         ray.shutdown()
+
+
+def _check_answers(address: str) -> None:
+    """InputError where nothing answers at HOST:PORT: Ray itself goes on asking for minutes."""
+    host, _, port = address.removeprefix("ray://").rpartition(":")
+    if not host:
+        return
+    try:
+        socket.create_connection((host, int(port)), _REACH).close()
+    except (OSError, OverflowError) as error:
+        raise InputError(
+            f"--ray {address}: no cluster is reached ({error}); give the address that ray start --head has told"
+        ) from error
 
 
 def _array(piece: Any) -> NDArray[np.uint8]:
