@@ -43,6 +43,7 @@ LAYERS: tuple[dict[str, set[str]], ...] = (
         "specification": {"numpy"},
         "network": MATHS,
         "state": MATHS,
+        "room": {"torch"},
     },
     {"loading": FILES, "lagrangian": MATHS},
     {"problem": {"numpy", "torch", "onnx"}, "bounders": MATHS | {"highspy", "numpy"}},

@@ -20,6 +20,7 @@ from torch import Tensor
 from verify.deadline import Deadline
 from verify.network.graph import Network
 from verify.problem import Problem, Witness
+from verify.room import times
 from verify.state import Objective
 
 _SAMPLES = 4096  # random points of a clause, at most
@@ -38,8 +39,8 @@ def free_points(network: Network) -> int:
 
 
 def _points(elements: int, network: Network) -> int:
-    """How many points have so many network values together."""
-    return elements // sum(node.size for node in network.nodes)
+    """How many points have so many network values together, more on a GPU."""
+    return int(elements * times(network.device)) // sum(node.size for node in network.nodes)
 
 
 def constraint_values(

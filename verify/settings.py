@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from dataclasses import dataclass, replace
 
@@ -15,6 +16,7 @@ from verify.bab.frontier import Frontier
 from verify.bab.inputs import SplitInputs
 from verify.bab.loop import BranchAndBound
 from verify.bab.neuron_trees import places_behind
+from verify.bab.pace import Pace
 from verify.bab.progress import Reporter, Silent
 from verify.bab.root_bounds import RootBounds
 from verify.bab.strategy import Bounded, Strategy, Technique
@@ -42,6 +44,7 @@ from verify.proof.certificate import CertificateTracer
 from verify.proof.tracer import NO_PROOF, ProofTracer
 from verify.proof.writer import CertificateWriter
 from verify.request import PRESETS, known_device
+from verify.room import at_once
 from verify.step_attack import for_steps
 from verify.validation import refuse
 
@@ -51,6 +54,7 @@ _EMULATION = "CUBLAS_EMULATE_DOUBLE_PRECISION"
 _LONGER = 4
 # variables in one batch: a subproblem takes some 100 bytes of each while it is bounded
 _MOST_ELEMENTS = 2**25
+_MOST_ON_A_GPU = 2**14  # subproblems in one batch
 
 
 @dataclass(frozen=True)
@@ -187,9 +191,8 @@ def build_search(
     threads = torch.get_num_threads() if device.type == "cpu" else 1
     workers = workers or threads
     # those of a cluster have memory of their own
-    room, here = budget().at_once, min(workers, max(threads, os.cpu_count() or 1))
-    several = max(1, min(16, room(_MOST_ELEMENTS, here) // network.variables))
-    batch = max(several, min(2048, room(settings.batch_elements, here) // network.variables))
+    here = min(workers, max(threads, os.cpu_count() or 1))
+    batch, first_batch = _sizes(settings, network, here)
     own_type = torch.float64 if problem.model.element_type == "float64" else torch.float32
     own_network = network.to(device, own_type)
 
@@ -200,9 +203,11 @@ def build_search(
     ) -> BranchAndBound:
         frontier = Frontier(budget().store, storage(network))
         attacks, generator = (first, second), np.random.default_rng(seed)
-        return BranchAndBound(
+        found = BranchAndBound(
             problem, own_network, strategy, *attacks, told, generator, batch, workers, tracer, frontier, other
         )
+        found.pace = Pace(first_batch)
+        return found
 
     other = None
     if few or either:
@@ -211,6 +216,16 @@ def build_search(
             return search(inputs, reporter, workers)
         other = OtherSplitting(search(inputs, Silent(), threads))
     return search(_activations(problem, network, settings, tracer), reporter, workers, other)
+
+
+def _sizes(settings: Settings, network: Network, workers: int) -> tuple[int, float]:
+    """How many subproblems a batch has at most; and at first: on a GPU as many as on a CPU, more where that is measured to be faster."""
+    device, variables = network.device, network.variables
+    several = max(1, min(16, at_once(_MOST_ELEMENTS, device, workers) // variables))
+    few = max(several, min(2048, budget().at_once(settings.batch_elements, workers) // variables))
+    if device.type == "cpu":
+        return few, math.inf
+    return max(few, min(_MOST_ON_A_GPU, at_once(settings.batch_elements, device) // variables)), few
 
 
 def _activations(

@@ -7,10 +7,10 @@ rounding errors.
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
-from typing import Any
+from typing import Any, ParamSpec, TypeVar
 
 import torch
 from torch import Tensor
@@ -42,7 +42,11 @@ from verify.branching.rule import BranchingRule, Split
 from verify.deadline import Deadline
 from verify.lagrangian.cuts import CutShares
 from verify.lagrangian.dual import DualProblem
+from verify.room import fitted, times
 from verify.state import Bounds, DualState, Subproblems
+
+P = ParamSpec("P")
+T = TypeVar("T")
 
 _CHILDREN = 2_000_000  # variables of children that candidate splits are tried on at once
 
@@ -102,14 +106,14 @@ class SplitActivations:
         """Stage by stage; what each stage and each ascent refutes needs no further one."""
         technique, problem = self.roots_technique, self.start.problem
         part = len(clauses) / problem.clauses
-        result, roots = technique.started(clauses, knowledge, deadline)
+        result, roots = self._fitted(technique.started, clauses, knowledge, deadline)
         knowledge = knowledge.learned(*result.seen)
         yield result
         for number, stage in enumerate(technique.stages, start=1):
             last = number == len(technique.stages)
             if not len(roots):
                 return
-            result, roots = technique.bounded(stage, roots, knowledge, deadline, part)
+            result, roots = self._fitted(technique.bounded, stage, roots, knowledge, deadline, part)
             result = self._priced(result, knowledge, stage.method.ascent is not None)
             if last and part == 1 and len(roots):
                 result = self._reduced(result, knowledge)
@@ -118,12 +122,12 @@ class SplitActivations:
             left = [roots.select(slice(0))]
             for first in range(0, len(roots), batch):
                 some = roots.select(slice(first, first + batch))
-                result = technique.optimised(some, knowledge, deadline)
+                result = self._fitted(technique.optimised, some, knowledge, deadline)
                 knowledge, bounded, seen = knowledge.learned(*result.seen), result.bounded, result.seen
                 if last:
                     # all open roots of the network at once: cuts are to hold on all of their boxes
                     together = part == 1 and len(roots) <= batch
-                    result = self._finished(result, knowledge, deadline, together)
+                    result = self._fitted(self._finished, result, knowledge, deadline, together)
                     knowledge = knowledge.learned(*result.seen)
                     yield Result(result.bounded, (*seen, *result.seen))
                     continue
@@ -131,6 +135,12 @@ class SplitActivations:
                 left.append(some.select(bounded.open))
                 yield Result(bounded.select(bounded.refuted), seen)
             roots = Subproblems.concatenate(left)
+
+    def _fitted(self, work: Callable[P, T], *given: P.args, **named: P.kwargs) -> T:
+        """With less at once where memory runs out, but for what a proof was told: that is not told again."""
+        if self.start.tracer.writes:
+            return work(*given, **named)
+        return fitted(self.start.network.device, work, *given, **named)
 
     def _priced(self, result: Result, knowledge: Knowledge, ascended: bool) -> Result:
         """With what an ascent for every neuron tells of the price of branched bounds."""
@@ -342,7 +352,9 @@ def _children(
     value: Tensor,
 ) -> tuple[Tensor, Tensor]:
     """Bounds of both children of candidate splits, as the search itself would first see them. Raises OutOfTimeError."""
-    most = max(1, _CHILDREN // (2 * variable.shape[1] * shared.network.variables))
+    most = max(
+        1, int(_CHILDREN * times(variable.device)) // (2 * variable.shape[1] * shared.network.variables)
+    )
     parts = []
     for index in torch.arange(len(subproblems), device=variable.device).split(most):
         deadline.check()

@@ -14,6 +14,7 @@ from verify.attack import Attack, free_points
 from verify.deadline import Deadline
 from verify.network.graph import Network
 from verify.problem import Problem, Witness
+from verify.room import fitted
 
 EARLY = 0.2  # of the time, in the first half of the rounds
 SHARE = 0.1  # later, for descents, and while roots are bounded
@@ -42,7 +43,8 @@ class Attacks:
         if self.left and spent < (early if 2 * self.left > self.attack.rounds else SHARE):
             self.left -= 1
             own = self.generator.spawn(1)[0]
-            return partial(self.attack.run, self.problem, self.network, clauses, own)
+            run = partial(self.attack.run, self.problem, self.network, clauses, own)
+            return partial(fitted, self.network.device, run)
         if not self.left and spent < SHARE and self.suspects is not None:
             return self._descent(*self.suspects)
         return None
@@ -51,4 +53,5 @@ class Attacks:
         count = max(_DESCENTS, free_points(self.network))
         chosen = torch.from_numpy(self.generator.permutation(len(clauses))[:count])
         owners, points = clauses[chosen].tolist(), points[chosen]
-        return partial(self.attack.descend, self.problem, self.network, owners, points)
+        descend = partial(self.attack.descend, self.problem, self.network, owners, points)
+        return partial(fitted, self.network.device, descend)

@@ -21,9 +21,9 @@ from verify.bounders.ibp import Pair, interval, interval_rows, magnitudes
 from verify.branching.inputs import input_steps_open
 from verify.deadline import Deadline
 from verify.lagrangian.dual import DualProblem
-from verify.memory import budget
 from verify.network.graph import Network
 from verify.problem import Problem
+from verify.room import at_once
 from verify.state import Bounds, Objective, Struct, Subproblems, fetched, sent
 
 _GROUP = 32  # clauses that a subproblem stands for, at most
@@ -279,7 +279,7 @@ class BoxBounder:
     def _crown(self, bounds: Bounds, objective: Objective, deadline: Deadline) -> tuple[Tensor, Tensor]:
         """CROWN's bound of every objective and its slopes, as many objectives at a time as the memory holds."""
         sizes = magnitudes(self.network, bounds)
-        most = max(1, budget().at_once(_MOST_ELEMENTS) // (len(bounds) * self.network.variables))
+        most = max(1, at_once(_MOST_ELEMENTS, self.network.device) // (len(bounds) * self.network.variables))
         every = torch.arange(objective.thresholds.shape[1], device=self.network.device)
         asked = [objective.map(lambda part, some=some: part[:, some]) for some in every.split(most)]
         problem, found = DualProblem(self.network, bounds, asked[0]), []

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import torch
@@ -39,6 +40,7 @@ from verify.network.graph import Network
 from verify.problem import Problem
 from verify.proof.input_boxes import InputBoxes, Turn
 from verify.proof.tracer import ProofTracer
+from verify.room import fitted
 from verify.state import Bounds, Subproblems, outward, sent
 
 _FEW_STEPS, _LEVELS = 2, 4  # steps that are parted by themselves, and the levels of the tree for each more
@@ -133,7 +135,9 @@ class SplitInputs:
             yield result
         members = knowledge.shared.members
         for groups in members.split(batch) if len(members) else ():
-            result = self.bound(self._roots_of(groups), knowledge, deadline)
+            bound = partial(self.bound, self._roots_of(groups), knowledge, deadline)
+            # what a proof was told is not told again
+            result = bound() if self.tracer.writes else fitted(self.bounder.network.device, bound)
             knowledge = knowledge.learned(*result.seen)
             yield result
 

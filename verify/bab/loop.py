@@ -26,6 +26,7 @@ from verify.bab.attacks import EARLY, SHARE, Attacks
 from verify.bab.checkpoint import NO_CHECKPOINT, Checkpoint, Standing, restore_progress, saved_progress
 from verify.bab.executor import Executor, Executors, threads
 from verify.bab.frontier import Frontier
+from verify.bab.pace import Pace
 from verify.bab.progress import Outcome, Progress, Reporter
 from verify.bab.steps import Done, Steps, timed
 from verify.bab.strategy import Bounded, Knowledge, Strategy
@@ -35,6 +36,7 @@ from verify.errors import InputError, memory_kept
 from verify.network.graph import Network
 from verify.problem import Problem, Witness
 from verify.proof.tracer import NO_PROOF, ProofTracer
+from verify.room import fitted
 from verify.state import Subproblems
 
 _FEW = 16  # subproblems that are not worth dividing between two workers; among more of them that take leases, fewer are
@@ -67,6 +69,7 @@ class BranchAndBound:
     checkpoint: Checkpoint = NO_CHECKPOINT
     # seconds for which a worker goes on with what it splits, once enough waits for others; 0: it makes single steps
     lease: float = 0.0
+    pace: Pace = field(default_factory=Pace)
     progress: Progress = field(default_factory=Progress)
     stuck: int = 0
     _began: float = 0.0
@@ -160,8 +163,8 @@ class BranchAndBound:
     def _begin(self, deadline: Deadline) -> Witness | None:
         """An attack, then the roots."""
         self._report("attack")
-        clauses = list(range(self.problem.clauses))
-        witness = self.first_attack.run(self.problem, self.network, clauses, self.generator, deadline)
+        given = self.problem, self.network, list(range(self.problem.clauses)), self.generator, deadline
+        witness = fitted(self.network.device, self.first_attack.run, *given)
         if witness is not None:
             return witness
         deadline.check()
@@ -259,9 +262,8 @@ class BranchAndBound:
         few = max(1, 2 * _FEW // max(self.workers, 2)) if self.lease else _FEW
         share = max(-(-len(self.frontier) // idle), few)
         soon_done = max(int(_STEP_SECONDS / max(self._seconds, 1e-9)), few)
-        most = self.strategy.at_once(self.knowledge) or self.batch
-        count = min(self.batch, share, soon_done, most)
-        return self.frontier.pop(count, self.network.device, self.network.dtype)
+        most = min(self.strategy.at_once(self.knowledge) or self.batch, self.batch, self.pace.now)
+        return self.frontier.pop(min(share, soon_done, int(most)), self.network.device, self.network.dtype)
 
     def job(self, subproblems: Subproblems, knowledge: Knowledge, deadline: Deadline) -> Callable[[], Done]:
         """What a worker is to do with a batch: a step, or many where enough waits for all others."""
@@ -429,5 +431,6 @@ class _Branching:
             if (worked_on := self.steps.pop(job, None)) is not None:
                 self.stepped = True
                 self.search._working -= len(worked_on)
+                self.search.pace.took(len(worked_on), done.seconds)
                 self.search.checkpoint.gone(worked_on)
         return None

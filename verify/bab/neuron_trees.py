@@ -23,12 +23,12 @@ from verify.bounders.tracing import UNTRACED, BoundTracer, BranchedBounds
 from verify.branching.fsb import FilteredSmartBranching
 from verify.deadline import Deadline
 from verify.lagrangian.dual import DualProblem
-from verify.memory import budget
 from verify.network.graph import Layer, Network
 from verify.network.reduced import Reduced
+from verify.room import at_once
 from verify.state import Bounds, Objective, Struct, Subproblems
 
-_ELEMENTS = {"cpu": 4_000_000, "cuda": 32_000_000}  # variables of the subproblems that are bounded at once
+_ELEMENTS = 4_000_000  # variables of the subproblems that are bounded at once
 _TRIAL = 8  # neurons of each layer that are tried first
 _NARROWER = 0.02  # of their intervals, that these must lose for the others to be worth it
 
@@ -128,7 +128,7 @@ class _Trees:
         """The boxes with what the trees tell of this layer. The first chunks decide whether there are more."""
         ends = self._open_ends()
         subproblems = self.method.subproblems(self.rounds)
-        room = budget().at_once(_ELEMENTS[self.bounds.lower.device.type])
+        room = at_once(_ELEMENTS, self.bounds.lower.device)
         most = max(2, room // (self.network.variables * subproblems))
         numbers = torch.arange(len(ends))
         trial, rest = numbers[: 2 * _TRIAL].split(min(most, _TRIAL)), numbers[2 * _TRIAL :].split(most)

@@ -24,6 +24,7 @@ from verify.network.graph import Network
 from verify.problem import Problem, Witness
 from verify.proof.segment import Numbers, Segment
 from verify.proof.tracer import ProofTracer
+from verify.room import fitted
 from verify.state import Subproblems, sent
 
 P = ParamSpec("P")
@@ -168,7 +169,7 @@ class Steps:
     def step(
         self, subproblems: Subproblems, knowledge: Knowledge, deadline: Deadline, at_edge: bool = False
     ) -> Done:
-        """Splits subproblems and bounds their children; half of them at a time where memory does not hold them all.
+        """Splits subproblems and bounds their children; half of them at a time where memory does not hold them all, one with less at once.
 
         at_edge: some subproblems could be split no further, so unsat is out of reach already.
         """
@@ -178,7 +179,10 @@ class Steps:
             if not is_out_of_memory(problem):
                 raise
         if len(subproblems) == 1:
-            raise MemoryError("the bounds of a single subproblem do not fit")
+            expand = partial(
+                self.tracer.whole, partial(self._expand, subproblems, knowledge, deadline, at_edge)
+            )
+            return replace(fitted(self.network.device, expand), fits=1)
         half = len(subproblems) // 2
         first = self.step(subproblems.select(slice(0, half)), knowledge, deadline, at_edge)
         knowledge = knowledge.learned(*(seen for result in first.results for seen in result.seen))

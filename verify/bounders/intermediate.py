@@ -26,10 +26,10 @@ from verify.bounders.restricted import Restricted
 from verify.bounders.tracing import UNTRACED, BoundTracer, OptimisedBounds
 from verify.bounders.views import Before, View, Whole, views_of, widest
 from verify.deadline import Deadline
-from verify.memory import budget
 from verify.network.affine import Dense
 from verify.network.convolution import Convolution
 from verify.network.graph import Layer, Network
+from verify.room import at_once, times
 from verify.state import Bounds, DualState, is_wide
 
 _CHUNK_BYTES = 8 * 2**20  # of one live tensor; a pass holds a handful
@@ -357,7 +357,7 @@ def _carried_forward(run: _Run, bounds: Bounds, relevant: Tensor | None) -> Boun
     )
     if columns * len(bounds) * sum(node.size for node in network.nodes) > _NEXT_TO_NOTHING * passes:
         return bounds
-    most = budget().at_once(_MOST_ELEMENTS) // (columns * max(node.size for node in network.nodes))
+    most = at_once(_MOST_ELEMENTS, network.device) // (columns * max(node.size for node in network.nodes))
     if not most:
         return bounds
     rows = torch.arange(len(bounds), device=bounds.lower.device)
@@ -396,7 +396,8 @@ _Chunk = tuple[Tensor, Int[Tensor, "rows count"], Bool[Tensor, "rows count"], in
 
 def _chunks(open_neurons: Bool[Tensor, "batch size"], view: Sighted) -> Iterator[_Chunk]:
     """Boxes and their open neurons (padded to equal counts; `used` tells which are real, and so many are), few enough for the memory."""
-    passes = max(2, _CHUNK_BYTES // (2 * view.widest * view.network.dtype.itemsize))
+    room = int(_CHUNK_BYTES * times(view.network.device))
+    passes = max(2, room // (2 * view.widest * view.network.dtype.itemsize))
     descending = open_neurons.sum(1).sort(descending=True)
     order, counts = descending.indices, descending.values.tolist()
     ranked = torch.argsort(open_neurons.to(torch.int8), dim=1, descending=True, stable=True)

@@ -20,6 +20,7 @@ from verify.bounders.restricted import Restricted
 from verify.deadline import Deadline, OutOfTimeError
 from verify.lagrangian.dual import DualProblem
 from verify.network.graph import Network
+from verify.room import times
 from verify.settings import preset
 from verify.state import Bounds, Objective
 
@@ -58,7 +59,9 @@ class Screening:
     def _at_once(self) -> int:
         """How many boxes have few enough numbers together."""
         widest = max(node.size for node in self.network.nodes)
-        return max(1, _ELEMENTS // (widest * max(1, self.network.outputs - 1)))
+        return max(
+            1, int(_ELEMENTS * times(self.network.device)) // (widest * max(1, self.network.outputs - 1))
+        )
 
     def _passed(
         self, lower: Tensor, upper: Tensor, labels: Tensor, deadline: Deadline

@@ -21,8 +21,8 @@ from verify.bounders.restricted import Restricted
 from verify.deadline import Deadline
 from verify.lagrangian.dual import DualProblem
 from verify.lagrangian.rho import Rho
-from verify.memory import budget
 from verify.proof.box_blocks import MULTIPLIERS
+from verify.room import at_once
 from verify.state import Bounds, DualState, Objective
 
 _CLIP = 0.9  # of a box: one that keeps more is not worth a proof
@@ -54,8 +54,8 @@ class AscendedBoxes(TightenedBoxes):
         """The boxes, those of the index with ascended bounds."""
         deadline.check()
         began, before = time.monotonic(), bounded.select(index)
-        members = before.members
-        most = budget().at_once(_MOST_ELEMENTS) // (self.bounder.network.variables * members.shape[1])
+        members, network = before.members, self.bounder.network
+        most = at_once(_MOST_ELEMENTS, network.device) // (network.variables * members.shape[1])
         rows = torch.arange(len(index), device=index.device).split(max(1, most))
         parts = [self._ascended(before.bounds.select(some), members[some], deadline) for some in rows]
         bound, cotangent, weights, rho = (torch.cat(part) for part in zip(*parts, strict=True))

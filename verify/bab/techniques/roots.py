@@ -23,6 +23,7 @@ from verify.bounders.restricted import Restricted
 from verify.bounders.tracing import Provable
 from verify.deadline import Deadline
 from verify.problem import Problem
+from verify.room import times
 from verify.state import Bounds, Subproblems
 
 _AT_ONCE = 2_000_000  # variables of roots that are bounded at once
@@ -147,7 +148,7 @@ class Roots:
         refuted = torch.zeros_like(roots.clause, dtype=torch.bool)
         if not len(roots):
             return refuted
-        most = max(1, _AT_ONCE // shared.network.variables)
+        most = max(1, int(_AT_ONCE * times(bounds.lower.device)) // shared.network.variables)
         _, members = grouped(owner.tolist(), most)
         for some in members.to(owner.device).split(max(1, most // members.shape[1])):
             deadline.check()
