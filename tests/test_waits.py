@@ -25,6 +25,7 @@ from verify.bab.techniques.cutting_planes import CuttingPlanes
 from verify.bab.techniques.forward_bounds import ForwardBounds
 from verify.bab.techniques.tightened_boxes import AllLayers, TightenedBoxes
 from verify.bounders.ascent import Iterative
+from verify.bounders.restricted import Restricted
 from verify.deadline import Deadline
 from verify.network.activations import Relu
 
@@ -34,6 +35,8 @@ BUDGET = {
     part: int(most)
     for part, most in re.findall(r"^\| ([^|]+) \| (\d+) \| ", PAGE.read_text(encoding="utf-8"), re.M)
 }
+
+OPERATIONS = int(re.findall(r"three dense layers to (\d+) operations", PAGE.read_text(encoding="utf-8"))[0])
 
 
 @pytest.fixture
@@ -151,3 +154,14 @@ def test_attacks(journal: Journal) -> None:
             found.waited <= BUDGET["an attack's beginning and end"] + steps * BUDGET["an attack's descent"]
         ), dict(found.places())
     assert counts[1].waited - counts[0].waited <= 20 * BUDGET["an attack's descent"]
+
+
+def test_operations_of_an_iteration(journal: Journal) -> None:
+    """Each is a kernel: what ten more iterations take."""
+    there = moved(dual_problem(random_network(3, "chain", [Relu(), Relu(), Relu()]), 3))
+    state, made = there.initial(), []
+    for iterations in (2, 2, 12):
+        with journal.during() as found:
+            Restricted(iterations).ascend(there, state)
+        made.append(sum(found.operations.values()))
+    assert 0 < made[2] - made[1] <= 10 * OPERATIONS

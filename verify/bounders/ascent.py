@@ -8,8 +8,9 @@ of their objectives exceed the target. What it returns is a dual state: evaluati
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
+from typing import NamedTuple
 
 import torch
 from jaxtyping import Bool, Float
@@ -197,19 +198,39 @@ class Moments:
         self, start: Tensor, gradient: Tensor, count: int, size: float, unit: Tensor | None = None
     ) -> Tensor:
         """`start` after the `count`-th step of an ascent: normalised, times `size` and `unit`."""
-        if not start.numel():
-            return start
-        step = (
-            start.clone(memory_format=torch.contiguous_format) if unit is None else torch.zeros_like(gradient)
-        )
-        before = torch.full((), float(count - 1), device=gradient.device)
+        return stepped([Move(self, start, gradient, unit)], count, size)[0]
+
+    def select(self, rows: Tensor) -> Moments:
+        return Moments(self.mean[rows], self.square[rows])
+
+
+class Move(NamedTuple):
+    """A tensor on its way: where it is, and where to; unit: of its entries' steps, None where all are 1."""
+
+    moments: Moments
+    start: Tensor
+    gradient: Tensor
+    unit: Tensor | None = None
+
+
+def stepped(moves: Sequence[Move], count: int, size: float) -> list[Tensor]:
+    """All of them after their `count`-th step of that size, together."""
+    some = [move for move in moves if move.start.numel()]
+    steps = [
+        move.start.clone(memory_format=torch.contiguous_format)
+        if move.unit is None
+        else torch.zeros_like(move.gradient)
+        for move in some
+    ]
+    if some:
+        before = torch.full((len(some),), float(count - 1), device=some[0].gradient.device)
         adam(
-            [step],
-            [gradient],
-            [self.mean],
-            [self.square],
+            steps,
+            [move.gradient for move in some],
+            [move.moments.mean for move in some],
+            [move.moments.square for move in some],
             [],
-            [before],
+            list(before.unbind()),
             fused=True,
             amsgrad=False,
             beta1=0.9,
@@ -219,10 +240,11 @@ class Moments:
             eps=1e-12,
             maximize=True,
         )
-        return step if unit is None else step.mul_(unit).add_(start)
-
-    def select(self, rows: Tensor) -> Moments:
-        return Moments(self.mean[rows], self.square[rows])
+    moved = iter(
+        step if move.unit is None else step.mul_(move.unit).add_(move.start)
+        for step, move in zip(steps, some, strict=True)
+    )
+    return [next(moved) if move.start.numel() else move.start for move in moves]
 
 
 @dataclass
@@ -264,13 +286,19 @@ class GradientOptimiser(Optimiser):
         assert self.found is not None
         shrunk = self.decay ** (count - 1)
         moved = dict(self.state.parts)
-        for term in self.problem.in_play(self.state).terms:
-            if term.moves:
-                part, size = moved[term.name], self.rho_step if term.free else self.step_size
-                direction = term.direction(part, self.found.state[term.name])
-                moved[term.name] = self.moments[term.name].step(
-                    part, direction, count, size * shrunk, self.units[term.name]
+        for free in (False, True):
+            moves = {
+                term.name: Move(
+                    self.moments[term.name],
+                    moved[term.name],
+                    term.direction(moved[term.name], self.found.state[term.name]),
+                    self.units[term.name],
                 )
+                for term in self.problem.in_play(self.state).terms
+                if term.moves and term.free == free
+            }
+            size = self.rho_step if free else self.step_size
+            moved |= zip(moves, stepped(list(moves.values()), count, size * shrunk), strict=True)
         self.state = self.problem.clamp(DualState(moved))
 
     def select(self, rows: Tensor) -> GradientOptimiser:

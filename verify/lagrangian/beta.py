@@ -5,7 +5,7 @@ from __future__ import annotations
 from functools import cached_property
 
 import torch
-from jaxtyping import Bool, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from verify.lagrangian.domain import Domain
@@ -16,32 +16,27 @@ from verify.state import Splits
 
 
 class _Sweep:
-    """What multipliers are and cost, whatever the layer: found when it is first asked for."""
+    """What multipliers are and cost, of all layers together: [layers, batch, objectives, depth], found when it is first asked for."""
 
-    def __init__(self, part: Part, lower: Tensor, upper: Tensor) -> None:
-        """lower, upper: the intervals' ends of the variables that are split."""
+    def __init__(self, part: Part, own: Tensor, numbers: Tensor, lower: Tensor, upper: Tensor) -> None:
+        """own: which splits are each layer's; as numbers too. lower, upper: the intervals' ends of the variables that are split."""
         self._part, self._version = part, part._version
-        self._lower, self._upper = lower, upper
+        self._own, self._numbers, self._lower, self._upper = own, numbers, lower, upper
 
     def holds(self, part: Part) -> bool:
         """Whether these are the same, unchanged."""
         return part is self._part and part._version == self._version
 
     @cached_property
-    def used(self) -> Bool[Tensor, "batch objectives depth"]:
-        return self._part != 0
+    def added(self) -> Tensor:
+        """What each layer adds to `rho`."""
+        return self._part * self._numbers
 
     @cached_property
-    def above(self) -> Bool[Tensor, "batch objectives depth"]:
-        return self._part > 0
-
-    @cached_property
-    def below(self) -> Bool[Tensor, "batch objectives depth"]:
-        return self._part < 0
-
-    @cached_property
-    def cost(self) -> Part:
-        return torch.maximum(self._part * self._lower, self._part * self._upper)
+    def costs(self) -> Tensor:
+        """Each layer's, [layers, batch, objectives]."""
+        cost = torch.maximum(self._part * self._lower, self._part * self._upper)
+        return torch.where(self._own & (self._part != 0), cost, 0.0).sum(3)
 
 
 class Beta(Term):
@@ -72,19 +67,33 @@ class Beta(Term):
         return self.domain.like.new_zeros(self.domain.batch, objectives, self.splits.variable.shape[1])
 
     @cached_property
-    def places(self) -> dict[int, tuple[Int[Tensor, "batch 1 depth"], Bool[Tensor, "batch 1 depth"]]]:
-        """For each layer that is split, by its node: the splits' places in the layer, and which splits are the layer's.
+    def places(self) -> dict[int, tuple[int, Int[Tensor, "batch 1 depth"], Bool[Tensor, "batch 1 depth"]]]:
+        """For each layer that is split, by its node: its number among these, the splits' places in it, and which splits are its own.
 
         On a GPU for all layers: it takes longer to ask which.
         """
         variable = self.splits.variable[:, None, :]
-        places = {}
+        places: dict[int, tuple[int, Tensor, Tensor]] = {}
         elsewhere = variable.device.type != "cpu"
         for layer in self.domain.layers:
             own = (variable >= layer.variables.start) & (variable < layer.variables.stop)
             if variable.shape[2] and (elsewhere or bool(own.any())):
-                places[layer.node] = (torch.where(own, variable - layer.variables.start, 0), own)
+                places[layer.node] = (len(places), torch.where(own, variable - layer.variables.start, 0), own)
         return places
+
+    @cached_property
+    def _own(self) -> Bool[Tensor, "layers batch 1 depth"]:
+        """Which splits are each layer's."""
+        return torch.stack([own for _, _, own in self.places.values()])
+
+    @cached_property
+    def _own_numbers(self) -> Float[Tensor, "layers batch 1 depth"]:
+        return self._own.to(self.domain.like.dtype)
+
+    @cached_property
+    def _anywhere(self) -> Float[Tensor, "batch 1 depth"]:
+        """1 for splits of any layer, 0 for others."""
+        return self._own_numbers.amax(0)
 
     def acts_on(self, layer: Layer) -> bool:
         return layer.node in self.places
@@ -100,39 +109,41 @@ class Beta(Term):
         units = torch.zeros_like(part)
         for layer in self.domain.layers:
             if layer.node in self.places and layer.node in sweep.supports:
-                place, own = self.places[layer.node]
+                _, place, own = self.places[layer.node]
                 size = sweep.supports[layer.node].cotangent.abs()
                 beside = layer.activation.beside(size, layer.size).gather(
                     2, place.expand(-1, part.shape[1], -1)
                 )
-                units = torch.where(own, torch.maximum(beside, size.mean(2, keepdim=True)), units)
+                torch.where(own, torch.maximum(beside, size.mean(2, keepdim=True)), units, out=units)
         return units
 
     def pull(self, at: Support, part: Part) -> None:
-        place, own = self.places[at.layer.node]
+        number, place, _ = self.places[at.layer.node]
         known = self._sweep(part)
-        used = own & known.used
-        beta = torch.where(used, part, 0.0)
-        at.rho = at.rho.scatter_add(2, place.expand(-1, at.rho.shape[1], -1), beta)
+        at.rho = at.rho.scatter_add(2, place.expand(-1, at.rho.shape[1], -1), known.added[number])
         if not at.exact:
-            at.cost = torch.where(used, known.cost, 0.0).sum(2)
+            at.cost = lambda: known.costs[number]
 
     def _sweep(self, part: Part) -> _Sweep:
         """What is the same for all layers of a sweep, which have the same multipliers."""
         if self._last is None or not self._last.holds(part):
-            self._last = _Sweep(part, *self._ends)
+            self._last = _Sweep(part, self._own, self._own_numbers, *self._ends)
         return self._last
 
     def gradient(self, at: Passing, part: Part, out: Part) -> None:
-        """How far the primal point is from where each multiplier would have it."""
-        place, own = self.places[at.layer.node]
+        """Where the primal point is, or how far that is from where each multiplier would have it if minima are looked up."""
+        _, place, own = self.places[at.layer.node]
         place = place.expand(-1, part.shape[1], -1)
         z = at.z.gather(2, place)
         if at.support.exact:
             assert isinstance(at.support.minimiser, Tensor)
-            wanted = at.support.minimiser.gather(2, place)
-        else:
-            lower, upper = self._ends
-            known = self._sweep(part)
-            wanted = torch.where(known.above, upper, torch.where(known.below, lower, z.clamp(lower, upper)))
-        out.copy_(torch.where(own, z - wanted, out))
+            z = z - at.support.minimiser.gather(2, place)
+        torch.where(own, z, out, out=out)
+
+    def finished(self, part: Part, out: Part, exact: bool) -> Part:
+        """How far the primal point is from where each multiplier would have it."""
+        if exact or not self.places:
+            return out
+        lower, upper = self._ends
+        wanted = torch.where(part > 0, upper, torch.where(part < 0, lower, out.clamp(lower, upper)))
+        return (out - wanted) * self._anywhere

@@ -281,7 +281,10 @@ class DualProblem:
         play, weights = self.in_play(state), self.constraints
         rise = Rise(play, state, sweep, self.objectives, values)
         rise.through()
-        gradient = rise.gradient
+        gradient = {
+            term.name: term.finished(state[term.name], rise.gradient[term.name], play.support.exact)
+            for term in play.terms
+        }
         gradient[weights.name] = weights.values(values[self.node], x)
         bound = weights.lagrangian(state[weights.name], gradient[weights.name], values)
         for term in reversed(play.terms):

@@ -41,8 +41,7 @@ class Probes(NoProbes):
         layer = at.layer
         if layer.activation.joins:
             return
-        changed, gain = self._changes(layer, at.cotangent)
-        place = (self.variable - layer.variables.start).clamp(0, layer.size - 1)
+        place, changed, gain = self._changes(layer, at.cotangent)
         at.rho = at.rho.scatter_add(2, place[..., None], changed[..., None])
         at.cost = at.cost - gain
 
@@ -67,17 +66,18 @@ class Probes(NoProbes):
             self._known[kind] = activation.hull(*before), activation.hull(*after)
         return self._known[kind]
 
-    def _changes(self, layer: Layer, t: Tensor) -> tuple[Tensor, Tensor]:
-        """What each objective's probe changes, if it is the layer's: `rho` at its variable, and the bound directly."""
-        own = (self.variable >= layer.variables.start) & (self.variable < layer.variables.stop)
-        place = torch.where(own, self.variable - layer.variables.start, 0)
-        slopes = self.alpha[:, layer.alpha]
-        copies = range(layer.activation.alphas_per_neuron)
-        slopes = torch.cat([slopes.gather(1, place + copy * layer.size) for copy in copies], 1)
+    def _changes(self, layer: Layer, t: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """What each objective's probe changes, if it is the layer's: `rho` at the place of its variable, and the bound directly."""
+        column = self.variable - layer.variables.start
+        place = column.clamp(0, layer.size - 1)
+        own = column == place
+        known, copies = self.alpha[:, layer.alpha], layer.activation.alphas_per_neuron
+        at = place if copies == 1 else torch.cat([place + copy * layer.size for copy in range(copies)], 1)
+        slopes = known.gather(1, at)
         t_here = t.gather(2, place[..., None])[..., 0]
         old, new = (hull.line(t_here, hull.clamp(slopes)) for hull in self._hulls(layer.activation))
         rho, gain = (new.slope - old.slope) * t_here, t_here * (new.intercept - old.intercept)
-        return torch.where(own, rho, 0.0), torch.where(own, gain, 0.0)
+        return place, torch.where(own, rho, 0.0), torch.where(own, gain, 0.0)
 
     def keeping(self, sweep: Sweep) -> Float[Tensor, "batch objectives"]:
         """The beta of each split that leaves `rho` as it is in `sweep`: children no looser than their parent."""
@@ -85,5 +85,5 @@ class Probes(NoProbes):
         for layer in self.domain.layers:
             if layer.node in sweep.supports and not layer.activation.joins:
                 t = sweep.supports[layer.node].cotangent.expand(-1, self.variable.shape[1], -1)
-                kept = kept - self._changes(layer, t)[0]
+                kept = kept - self._changes(layer, t)[1]
         return kept

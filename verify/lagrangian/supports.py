@@ -6,7 +6,7 @@ activation's own equality as well (Dvijotham et al. 2018).
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from types import MappingProxyType
 from typing import ClassVar
 
@@ -29,8 +29,7 @@ class Support:
     exact: ClassVar[bool] = False
     line: LinearRelaxation | None = None
     rho: Float[Tensor, "batch objectives pre"]
-    # What multipliers on the pre-activations cost beside what `rho` tells.
-    cost: Tensor | float = 0.0
+    _cost: Tensor | float | Callable[[], Tensor] = 0.0
     # What cut families have taken over, by the term's name.
     parts: Mapping[str, Part] = MappingProxyType({})
     # z* and x*; the latter not where it is on the line at z*.
@@ -48,6 +47,17 @@ class Support:
         self.domain, self.layer, self._pending = domain, layer, pending
         # What is left of the outputs' cotangent once cut families have taken their part, and all of it.
         self.cotangent = self.whole = t
+
+    @property
+    def cost(self) -> Tensor | float:
+        """What multipliers on the pre-activations cost beside what `rho` tells: found where q is asked for."""
+        if callable(self._cost):
+            self._cost = self._cost()
+        return self._cost
+
+    @cost.setter
+    def cost(self, cost: Tensor | float | Callable[[], Tensor]) -> None:
+        self._cost = cost
 
     def join(self, node: int, cotangent: Float[Tensor, "batch objectives size"]) -> None:
         """One more cotangent of an earlier node."""

@@ -113,6 +113,10 @@ class Term:
     def gradient(self, at: Passing, part: Part, out: Part) -> None:
         """Writes its supergradient at a layer that the primal point has reached."""
 
+    def finished(self, part: Part, out: Part, exact: bool) -> Part:
+        """Its supergradient, from what was written at all layers. exact: whether minima were looked up."""
+        return out
+
     def push(self, at: Passing, part: Part, out: Part) -> None:
         """Changes the outputs that the primal point goes on with."""
 

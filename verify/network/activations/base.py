@@ -309,9 +309,14 @@ def ratio(rho: Tensor, t: Tensor) -> Tensor:
 def is_negative(values: Tensor) -> Tensor:
     """1 where values < 0, else 0.
 
-    By arithmetic: on a CPU a pass of `torch.where` over unpredictable masks costs as much as twenty multiplications.
+    As a number, not a mask: on a CPU a pass of `torch.where` over unpredictable masks costs as much as twenty multiplications.
     """
-    return values.sign().clamp_(max=0).neg_()
+    return torch.lt(values, 0, out=torch.empty_like(values))
+
+
+def is_positive(values: Tensor) -> Tensor:
+    """1 where values > 0, else 0."""
+    return torch.gt(values, 0, out=torch.empty_like(values))
 
 
 def chord(left: Tensor, right: Tensor, at_left: Tensor, at_right: Tensor) -> Tensor:

@@ -13,7 +13,14 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from verify.network.activations.base import Activation, Hull, LinearRelaxation, is_negative, strictly_inside
+from verify.network.activations.base import (
+    Activation,
+    Hull,
+    LinearRelaxation,
+    is_negative,
+    is_positive,
+    strictly_inside,
+)
 
 TIES = (
     1 + 2.0**-20
@@ -22,8 +29,7 @@ TIES = (
 
 def _unless_unstable(lower: Tensor, upper: Tensor) -> Tensor:
     """0 where `lower < 0 < upper`, else -inf."""
-    unstable = upper.sign().clamp_(min=0).mul_(lower.sign().clamp_(max=0))  # -1 or 0
-    return unstable.abs_().reciprocal_().sub_(1).neg_()
+    return is_negative(lower).mul_(is_positive(upper)).reciprocal_().sub_(1).neg_()
 
 
 class ReluHull(Hull):
@@ -31,22 +37,21 @@ class ReluHull(Hull):
 
     def __init__(self, lower: Tensor, upper: Tensor) -> None:
         self.lower, self.upper = lower, upper
-        self.lowest = is_negative(lower).neg_().add_(1)
-        self.highest = upper.sign().clamp_(min=0)
+        self.lowest = torch.ge(lower, 0, out=torch.empty_like(lower))
+        self.highest = is_positive(upper)
         low, high = lower.clamp(max=0), upper.clamp(min=0)
         # Through (u, u), so a chord that is too flat (the clamp's) still lies above ReLU; rounding is charged with the sweep.
         self.chord = high / (high - low).clamp_(min=torch.finfo(low.dtype).tiny)
         self.intercept = torch.addcmul(high, high, self.chord, value=-1)
         # which changes nothing else, so that elsewhere nobody has to wait for the answer
         if lower.device.type != "cpu" or not bool((lower.sum() + upper.sum()).isfinite()):
-            self._mend()
+            self._mend(low)
 
-    def _mend(self) -> None:
+    def _mend(self, low: Tensor) -> None:
         """Infinite ends: slope 1 above a half-line that rises; over the whole real line there is nothing above: NaN."""
-        active, rising = self.lower >= 0, self.upper.isposinf() & self.lower.isfinite()
-        self.chord = torch.where(active | rising, 1.0, self.chord)
-        self.intercept = torch.where(rising, -self.lower.clamp(max=0), self.intercept)
-        self.intercept = torch.where(active, 0.0, self.intercept)
+        rising = (self.upper == torch.inf) & (self.lower > -torch.inf)
+        self.chord = torch.where(rising, 1.0, self.chord)
+        self.intercept = torch.where(rising, -low, self.intercept)
 
     def initial(self) -> Tensor:
         return is_negative(-self.lower - self.upper * TIES).clamp(self.lowest, self.highest)
