@@ -30,7 +30,6 @@ INPUTS = replace(
     WEAK, splittable_inputs=10**6, first_attack=Attack(2, 2, 0.5), second_attack=Attack(2, 2, 0.5)
 )
 ACTIVATIONS = replace(INPUTS, splittable_inputs=0)
-BOTH = pytest.mark.parametrize("settings", [INPUTS, ACTIVATIONS], ids=["inputs", "activations"])
 
 
 @pytest.fixture(autouse=True)
@@ -74,11 +73,9 @@ def decided(settings: Settings, small: Small) -> Outcome:
 
 @pytest.mark.parametrize(
     ("settings", "place"),
-    [
-        (INPUTS, "on_intervals"), (INPUTS, "_tighten_layer"), (INPUTS, "_expand"), (INPUTS, "_starts"),
-        (ACTIVATIONS, "_under_cuts"), (ACTIVATIONS, "choose"),
-    ],
-)  # fmt: skip
+    [(INPUTS, "on_intervals"), (INPUTS, "_expand"), (INPUTS, "_starts"), (ACTIVATIONS, "_under_cuts")],
+    ids=["roots", "steps", "attacks", "cuts"],
+)
 def test_memory_that_runs_out_a_few_times_costs_no_verdict(settings: Settings, place: str) -> None:
     """At the roots, in techniques, in steps and attacks."""
     small = Small(place, 3)
@@ -87,10 +84,9 @@ def test_memory_that_runs_out_a_few_times_costs_no_verdict(settings: Settings, p
     assert not small.left and room.times(DEVICE) < 2
 
 
-@BOTH
-def test_memory_that_is_never_enough_is_said_to_be(settings: Settings) -> None:
+def test_memory_that_is_never_enough_is_said_to_be() -> None:
     with pytest.raises(ResourceError, match="memory ran out while searching"):
-        decided(settings, Small("_expand", 10**9))
+        decided(INPUTS, Small("_expand", 10**9))
 
 
 def test_other_errors_are_not_tried_again() -> None:

@@ -199,7 +199,7 @@ class Convolution(Affine):
         full = functional.conv2d(cotangent, phases, padding=(taps[0] - 1, taps[1] - 1))
         rows, columns = full.shape[2:]
         full = full.unflatten(1, (self.weight.shape[1], stride, stride))
-        image = full.new_zeros(full.shape[0], full.shape[1], height, width)
+        image: Tensor = full.new_zeros(full.shape[0], full.shape[1], height, width)
         for a in range(stride):
             top, first_row = (a - self.padding[0]) % stride, -((a - self.padding[0]) // stride)
             count = min(rows - first_row, -(-(height - top) // stride))
