@@ -34,6 +34,11 @@ def convolutions() -> list[Map]:
     return made
 
 
+def sparse(rows: int, columns: int, share: float) -> np.ndarray:
+    """A matrix most of whose entries are 0; some columns have none that is not."""
+    return small(1, rows, columns) * (RANDOM.uniform(size=(1, rows, columns)) < share)
+
+
 MAPS: list[Map] = [
     Identity(4),
     Scale(small(5), 5),
@@ -41,6 +46,9 @@ MAPS: list[Map] = [
     Scale(np.array([0.1, 0.5]), 2, rationals(np.array([Fraction(1, 10), Fraction(1, 2)], dtype=object)), 2),
     Dense(small(1, 3, 4), 2),
     Dense(small(2, 3, 4), 5),
+    Dense(sparse(90, 70, 0.01), 1),
+    Dense(sparse(90, 3, 0.02), 2),
+    Dense(np.zeros((1, 9, 2)), 1),
     Gather(np.array([[2], [0], [1]]), 3),
     Gather(np.array([[2], [-1], [1]]), 4),
     Gather(np.array([[2, 0], [-1, 2], [2, 2], [-1, -1]]), 4),
@@ -72,6 +80,17 @@ def test_floats_agree_with_rationals(index: int) -> None:
     np.testing.assert_allclose(mapping.forward(x), exact.forward(rationals(x)).astype(float), rtol=1e-15)
     np.testing.assert_allclose(mapping.transpose(c), exact.transpose(rationals(c)).astype(float), rtol=1e-15)
     assert mapping.absolute().forward(np.abs(x)).shape == (3, mapping.size)
+
+
+def test_few_entries_are_the_whole_product() -> None:
+    """Those that are not 0 alone are multiplied with, either way, where they are few."""
+    ways = [mapping._few for mapping in MAPS if isinstance(mapping, Dense)]
+    assert {(forth is None, back is None) for forth, back in ways} >= {(True, True), (False, False)}
+    for mapping in MAPS:
+        if isinstance(mapping, Dense) and len(mapping.weight) == 1:
+            x = small(3, mapping.sources)
+            whole = x.reshape(-1, mapping.weight.shape[1]) @ mapping.weight[0]
+            np.testing.assert_array_equal(mapping.forward(x), whole.reshape(3, -1))
 
 
 def test_activations() -> None:

@@ -11,11 +11,14 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import cached_property
+from typing import TypeAlias
 
 import numpy as np
 
 from verify.checker.rationals import Array, Integers, Shape, rationals, zeros
 
+Terms: TypeAlias = tuple[Array, Array]
+_SPARSE = 8  # times as many entries as a matrix's columns have terms: then gathering these is cheaper
 _SPREAD_OUT = 400_000  # numbers that a convolution spreads its operand out to, at a time
 
 
@@ -133,9 +136,22 @@ class Scale(Map):
         return replace(self, coefficients=rationals(numbers), precise=None)
 
 
+def _few_terms(matrix: Array) -> Terms | None:
+    """Of each column of a matrix [k, m] the places and values [terms, m] of all entries that are not 0; None where they are not few."""
+    used = matrix != 0
+    terms = max(1, int(used.sum(0).max()))
+    if _SPARSE * terms > len(matrix):
+        return None
+    places = np.argsort(~used, axis=0, kind="stable")[:terms]
+    return places, np.take_along_axis(matrix, places, 0)
+
+
 @dataclass(frozen=True, eq=False)
 class Dense(Map):
-    """x W, where x is cut into matrices [rows, k], and `weight` [groups, k, m] holds one W for each, in turn."""
+    """x W, where x is cut into matrices [rows, k], and `weight` [groups, k, m] holds one W for each, in turn.
+
+    Of a single W most of whose entries are 0, only the others are multiplied with.
+    """
 
     weight: Array
     rows: int
@@ -152,20 +168,32 @@ class Dense(Map):
     def terms(self) -> int:
         return max(map(int, self.weight.shape[1:]))
 
-    def _times(self, x: Array, weight: Array) -> Array:
+    @cached_property
+    def _few(self) -> tuple[Terms | None, Terms | None]:
+        """The terms of W's entries, and of its transpose's, where these are few."""
+        one = len(self.weight) == 1
+        return (_few_terms(self.weight[0]), _few_terms(self.weight[0].T)) if one else (None, None)
+
+    def _times(self, x: Array, weight: Array, few: Terms | None) -> Array:
         groups, width, _ = weight.shape
         product: Array
-        if groups == 1:
+        if few is not None:
+            x_rows = x.reshape(-1, width)
+            parts = (np.take(x_rows, places, 1) * values for places, values in zip(*few, strict=True))
+            product = next(parts)
+            for part in parts:
+                product = product + part
+        elif groups == 1:
             product = x.reshape(-1, width) @ weight[0]
         else:
             product = x.reshape(-1, groups, self.rows, width) @ weight
         return product.reshape(len(x), -1)
 
     def forward(self, x: Array) -> Array:
-        return self._times(x, self.weight)
+        return self._times(x, self.weight, self._few[0])
 
     def transpose(self, c: Array) -> Array:
-        return self._times(c, self.weight.swapaxes(1, 2))
+        return self._times(c, self.weight.swapaxes(1, 2), self._few[1])
 
     def absolute(self) -> Map:
         return replace(self, weight=np.abs(self.weight))
