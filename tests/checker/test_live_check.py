@@ -13,17 +13,19 @@ from verify.api import verify
 from verify.checker.checking import DEPLOYED, REAL, Share
 from verify.checker.errors import NotProved, Refused
 from verify.checker.following import TENSORS, Follower, Piece
+from verify.checker.kinds import effort
 from verify.checker.multipliers import Arithmetic
 from verify.checker.question import Question
+from verify.checker.rules import RULES
 from verify.proof import live_check, recording
 from verify.proof.live_check import LiveCheck
 from verify.proof.writer import CertificateWriter
 
 
-@pytest.fixture(scope="module")
-def files(tmp_path_factory: pytest.TempPathFactory) -> Files:
-    """A proof by splits of activations, with bounds of roots and over unsafe points."""
-    return _unsat(tmp_path_factory.mktemp("live"), 3, "activations")
+@pytest.fixture(scope="module", params=["activations", "inputs"])
+def files(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Files:
+    """A proof by splits of activations, with bounds of roots and over unsafe points; one by passes over boxes."""
+    return _unsat(tmp_path_factory.mktemp("live"), 3, request.param)
 
 
 def pieces(parts: Parts, random: np.random.Generator) -> Iterator[Piece]:
@@ -129,15 +131,16 @@ def test_of_other_semantics(files: Files, tmp_path: Path) -> None:
 
 
 def test_a_wrong_claim_is_found(files: Files) -> None:
-    """In a box of roots; and what comes behind it does not make it good."""
+    """Of the box of roots, or of what the first box hands on; and what comes behind it does not make it good."""
     parts = Parts.read(files.certificate)
     kind, data = parts.blocks[0]
-    assert kind == "box"
     roots = int.from_bytes(data[:8], "little")
-    blocks = list(parts.blocks)
-    blocks[0] = kind, data[: 8 + 8 * roots] + np.float64(50.0).tobytes() + data[16 + 8 * roots :]
-    parts.blocks = blocks
-    with pytest.raises(NotProved, match=r"block 0 \(box\)"):
+    wrong = {
+        "box": data[: 8 + 8 * roots] + np.float64(50.0).tobytes() + data[16 + 8 * roots :],
+        "boxes": data[:-4] + np.float32(-50.0).tobytes(),
+    }
+    parts.blocks = [(kind, wrong[kind]), *parts.blocks[1:]]
+    with pytest.raises(NotProved, match=rf"block 0 \({kind}\)"):
         followed(files, parts)
 
 
@@ -188,6 +191,13 @@ def test_what_a_writer_tells(tmp_path: Path) -> None:
             lengths.append(len(piece["stream"]))
             counts.append(len(piece["block.kind"]))
         assert (lengths, counts) == ([9, 30], [2, 1])
+        codes, ends = writer.table({})
+        assert (codes.tolist(), ends.tolist()) == ([7, 7, 7], [4, 9, 39])
+        writer.block(17, [np.zeros(2, np.uint8)])
+        codes, ends = writer.table(sent)
+        assert (codes.tolist(), ends.tolist()) == ([17], [41])
+        # of boxes next to nothing is stored of what it takes to prove them
+        assert effort(codes, ends, 39) == 2 * RULES[17].effort == effort(*writer.table({})) - 39 > 2
         assert (sent["split.node"], sent["split.variable"], sent["split.value"]) == (8, 4, 8)
 
 

@@ -27,6 +27,8 @@ from verify.checker.rules import Rule, register
 from verify.checker.stream import Cursor
 
 Array = NDArray[Any]
+# nothing is stored of what passes find of boxes on the way
+_EFFORT = 32
 # how a pass tightens what is known, as they are stored; the first does nothing
 _NOTHING, _FORWARD, _BACKWARD, _MULTIPLIERS = range(4)
 
@@ -36,6 +38,7 @@ class BoxLeaves(Rule):
     """Nodes all of whose clauses are refuted on their boxes."""
 
     closes = True
+    effort = _EFFORT
 
     @classmethod
     def take_in(cls, proof: Proof, cursor: Cursor, prove: bool) -> None:
@@ -52,6 +55,8 @@ class BoxLeaves(Rule):
 @register(16, "boxes")
 class Boxes(Rule):
     """What is known of nodes: boxes that hold all unsafe points, bounds on these, and which clauses are left."""
+
+    effort = _EFFORT
 
     @classmethod
     def take_in(cls, proof: Proof, cursor: Cursor, prove: bool) -> None:

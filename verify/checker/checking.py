@@ -14,7 +14,7 @@ import numpy as np
 from verify.checker.clauses import Clauses
 from verify.checker.container import Container, read
 from verify.checker.errors import NotProved, Refused
-from verify.checker.kinds import Block, blocks
+from verify.checker.kinds import Block, blocks, effort
 from verify.checker.multipliers import Arithmetic
 from verify.checker.processes import SUPPORTED, Line, elsewhere
 from verify.checker.proof import Proof, Summary
@@ -115,8 +115,9 @@ def _prove(
     path: Path, container: Container, question: Question, arithmetic: Arithmetic, jobs: int, until: float
 ) -> Summary:
     """Proves every block, some in other processes where that is worth their start."""
-    work = len(container.tensor("stream", "u1")) * question.network.variables
-    jobs = jobs if arithmetic.exact else min(jobs, 1 + work // WORTH_A_PROCESS)
+    codes, ends = container.tensor("block.kind", "u1"), container.tensor("block.end", "<i8")
+    work = effort(codes, ends) * question.network.variables if len(codes) == len(ends) else 0
+    jobs = jobs if arithmetic.exact else max(1, min(jobs, 1 + work // WORTH_A_PROCESS))
     if jobs == 1 or not SUPPORTED:
         return prove_share(container, question, arithmetic, until=until)
     with ExitStack() as stack:

@@ -44,6 +44,13 @@ def blocks(container: Container) -> Iterator[Block]:
         start = end
 
 
+def effort(codes: NDArray[np.uint8], ends: NDArray[np.int64], start: int = 0) -> int:
+    """How many bytes of bounds and slopes take as long to prove as blocks of these kinds, which end there, the first from `start` on."""
+    sizes = np.diff(ends.astype(np.float64), prepend=start)
+    times = np.array([RULES[code].effort if code in RULES else 1 for code in range(256)])
+    return int((sizes * times[codes]).sum())
+
+
 def block_of(number: int, code: int, data: NDArray[np.uint8]) -> Block:
     """The block of that kind. Refused where there is none."""
     if code not in RULES:

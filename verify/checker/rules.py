@@ -16,7 +16,8 @@ class Rule:
     """One kind of block: how its numbers are read, and what it takes to prove it.
 
     everywhere: every process proves its own neurons of each block; blocks of other kinds are dealt out. counted: what the first
-    number of a block counts. closes: whether those are nodes that it closes.
+    number of a block counts. closes: whether those are nodes that it closes. effort: how many times as long its bytes take to prove as
+    those of bounds and slopes.
     """
 
     code: ClassVar[int]
@@ -24,6 +25,7 @@ class Rule:
     everywhere: ClassVar[bool] = False
     counted: ClassVar[str] = "nodes"
     closes: ClassVar[bool] = False
+    effort: ClassVar[int] = 1
 
     @classmethod
     def take_in(cls, proof: Proof, cursor: Cursor, prove: bool) -> None:

@@ -16,6 +16,7 @@ from types import TracebackType
 from verify.checker.checking import DEPLOYED, WORTH_A_PROCESS, Share, joined, share_elsewhere
 from verify.checker.clauses import ROOTS
 from verify.checker.following import Piece, follow
+from verify.checker.kinds import effort
 from verify.checker.multipliers import Arithmetic
 from verify.checker.processes import SUPPORTED, Ended, Process
 from verify.checker.proof import Summary
@@ -91,12 +92,13 @@ class LiveCheck:
 
     def _due(self) -> bool:
         return (
-            self._work(self._writer.sizes()) > WORTH_A_PROCESS
+            self._work() > WORTH_A_PROCESS
             and len(set(self._writer.whole_tensor("root.clause"))) == self._clauses
         )
 
-    def _work(self, sizes: dict[str, int]) -> int:
-        return (sizes.get("stream", 0) - self._sent.get("stream", 0)) * self._variables
+    def _work(self) -> int:
+        """What is not sent yet."""
+        return effort(*self._writer.table(self._sent), self._sent.get("stream", 0)) * self._variables
 
     def _pieces(self) -> Iterator[Piece]:
         while piece := self._writer.since(self._sent, _PIECE):
@@ -128,7 +130,7 @@ class LiveCheck:
         if self._broken or not self._processes:
             return None
         try:
-            others = self._deal(certificate, self._writer.sizes())
+            others = self._deal(certificate)
             for piece in self._pieces():
                 self._send(piece)
             for process in self._processes:
@@ -137,9 +139,9 @@ class LiveCheck:
         except (Ended, OSError, EOFError):
             return None
 
-    def _deal(self, certificate: Path, sizes: dict[str, int]) -> list[Process]:
+    def _deal(self, certificate: Path) -> list[Process]:
         """More processes for what is left, where that is worth their start."""
-        jobs = min(self._jobs, len(self._processes) + self._work(sizes) // WORTH_A_PROCESS)
+        jobs = min(self._jobs, len(self._processes) + self._work() // WORTH_A_PROCESS)
         if jobs <= len(self._processes):
             return []
         others = []
