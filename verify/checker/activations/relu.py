@@ -10,7 +10,7 @@ from verify.checker.rationals import Array
 
 TIES = (
     1 + 2.0**-20
-)  # CROWN's slope is 1 where ends are as far from 0 as each other, whatever rounding did to them
+)  # CROWN's slope is 0 where ends are as far from 0 as each other, whatever rounding did to them
 
 
 class Relu(Piecewise):
@@ -31,7 +31,7 @@ class Relu(Piecewise):
         return np.asarray(np.where((lower < 0) & (upper > 0), np.minimum(ends, zero), ends))
 
     def default_rho(self, t: Array, lower: Array, upper: Array) -> Array:
-        return t * relu_slopes(t, lower, upper, np.where(upper * TIES > -lower, 1.0, 0.0))
+        return t * relu_slopes(t, lower, upper, np.where(upper > -lower * TIES, 1.0, 0.0))
 
 
 def relu_slopes(t: Array, lower: Array, upper: Array, alpha: Array) -> Array:

@@ -24,7 +24,7 @@ from verify.network.activations.base import (
 
 TIES = (
     1 + 2.0**-20
-)  # ends as far from 0 as each other get slope 1, whatever rounding did to them: the checker chooses alike
+)  # ends as far from 0 as each other get slope 0, whatever rounding did to them: the checker chooses alike
 
 
 def _unless_unstable(lower: Tensor, upper: Tensor) -> Tensor:
@@ -54,7 +54,7 @@ class ReluHull(Hull):
         self.intercept = torch.where(rising, -low, self.intercept)
 
     def initial(self) -> Tensor:
-        return is_negative(-self.lower - self.upper * TIES).clamp(self.lowest, self.highest)
+        return is_negative(-self.lower * TIES - self.upper).clamp(self.lowest, self.highest)
 
     @property
     def alpha_range(self) -> tuple[Tensor, Tensor]:
