@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from verify.bab.loop import BranchAndBound
 from verify.bounders.forward import forward
 from verify.bounders.halfspaces import Halfspaces as Reference
 from verify.bounders.ibp import interval
+from verify.checker import halfspaces
 from verify.checker.bounding import Bounder
 from verify.checker.checking import prepare_proof, take_in
 from verify.checker.clauses import Clauses, Rows
@@ -145,6 +147,28 @@ def test_least_values_over_half_spaces() -> None:
     np.testing.assert_allclose(np.fmax(found, plain), expected, rtol=1e-9, atol=1e-9)
     np.testing.assert_allclose(found[[3, 4]], plain[[3, 4]], rtol=1e-12, atol=1e-12)
     assert bool((found > plain + 1e-3).any())
+
+
+def test_many_rows_are_charged_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each row that is added rounds: with what that may lose a bound is below the sum in rationals, whatever the weights."""
+    random, count = np.random.default_rng(1), 400
+    normals = random.choice([-1.0, 1.0], (1, count, 1)) * random.uniform(0.5, 1, (1, count, 1)) / 3
+    box, weights = (-np.ones((1, 1)), np.ones((1, 1))), random.uniform(0.5, 1, count) / 3
+    given = iter(weights)
+    monkeypatch.setattr(halfspaces, "_weight", lambda *_: np.full((1, 1), next(given)))
+    rows = Linear(normals, np.full((1, count), -0.1), np.zeros((1, count)))
+    unsafe = Halfspaces.of(box, rows, np.ones((1, count), dtype=bool))
+    asked = Linear(np.full((1, 1, 1), 0.7), np.full((1, 1), 0.1), np.zeros((1, 1)))
+    found = Fraction(float(unsafe.least(asked)[0, 0]))
+    constant, slope = Fraction(0.1), Fraction(0.7)
+    for weight, normal in zip(weights.tolist(), normals[0, :, 0].tolist(), strict=True):
+        constant, slope = (
+            constant - Fraction(weight) * Fraction(0.1),
+            slope + Fraction(weight) * Fraction(normal),
+        )
+    size = 0.8 + float(sum(weights)) * 0.5
+    assert found <= constant - abs(slope)
+    assert constant - abs(slope) - found > 3 * count * size * 2.0**-54
 
 
 def test_rows_are_known_by_what_they_say() -> None:

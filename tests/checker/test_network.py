@@ -93,6 +93,16 @@ def test_few_entries_are_the_whole_product() -> None:
             np.testing.assert_array_equal(mapping.forward(x), whole.reshape(3, -1))
 
 
+def test_few_entries_and_what_is_not_known() -> None:
+    """An overflow times 0 is not 0, however a product is made."""
+    mapping = Dense(sparse(90, 70, 0.01), 1)
+    x = small(3, mapping.sources)
+    x[1, 0] = np.inf
+    with np.errstate(all="ignore"):
+        found = mapping.forward(x)
+    assert np.isfinite(found[[0, 2]]).all() and not np.isfinite(found[1]).any()
+
+
 def test_activations() -> None:
     z = np.array([[-3.0, -0.5, 0.25, 2.0]])
     half, limits = (Fraction(1, 2),), (Fraction(-1), Fraction(1))

@@ -89,13 +89,13 @@ class Halfspaces(Struct):
             moved = weight * torch.where(weight > 0, offset, 0.0)
             constant, slope = constant - moved, slope + weight[..., None] * normal
             size = size + moved.abs() + weight * normal.abs().sum(2)
-        found = constant - slope.abs().sum(2) - _error(size, slope.shape[2])
+        found = constant - slope.abs().sum(2) - _error(size, slope.shape[2] + self.offset.shape[1])
         return found.nan_to_num(nan=-torch.inf, posinf=-torch.inf, neginf=-torch.inf)
 
 
-def _error(size: Tensor, inputs: int) -> Tensor:
-    """What rounding may have moved a sum over the inputs by."""
-    return 8 * (inputs + 12) * torch.finfo(size.dtype).eps * size
+def _error(size: Tensor, terms: int) -> Tensor:
+    """What rounding may have moved a sum by, over the inputs and over as many rows as were added to it."""
+    return 8 * (terms + 12) * torch.finfo(size.dtype).eps * size
 
 
 def _weight(slope: Tensor, normal: Tensor, offset: Tensor) -> Float[Tensor, "batch functions"]:

@@ -80,7 +80,7 @@ class Halfspaces:
             moved = weight * np.where(weight > 0, offset, 0.0)
             constant, slope = constant - moved, slope + weight[..., None] * normal
             size = size + np.abs(moved) + weight * np.abs(normal).sum(2)
-        found = constant - np.abs(slope).sum(2) - _error(size, slope.shape[2])
+        found = constant - np.abs(slope).sum(2) - _error(size, slope.shape[2] + self.offset.shape[1])
         return np.where(np.isfinite(found), found, -np.inf)
 
 
@@ -99,9 +99,9 @@ def _around(centre: Array, radius: Array, rows: Linear) -> tuple[Array, Array, A
     return constant, slope, size
 
 
-def _error(size: Array, inputs: int) -> Array:
-    """What rounding may have moved a sum over the inputs by."""
-    found: Array = 2 * (inputs + 12) * _EPSILON * size + 2.0**-960
+def _error(size: Array, terms: int) -> Array:
+    """What rounding may have moved a sum by, over the inputs and over as many rows as were added to it."""
+    found: Array = 2 * (terms + 12) * _EPSILON * size + 2.0**-960
     return found
 
 

@@ -177,7 +177,8 @@ class Dense(Map):
     def _times(self, x: Array, weight: Array, few: Terms | None) -> Array:
         groups, width, _ = weight.shape
         product: Array
-        if few is not None:
+        # a value that is not known, or an overflow, times 0 is not 0
+        if few is not None and (x.dtype == object or np.isfinite(x).all()):
             x_rows = x.reshape(-1, width)
             parts = (np.take(x_rows, places, 1) * values for places, values in zip(*few, strict=True))
             product = next(parts)
