@@ -151,7 +151,7 @@ def test_a_request_is_decided_wherever_it_is() -> None:
 
     found = run.run(Request(str(MODEL), str(PROPERTY), device="cpu"), reporter)
     assert (found.verdict, found.warning, found.vacuous, len(told)) == ("unsat", None, False, 1)
-    with pytest.raises(InputError, match="cannot be read"):
+    with pytest.raises(InputError, match="no such file"):
         run.run(Request("none.onnx", str(PROPERTY), device="cpu"), reporter)
     assert run.run(Request(str(MODEL), str(PROPERTY), 1e-6, "cpu"), reporter).verdict == "timeout"
     assert len(told) == 2

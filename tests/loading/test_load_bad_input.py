@@ -40,7 +40,7 @@ def test_good_models_in_every_wrapping(tmp_path: Path) -> None:
 
 def test_missing_and_damaged_files(tmp_path: Path) -> None:
     data = GOOD.SerializeToString()
-    refused(tmp_path / "nothing.onnx", "nothing.onnx", "cannot be read")
+    refused(tmp_path / "nothing.onnx", "nothing.onnx", "no such file")
     refused(tmp_path, "cannot be read")
     refused(data[: len(data) // 2], "cut short")
     refused(gzip.compress(data)[:-20], "gzip")

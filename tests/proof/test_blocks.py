@@ -17,8 +17,9 @@ from verify.checker.checking import check
 from verify.checker.showing import describe
 from verify.problem import prepare
 from verify.proof import blocks, writer
-from verify.proof.blocks import BLOCKS, OfNodes, in_bytes
+from verify.proof.blocks import OfNodes, in_bytes
 from verify.proof.certificate import CertificateTracer
+from verify.proof.kinds import BLOCKS
 from verify.proof.recording import recording
 from verify.proof.trimming import trim
 

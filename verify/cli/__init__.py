@@ -57,6 +57,8 @@ _OURS = (
     convert.convert,
 )
 for _command in (*_OURS, standard.verify, standard.supports):
+    # click keeps a command's help option as it was first asked for, in whatever context
+    _command.context_settings = cli.context_settings
     cli.add_command(_command)
 standard.add_global_options(cli)
 

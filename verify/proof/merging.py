@@ -24,7 +24,8 @@ from verify.checker.errors import NotProved, Refused
 from verify.checker.kinds import Block, blocks
 from verify.checker.question import Question, named
 from verify.checker.tree import SPLITS, Tree
-from verify.proof.blocks import BLOCKS, CuttingPlanes, Moved
+from verify.proof.blocks import CuttingPlanes, Moved
+from verify.proof.kinds import BLOCKS
 from verify.proof.leaf_blocks import Covered
 from verify.proof.writer import CertificateWriter
 

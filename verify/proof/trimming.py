@@ -19,7 +19,8 @@ from verify.checker.container import Container
 from verify.checker.errors import NotProved
 from verify.checker.kinds import Block, blocks
 from verify.checker.proof import Proof
-from verify.proof.blocks import BLOCKS, LEVELS, Leaf
+from verify.proof.blocks import LEVELS, Leaf
+from verify.proof.kinds import BLOCKS
 from verify.proof.leaf_blocks import Covered, Leaves8
 from verify.proof.writer import CertificateWriter
 
