@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import onnx
 import pytest
@@ -99,7 +101,8 @@ def test_finds_what_no_gradient_leads_to(step: str) -> None:
         model = stepped(seed, [20, 24, 24, 1], step)
         network = prepare(model, ball(20, row_text([1.0], 0.0))).model.network
         problem = prepare(model, ball(20, row_text([-1.0], -high(network, 20))))
-        found += attacked(for_steps(QUICK, network), problem) is not None
+        # it ends once something is found: the limit is for busy machines
+        found += attacked(for_steps(replace(QUICK, seconds=10.0), network), problem) is not None
         plain += attacked(QUICK, problem) is not None
     assert found >= 3
     assert found >= plain + 2

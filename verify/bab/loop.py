@@ -128,7 +128,8 @@ class BranchAndBound:
         if not self.problem.clauses:
             told = "no clause is left to search: intervals of the outputs, or the property as written, exclude all"
             return self._outcome("unsat", told)
-        return self._outcome("unsat", f"every subproblem of all {self.problem.clauses} clauses is refuted")
+        of_all = "" if self.problem.clauses == 1 else f" of all {self.problem.clauses} clauses"
+        return self._outcome("unsat", f"every subproblem{of_all} is refuted")
 
     def _interrupted(self) -> str:
         """What the time ran out in."""
