@@ -14,6 +14,7 @@ from hypothesis import HealthCheck, settings
 from verify import settings as settings_module
 from verify import watchdog
 from verify.checker import runtime
+from verify.room import forget
 
 os.environ["ORT_DISABLE_TELEMETRY"] = "1"  # the tests import it themselves
 torch.set_num_threads(1)
@@ -36,11 +37,15 @@ for _kind in (signal.SIGINT, signal.SIGHUP):
 
 @pytest.fixture(autouse=True)
 def no_command_ends_the_tests(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Commands that tests run in their own process wait for themselves, however slow the machine, and limit no memory."""
+    """Commands that tests run in their own process wait for themselves, however slow the machine, and limit no memory.
+
+    What one test does to memory is forgotten in the next.
+    """
     monkeypatch.setattr(watchdog, "GRACE", math.inf)
     monkeypatch.setattr(watchdog, "leave", sys.exit)
     monkeypatch.setattr(settings_module, "enforce", lambda: None)
     monkeypatch.setattr(runtime, "_MOST_MEMORY", math.inf)
+    forget()
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -14,6 +14,7 @@ from patience import PATIENCE
 from pretend import DEVICE, pretended
 from test_on_a_device import WEAK, close_problem, dense, dual_problem
 
+import verify
 from verify import room
 from verify.attack import Attack, free_points
 from verify.bab.pace import Pace
@@ -153,3 +154,10 @@ def test_only_whole_batches_tell_of_the_pace() -> None:
     pace.took(63, 1e-9)
     pace.took(64, 0.0)
     assert pace.now == 64
+
+
+def test_the_next_run_has_all_the_room_again() -> None:
+    room._halved[CPU] = 3
+    model = torch.nn.Sequential(torch.nn.Linear(2, 4), torch.nn.ReLU(), torch.nn.Linear(4, 2))
+    assert verify.verify(model, verify.LinfBall(torch.zeros(2), epsilon=0.01, label=0)).verdict
+    assert room.times(CPU) == 1

@@ -18,8 +18,13 @@ T = TypeVar("T")
 _SHARE = 0.5  # of a GPU's memory that was free: what is kept between steps needs some, too
 _PLENTY = 2 * 2**30  # bytes that a worker on the CPU gets by with
 _FEWEST = 2**-8  # of what was thought to fit
-# by device, how often memory ran out there
+# by device, how often memory ran out there in this run
 _halved: Counter[torch.device] = Counter()
+
+
+def forget() -> None:
+    """Another run begins, which may have more memory."""
+    _halved.clear()
 
 
 def times(device: torch.device) -> float:

@@ -24,6 +24,7 @@ from verify.proof.writer import CertificateWriter
 from verify.request import Request
 from verify.result import Result, late
 from verify.resume import digest_of_model, kept
+from verify.room import forget
 from verify.settings import Settings, build_search, choose_device, preset
 from verify.specification import PropertyBuilder
 from verify.workers.employ import employed
@@ -134,6 +135,7 @@ class _Work:
 
     def searched(self, deadline: Deadline, writer: CertificateWriter | None = None) -> Result:
         """What the search finds in the time given."""
+        forget()
         problem, request = self.problem, self.request
         settings = replace(self.settings, semantics=request.semantics, rigorous=request.rigorous)
         with employed(request) as crews:
