@@ -23,6 +23,7 @@ import torch
 from patience import PATIENCE
 
 import verify
+import verify.clause_bounds  # whose bounders register themselves before a document does
 from verify import errors, extensions
 from verify.cli import cli
 from verify.loading.operators import supported_operators
@@ -201,6 +202,7 @@ def test_one_file_brings_the_operator_of_the_guide_in(tmp_path: Path) -> None:
     code = """
 from onnx import TensorProto, helper
 import verify
+import verify.clause_bounds  # whose bounders register themselves before a document does
 x, y = (helper.make_tensor_value_info(name, TensorProto.FLOAT, [1, 4]) for name in "xy")
 graph = helper.make_graph([helper.make_node("Cosh", ["x"], ["y"])], "one", [x], [y])
 loaded = verify.load(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 13)], ir_version=8))

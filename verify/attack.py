@@ -86,9 +86,10 @@ class Attack:
             return None
         points = max(1, _points(self.batch_elements, network))
         order, price = _nearest_first(problem, network, clauses, points, limit)
-        steps = int(limit.remaining / (_DEAR * price))
+        # steps of single points that there is time for
+        steps = max(0.0, limit.remaining / (_DEAR * price))
         if steps < self.restarts * self.steps * len(clauses):
-            fewer, clauses = self._fewer(steps, order, generator)
+            fewer, clauses = self._fewer(int(steps), order, generator)
             return fewer._rounds(problem, network, clauses, generator, limit)
         return self._rounds(problem, network, clauses, generator, limit)
 

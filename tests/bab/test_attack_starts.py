@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -103,3 +104,28 @@ def test_an_attack_may_have_a_single_start() -> None:
             problem, problem.model.network, [0] * restarts, x, np.random.default_rng(0), Deadline()
         )
         assert found.shape == x.shape
+
+
+def test_an_attack_without_time_or_steps_or_limit_ends() -> None:
+    problem = scored([5.0, 6.0])
+    network, generator = problem.model.network, np.random.default_rng(0)
+    for attack in (
+        Attack(steps=0),
+        Attack(steps=2, seconds=np.inf),
+        Attack(seconds=1e-9),
+        Attack(2, 0, 1e-9),
+    ):
+        assert attack.run(problem, network, [0, 1], generator, Deadline()) is None
+    assert Attack(seconds=5.0).run(problem, network, [], generator, Deadline()) is None
+
+
+def test_attacks_have_a_share_of_the_time_however_many_could_work(monkeypatch: pytest.MonkeyPatch) -> None:
+    """At the roots all wait for an attack: sixteen workers' tenth would be more than all of the time."""
+    search = build_search(scored([5.0]), preset("default"), torch.device("cpu"), 0, Silent(), workers=16)
+    search.attacks = Attacks(search.problem, search.network, search.second_attack, search.generator, 10)
+    monkeypatch.setattr("verify.bab.loop.time", SimpleNamespace(monotonic=lambda: 100.0))
+    search._began, search.progress.attack_seconds = 0.0, 15.0
+    assert search.next_attack([0], alone=True) is None
+    assert search.next_attack([0]) is not None
+    search.progress.attack_seconds = 5.0
+    assert search.next_attack([0], alone=True) is not None

@@ -303,3 +303,13 @@ def test_nodes_are_told_apart_whatever_their_names(names: tuple[str, ...], input
         node.name = name
     model.graph.input[0].name = model.graph.node[0].input[0] = input_name
     same(model)
+
+
+def test_a_node_is_told_from_a_result_of_several() -> None:
+    model = text(
+        "h = MatMul (x, w) a, b = Split <axis = 1> (h, two_two) r = Relu (a) s = Mul (r, b) y = Add (s, r)"
+    )
+    model.graph.initializer.append(numpy_helper.from_array(np.array([2, 2]), "two_two"))
+    for node, name in zip(model.graph.node, ("h", "part", "s_split_output", "s", "y"), strict=True):
+        node.name = name
+    same(model)

@@ -34,7 +34,7 @@ class Attacks:
     suspects: tuple[Tensor, Tensor] | None = None
 
     def next(
-        self, clauses: list[int], spent: float, early: float = EARLY
+        self, clauses: list[int], spent: float, early: float
     ) -> Callable[[Deadline], Witness | None] | None:
         """A round on these clauses or, once there have been all, a descent; None where attacks have had their share.
 

@@ -207,9 +207,10 @@ class BranchAndBound:
         clauses = dict.fromkeys(range(self.problem.clauses))
         for result in self.strategy.roots(self.knowledge, self.batch, deadline):
             witness = self.absorb(Done((result,), self.steps.tried(result.bounded)))
-            for clause in result.bounded.subproblems.clause[result.bounded.on_host().refuted].tolist():
+            host = result.bounded.on_host()
+            for clause in host.subproblems.clause[host.refuted].tolist():
                 clauses.pop(clause, None)
-            if witness is None and clauses and (attack := self.next_attack(list(clauses), SHARE)):
+            if witness is None and clauses and (attack := self.next_attack(list(clauses), alone=True)):
                 witness = self.absorb(timed(attack, deadline))
             self._report("root")
             if witness is not None:
@@ -275,10 +276,11 @@ class BranchAndBound:
         return self.steps.apart(self.steps.lease, subproblems, *given)
 
     def next_attack(
-        self, clauses: list[int], early: float = EARLY
+        self, clauses: list[int], alone: bool = False
     ) -> Callable[[Deadline], Witness | None] | None:
-        """See `Attacks.next`."""
-        spent = self.progress.attack_seconds / (self.workers * (time.monotonic() - self._began))
+        """See `Attacks.next`. alone: all workers wait for it, not one of them."""
+        workers, early = (1, SHARE) if alone else (self.workers, EARLY)
+        spent = self.progress.attack_seconds / (workers * (time.monotonic() - self._began))
         return self.attacks.next(clauses, spent, early)
 
     def _report(self, phase: str, working: int = 0) -> None:

@@ -35,6 +35,8 @@ class _Sweep:
     @cached_property
     def costs(self) -> Tensor:
         """Each layer's, [layers, batch, objectives]."""
+        # they are asked for after a sweep: of other multipliers than it had they would bound nothing
+        assert self.holds(self._part)
         cost = torch.maximum(self._part * self._lower, self._part * self._upper)
         return torch.where(self._own & (self._part != 0), cost, 0.0).sum(3)
 

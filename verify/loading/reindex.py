@@ -125,7 +125,7 @@ class AveragePool:
     end: Shape
     divisors: tuple[tuple[int, ...], ...]
     _placed: dict[tuple[torch.device, torch.dtype], list[Tensor]] = field(
-        default_factory=dict, compare=False, repr=False
+        init=False, default_factory=dict, compare=False, repr=False
     )
 
     def _counts(self, like: Tensor) -> list[Tensor]:

@@ -13,7 +13,7 @@ from verify.proof.box_blocks import MULTIPLIERS, Boxes, BoxLeaves, Pass
 from verify.state import Bounds, Struct, Subproblems, outward
 
 # of an interval: a clipped box that keeps more of all of them is not worth a proof
-_CLIP = 0.9
+WORTH_A_BLOCK = 0.9
 # of an interval, by which boxes and bounds are told wider, for who rounds in another way
 _SLACK = 1e-6
 
@@ -69,7 +69,7 @@ def written(
     everything = before.lower.shape[1] == found.bounds.lower.shape[1]
     tightening = [turn.column for turn in turns if turn.kind != MULTIPLIERS]
     tightened = found.made[:, tightening].any(1) & everything
-    narrower = ((found.upper - found.lower) < _CLIP * (whole.upper - whole.lower)).any(1)
+    narrower = ((found.upper - found.lower) < WORTH_A_BLOCK * (whole.upper - whole.lower)).any(1)
     told = (narrower | tightened | ~found.left.all(1)) & ~found.refuted
     blocks: list[Block] = []
     if bool(found.refuted.any()):

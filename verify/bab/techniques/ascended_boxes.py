@@ -22,10 +22,10 @@ from verify.deadline import Deadline
 from verify.lagrangian.dual import DualProblem
 from verify.lagrangian.rho import Rho
 from verify.proof.box_blocks import MULTIPLIERS
+from verify.proof.input_boxes import WORTH_A_BLOCK
 from verify.room import at_once
 from verify.state import Bounds, DualState, Objective
 
-_CLIP = 0.9  # of a box: one that keeps more is not worth a proof
 _MOST_KEPT = 2**26  # numbers of a batch's multipliers
 _MOST_ELEMENTS = 2**23  # variables, times clauses, of boxes that ascend at once
 
@@ -82,7 +82,7 @@ class AscendedBoxes(TightenedBoxes):
         self, before: BoundedBoxes, after: BoundedBoxes, bound: Tensor
     ) -> tuple[BoundedBoxes, Bool[Tensor, "batch group"]]:
         """Boxes that are refuted, or a good deal smaller, and their clauses that take it; others are left as they were."""
-        narrower = ((after.upper - after.lower) < _CLIP * (before.upper - before.lower)).any(1)
+        narrower = ((after.upper - after.lower) < WORTH_A_BLOCK * (before.upper - before.lower)).any(1)
         worth = (after.refuted & ~before.refuted) | narrower
         used = worth[:, None] & ~before.closed & ((bound > 0) | narrower[:, None])
         lower, upper = (

@@ -8,9 +8,8 @@ from verify.checker.activations.base import like
 from verify.checker.activations.piecewise import Piecewise
 from verify.checker.rationals import Array
 
-TIES = (
-    1 + 2.0**-20
-)  # CROWN's slope is 0 where ends are as far from 0 as each other, whatever rounding did to them
+# CROWN's slope is 0 where ends are as far from 0 as each other, whatever rounding did to them
+TIES = 1 + 2.0**-20
 
 
 class Relu(Piecewise):

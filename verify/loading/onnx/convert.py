@@ -13,6 +13,7 @@ onnx2torch looks converters up by (domain, operator, version). Three things are 
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 import numpy as np
@@ -115,13 +116,17 @@ def _prepare(model: onnx.ModelProto, opset: int) -> None:
         model.opset_import.append(helper.make_opsetid(DOMAIN, opset))
 
 
+# names that onnx2torch gives: to constants, and to one result of several
+_OWN = re.compile("^onnx_initializer_|_split_output$")
+
+
 def _name_apart(graph: onnx.GraphProto) -> None:
     """Names nodes so that onnx2torch, which keeps them by name, takes none for another, for an input, or for its own constants."""
     taken = {"initializers", *(value.name for value in graph.input)}
     for number, node in enumerate(graph.node):
         named = node.name or node.op_type
-        while (key := OnnxGraph.generate_node_name(node)) in taken or key.startswith("onnx_initializer_"):
-            node.name = named = f"n{number}_{named}"
+        while (key := OnnxGraph.generate_node_name(node)) in taken or _OWN.search(key):
+            node.name = named = f"n{number}_{named}_"
         taken.add(key)
 
 

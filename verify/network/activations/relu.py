@@ -22,9 +22,8 @@ from verify.network.activations.base import (
     strictly_inside,
 )
 
-TIES = (
-    1 + 2.0**-20
-)  # ends as far from 0 as each other get slope 0, whatever rounding did to them: the checker chooses alike
+# ends as far from 0 as each other get slope 0, whatever rounding did to them: the checker chooses alike
+TIES = 1 + 2.0**-20
 
 
 def _unless_unstable(lower: Tensor, upper: Tensor) -> Tensor:
