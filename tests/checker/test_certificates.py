@@ -237,7 +237,7 @@ def test_shares_divide_the_claims_of_roots(kind: str, tmp_path: Path) -> None:
 @pytest.mark.parametrize("elements", [1, 1_000_000])
 def test_lemmas_are_used(elements: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Bounds over unsafe points alone, at several nodes, of a subproblem's neurons one by one or together; proved in rationals too."""
-    from test_mutations import lemma_files
+    from kits import lemma_files
 
     monkeypatch.setattr("verify.bounders.output_constrained.ELEMENTS", {"cpu": elements})
     files = lemma_files(tmp_path)
@@ -255,7 +255,7 @@ def test_every_claim_of_every_lemma_is_proved(
     together: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """However many are proved at a time, and by however many processes: a claim that does not hold is found, and named."""
-    from test_mutations import lemma_files
+    from kits import lemma_files
 
     monkeypatch.setattr("verify.checker.lemmas._TOGETHER", together)
     files = lemma_files(tmp_path)

@@ -7,9 +7,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 from click.testing import CliRunner
+from kits import CONSTRAINED, LOWER, SIZES, UPPER, WEAK, always, outputs
 from make_data import Files, Parts, by_hand, numbers, placed, searched
 from nets import property_text, random_layers, relu_model
-from test_mutations import CONSTRAINED, LOWER, SIZES, UPPER, WEAK, always, outputs
 
 from verify.checker.checking import DEPLOYED, REAL, Share, prove_share
 from verify.checker.container import read

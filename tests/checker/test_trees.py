@@ -9,9 +9,9 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from kits import WEAK, branched_at_once, relu_kit
 from make_data import Files, Parts, by_hand, numbers, placed
 from nets import property_text, random_layers, relu_model
-from test_mutations import WEAK, branched_at_once, relu_kit
 
 from verify.bab.neuron_trees import NeuronTrees
 from verify.bab.strategy import root_subproblems
