@@ -6,6 +6,7 @@ import hashlib
 import os
 import platform
 import time
+from collections.abc import Mapping
 from functools import cache
 from importlib import metadata
 from pathlib import Path
@@ -52,16 +53,18 @@ class Timeline:
         self._passed_on.update(progress)
 
 
-def account(problem: Problem, request: Request, device: torch.device, read: Any) -> Account:
-    """The account of a run whose inputs are read; without its moments. read: the property as it was read, such as a file of a builder's text."""
+def account(problem: Problem, request: Request, device: torch.device, read: Request) -> Account:
+    """The account of a run whose inputs are read; without its moments. read: the request as it was read, such as with a file of a builder's text."""
+    (_, first), *others = read.model.items() if isinstance(read.model, Mapping) else [("", request.model)]
     model, spec = problem.model, problem.specification
     builder = request.specification if isinstance(request.specification, PropertyBuilder) else None
     lower, upper = (end[0] for end in spec.some_boxes(1)) if problem.clauses else (np.zeros(0), np.zeros(0))
     return Account(
-        model=_named(request.model),
-        model_sha256=_digest(request.model),
-        specification=_named(read),
-        specification_sha256=_digest(read),
+        model=_named(first),
+        model_sha256=_digest(first),
+        networks={name: _named(one) for name, one in others},
+        specification=_named(read.specification),
+        specification_sha256=_digest(read.specification),
         sentence=None if builder is None else str(builder),
         text=_text(request, problem, builder),
         input_shape=model.input_shape,
@@ -159,8 +162,8 @@ def _text(request: Request, problem: Problem, builder: PropertyBuilder | None) -
             return None
     elif isinstance(source, str):
         text = source
-    elif builder is not None and not problem.model.of_query and builder.front is None:
-        text = builder.text_for(problem.model.input_shape, problem.model.output_shape)
+    elif builder is not None and builder.front is None:
+        text = problem.text
     return text if text and len(text) <= _TEXT else None
 
 

@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property, partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 import torch
@@ -38,6 +38,9 @@ if TYPE_CHECKING:
     Spec = str | Path | Property | Query | PropertyBuilder
 
 
+T = TypeVar("T")
+
+
 @dataclass(frozen=True, eq=False)
 class Witness:
     """An input that violates the property, and the outputs that the replay gave."""
@@ -56,12 +59,13 @@ class Witness:
 class Problem:
     """A model and a property that fit together. Raises InputError where they do not.
 
-    ball: that all inputs in question lie in, besides their boxes, by a row of every clause.
+    ball: that all inputs in question lie in, besides their boxes, by a row of every clause. text: of a property that was built in Python.
     """
 
     model: LoadedModel
     specification: Property
     ball: Ball | None = None
+    text: str | None = None
 
     def __post_init__(self) -> None:
         for name, part, kind in (
@@ -239,14 +243,13 @@ def _built(loaded: LoadedModel, builder: PropertyBuilder, deadline: Deadline) ->
     if isinstance(spec, Query):
         from verify.loading.composed import side_by_side_with_itself
 
-        return Problem(
-            side_by_side_with_itself(loaded, spec, builder.centre), spec.property, _ball(builder, loaded)
-        )
+        joint = side_by_side_with_itself(loaded, spec, builder.centre)
+        return Problem(joint, spec.property, _ball(builder, loaded), text)
     if builder.front is not None:
         from verify.loading.composed import behind
 
         loaded = behind(builder.front, loaded)
-    return Problem(loaded, spec)
+    return Problem(loaded, spec, text=text)
 
 
 def _ball(builder: PropertyBuilder, loaded: LoadedModel) -> Ball | None:
@@ -334,10 +337,16 @@ def _shape(spec: Property | PropertyBuilder) -> tuple[int, ...]:
     return (spec.inputs,) if isinstance(spec, Property) else spec.ends()[0].shape
 
 
+def of_networks(query: Query, models: Mapping[str, T]) -> dict[str, T]:
+    """Models by the names of their networks; one without a name is that of the first network that none is given for."""
+    without = [name for name in query.implemented if name not in models]
+    return {without[0] if not name and without else name: model for name, model in models.items()}
+
+
 def _by_name(query: Query, models: Any) -> Mapping[str, Source]:
     """The models of a query; `load_joint` checks what they are."""
     if isinstance(models, Mapping):
-        return models
+        return of_networks(query, models)
     if len(query.implemented) != 1:
         names = ", ".join(query.implemented)
         raise InputError(

@@ -28,7 +28,8 @@ class Account:
     """What was asked, of what, and how it went: what a report tells beside a verdict.
 
     sentence: what a property built in Python claims. text: the property as VNN-LIB, where it is short. boxes: how many there are; lower, upper: the
-    first one's ends, of all inputs. written: the first clauses as people write them; any of them is unsafe.
+    first one's ends, of all inputs. written: the first clauses as people write them; any of them is unsafe. networks: the models of
+    further networks of a query.
     """
 
     model: str
@@ -50,6 +51,7 @@ class Account:
     versions: dict[str, str]
     machine: dict[str, str]
     moments: tuple[Moment, ...] = ()
+    networks: dict[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, eq=False)

@@ -18,7 +18,6 @@ from verify.deadline import Deadline, OutOfTimeError
 from verify.errors import InputError, UnwrittenError, memory_kept
 from verify.extensions import loaded
 from verify.neutral import neutral
-from verify.output import Outputs, write_whole
 from verify.problem import Problem, prepare
 from verify.proof.writer import CertificateWriter
 from verify.request import Request
@@ -73,51 +72,22 @@ def run(
         else:
             found = work.searched(deadline)
         if accounted:
-            record = account(problem, request, device, in_files.specification)
+            record = account(problem, request, device, in_files)
             found = replace(found, account=replace(record, moments=tuple(timeline.moments)))
     return replace(found, extensions=tuple(map(str, loaded())))
 
 
 @contextmanager
 def _in_files(request: Request, problem: Problem) -> Iterator[Request]:
-    """The request, where a certificate is asked for with a property built in Python in a file beside it, which stays if the certificate does.
-
-    Where none is written, what was there before is there again: the property of an earlier one.
-
-    Raises InputError, and UnwrittenError.
-    """
-    builder, certificate = request.specification, request.certificate
-    if certificate is None or not isinstance(builder, PropertyBuilder):
+    """The request, where a certificate is asked for with a property built in Python in files beside it. Raises InputError, and UnwrittenError."""
+    builder, certificate, model = request.specification, request.certificate, request.model
+    if certificate is None or not isinstance(builder, PropertyBuilder) or not isinstance(model, str | Path):
         yield request
         return
-    if problem.model.of_query or builder.front is not None:
-        raise InputError(
-            f"certificates are of VNN-LIB 1.0 properties of the model itself alone yet, not of a {type(builder).__name__}; leave "
-            "the certificate out"
-        )
-    path = certificate.with_name(f"{certificate.name}.vnnlib")
-    text = builder.text_for(problem.model.input_shape, problem.model.output_shape)
-    inputs = [Path(request.model)] if isinstance(request.model, str | Path) else []
-    Outputs(inputs).admit("the property of the certificate", path)
-    earlier = path.read_bytes() if path.exists() else None
-    written = _version(certificate)
-    write_whole(str(path), path, text.encode())
-    try:
-        yield replace(request, specification=path)
-    finally:
-        if _version(certificate) == written:
-            if earlier is None:
-                path.unlink(missing_ok=True)
-            else:
-                write_whole(str(path), path, earlier)
+    from verify.proof.beside import files_beside
 
-
-def _version(path: Path) -> tuple[int, int] | None:
-    """What changes when a file is replaced; None where there is none."""
-    with suppress(OSError):
-        status = path.stat()
-        return status.st_ino, status.st_mtime_ns
-    return None
+    with files_beside(certificate, Path(model), builder, problem) as (models, path):
+        yield replace(request, model=models, specification=path)
 
 
 @dataclass(frozen=True)
@@ -179,8 +149,6 @@ class _Work:
         """
         from verify.proof.recording import recording  # with the checker, which others do not need
 
-        if self.problem.model.of_query:
-            raise InputError("certificates are of VNN-LIB 1.0 properties alone yet; leave --certificate out")
         model, specification = self.request.model, self.request.specification
         found: Result | None = None
         try:
@@ -193,7 +161,7 @@ class _Work:
             ):
                 found = self.searched(self._search_deadline, record.writer)
                 failure = self._closed(record, found)
-            return self._published(found, failure, target)
+            return self._published(found, failure, record)
         except (InputError, UnwrittenError) as error:
             if found is None:
                 raise
@@ -212,25 +180,22 @@ class _Work:
             return record.close_unsat(self.problem, semantics, jobs, self.deadline.at)
         return None if found.witness is None else record.close_sat(self.problem, found.witness)
 
-    def _published(self, found: Result, failure: str | None, target: Path) -> Result:
+    def _published(self, found: Result, failure: str | None, record: Recording) -> Result:
         """The result with its certificate; without its verdict where that is not proved."""
         seconds = self._seconds
         if failure is not None and found.verdict == "unsat":
             verdict = "timeout" if time.monotonic() > self.deadline.at else "unknown"
             return replace(found, verdict=verdict, reason=f"the certificate is {failure}", seconds=seconds)
-        written = target if failure is None and found.verdict in ("sat", "unsat") else None
+        written = record.path if failure is None and found.verdict in ("sat", "unsat") else None
         if self.request.trim and written is not None and found.verdict == "unsat":
-            self._trim(written)
+            self._trim(record)
             seconds = self._seconds
         return replace(found, seconds=seconds, certificate=written)
 
-    def _trim(self, certificate: Path) -> None:
+    def _trim(self, record: Recording) -> None:
         """Drops what a certificate can do without, if there is time."""
         from verify.checker.errors import NotProved
         from verify.proof.trimming import trim
 
-        model, specification = self.request.model, self.request.specification
-        # recording saw to it
-        assert isinstance(model, str | Path) and isinstance(specification, str | Path)
         with suppress(NotProved):  # then it stays as it is, which is proved
-            trim(certificate, Path(model), Path(specification), certificate, self.deadline.at)
+            trim(record.path, record.models, record.specification, record.path, self.deadline.at)

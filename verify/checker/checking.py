@@ -18,7 +18,7 @@ from verify.checker.kinds import Block, blocks, effort
 from verify.checker.multipliers import Arithmetic
 from verify.checker.processes import SUPPORTED, Line, elsewhere
 from verify.checker.proof import Proof, Summary
-from verify.checker.question import Question, content, digest, named
+from verify.checker.question import Models, Question, named
 from verify.checker.tree import Tree
 from verify.checker.witness import check_witness
 
@@ -53,7 +53,7 @@ class Checked:
 
 def check(
     certificate: Path,
-    model: Path,
+    model: Models,
     specification: Path,
     exact: bool = False,
     semantics: str = REAL,
@@ -61,7 +61,7 @@ def check(
     until: float = math.inf,
     provers: Provers | None = None,
 ) -> Checked:
-    """Checks a certificate against the bytes of model and property. Raises Refused where one of the files is unreadable.
+    """Checks a certificate against the bytes of model (or models) and property. Raises Refused where one of the files is unreadable.
 
     until: the time (of `time.monotonic`) at which it gives up. provers: who proves the shares of an `unsat`, in the place of `jobs`
     processes of this machine.
@@ -74,12 +74,10 @@ def check(
     try:
         verdict = question.check_header(container)
         if verdict == "sat":
-            # the bytes that were read, or the header would not have fitted
-            onnx = content(model)
-            if digest(onnx) != question.onnx_sha256:
-                raise Refused(f"{model}: was written meanwhile")
             deployed = semantics == DEPLOYED
-            sentence = check_witness(container, question.network, question.query, onnx, deployed, exact)
+            sentence = check_witness(
+                container, question.network, question.query, question.contents(), deployed, exact
+            )
             return Checked(True, sentence, verdict)
         check_semantics(container, semantics)
         arithmetic = Arithmetic(exact, semantics == DEPLOYED)
@@ -185,7 +183,7 @@ def _start(
 
 
 def prepare_proof(
-    certificate: Path, model: Path, specification: Path, until: float = math.inf
+    certificate: Path, model: Models, specification: Path, until: float = math.inf
 ) -> tuple[Container, Proof]:
     """A proof of `unsat` with nothing taken in yet, for others to work on. Raises Refused."""
     container = named(certificate, lambda: read(certificate))

@@ -28,10 +28,26 @@ def parser() -> argparse.ArgumentParser:
         ("property", "a VNN-LIB file, gzipped or not"),
     ):
         found.add_argument(name, type=Path, metavar=name.upper(), help=words)
+    found.add_argument(
+        "--network",
+        action="append",
+        default=[],
+        type=_named,
+        metavar="NAME=MODEL",
+        help="the model of a further network of a VNN-LIB 2.0 query; MODEL is that of the first one that none is given for",
+    )
     found.add_argument("--exact", action="store_true", help="in rational arithmetic, as far as there is one")
     found.add_argument("--semantics", choices=SEMANTICS, default=REAL, help="what has to be proved")
     found.add_argument("--jobs", type=_count, help="processes at most; one a core unless given")
     return found
+
+
+def _named(text: str) -> tuple[str, Path]:
+    """NAME=MODEL."""
+    name, _, path = text.partition("=")
+    if not (name and path):
+        raise argparse.ArgumentTypeError(f"{text!r} is not of the form NAME=MODEL")
+    return name, Path(path)
 
 
 def _count(text: str) -> int:
@@ -46,7 +62,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     given = parser().parse_args(arguments)
     jobs = given.jobs or os.cpu_count() or 1
     try:
-        found = check(given.certificate, given.model, given.property, given.exact, given.semantics, jobs)
+        if len(dict(given.network)) < len(given.network):
+            raise Refused("a network is given twice")
+        models = {"": given.model, **dict(given.network)}
+        found = check(given.certificate, models, given.property, given.exact, given.semantics, jobs)
     except Refused as problem:
         sys.stderr.write(f"verify-check: {problem}\n")
         return UNREADABLE

@@ -31,7 +31,7 @@ from verify.checker.kinds import block_of
 from verify.checker.multipliers import Arithmetic
 from verify.checker.processes import Line
 from verify.checker.proof import Proof, Summary
-from verify.checker.question import Question
+from verify.checker.question import Models, Question
 from verify.checker.tree import SPLITS, Tree
 
 BLOCKS = {"block.kind": "u1", "block.end": "<i8", "stream": "u1"}
@@ -128,7 +128,7 @@ def _digest(values: NDArray[Any]) -> bytes:
 
 def follow(
     connection: Line,
-    model: Path,
+    model: Models,
     specification: Path,
     arithmetic: Arithmetic,
     rows: str,

@@ -7,7 +7,7 @@ numbers go into sums and products alone. Whatever is not known here to be unders
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -40,34 +40,47 @@ def rule_of(call: Call) -> Rule:
 
 
 def read_model(data: bytes, folder: str | Path | None = None) -> Network:
-    """The network of an ONNX model, given as the (unzipped) content of its file.
+    """The network of an ONNX model of one input and one output, given as the (unzipped) content of its file.
 
     folder: where the files are that the model may keep its weights in. Raises Refused.
     """
+    model = model_of(data)
+    inputs = inputs_of(model.graph)
+    if len(inputs) != 1 or len(model.graph.output) != 1:
+        raise Refused(
+            f"the model has {len(inputs)} inputs and {len(model.graph.output)} outputs, and is not read: not one input and one output"
+        )
+    builder = Builder(shape_of_input(inputs[0]))
+    names = walked(builder, model, [builder.input], folder)
+    output = names.value(model.graph.output[0].name)
+    return replace(builder.network(output), element_type=type_of_input(inputs[0]))
+
+
+def model_of(data: bytes) -> onnx.ModelProto:
+    """A model file's content. Raises Refused."""
     try:
         model = onnx.load_model_from_string(data)
     except Exception as error:
         raise Refused(f"this is no ONNX model ({error})") from error
-    graph = model.graph
-    if model.functions or model.training_info or graph.sparse_initializer or len(graph.output) != 1:
-        raise Refused(
-            "functions, training information, sparse tensors and graphs that have not one output are not read"
-        )
-    names = Names(declared_types(graph))
+    if model.functions or model.training_info or model.graph.sparse_initializer:
+        raise Refused("functions, training information and sparse tensors are not read")
+    return model
+
+
+def walked(
+    builder: Builder, model: onnx.ModelProto, given: Sequence[Value], folder: str | Path | None = None
+) -> Names:
+    """All tensors of a model at the given values of its inputs, in the order of these. Raises Refused."""
+    names = Names(declared_types(model.graph))
     read_weights(model, folder, names)
     names.weights = frozenset(names.tensors)
-    given = only_input(graph, {*names.tensors, *names.stored})
-    builder = Builder(shape_of_input(given))
-    names.define(given.name, builder.input, given.type.tensor_type.elem_type)
+    for entry, value in zip(inputs_of(model.graph), given, strict=True):
+        names.define(entry.name, value, entry.type.tensor_type.elem_type)
     opset = opset_of(model)
-    for proto in graph.node:
+    for proto in model.graph.node:
         walk(builder, proto, names, opset)
-    output = names.tensors.get(graph.output[0].name)
-    if not isinstance(output, Value):
-        raise Refused("the output is missing, or does not depend on the input")
-    builder.float32 = TensorProto.DOUBLE not in names.types.values()
-    kind = "float32" if given.type.tensor_type.elem_type == TensorProto.FLOAT else "float64"
-    return replace(builder.network(output), element_type=kind)
+    builder.float32 = builder.float32 and TensorProto.DOUBLE not in names.types.values()
+    return names
 
 
 class Names:
@@ -79,6 +92,13 @@ class Names:
         self.stored: dict[str, Stored] = {}  # weights in small types, which are not in `tensors`
         self.weights: frozenset[str] = frozenset()  # of the file itself
         self._declared, self._taken = declared, {""}
+
+    def value(self, name: str) -> Value:
+        """The tensor of that name. Refused where there is none, or it does not depend on the input."""
+        found = self.tensors.get(name)
+        if not isinstance(found, Value):
+            raise Refused(f"there is no output or tensor {name!r} that depends on the input")
+        return found
 
     def take(self, name: str) -> None:
         """Refuse a name that there is already."""
@@ -143,12 +163,15 @@ def read_weights(model: onnx.ModelProto, folder: str | Path | None, names: Names
             raise Refused(f"{tensor.name!r} cannot be read ({error})") from error
 
 
-def only_input(graph: onnx.GraphProto, constants: Collection[str]) -> onnx.ValueInfoProto:
-    """The one input that is no constant."""
-    given: list[onnx.ValueInfoProto] = [value for value in graph.input if value.name not in constants]
-    if len(given) != 1:
-        raise Refused(f"the model has {len(given)} inputs, not one")
-    return given[0]
+def inputs_of(graph: onnx.GraphProto) -> list[onnx.ValueInfoProto]:
+    """The inputs that are no constants."""
+    constants = {tensor.name for tensor in graph.initializer}
+    return [value for value in graph.input if value.name not in constants]
+
+
+def type_of_input(given: onnx.ValueInfoProto) -> str:
+    """An input's element type, one of those that `shape_of_input` takes."""
+    return "float32" if given.type.tensor_type.elem_type == TensorProto.FLOAT else "float64"
 
 
 def shape_of_input(given: onnx.ValueInfoProto) -> Shape:

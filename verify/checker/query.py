@@ -46,6 +46,11 @@ class Query:
     outputs: int
     clauses: Clauses
 
+    @property
+    def computed(self) -> int:
+        """How many outputs models compute; the others are products."""
+        return self.outputs
+
     def of_type(self, kind: str) -> Query:
         """The property of a network whose inputs have an element type: see input_set. Raises Refused."""
         return replace(self, clauses=self.clauses.of_type(kind))
@@ -67,6 +72,14 @@ class Query:
 
 
 # -- terms
+
+
+def exact_number(word: str) -> Fraction:
+    """A decimal number. Raises Refused for too many digits."""
+    mantissa, _, exponent = word.lower().partition("e")
+    if len(mantissa) > MOST_DIGITS or len(exponent) > 20 or abs(int(exponent or 0)) > MOST_DIGITS:
+        raise Refused("a number of too many digits")
+    return Fraction(word)
 
 
 def kept(value: Fraction) -> Fraction:
@@ -281,10 +294,10 @@ class Reader:
         """A decimal number, exactly."""
         if not is_number(word):
             self.fail(f"{word[:60]!r} is neither a declared variable nor a number")
-        mantissa, _, exponent = word.lower().partition("e")
-        if len(mantissa) > MOST_DIGITS or len(exponent) > 20 or abs(int(exponent or 0)) > MOST_DIGITS:
-            self.fail("a number of too many digits")
-        return Fraction(word)
+        try:
+            return exact_number(word)
+        except Refused as error:
+            self.fail(str(error))
 
     def operation(self, depth: int) -> Term:
         """Read the rest of a sum, a difference, a product or a quotient."""

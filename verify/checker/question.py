@@ -1,4 +1,4 @@
-"""What a certificate is of: the bytes of a model and of a property, as the checker reads them."""
+"""What a certificate is of: the bytes of a model (or several) and of a property, as the checker reads them."""
 
 from __future__ import annotations
 
@@ -6,20 +6,24 @@ import gzip
 import hashlib
 import math
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeVar
+from typing import TypeAlias, TypeVar
 
 from verify.checker.container import FORMATS, Container
 from verify.checker.errors import Refused
+from verify.checker.joint import read_joint
 from verify.checker.network import Network
 from verify.checker.onnx_reader import read_model
 from verify.checker.query import Query, read_query
+from verify.checker.query2 import JointQuery, read_query2
+from verify.checker.query2_words import is_version_2
 from verify.checker.query_text import decoded
 
 MOST_BYTES = 1 << 31  # of a model or property, unpacked: ONNX's own limit
 T = TypeVar("T")
+Models: TypeAlias = Path | Mapping[str, Path]  # a model's file, or those of a query's networks by their names
 
 
 def content(path: Path) -> bytes:
@@ -42,7 +46,7 @@ def digest(data: bytes) -> str:
     return hashlib.sha256(data).hexdigest()
 
 
-def named(path: Path, action: Callable[[], T]) -> T:
+def named(path: Path | str, action: Callable[[], T]) -> T:
     """What an action gives; Refused with the file's name where it refuses it."""
     try:
         return action()
@@ -50,27 +54,71 @@ def named(path: Path, action: Callable[[], T]) -> T:
         raise Refused(f"{path}: {problem}") from problem
 
 
+def read_property(data: bytes, until: float = math.inf) -> Query:
+    """The property that a file's content states, by the version that it begins with. Raises Refused, and NotProved past `until`."""
+    text = decoded(data)
+    return read_query2(text, until) if is_version_2(text) else read_query(text, until)
+
+
+def by_network(models: Models, query: Query) -> dict[str, Path]:
+    """The models' files by the networks that they are of, in the order of these; Refused where one is missing, or one too many.
+
+    One without a name ("") is that of the first network that none is given for.
+    """
+    wanted = query.interface.implemented if isinstance(query, JointQuery) else ("",)
+    given = dict(models) if isinstance(models, Mapping) else {"": models}
+    without = [name for name in wanted if name not in given]
+    if "" in given and without:
+        given[without[0]] = given.pop("")
+    if set(given) != set(wanted):
+        raise Refused(
+            f"models are given for the networks {sorted(given)}, and needed for {sorted(wanted)}"
+            if any(wanted)
+            else "several models are given for a property of one network"
+        )
+    return {name: given[name] for name in wanted}
+
+
 @dataclass(frozen=True)
 class Question:
-    """A model and a property that fit together, and the digests of what was read."""
+    """Models and a property that fit together, and the digests of what was read.
+
+    models: the files by their networks, one of "" for a property of version 1.0. onnx_sha256: of them all in this order, spaces between.
+    """
 
     network: Network
     query: Query
+    models: Mapping[str, Path]
     onnx_sha256: str
     vnnlib_sha256: str
 
     @staticmethod
-    def read(model: Path, specification: Path, until: float = math.inf) -> Question:
+    def read(models: Models, specification: Path, until: float = math.inf) -> Question:
         """The files' question. Raises Refused, and NotProved where the time (of `time.monotonic`) is past `until`."""
-        onnx, vnnlib = content(model), content(specification)
-        network = named(model, lambda: read_model(onnx))
-        query = named(specification, lambda: read_query(decoded(vnnlib), until)).of_type(network.element_type)
+        vnnlib = content(specification)
+        query = named(specification, lambda: read_property(vnnlib, until))
+        files = named(specification, lambda: by_network(models, query))
+        contents = {name: content(path) for name, path in files.items()}
+        told = ", ".join(map(str, files.values()))
+        if isinstance(query, JointQuery):
+            interface = query.interface
+            network = named(told, lambda: read_joint(interface, contents))
+        else:
+            network = named(told, lambda: read_model(contents[""]))
         if (query.inputs, query.outputs) != (network.inputs, network.outputs):
             raise Refused(
                 f"{specification}: speaks of {query.inputs} inputs and {query.outputs} outputs, "
                 f"the model has {network.inputs} and {network.outputs}"
             )
-        return Question(network, query, digest(onnx), digest(vnnlib))
+        digests = " ".join(map(digest, contents.values()))
+        return Question(network, query.of_type(network.element_type), files, digests, digest(vnnlib))
+
+    def contents(self) -> dict[str, bytes]:
+        """The models' contents by their networks; Refused where they are no longer those that were read."""
+        found = {name: content(path) for name, path in self.models.items()}
+        if " ".join(map(digest, found.values())) != self.onnx_sha256:
+            raise Refused(f"{', '.join(map(str, self.models.values()))}: was written meanwhile")
+        return found
 
     def check_header(self, container: Container) -> str:
         """The certificate's verdict; Refused where it is of another format or of other files."""

@@ -8,6 +8,8 @@ the model's element type and in the input set of some clause (see input_set.py).
 from __future__ import annotations
 
 import json
+import math
+from collections.abc import Mapping
 from fractions import Fraction
 from typing import Any
 
@@ -22,24 +24,34 @@ from verify.checker.input_set import is_number
 from verify.checker.multipliers import Arithmetic
 from verify.checker.network import Network
 from verify.checker.query import Query
-from verify.checker.runtime import NotInstalled, Session, Trouble
+from verify.checker.query2 import JointQuery
+from verify.checker.running import outputs_at, run_joint
+from verify.checker.runtime import NotInstalled, Trouble
 
 Array = NDArray[Any]
 
 
 def check_witness(
-    container: Container, network: Network, query: Query, onnx: bytes, deployed: bool, exact: bool = False
+    container: Container,
+    network: Network,
+    query: Query,
+    contents: Mapping[str, bytes],
+    deployed: bool,
+    exact: bool = False,
 ) -> str:
-    """What the witness shows, in one sentence. NotProved where it shows nothing of the semantics asked for."""
+    """What the witness shows, in one sentence. NotProved where it shows nothing of the semantics asked for.
+
+    contents: of the models' files, by the query's networks.
+    """
     inputs = _floats(container, "inputs", query.inputs)
     point = [Fraction(value) for value in inputs]
     moved = _in_box(query, point)
     real = _violates(network, query, point, exact)
-    outputs = _run(onnx, container.text("element_type"), inputs)
+    outputs = _run(contents, query, container.text("element_type"), inputs)
     if outputs is not None and not np.isfinite(outputs).all():
         raise NotProved("ONNX Runtime's outputs are not finite")
-    stored = _floats(container, "outputs", query.outputs)
-    in_runtime = None if outputs is None else query.violated(point, [Fraction(value) for value in outputs])
+    stored = _floats(container, "outputs", query.computed)
+    in_runtime = None if outputs is None else query.violated(point, _with_products(query, point, outputs))
     same = outputs == stored
     told = [
         f"over the reals: {'confirmed' if real else 'not confirmed'}",
@@ -104,19 +116,28 @@ def _fraction(value: Any) -> Fraction:
     return Fraction(int(value.numerator), int(value.denominator))
 
 
-def _run(onnx: bytes, element_type: str, inputs: list[float]) -> list[float] | None:
-    """ONNX Runtime's outputs; None where it is not installed."""
+def _with_products(query: Query, point: list[Fraction], outputs: list[float]) -> list[Fraction]:
+    """What a runtime computed, and the products of these numbers and inputs, exactly."""
+    found = [Fraction(value) for value in outputs]
+    for factors in query.interface.products if isinstance(query, JointQuery) else ():
+        values = (found[code // 2] if code % 2 else point[code // 2] for code in factors)
+        found.append(math.prod(values, start=Fraction(1)))
+    return found
+
+
+def _run(
+    contents: Mapping[str, bytes], query: Query, element_type: str, inputs: list[float]
+) -> list[float] | None:
+    """ONNX Runtime's outputs, hidden variables behind them; None where it is not installed."""
     if element_type not in ("float32", "float64"):
         raise Refused(f"element type {element_type!r} is not known")
     x = np.array(inputs, dtype=element_type)
     if x.tolist() != inputs:
         raise Refused(f"the inputs are no numbers of type {element_type}")
     try:
-        session = Session(onnx)
-        name, _, told = session.inputs[0]
-        shape = [size if isinstance(size, int) else 1 for size in told]
-        outputs = session.run([session.outputs[0][0]], {name: x.reshape(1, *shape)})[0]
-        return [float(value) for value in outputs.ravel()]
+        if not isinstance(query, JointQuery):
+            return [float(value) for value in outputs_at(contents[""], [x])[0].ravel().tolist()]
+        return run_joint(query.interface, contents, x)
     except NotInstalled:
         return None
     except (Trouble, ValueError, IndexError) as error:  # it has no input, or one of another size

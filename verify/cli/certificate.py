@@ -35,7 +35,8 @@ def group() -> None:
 @_CERTIFICATE
 @click.argument("model", required=False, type=options.FILE)
 @options.OPTIONAL_PROPERTY
-def show(certificate: Path, model: Path | None, specification: Path | None) -> int:
+@options.FURTHER
+def show(certificate: Path, model: Path | None, specification: Path | None, further: dict[str, Path]) -> int:
     """Show header, tree and sizes of CERTIFICATE; with its MODEL and PROPERTY also what it proves, and the hardest leaves."""
     from verify.checker.checking import check
     from verify.checker.container import read
@@ -47,7 +48,7 @@ def show(certificate: Path, model: Path | None, specification: Path | None) -> i
     try:
         click.echo(describe(read(certificate)))
         if model is not None and specification is not None:
-            found = check(certificate, model, specification)
+            found = check(certificate, options.models_of(model, further), specification)
             click.echo(found.sentence)
             for bound, node in found.summary.hardest if found.summary else []:
                 click.echo(f"node {node}: bound {bound:.6g}")
@@ -61,14 +62,15 @@ def show(certificate: Path, model: Path | None, specification: Path | None) -> i
 @options.MODEL
 @options.PROPERTY
 @click.argument("target", type=options.FILE)
-def trim(certificate: Path, model: Path, specification: Path, target: Path) -> int:
+@options.FURTHER
+def trim(certificate: Path, model: Path, specification: Path, target: Path, further: dict[str, Path]) -> int:
     """Write CERTIFICATE to TARGET without the leaves that it does not need."""
     from verify.checker.errors import NotProved, Refused
     from verify.proof.trimming import trim as trim_certificate
 
-    options.admitted([certificate, model, specification], {"TARGET": target})
+    options.admitted([certificate, model, specification, *further.values()], {"TARGET": target})
     try:
-        gone = trim_certificate(certificate, model, specification, target)
+        gone = trim_certificate(certificate, options.models_of(model, further), specification, target)
     except (NotProved, Refused) as problem:
         raise InputError(f"{certificate}: {problem}") from None
     click.echo(f"{gone} leaves fewer")
@@ -82,14 +84,17 @@ def trim(certificate: Path, model: Path, specification: Path, target: Path) -> i
 @options.PROPERTY
 @click.argument("target", type=options.FILE)
 @click.argument("parts", nargs=-1, required=True, type=options.FILE)
-def merge(model: Path, specification: Path, target: Path, parts: tuple[Path, ...]) -> int:
+@options.FURTHER
+def merge(
+    model: Path, specification: Path, target: Path, parts: tuple[Path, ...], further: dict[str, Path]
+) -> int:
     """Write to TARGET one certificate of what PARTS close between them: each some clauses, or some subtrees of the same splits."""
     from verify.checker.errors import NotProved, Refused
     from verify.proof.merging import merge as merge_certificates
 
-    options.admitted([*parts, model, specification], {"TARGET": target})
+    options.admitted([*parts, model, specification, *further.values()], {"TARGET": target})
     try:
-        leaves = merge_certificates(parts, model, specification, target)
+        leaves = merge_certificates(parts, options.models_of(model, further), specification, target)
     except (NotProved, Refused) as problem:
         raise InputError(str(problem)) from None
     click.echo(f"{leaves} leaves")

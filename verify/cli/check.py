@@ -18,6 +18,7 @@ from verify.request import known_address
 
 if TYPE_CHECKING:
     from verify.checker.checking import Checked, Provers
+    from verify.checker.question import Models
 
 
 @click.command(
@@ -36,6 +37,7 @@ if TYPE_CHECKING:
 @click.argument("certificate", type=options.FILE)
 @options.MODEL
 @options.OPTIONAL_PROPERTY
+@options.FURTHER
 @click.option(
     "--exact",
     is_flag=True,
@@ -56,6 +58,7 @@ def check(
     certificate: Path,
     model: Path,
     specification: Path | None,
+    further: dict[str, Path],
     exact: bool,
     semantics: str,
     jobs: int | None,
@@ -77,7 +80,7 @@ def check(
     with _provers(ray, jobs) as provers:
         checked = partial(
             _checked,
-            model=model,
+            model=options.models_of(model, further),
             exact=exact,
             semantics=semantics,
             jobs=jobs or os.cpu_count() or 1,
@@ -118,7 +121,7 @@ def _check_all(folder: Path, checked: Callable[[Path, Path], Checked]) -> int:
     return DECIDED if proved == len(certificates) else UNDECIDED
 
 
-def _checked(certificate: Path, specification: Path, *, model: Path, **how: Any) -> Checked:
+def _checked(certificate: Path, specification: Path, *, model: Models, **how: Any) -> Checked:
     from verify.checker.checking import check as check_certificate
     from verify.checker.errors import Refused
 

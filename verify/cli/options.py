@@ -75,10 +75,31 @@ def _size(_: click.Context, parameter: click.Parameter, text: str | None) -> int
     return size
 
 
+def named_models(_: click.Context, parameter: click.Parameter, given: tuple[str, ...]) -> dict[str, Path]:
+    """NAME=MODEL options as a mapping."""
+    models: dict[str, Path] = {}
+    for text in given:
+        name, separator, path = text.partition("=")
+        if not (name and separator and path):
+            raise click.BadParameter(f"{text!r} is not of the form NAME=MODEL", param=parameter)
+        if name in models:
+            raise click.BadParameter(f"the network {name} is given twice", param=parameter)
+        models[name] = Path(path)
+    return models
+
+
 FILE, SECONDS = click.Path(path_type=Path), _Seconds()
 MODEL = click.argument("model", type=FILE)
 PROPERTY = click.argument("specification", metavar="PROPERTY", type=FILE)
 OPTIONAL_PROPERTY = click.argument("specification", metavar="[PROPERTY]", required=False, type=FILE)
+FURTHER = click.option(
+    "--network",
+    "further",
+    multiple=True,
+    callback=named_models,
+    metavar="NAME=MODEL",
+    help="The model of a further network of a VNN-LIB 2.0 query; MODEL is that of the first one that none is given for.",
+)
 MEMORY = click.option(
     "--memory",
     callback=_size,
@@ -110,6 +131,11 @@ SEMANTICS = click.option(
 FORMAT = click.option(
     "--format", "form", type=click.Choice(["text", "json"]), default="text", show_default=True
 )
+
+
+def models_of(model: Path, further: Mapping[str, Path]) -> Path | dict[str, Path]:
+    """A model, or with it those of further networks by their names; its own name is left empty."""
+    return {"": model, **further} if further else model
 
 
 def begun() -> float:

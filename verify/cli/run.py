@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 )
 @options.MODEL
 @options.PROPERTY
+@options.FURTHER
 @options.TIMEOUT
 @options.MEMORY
 @options.DEVICE
@@ -78,8 +79,11 @@ def run(
     The first word on stdout is the verdict: sat, unsat, unknown or timeout. For sat the counterexample follows, as each
     tensor's name, type and shape and then one value a line, as ONNX Runtime reproduced it.
     """
-    request = Request(model, specification, rigorous=not no_rigorous, **asked)
-    return _Command(request, (model, specification), form, quiet, explain, log_json, report).run()
+    further: dict[str, Path] = asked.pop("further")
+    request = Request(options.models_of(model, further), specification, rigorous=not no_rigorous, **asked)
+    return _Command(
+        request, (model, specification, *further.values()), form, quiet, explain, log_json, report
+    ).run()
 
 
 @dataclass

@@ -30,19 +30,6 @@ _VERDICTS = {"timeout": "timed-out"}  # what the standard calls them, where that
 # -- verify
 
 
-def _networks(_: click.Context, parameter: click.Parameter, given: tuple[str, ...]) -> dict[str, Path]:
-    """NAME=MODEL options as a mapping."""
-    models: dict[str, Path] = {}
-    for text in given:
-        name, separator, path = text.partition("=")
-        if not (name and separator and path):
-            raise click.BadParameter(f"{text!r} is not of the form NAME=MODEL", param=parameter)
-        if name in models:
-            raise click.BadParameter(f"the network {name} is given twice", param=parameter)
-        models[name] = Path(path)
-    return models
-
-
 @click.command(
     "verify",
     short_help="Decide QUERY, as the VNN-LIB standard prescribes.",
@@ -57,7 +44,7 @@ def _networks(_: click.Context, parameter: click.Parameter, given: tuple[str, ..
     "--network",
     "networks",
     multiple=True,
-    callback=_networks,
+    callback=options.named_models,
     metavar="NAME=MODEL",
     help="The model of a declared network; one for each that is not equal-to another.",
 )

@@ -6,13 +6,14 @@ stays the model's own runtime, run once for each copy.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from fractions import Fraction
 from math import prod
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import onnx
 import torch
 from numpy.typing import NDArray
 
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
     from verify.loading.runner import Runner
     from verify.specification import Front
 
+_OPSET, _IR = 13, 8
 DISTANCE = "distance"  # the network of a query that gives entries' distances from a point
 
 
@@ -60,6 +62,9 @@ class SideBySide(JointModel):
     """A model once for each network of a query. distances: of each joint output, the input that it is the distance of, from what; or None."""
 
     distances: tuple[tuple[int, float] | None, ...] = ()
+    beside: Mapping[str, bytes] = field(
+        default_factory=dict
+    )  # networks that are not the model, as ONNX files
 
     def judged(self, inputs: Sequence[Fraction | float], outputs: NDArray[Any]) -> Sequence[Fraction | float]:
         """The outputs, distances and products exactly."""
@@ -82,6 +87,7 @@ def side_by_side_with_itself(
     builder = Builder(model.input_shape if own else (size,), "inputs")
     flat = builder.reshape(builder.input, (size,))
     values, places, distances, first = list[Value](), [], list[tuple[int, float] | None](), 0
+    beside: dict[str, bytes] = {}
     for network in query.networks:
         place = query.input_of[first : first + network.inputs[0].size]
         first, of_distances = first + len(place), network.name == DISTANCE
@@ -89,6 +95,7 @@ def side_by_side_with_itself(
         builder.label = network.name
         if of_distances:
             assert centre is not None
+            beside = {DISTANCE: distance_model(model, centre)}
             values.append(_distances(builder, given, centre))
             distances += zip(place.tolist(), centre.ravel().tolist(), strict=True)
         else:
@@ -114,6 +121,7 @@ def side_by_side_with_itself(
         (model.element_type,) * size,
         types,
         tuple(distances),
+        beside=beside,
         notes=model.notes,
     )
 
@@ -133,6 +141,26 @@ def _distances(builder: Builder, given: Value, centre: NDArray[np.float64]) -> V
     """|given - centre|, entry by entry."""
     middle = torch.from_numpy(np.array(centre)).reshape(given.shape)
     return builder.activation(Abs(), builder.scale(given, None, -middle))
+
+
+def distance_model(model: LoadedModel, centre: NDArray[np.float64]) -> bytes:
+    """The network called `distance` as an ONNX file: of inputs as the model takes them, exactly over the reals."""
+    shape = list(model.input_shape)
+    types = {"float32": onnx.TensorProto.FLOAT, "float64": onnx.TensorProto.DOUBLE}
+    helper, double = onnx.helper, onnx.TensorProto.DOUBLE
+    graph = helper.make_graph(
+        [
+            helper.make_node("Cast", ["U"], ["exact"], to=double),
+            helper.make_node("Sub", ["exact", "centre"], ["difference"]),
+            helper.make_node("Abs", ["difference"], ["D"]),
+        ],
+        DISTANCE,
+        [helper.make_tensor_value_info("U", types[model.element_type], shape)],
+        [helper.make_tensor_value_info("D", double, shape)],
+        [onnx.numpy_helper.from_array(centre.reshape(shape), "centre")],
+    )
+    opset = [helper.make_opsetid("", _OPSET)]
+    return bytes(helper.make_model(graph, opset_imports=opset, ir_version=_IR).SerializeToString())
 
 
 @dataclass(frozen=True)

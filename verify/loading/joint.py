@@ -191,13 +191,13 @@ def _opset(parts: Sequence[Part]) -> int | None:
 def _inputs(query: Query, parts: Sequence[Part]) -> tuple[Builder, Value, dict[str, list[Value]]]:
     """A builder; its input, flat; and every network's inputs by its name."""
     size = int(query.input_of.max(initial=0)) + 1
-    alone = len(parts) == 1 and len(parts[0].shapes) == 1 and len(query.input_of) == size
-    builder = Builder(parts[0].shapes[0] if alone else (size,), "inputs")
+    first = parts[0].shapes[0]
+    builder = Builder(first if prod(first) == size else (size,), "inputs")
     builder.label = "inputs"
     given = {}
     for part in parts:
         given[part.declaration.name] = [
-            builder.input if alone else builder.gather(builder.input, torch.from_numpy(places.reshape(shape)))
+            builder.gather(builder.input, torch.from_numpy(places.reshape(shape)))
             for places, shape in zip(part.places, part.shapes, strict=True)
         ]
     return builder, builder.reshape(builder.input, (size,)), given

@@ -13,7 +13,8 @@ from verify.network.activations.square import Square
 def with_products(
     builder: Builder, inputs: Value, outputs: Value, products: Sequence[tuple[int, ...]]
 ) -> Value:
-    """The outputs with the products behind them, each made of two halves that are made once."""
+    """The outputs with the products behind them, each made of two halves that are made once: by degree, squares before others, in the order
+    of their factors (as docs/certificate-format.md has them)."""
     builder.label = "products"
     pool = side_by_side(builder, [inputs, outputs])
     places: dict[tuple[int, ...], int] = {(2 * i,): i for i in range(inputs.size)}
@@ -22,7 +23,7 @@ def with_products(
     for factors in sorted(needed, key=len, reverse=True):
         _add_halves(needed, factors)
     for degree in sorted({len(factors) for factors in needed} - {1}):
-        group = [factors for factors in needed if len(factors) == degree]
+        group = sorted(factors for factors in needed if len(factors) == degree)
         squares = [factors for factors in group if len(set(_halves(factors))) == 1]
         others = [factors for factors in group if len(set(_halves(factors))) == 2]
         new = []

@@ -20,7 +20,7 @@ from verify.checker.kinds import effort
 from verify.checker.multipliers import Arithmetic
 from verify.checker.processes import SUPPORTED, Ended, Process
 from verify.checker.proof import Summary
-from verify.checker.question import Question
+from verify.checker.question import Models, Question
 from verify.proof.writer import CertificateWriter
 
 # seconds between looks at what is new
@@ -41,7 +41,7 @@ class LiveCheck:
     def __init__(
         self,
         writer: CertificateWriter,
-        files: tuple[Path, Path],
+        files: tuple[Models, Path],
         semantics: str,
         rows: int,
         clauses: int,

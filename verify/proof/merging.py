@@ -22,7 +22,7 @@ from verify.checker.clauses import ROOTS
 from verify.checker.container import Container, read
 from verify.checker.errors import NotProved, Refused
 from verify.checker.kinds import Block, blocks
-from verify.checker.question import Question, named
+from verify.checker.question import Models, Question, named
 from verify.checker.tree import SPLITS, Tree
 from verify.proof.blocks import CuttingPlanes, Moved
 from verify.proof.kinds import BLOCKS
@@ -174,7 +174,7 @@ class _Merger:
 
 
 def merge(
-    parts: Sequence[Path], model: Path, specification: Path, target: Path, until: float = math.inf
+    parts: Sequence[Path], model: Models, specification: Path, target: Path, until: float = math.inf
 ) -> int:
     """Writes one certificate of all that the parts close between them, once it is proved; how many leaves it has.
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -13,11 +13,12 @@ import numpy as np
 from verify.checker.checking import DEPLOYED, FAILURES, REAL, check
 from verify.checker.errors import Refused
 from verify.checker.onnx_reader import read_model
-from verify.checker.question import content, digest
+from verify.checker.question import Models, Question, content, digest
 from verify.errors import InputError
+from verify.loading.joint import JointModel
 from verify.loading.onnx.external import data_files
 from verify.output import Outputs
-from verify.problem import Problem, Witness
+from verify.problem import Problem, Witness, of_networks
 from verify.proof.live_check import LiveCheck
 from verify.proof.writer import CertificateWriter
 
@@ -25,14 +26,14 @@ from verify.proof.writer import CertificateWriter
 class Recording:
     """One certificate in the making."""
 
-    def __init__(self, path: Path, model: Path, specification: Path, writer: CertificateWriter) -> None:
-        self.path, self.model, self.specification, self.writer = path, model, specification, writer
+    def __init__(self, path: Path, models: Models, specification: Path, writer: CertificateWriter) -> None:
+        self.path, self.models, self.specification, self.writer = path, models, specification, writer
         self._live: LiveCheck | None = None
 
     @contextmanager
     def followed(self, problem: Problem, semantics: str, jobs: int, until: float) -> Iterator[None]:
         """Within it, what is written is proved as it comes, by `jobs` processes at most."""
-        files, network = (self.model, self.specification), problem.model.network
+        files, network = (self.models, self.specification), problem.model.network
         with LiveCheck(
             self.writer, files, semantics, problem.rows, problem.clauses, network.variables, jobs, until
         ) as self._live:
@@ -61,7 +62,7 @@ class Recording:
     def _header(self, verdict: str) -> dict[str, str]:
         return {
             "verdict": verdict,
-            "onnx_sha256": digest(content(self.model)),
+            "onnx_sha256": " ".join(digest(content(path)) for path in _files(self.models)),
             "vnnlib_sha256": digest(content(self.specification)),
         }
 
@@ -82,7 +83,7 @@ class Recording:
         except FAILURES as problem:
             return f"not proved: {problem}"
         found = check(
-            self.writer.whole, self.model, self.specification, semantics=semantics, jobs=jobs, until=until
+            self.writer.whole, self.models, self.specification, semantics=semantics, jobs=jobs, until=until
         )
         return None if found.proved else found.sentence
 
@@ -92,19 +93,42 @@ def recording(
     path: Path, model: object, specification: object, problem: Problem, folder: Path | None = None
 ) -> Iterator[Recording]:
     """A certificate for a problem read from two files; folder: that keeps its search. Raises InputError where there can be none."""
-    if not isinstance(model, str | Path) or not isinstance(specification, str | Path):
+    models = _paths(model, problem)
+    if models is None or not isinstance(specification, str | Path):
         raise InputError("a certificate speaks of the bytes of two files: give model and property as paths")
-    model, specification = Path(model), Path(specification)
-    Outputs([model, specification], data_files).admit("--certificate", path)
-    _check_readable(model, problem)
+    specification = Path(specification)
+    Outputs([*_files(models), specification], data_files).admit("--certificate", path)
+    _check_readable(models, specification, problem)
     with CertificateWriter(path, folder) as writer:
-        yield Recording(path, model, specification, writer)
+        yield Recording(path, models, specification, writer)
 
 
-def _check_readable(model: Path, problem: Problem) -> None:
-    """InputError unless the checker reads the same network from the file: as many variables, in the same layers."""
+def _paths(model: object, problem: Problem) -> Models | None:
+    """The models' files, those of a query in the order of its networks; None where some model is no file."""
+    if not isinstance(model, Mapping):
+        return Path(model) if isinstance(model, str | Path) else None
+    if not all(isinstance(path, str | Path) for path in model.values()):
+        return None
+    models = {name: Path(path) for name, path in model.items()}
+    if not isinstance(problem.model, JointModel):
+        return models
+    models = of_networks(problem.model.query, models)
+    return {name: models[name] for name in problem.model.query.implemented}
+
+
+def _files(models: Models) -> list[Path]:
+    return list(models.values()) if isinstance(models, Mapping) else [models]
+
+
+def _check_readable(models: Models, specification: Path, problem: Problem) -> None:
+    """InputError unless the checker reads the same network from the files: as many variables, in the same layers."""
+    files = _files(models)
+    model = ", ".join(map(str, files))
     try:
-        network = read_model(content(model))
+        if problem.model.of_query:
+            network = Question.read(models, specification).network
+        else:
+            network = read_model(content(files[0]))
     except Refused as problem_found:
         raise InputError(
             f"--certificate: the checker does not read {model}: {problem_found}"

@@ -19,6 +19,7 @@ from verify.checker.container import Container
 from verify.checker.errors import NotProved
 from verify.checker.kinds import Block, blocks
 from verify.checker.proof import Proof
+from verify.checker.question import Models
 from verify.proof.blocks import LEVELS, Leaf
 from verify.proof.kinds import BLOCKS
 from verify.proof.leaf_blocks import Covered, Leaves8
@@ -149,7 +150,7 @@ class Trimmer:
         return number
 
 
-def trim(certificate: Path, model: Path, specification: Path, target: Path, until: float = math.inf) -> int:
+def trim(certificate: Path, model: Models, specification: Path, target: Path, until: float = math.inf) -> int:
     """Writes a thinner certificate of the same claim, once it is proved; how many leaves are gone.
 
     until: the time (of `time.monotonic`) at which it gives up. Raises Refused and NotProved.

@@ -140,10 +140,12 @@ def _evidence(result: Result) -> Iterator[str]:
     account = result.account
     if result.certificate is None or account is None:
         return
-    yield "<h2>Evidence</h2><p>The certificate was proved by a checker that shares no code with the search. Whoever has the three files can prove it again:</p>"
+    yield "<h2>Evidence</h2><p>The certificate was proved by a checker that shares no code with the search. Whoever has these files can prove it again:</p>"
     files = (str(result.certificate), account.model, account.specification)
     semantics = account.settings.get("semantics", "real")
     extra = [] if semantics == "real" else ["--semantics", str(semantics)]
+    for name, path in account.networks.items():
+        extra += ["--network", f"{name}={path}"]
     yield f"<pre>{escape(shlex.join(['verify', 'check', *files, *extra]))}</pre>"
 
 

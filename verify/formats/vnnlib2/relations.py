@@ -128,9 +128,8 @@ class _Renaming:
         for code, factor in coefficients.items():
             renamed[self._code(code)] = renamed.get(self._code(code), Fraction(0)) + factor
         renamed = {code: factor for code, factor in renamed.items() if factor}
-        if len(renamed) == len(coefficients):
-            reader.rows[row] = renamed, constant
-        else:
+        reader.rows[row] = renamed, constant
+        if len(renamed) < len(coefficients):
             self.changed[k] = reader.compared(reader.operator[k], (renamed, -constant))
 
     def _replaced(self, node: Node, places: list[int]) -> Node:
