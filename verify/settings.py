@@ -38,6 +38,7 @@ from verify.lagrangian.dual import storage
 from verify.memory import budget, enforce
 from verify.network.activations.relu import Relu
 from verify.network.graph import Network
+from verify.network.opposites import without_opposites
 from verify.network.rounding_model import check
 from verify.problem import Problem
 from verify.proof.certificate import CertificateTracer
@@ -178,6 +179,8 @@ def build_search(
     if settings.semantics != "real":
         network = _deployed(problem, network, settings.semantics)
     tracer = NO_PROOF if writer is None else CertificateTracer(network, problem.rows, writer)
+    if tracer.proves(Provable.WITHOUT_OPPOSITES) and not network.deployed:
+        network = without_opposites(network)
     network = replace(network, plain=not tracer.proves(Provable.SHARED_FACTS))
     if tracer.proves(Provable.EXCLUDED_CLAUSES):
         problem = without_excluded(problem, network)

@@ -133,7 +133,8 @@ def test_batches_of_large_networks_fit_the_memory(monkeypatch: pytest.MonkeyPatc
     sizes = []
     for width in (4, 3_000, 3_000_000):
         draft = Draft(torch.Generator().manual_seed(0), (1,))
-        wide = draft.add(Dense(torch.ones(width, 1, dtype=torch.float64)), (0,), (width,))
+        rows = torch.arange(1, width + 1, dtype=torch.float64)[:, None]
+        wide = draft.add(Dense(rows), (0,), (width,))
         draft.add(Dense(torch.ones(1, width, dtype=torch.float64)), (draft.activation(wide, Relu()),), (1,))
         problem = Problem(
             loaded(draft.network()), parse(property_text([0.0], [1.0], 1, row_text([1.0], -1.0)))

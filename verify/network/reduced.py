@@ -35,9 +35,9 @@ class Reduced:
         if network.deployed:  # what float32 makes of it is said of the maps as they are
             return cls(network, torch.arange(network.variables, device=network.device))
         nodes, variables = list(network.nodes), torch.ones(network.variables, dtype=torch.bool)
-        readers = _readers(network)
+        readers = readers_of(network)
         for layer in network.layers:
-            if not _between_dense(network, layer, readers):
+            if not between_dense(network, layer, readers):
                 continue
             kept = ~_zero(layer, lower[:, layer.variables], upper[:, layer.variables])
             if bool(kept.all()):
@@ -54,7 +54,7 @@ class Reduced:
         return cls(replace(network, nodes=tuple(nodes)), variables.nonzero()[:, 0].to(network.device))
 
 
-def _readers(network: Network) -> list[list[int]]:
+def readers_of(network: Network) -> list[list[int]]:
     """The nodes that read each node."""
     readers: list[list[int]] = [[] for _ in network.nodes]
     for index, node in enumerate(network.nodes):
@@ -63,7 +63,7 @@ def _readers(network: Network) -> list[list[int]]:
     return readers
 
 
-def _between_dense(network: Network, layer: Layer, readers: list[list[int]]) -> bool:
+def between_dense(network: Network, layer: Layer, readers: list[list[int]]) -> bool:
     """Whether a layer's neurons are rows of one dense map and columns of others, and nothing else."""
     activation = layer.activation
     return (

@@ -73,6 +73,7 @@ UNPROVED = {
     Provable.CROWN_ROOTS,
     Provable.SHARED_FACTS,
     Provable.REDUCED_NETWORK,
+    Provable.WITHOUT_OPPOSITES,
     Provable.EXCLUDED_CLAUSES,
     Provable.OTHER_SEARCH,
 }
