@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 from dataclasses import replace
+from functools import cache
 
 import pytest
 import torch
@@ -57,6 +58,7 @@ def search_of(problem: Problem) -> tuple[BranchAndBound, SplitActivations]:
     return search, search.strategy
 
 
+@cache
 def searched(seed: int, batches: int = 8) -> RootBounds:
     """What a search knows that splits so many batches and finds no witness, in whatever time."""
     problem = dense_problem(seed, 0.05)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from decimal import Decimal, localcontext
+from decimal import Context, Decimal, localcontext
 from fractions import Fraction
 from typing import Any
 
@@ -70,7 +70,7 @@ def fraction(value: Any) -> Fraction:
 
 
 def exponential(z: Fraction) -> Decimal:
-    with localcontext(prec=60):
+    with localcontext(Context(prec=60)):
         return (Decimal(z.numerator) / Decimal(z.denominator)).exp()
 
 
@@ -91,7 +91,7 @@ PI = pi()
 def sine(z: Fraction) -> Fraction:
     """By its series, near 0."""
     rest = z - 2 * PI * round(z / (2 * PI))
-    with localcontext(prec=60):
+    with localcontext(Context(prec=60)):
         term = Decimal(rest.numerator) / Decimal(rest.denominator)
         square, found, k = term * term, term, 1
         while abs(term) > Decimal(10) ** -60 * abs(found):
@@ -106,7 +106,7 @@ def activated(kind: str, parameters: tuple[Any, ...], z: list[Fraction]) -> list
     if kind == "product":
         half = len(z) // 2
         return [a * b for a, b in zip(z[:half], z[half:], strict=True)]
-    with localcontext(prec=60):
+    with localcontext(Context(prec=60)):
         function: Callable[[Fraction], Any] = {
             "relu": lambda v: max(v, Fraction(0)),
             "leaky": lambda v: v if v >= 0 else v * parameters[0],

@@ -12,6 +12,7 @@ import onnx
 import onnxruntime
 import pytest
 import torch
+from old_runtime import skip_if
 from onnx import TensorProto, helper, numpy_helper
 
 from verify.checker.activations import EXACT
@@ -234,6 +235,7 @@ UNKNOWN_TO_SEARCH = ("DepthToSpace", "MatMul inner")
 
 @pytest.mark.parametrize("name", CASES)
 def test_operator(name: str) -> None:
+    skip_if(name in ("constants alone", "ReduceSum nothing"))
     shape, nodes, weights, opset = CASES[name]
     data = model(shape, nodes, weights, opset)
     network = read_model(data)
