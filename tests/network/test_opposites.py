@@ -17,6 +17,7 @@ from verify.lagrangian.dual import DualProblem
 from verify.network import opposites
 from verify.network.activations import Activation, Relu, Sigmoid
 from verify.network.affine import Dense
+from verify.network.convolution import Convolution
 from verify.network.graph import Network, Node
 from verify.network.opposites import without_opposites
 from verify.state import Objective
@@ -150,6 +151,67 @@ def test_equal_digests_say_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     without = without_opposites(network)
     x = short(torch.Generator().manual_seed(0), 50, 2)
     assert torch.equal(network.forward(x), without.forward(x))
+
+
+def test_at_every_place() -> None:
+    """Rows are a layer's whatever axes are before them."""
+    generator = torch.Generator().manual_seed(0)
+    maps = planted(generator, 4, 10, 3, True), Dense(short(generator, 2, 10))
+    shapes = (1, 5, 3), (1, 5, 10), (1, 5, 10), (1, 5, 2)
+    operators = None, maps[0], Relu(), maps[1]
+    network = Network(
+        tuple(
+            Node(one, (i - 1,) if i else (), shape)
+            for i, (one, shape) in enumerate(zip(operators, shapes, strict=True))
+        )
+    )
+    without = without_opposites(network)
+    assert [layer.size for layer in without.layers] == [5 * 4]
+    x = short(generator, 20, 15)
+    assert torch.equal(network.forward(x), without.forward(x))
+
+
+def convolved(first: Tensor, second: Tensor, groups: int = 1, transposed: bool = False) -> Network:
+    """Two convolutions of images of 7 by 7, the first of stride 2, and a ReLU between."""
+    ones, twos = (1, 1), (2, 2)
+    shape = (1, first.shape[1] * groups, 7, 7)
+    own = Convolution(first, first.sum((1, 2, 3)), twos, ones, ones, groups, shape)
+    pad = (second.shape[2] // 2,) * 2
+    read = Convolution(second, None, ones, pad, ones, 1, own.output_shape, transposed)
+    shapes = shape, own.output_shape, own.output_shape, read.output_shape
+    operators = None, own, Relu(), read
+    return Network(
+        tuple(
+            Node(one, (i - 1,) if i else (), shape)
+            for i, (one, shape) in enumerate(zip(operators, shapes, strict=True))
+        )
+    )
+
+
+def test_channels_that_were_split() -> None:
+    """`p = relu(p) - relu(-p)` for one channel of two, put together by a convolution of single places."""
+    generator = torch.Generator().manual_seed(1)
+    kernels = short(generator, 2, 3, 3, 3)
+    network = convolved(
+        kernels[[0, 0, 1]] * torch.tensor([1.0, -1.0, 1.0])[:, None, None, None],
+        torch.tensor([[1.0, -1.0, 0.0], [0.0, 0.0, 1.0]], dtype=DOUBLE)[..., None, None],
+    )
+    without = without_opposites(network)
+    assert [layer.size for layer in without.layers] == [4 * 4]
+    x = short(generator, 20, network.inputs)
+    assert torch.equal(network.forward(x), without.forward(x))
+
+
+@pytest.mark.parametrize("kind", ["wide reader", "groups", "transposed reader"])
+def test_other_convolutions_are_left(kind: str) -> None:
+    generator = torch.Generator().manual_seed(1)
+    groups = 2 if kind == "groups" else 1
+    one = short(generator, 1, 2, 3, 3)
+    size = 3 if kind == "wide reader" else 1
+    network = convolved(
+        torch.cat([one, -one]), short(generator, 2, 2, size, size), groups, kind == "transposed reader"
+    )
+    assert without_opposites(network) is network
 
 
 def test_several_readers() -> None:

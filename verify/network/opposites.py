@@ -1,25 +1,29 @@
 """The same network with one ReLU for all that have equal or opposite pre-activations.
 
-`relu(-p)` is `relu(p) - p`. Absolute values, maxima and minima that are written with ReLUs have such pairs, concatenated ReLUs nothing else:
-relaxed each alone, `relu(p) - relu(-p)` is an interval where it is `p`. Rewritten only where all new weights are exact, so that it is the
-same function.
+`relu(-p)` is `relu(p) - p`. Absolute values, maxima and minima that are written with ReLUs have such pairs, and so have ReLUs that were split:
+relaxed each alone, `relu(p) - relu(-p)` is an interval where it is `p`. Neurons are rows of dense maps that dense maps read, or channels of
+convolutions that are mixed place by place. Rewritten only where all new weights are exact, so that it is the same function.
 """
 
 from __future__ import annotations
 
 import math
 from dataclasses import replace
+from typing import NamedTuple
 
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from verify.network.activations import Activation
 from verify.network.activations.relu import Relu
-from verify.network.affine import Combine, Dense
+from verify.network.affine import Affine, Combine, Dense, Shape
+from verify.network.convolution import Convolution
 from verify.network.exactness import BITS, unit_exponent
 from verify.network.graph import Layer, Network, Node
-from verify.network.reduced import between_dense, readers_of
+from verify.network.reduced import readers_of
 
+Map = Dense | Convolution
 _SPREAD = 0x1E3779B97F4A7C15  # the golden ratio's bits, which multiples of differ in many places
 _LEAST = -1000  # exponent of a product that float64 has whole
 
@@ -29,7 +33,7 @@ def without_opposites(network: Network) -> Network:
     readers = readers_of(network)
     # a layer changes what is behind it alone: from the last on, indices stay what they were
     for layer in reversed(network.layers):
-        if type(layer.activation) is Relu and between_dense(network, layer, readers):
+        if type(layer.activation) is Relu and readers[layer.pre_node] == [layer.node]:
             without = _without(network, layer, readers[layer.node])
             if without is not None:
                 network, readers = without, readers_of(without)
@@ -38,23 +42,44 @@ def without_opposites(network: Network) -> Network:
 
 def _without(network: Network, layer: Layer, readers: list[int]) -> Network | None:
     """A ReLU of each kind in that layer; None where each is of its own, or the new weights would have to be rounded."""
-    dense = network.nodes[layer.pre_node].operator
-    assert isinstance(dense, Dense)
-    rows = dense.weight if dense.bias is None else torch.cat([dense.weight, dense.bias[:, None]], 1)
-    first, of, opposite = _alike(rows)
-    if len(first) == len(rows) or dense.bias_size is not None:
+    own = network.nodes[layer.pre_node].operator
+    if not isinstance(own, Map) or not _plain(own) or not readers:
+        return None
+    first, of, opposite = _alike(torch.cat([own.weight.flatten(1), _bias(own)[:, None]], 1))
+    if len(first) == len(of):
         return None
     maps = {}
     for reader in readers:
-        read = network.nodes[reader].operator
-        assert isinstance(read, Dense)
-        found = _read(read, dense, first, of, opposite)
-        if found is None:
+        read = _reading(network.nodes[reader].operator, own)
+        known = None if read is None else _read(read, own, first, of, opposite)
+        if known is None:
             return None
-        maps[reader] = found
-    used = torch.stack([(own.weight != 0).any(0) for own, _ in maps.values()]).any(0)
+        maps[reader] = known
+    used = torch.stack([(known.own != 0).any(0) for known in maps.values()]).any(0)
     used[0] |= ~used.any()  # no layer is empty
-    return _rewritten(network, layer, dense, first[used], used, maps)
+    return _rewritten(network, layer, own, first[used], used, maps)
+
+
+def _plain(operator: Map) -> bool:
+    """Whether each neuron (of each place) is one row of weights and a bias that was not rounded."""
+    if isinstance(operator, Convolution) and (operator.transposed or operator.groups > 1):
+        return False
+    return operator.bias_size is None
+
+
+def _reading(read: Affine | Activation | None, own: Map) -> Map | None:
+    """A map whose values are each of a single place, with a column for each row of `own`; None of another."""
+    if isinstance(own, Dense):
+        return read if isinstance(read, Dense) and _plain(read) else None
+    if not isinstance(read, Convolution) or read.weight.dim() != own.weight.dim() or not _plain(read):
+        return None
+    return (
+        read if read.weight[0, 0].numel() == 1 and {*read.stride} == {1} and not any(read.padding) else None
+    )
+
+
+def _bias(operator: Map) -> Float[Tensor, " rows"]:
+    return operator.weight.new_zeros(len(operator.weight)) if operator.bias is None else operator.bias
 
 
 def _alike(rows: Float[Tensor, "rows columns"]) -> tuple[Tensor, Tensor, Tensor]:
@@ -84,28 +109,36 @@ def _alike(rows: Float[Tensor, "rows columns"]) -> tuple[Tensor, Tensor, Tensor]
     return kinds, of, opposite & (first != place)
 
 
+class _Read(NamedTuple):
+    """What a map makes of all ReLUs: of each kind's first ReLU, and of what the rows are of, with a bias."""
+
+    own: Float[Tensor, "rows kinds"]
+    straight: Float[Tensor, "rows columns"]
+    bias: Float[Tensor, " rows"] | None
+
+
 def _read(
-    read: Dense,
-    dense: Dense,
+    read: Map,
+    own: Map,
     first: Int[Tensor, " kinds"],
     of: Int[Tensor, " rows"],
     opposite: Bool[Tensor, " rows"],
-) -> tuple[Dense, Dense] | None:
-    """A map of all ReLUs as one of each kind's first ReLU and one of the operand of `dense`; None where that takes rounding."""
-    none = read.weight.new_zeros(len(read.weight), len(first))
-    own = none.index_add(1, of, read.weight)
-    through = none.index_add(1, of[opposite], -read.weight[:, opposite])
-    rows, bias = dense.weight[first], read.bias
-    exact = _exact(read.weight, torch.ones_like(read.weight[:1].mT)) and _exact(through, rows)
-    if not exact or read.bias_size is not None:
+) -> _Read | None:
+    """None where that takes rounding."""
+    weight = read.weight.flatten(1)
+    none = weight.new_zeros(len(weight), len(first))
+    kept = none.index_add(1, of, weight)
+    through = none.index_add(1, of[opposite], -weight[:, opposite])
+    rows, bias = own.weight.flatten(1)[first], read.bias
+    if not (_exact(weight, torch.ones_like(weight[:1].mT)) and _exact(through, rows)):
         return None
-    if dense.bias is not None:
-        terms = torch.cat([through, (none.new_zeros(len(none)) if bias is None else bias)[:, None]], 1)
-        factors = torch.cat([dense.bias[first], none.new_ones(1)])[:, None]
+    if own.bias is not None:
+        terms = torch.cat([through, _bias(read)[:, None]], 1)
+        factors = torch.cat([own.bias[first], none.new_ones(1)])[:, None]
         if not _exact(terms, factors):
             return None
         bias = _product(terms, factors)[:, 0]
-    return replace(read, weight=own, bias=bias), Dense(_product(through, rows))
+    return _Read(kept, _product(through, rows), bias)
 
 
 def _exact(left: Float[Tensor, "rows inner"], right: Float[Tensor, "inner columns"]) -> bool:
@@ -126,29 +159,48 @@ def _product(left: Tensor, right: Tensor) -> Tensor:
 def _rewritten(
     network: Network,
     layer: Layer,
-    dense: Dense,
+    own: Map,
     rows: Int[Tensor, " kept"],
     used: Bool[Tensor, " kinds"],
-    maps: dict[int, tuple[Dense, Dense]],
+    maps: dict[int, _Read],
 ) -> Network:
     nodes: list[Node] = []
     place: dict[int, int] = {}
     for index, node in enumerate(network.nodes):
         operands = tuple(place[operand] for operand in node.operands)
         if index == layer.pre_node:
-            some = Dense(dense.weight[rows], None if dense.bias is None else dense.bias[rows])
-            nodes.append(Node(some, operands, (*node.shape[:-1], len(rows)), node.name))
+            some = _with_rows(own, own.weight[rows], None if own.bias is None else own.bias[rows])
+            nodes.append(Node(some, operands, _resized(node.shape, own, len(rows)), node.name))
         elif index == layer.node:
-            nodes.append(replace(node, operands=operands, shape=(*node.shape[:-1], len(rows))))
+            nodes.append(replace(node, operands=operands, shape=nodes[operands[0]].shape))
         elif index in maps:
-            own, through = maps[index]
-            nodes.append(replace(node, operator=replace(own, weight=own.weight[:, used]), operands=operands))
-            if bool((through.weight != 0).any()):
+            known, operator = maps[index], node.operator
+            assert isinstance(operator, Map)
+            nodes.append(replace(node, operator=_of_kinds(operator, known, used), operands=operands))
+            if bool(known.straight.any()):
                 before = nodes[place[layer.pre_node]].operands
                 both = (len(nodes) - 1, len(nodes))
-                nodes.append(Node(through, before, node.shape, node.name))
+                nodes.append(Node(_with_rows(own, known.straight, None), before, node.shape, node.name))
                 nodes.append(Node(Combine((1, 1)), both, node.shape, node.name))
         else:
             nodes.append(replace(node, operands=operands))
         place[index] = len(nodes) - 1
     return replace(network, nodes=tuple(nodes))
+
+
+def _with_rows(own: Map, weight: Tensor, bias: Tensor | None) -> Map:
+    return replace(own, weight=weight.reshape(len(weight), *own.weight.shape[1:]), bias=bias)
+
+
+def _of_kinds(read: Map, known: _Read, used: Bool[Tensor, " kinds"]) -> Map:
+    weight = known.own[:, used]
+    changed = replace(read, weight=weight.reshape(*weight.shape, *read.weight.shape[2:]), bias=known.bias)
+    if isinstance(changed, Convolution):
+        changed = replace(changed, input_shape=_resized(changed.input_shape, changed, weight.shape[1]))
+    return changed
+
+
+def _resized(shape: Shape, own: Map, rows: int) -> Shape:
+    """A sample shape with so many neurons at each place."""
+    axis = len(shape) - (1 if isinstance(own, Dense) else own.weight.dim() - 1)
+    return (*shape[:axis], rows, *shape[axis + 1 :])

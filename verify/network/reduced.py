@@ -37,7 +37,7 @@ class Reduced:
         nodes, variables = list(network.nodes), torch.ones(network.variables, dtype=torch.bool)
         readers = readers_of(network)
         for layer in network.layers:
-            if not between_dense(network, layer, readers):
+            if not _between_dense(network, layer, readers):
                 continue
             kept = ~_zero(layer, lower[:, layer.variables], upper[:, layer.variables])
             if bool(kept.all()):
@@ -63,7 +63,7 @@ def readers_of(network: Network) -> list[list[int]]:
     return readers
 
 
-def between_dense(network: Network, layer: Layer, readers: list[list[int]]) -> bool:
+def _between_dense(network: Network, layer: Layer, readers: list[list[int]]) -> bool:
     """Whether a layer's neurons are rows of one dense map and columns of others, and nothing else."""
     activation = layer.activation
     return (
