@@ -186,7 +186,7 @@ def build_search(
         problem = without_excluded(problem, network)
     few = problem.free_inputs <= settings.splittable_inputs
     split = network  # inputs are split on what clauses say alone
-    if problem.ball is not None and tracer is NO_PROOF:
+    if problem.ball is not None and tracer.proves(Provable.BALL):
         network = replace(network, ball=problem.ball.to(device, torch.float64))
     either = (
         not few and tracer.proves(Provable.OTHER_SEARCH) and problem.free_inputs <= settings.triable_inputs

@@ -48,6 +48,8 @@ class Provable(Enum):
     INHERITED_BOUNDS = "inherited bounds"
     # of a subproblem of the input, slopes and row weights that ascended
     ASCENDED_BOXES = "ascents on boxes"
+    # minima over a ball that inputs are in
+    BALL = "ball"
     # a second search that splits otherwise
     OTHER_SEARCH = "other search"
 

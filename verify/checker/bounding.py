@@ -15,9 +15,10 @@ from numpy.typing import NDArray
 
 from verify.checker.activations import EXACT, default_rho
 from verify.checker.activations.relu import relu_slopes
+from verify.checker.ball import Ball
 from verify.checker.clauses import Rows
 from verify.checker.cuts import InUse
-from verify.checker.dual import Dual, Rho
+from verify.checker.dual import Dual, Linear, Rho
 from verify.checker.errors import NotProved
 from verify.checker.multipliers import Arithmetic, Multipliers
 from verify.checker.network import Network
@@ -79,10 +80,15 @@ class Objective:
 
 
 class Bounder:
-    """Bounds objectives on subproblems. With `arithmetic.exact` everything is decided in rationals, not only what float64 leaves."""
+    """Bounds objectives on subproblems. With `arithmetic.exact` everything is decided in rationals, not only what float64 leaves.
 
-    def __init__(self, network: Network, arithmetic: Arithmetic, until: float = math.inf) -> None:
-        self.network, self._until = network, until
+    ball: that all unsafe points lie in.
+    """
+
+    def __init__(
+        self, network: Network, arithmetic: Arithmetic, until: float = math.inf, ball: Ball | None = None
+    ) -> None:
+        self.network, self._until, self._ball = network, until, ball
         self.dual = Dual(network, replace(arithmetic, exact=False))
         self.in_rationals = 0  # bounds decided so
         self.all_exact, self._arithmetic = arithmetic.exact, replace(arithmetic, exact=True)
@@ -114,11 +120,11 @@ class Bounder:
 
         inputs = slice(0, self.network.inputs)
         linear = self.dual.sweep(lower, upper, *objective.start(self.dual, sizes), declare, sizes)
-        bound = linear.bound(lower[:, None, inputs], upper[:, None, inputs])
+        bound, error = self._least(self.dual, linear, lower[:, None, inputs], upper[:, None, inputs])
         reached = np.asarray((bound > needed if strictly else bound >= needed) & np.isfinite(bound))
         if self._can_be_exact:
             # exact values are at most twice the errors charged above: below that there is no hope
-            hopeful = self.all_exact | (~reached & ~(bound + 2.5 * linear.error < needed))
+            hopeful = self.all_exact | (~reached & ~(bound + 2.5 * error < needed))
             undecided = hopeful & (needed > -math.inf)
             for subproblem in np.flatnonzero(undecided.any(1)).tolist():
                 self.check_time()
@@ -152,9 +158,15 @@ class Bounder:
         multipliers = {layer: found.in_numbers_of(dual.arithmetic) for layer, found in declared.items()}
         start = objective.start(dual, sizes)
         linear = dual.sweep(low, high, *start, lambda layer, _: multipliers[layer], sizes)
-        found = linear.bound(low[:, None, inputs], high[:, None, inputs])[0]
+        found = self._least(dual, linear, low[:, None, inputs], high[:, None, inputs])[0][0]
         self.in_rationals += len(found)
         return np.asarray(found)
+
+    def _least(self, dual: Dual, linear: Linear, lower: Array, upper: Array) -> Pair:
+        """The least values of linear functions on input boxes, in the ball if there is one, and the errors that are charged."""
+        if self._ball is None:
+            return linear.bound(lower, upper), linear.error
+        return self._ball.least(dual, linear, lower, upper)
 
     @property
     def exact(self) -> Dual:

@@ -33,7 +33,7 @@ from verify.checker.rationals import rational, zeros
 Array = NDArray[Any]
 Rho = Callable[[int, Array], Multipliers]  # from the layer's number and t
 _UNIT, _UNIT32 = 2.0**-53, 2.0**-24
-_UNDERFLOW = 2.0**-1000  # what all float64 products that underflow may lose, of values of size 1
+UNDERFLOW = 2.0**-1000  # what all float64 products that underflow may lose, of values of size 1
 _SMALL = 2.0**-960  # sums of larger terms lose no more to underflow than to rounding
 
 
@@ -333,8 +333,8 @@ class Dual:
         c = np.full(shape, self._number(0.0)) if c is None else np.broadcast_to(c, shape)
         error = pulled.error
         if self.gamma:
-            lost = _UNDERFLOW * sum(float(size.sum()) for size in sizes.values())
-            error = (error + self.gamma * (np.abs(c) @ sizes[0])) * (1 + 1e-9) + (lost + _UNDERFLOW)
+            lost = UNDERFLOW * sum(float(size.sum()) for size in sizes.values())
+            error = (error + self.gamma * (np.abs(c) @ sizes[0])) * (1 + 1e-9) + (lost + UNDERFLOW)
         return Linear(c, pulled.constant, error)
 
     def affine_error(self, index: int, c: Array, sizes: dict[int, Array]) -> Any:

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from verify.checker.ball import ball_of
 from verify.checker.bounding import Bounder, Pair
 from verify.checker.clauses import Clauses, Rows
 from verify.checker.cuts import Cuts
@@ -58,7 +59,7 @@ class Proof:
     ) -> None:
         self.network, self.clauses, self.tree = network, clauses, tree
         self._number, self._shares = 0, 1
-        self.bounder = Bounder(network, arithmetic, until)
+        self.bounder = Bounder(network, arithmetic, until, ball_of(network, clauses.query))
         self.cuts = Cuts(network)
         self.dual, self.lemmas = self.bounder.dual, Lemmas(self.bounder, self.cuts)
         self.summary = Summary()

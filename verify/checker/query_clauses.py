@@ -172,6 +172,11 @@ class Clauses(Sequence[Clause]):
             raise Refused(f"the alternatives have more than {MOST_ATOMS} comparisons")
         return [Factor(alternatives(part, extents)) for part in disjunctions]
 
+    @property
+    def shared_rows(self) -> list[Row]:
+        """The rows that all clauses have."""
+        return self._base.rows(0)
+
     def of_type(self, kind: str) -> Clauses:
         """The same clauses of inputs of an element type; of none where it is empty."""
         typed = copy(self)
