@@ -318,3 +318,64 @@ def test_another_model_of_the_same_form_is_not_the_same(tmp_path: Path) -> None:
     assert not forged.accepted()
     same = put_right(found, {**models, "g": found.models}, text)
     assert same.accepted()
+
+
+TWO_INPUTS = """(vnnlib-version <2.0>)
+(declare-network f (declare-input P real [2]) (declare-input Q real [3]) (declare-output S real [1,1]) (declare-output T real [2]))
+(assert (and (>= P[0] 0.0) (<= P[0] 0.5) (>= P[1] 0.0) (<= P[1] 0.5) (>= Q[0] -1.0) (<= Q[0] 0.0) (== Q[1] 0.25) (== Q[2] P[1])))
+(assert (or (>= S[0,0] THIS) (<= T[0] (- T[1] 50.0)) (>= (* T[1] T[1]) 99.0)))
+"""
+
+
+def two_inputs(path: Path) -> Path:
+    """A model of two inputs and two outputs, one of whose weights is declared as an input too."""
+    random = np.random.default_rng(5)
+    tensors = {
+        name: random.normal(size=shape).astype(np.float32)
+        for name, shape in (("u", (4, 2)), ("v", (4, 3)), ("w", (2, 4)), ("r", (1, 4)))
+    }
+    kind = TensorProto.FLOAT
+    graph = helper.make_graph(
+        [
+            helper.make_node("MatMul", ["u", "p"], ["up"]),
+            helper.make_node("MatMul", ["v", "q"], ["vq"]),
+            helper.make_node("Sub", ["up", "vq"], ["z"]),
+            helper.make_node("Relu", ["z"], ["a"]),
+            helper.make_node("MatMul", ["w", "a"], ["t"]),
+            helper.make_node("MatMul", ["r", "a"], ["s"]),
+        ],
+        "graph",
+        [helper.make_tensor_value_info(name, kind, [size]) for name, size in (("p", 2), ("q", 3))]
+        + [helper.make_tensor_value_info("r", kind, [1, 4])],
+        [helper.make_tensor_value_info("s", kind, [1]), helper.make_tensor_value_info("t", kind, [2])],
+        [numpy_helper.from_array(values, name) for name, values in tensors.items()],
+    )  # fmt: skip
+    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 13)], ir_version=8), path)
+    return path
+
+
+def test_several_inputs_and_outputs(tmp_path: Path) -> None:
+    """Matched by their order; proved above what the model reaches, a witness below."""
+    files = two_inputs(tmp_path / "model.onnx")
+    question = tmp_path / "query.vnnlib"
+    question.write_text(TWO_INPUTS.replace("THIS", "9.0"))
+    network = Question.read(files, question).network
+    grid = np.stack(
+        np.meshgrid(*[np.linspace(*ends, 7) for ends in ((0, 0.5), (0, 0.5), (-1, 0))]), -1
+    ).reshape(-1, 3)
+    joint = np.concatenate([grid, np.full((len(grid), 1), 0.25)], 1)
+    tensors = {t.name: numpy_helper.to_array(t).astype(float) for t in onnx.load(files).graph.initializer}
+    p, q = joint[:, :2], joint[:, [2, 3, 1]]
+    a = np.maximum(p @ tensors["u"].T - q @ tensors["v"].T, 0)
+    s, t = a @ tensors["r"].T, a @ tensors["w"].T
+    # Q[2] is P[1]: joint inputs are P[0], P[1], Q[0], Q[1]
+    np.testing.assert_allclose(network.values(joint)[-1], np.concatenate([s, t, t[:, 1:] ** 2], 1), atol=1e-6)
+    most = float(s.max())
+    above, below = (TWO_INPUTS.replace("THIS", f"{most + gap:.6f}") for gap in (0.01, -0.01))
+    found = case(tmp_path, None, files, above)
+    assert check(found.certificate, found.models, found.property).verdict == "unsat"
+    forged = put_right(found, files, below)
+    assert not forged.accepted() and not forged.accepted(exact=True)
+    found = case(tmp_path, None, files, below)
+    told = check(found.certificate, found.models, found.property)
+    assert told.proved and told.verdict == "sat" and "ONNX Runtime: confirmed" in told.sentence

@@ -17,6 +17,7 @@ from torch.utils.data import DataLoader, TensorDataset
 
 import verify
 from verify.checker.checking import check
+from verify.cli.check import check as check_command
 from verify.deadline import Deadline
 from verify.errors import InputError
 from verify.reports.study_report import study_page
@@ -217,11 +218,24 @@ def test_certificates(tmp_path: Path) -> None:
     assert stamps == {
         path: path.stat().st_mtime_ns for path in (tmp_path / "study" / "certificates").iterdir()
     }
-    for options in ({"out": None}, {"norm": "2"}):
-        with pytest.raises(InputError, match="certificates"):
-            verify.certify(model, X, Y, epsilon=0.1, **{"out": tmp_path, "certificates": True, **options})
+    with pytest.raises(InputError, match="certificates"):
+        verify.certify(model, X, Y, epsilon=0.1, certificates=True)
     with pytest.raises(InputError, match="path"):
         certify(out=tmp_path, certificates=True)
+
+
+@pytest.mark.parametrize("norm", ["2", "1"])
+def test_certificates_of_other_norms(norm: str, tmp_path: Path) -> None:
+    """Each with its property and, of distances, the network beside it; a folder is checked as one."""
+    model = tmp_path / "model.onnx"
+    onnx.save(relu_model(LAYERS), model)
+    found = verify.certify(
+        model, X[:2], Y[:2], epsilon=[0.01, 0.8], norm=norm, out=tmp_path / "study", certificates=True
+    )
+    assert {row.verdict for row in found.rows} == {"unsat", "sat"}
+    folder = tmp_path / "study" / "certificates"
+    assert len(list(folder.glob("*.onnx"))) == (len(found.rows) if norm == "1" else 0)
+    assert check_command.main([str(folder), str(model)], standalone_mode=False) == 0
 
 
 # -- data

@@ -6,6 +6,7 @@ import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
+from glob import escape
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -69,9 +70,10 @@ def check(
     CERTIFICATE may be a folder, such as `verify certify --certificates` fills: then all certificates in it, NAME.cert each with its property NAME.
     """
     folder = os.path.isdir(certificate)
-    if folder and specification is not None:
+    if folder and (specification is not None or further):
+        given = specification or ", ".join(map(str, further.values()))
         raise InputError(
-            f"{specification}: is given beside a folder, whose certificates have their own; leave it out"
+            f"{given}: is given beside a folder, whose certificates have their own; leave it out"
         )
     if not folder and specification is None:
         raise InputError(
@@ -80,15 +82,14 @@ def check(
     with _provers(ray, jobs) as provers:
         checked = partial(
             _checked,
-            model=options.models_of(model, further),
             exact=exact,
             semantics=semantics,
             jobs=jobs or os.cpu_count() or 1,
             provers=provers,
         )
         if specification is None:
-            return _check_all(certificate, checked)
-        found = checked(certificate, specification)
+            return _check_all(certificate, model, checked)
+        found = checked(certificate, specification, options.models_of(model, further))
     answer(found.sentence + "\n")
     return DECIDED if found.proved else UNDECIDED
 
@@ -106,14 +107,24 @@ def _provers(address: str | None, jobs: int | None) -> Iterator[Provers | None]:
         yield provers
 
 
-def _check_all(folder: Path, checked: Callable[[Path, Path], Checked]) -> int:
+def _beside(certificate: Path, model: Path) -> tuple[Path, Models]:
+    """The property and the models of a certificate in a folder: of NAME.cert it is NAME, or if there is one NAME.cert.vnnlib with networks NAME.cert.*.onnx."""
+    own = certificate.with_name(f"{certificate.name}.vnnlib")
+    if not own.exists():
+        return certificate.with_suffix(""), model
+    start = len(certificate.name) + 1
+    others = sorted(certificate.parent.glob(f"{escape(certificate.name)}.*.onnx"))
+    return own, options.models_of(model, {path.name[start:-5]: path for path in others})
+
+
+def _check_all(folder: Path, model: Path, checked: Callable[[Path, Path, Models], Checked]) -> int:
     """All certificates of a folder, a line for each that is not proved and one for all."""
     certificates = sorted(folder.rglob("*.cert"))
     if not certificates:
         raise InputError(f"{folder}: holds no certificates (NAME.cert, each with its property NAME)")
     proved = 0
     for certificate in certificates:
-        found = checked(certificate, certificate.with_suffix(""))
+        found = checked(certificate, *_beside(certificate, model))
         proved += found.proved
         if not found.proved:
             answer(f"{certificate}: {found.sentence}\n")
@@ -121,7 +132,7 @@ def _check_all(folder: Path, checked: Callable[[Path, Path], Checked]) -> int:
     return DECIDED if proved == len(certificates) else UNDECIDED
 
 
-def _checked(certificate: Path, specification: Path, *, model: Models, **how: Any) -> Checked:
+def _checked(certificate: Path, specification: Path, model: Models, **how: Any) -> Checked:
     from verify.checker.checking import check as check_certificate
     from verify.checker.errors import Refused
 

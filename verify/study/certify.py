@@ -24,6 +24,7 @@ from verify.output import admit_folder, write_whole
 from verify.request import Request
 from verify.run import run
 from verify.settings import placed
+from verify.specification import PropertyBuilder
 from verify.study.data import Data, read
 from verify.study.question import Balls, Search, identity, loaded, nested, predictions, radii
 from verify.study.records import UNDECIDED, Records, Row
@@ -64,7 +65,7 @@ def certify(
     model: as `verify` takes it. x, y: samples and their labels, as arrays, files, data sets or folders (see `verify.study.data`); limit: of
     the first so many. epsilon: one radius or several, in the data's units (clip, mean, std: see LinfBall). norm: `inf`, `2` or `1`.
     timeout: seconds for each search; None for no limit. out: a folder for rows, which a later call with the same question goes on with, and,
-    with `certificates`, for a proof of every verdict (of ONNX files and norm `inf`). observe: told after every row, with how many there are, of
+    with `certificates`, for a proof of every verdict (of ONNX files). observe: told after every row, with how many there are, of
     how many. Raises InputError and ResourceError as `verify` does.
     """
     started = time.monotonic()
@@ -78,7 +79,7 @@ def certify(
         refuse("observe", f"is {shown(observe)}", "give a function of three arguments: done, of, row")
     proofs = flag("certificates", certificates)
     if proofs:
-        _check_certifiable(model, balls, folder)
+        _check_certifiable(model, folder)
     admit_folder("--out", folder)
     data = read(x, y, limit)
     with memory_kept("samples were certified"):
@@ -95,12 +96,10 @@ def certify(
     return Study(tuple(rows), sizes, data, balls, found.input_shape, folder, time.monotonic() - started)
 
 
-def _check_certifiable(model: Model, balls: Balls, folder: Path | None) -> None:
+def _check_certifiable(model: Model, folder: Path | None) -> None:
     """InputError where certificates cannot be had."""
     if folder is None:
         refuse("certificates", "need a folder", "give out=FOLDER (--out FOLDER)")
-    if balls.norm != "inf":
-        refuse("certificates", f"are of norm inf alone yet, not of {balls.norm}", "leave them out")
     if not isinstance(model, str | Path):
         refuse("certificates", "are of ONNX files alone", "give the model as a path")
     if is_nnet(model):
@@ -255,18 +254,20 @@ def _certified(work: _Work, records: Records, model: Path, folder: Path, output:
     """A certificate for every decided row that has none, beside its property."""
     for row in _uncertified(work, records):
         name = f"sample_{row.image:06d}_radius_{row.epsilon!r}"
-        written = folder / FOLDER / f"{name}.vnnlib"
-        certificate = written.with_suffix(written.suffix + ".cert")
-        ball = work.balls.at(work.data.x[row.image], row.epsilon, row.label)
-        text = ball.text_for(work.model.input_shape, work.model.output_shape)
-        write_whole(f"--out {written}", written, text.encode())
-        asked = work.search
+        asked, ball = work.search, work.balls.at(work.data.x[row.image], row.epsilon, row.label)
+        written: Path | PropertyBuilder = ball
+        certificate = folder / FOLDER / f"{name}.cert"
+        if work.balls.norm == "inf":
+            written = folder / FOLDER / f"{name}.vnnlib"
+            certificate = written.with_suffix(written.suffix + ".cert")
+            text = ball.text_for(work.model.input_shape, work.model.output_shape)
+            write_whole(f"--out {written}", written, text.encode())
         request = Request(
             model, written, asked.timeout, asked.device, asked.preset, asked.seed, certificate, output=output
         )
         result = run(request)
         if {result.verdict, row.verdict} == {"sat", "unsat"}:
-            raise InternalError(f"{written}: {row.verdict} before, {result.verdict} with a certificate")
+            raise InternalError(f"{certificate}: {row.verdict} before, {result.verdict} with a certificate")
         if result.certificate is None:
             how = f"{row.how}; no certificate: {result.reason}"
             records.keep(replace(row, how=how))
