@@ -214,6 +214,45 @@ def test_other_convolutions_are_left(kind: str) -> None:
     assert without_opposites(network) is network
 
 
+def test_equal_rows_alone() -> None:
+    """Nothing goes round the ReLU."""
+    network = without_opposites(chain(Dense(PAIR[[0, 0, 2]]), Dense(LESS[:, :3])))
+    assert [layer.size for layer in network.layers] == [1]  # half of `a + b` less half of itself
+    assert len(network.nodes) == 4
+
+
+def test_of_numbers_of_all_sizes() -> None:
+    """Where only sums of a few numbers are exact."""
+    generator = torch.Generator().manual_seed(2)
+    rows = (
+        (torch.randn(6, 40, generator=generator, dtype=DOUBLE) * 2.0 ** (torch.arange(40) - 30))
+        .float()
+        .double()
+    )
+    merge = torch.cat([torch.eye(6, dtype=DOUBLE), -torch.eye(6, dtype=DOUBLE)[:, :3]], 1)
+    network = chain(Dense(torch.cat([rows, -rows[:3]])), Dense(merge))
+    without = without_opposites(network)
+    assert [layer.size for layer in without.layers] == [3]
+    x = torch.randn(50, 40, generator=generator, dtype=DOUBLE)
+    assert torch.allclose(network.forward(x), without.forward(x), rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.parametrize("split", [(0,), (0, 1)])
+def test_a_layer_of_split_relus_is_gone(split: tuple[int, ...]) -> None:
+    """What was not split passes two ReLUs, of which the second does for both; where it is scaled by less than 0, or shifted, it does not."""
+    generator = torch.Generator().manual_seed(1)
+    own = Dense(short(generator, 2, 3), short(generator, 2))
+    assert own.bias is not None
+    halves = Dense(torch.cat([own.weight, -own.weight[[*split]]]), torch.cat([own.bias, -own.bias[[*split]]]))
+    merge = torch.cat([torch.eye(2, dtype=DOUBLE) * 2, -torch.eye(2, dtype=DOUBLE)[:, [*split]] * 2], 1)
+    x = short(generator, 50, 3)
+    for turned, bias, layers in ((1.0, None, 1), (-1.0, None, 2), (1.0, torch.ones(2, dtype=DOUBLE), 2)):
+        network = chain(halves, Dense(turned * merge, bias), Dense(short(generator, 2, 2)))
+        without = without_opposites(network)
+        assert len(without.layers) == (1 if len(split) == 2 else layers)
+        assert torch.equal(network.forward(x), without.forward(x))
+
+
 def test_several_readers() -> None:
     """Each has its own share of what is left."""
     first = chain(Dense(PAIR), Dense(LESS))

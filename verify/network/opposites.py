@@ -7,7 +7,6 @@ convolutions that are mixed place by place. Rewritten only where all new weights
 
 from __future__ import annotations
 
-import math
 from dataclasses import replace
 from typing import NamedTuple
 
@@ -26,6 +25,7 @@ from verify.network.reduced import readers_of
 Map = Dense | Convolution
 _SPREAD = 0x1E3779B97F4A7C15  # the golden ratio's bits, which multiples of differ in many places
 _LEAST = -1000  # exponent of a product that float64 has whole
+_MOST_TERMS = 32  # of sums that are looked at each
 
 
 def without_opposites(network: Network) -> Network:
@@ -34,29 +34,30 @@ def without_opposites(network: Network) -> Network:
     # a layer changes what is behind it alone: from the last on, indices stay what they were
     for layer in reversed(network.layers):
         if type(layer.activation) is Relu and readers[layer.pre_node] == [layer.node]:
-            without = _without(network, layer, readers[layer.node])
+            without = _without(network, layer, readers)
             if without is not None:
                 network, readers = without, readers_of(without)
     return network
 
 
-def _without(network: Network, layer: Layer, readers: list[int]) -> Network | None:
+def _without(network: Network, layer: Layer, readers: list[list[int]]) -> Network | None:
     """A ReLU of each kind in that layer; None where each is of its own, or the new weights would have to be rounded."""
     own = network.nodes[layer.pre_node].operator
-    if not isinstance(own, Map) or not _plain(own) or not readers:
+    if not isinstance(own, Map) or not _plain(own) or not readers[layer.node]:
         return None
     first, of, opposite = _alike(torch.cat([own.weight.flatten(1), _bias(own)[:, None]], 1))
     if len(first) == len(of):
         return None
     maps = {}
-    for reader in readers:
+    for reader in readers[layer.node]:
         read = _reading(network.nodes[reader].operator, own)
-        known = None if read is None else _read(read, own, first, of, opposite)
+        behind = [network.nodes[index].operator for index in readers[reader]]
+        again = bool(behind) and all(type(operator) is Relu for operator in behind)
+        known = None if read is None else _read(read, own, first, of, opposite, again)
         if known is None:
             return None
         maps[reader] = known
     used = torch.stack([(known.own != 0).any(0) for known in maps.values()]).any(0)
-    used[0] |= ~used.any()  # no layer is empty
     return _rewritten(network, layer, own, first[used], used, maps)
 
 
@@ -123,14 +124,20 @@ def _read(
     first: Int[Tensor, " kinds"],
     of: Int[Tensor, " rows"],
     opposite: Bool[Tensor, " rows"],
+    again: bool,
 ) -> _Read | None:
-    """None where that takes rounding."""
+    """None where that takes rounding. again: ReLUs alone read it: a ReLU that it only scales is left to them."""
     weight = read.weight.flatten(1)
     none = weight.new_zeros(len(weight), len(first))
     kept = none.index_add(1, of, weight)
     through = none.index_add(1, of[opposite], -weight[:, opposite])
+    if again:
+        scaled = ((kept != 0).sum(1) == 1) & (kept >= 0).all(1) & ~through.any(1) & (_bias(read) == 0)
+        through = torch.where(scaled[:, None], kept, through)
+        kept = torch.where(scaled[:, None], 0.0, kept)
     rows, bias = own.weight.flatten(1)[first], read.bias
-    if not (_exact(weight, torch.ones_like(weight[:1].mT)) and _exact(through, rows)):
+    members = torch.nn.functional.one_hot(of, len(first)).to(weight).mT
+    if not (_exact(members, weight.mT) and _exact(through, rows)):
         return None
     if own.bias is not None:
         terms = torch.cat([through, _bias(read)[:, None]], 1)
@@ -142,13 +149,33 @@ def _read(
 
 
 def _exact(left: Float[Tensor, "rows inner"], right: Float[Tensor, "inner columns"]) -> bool:
-    """Whether no sum of a product of matrices is rounded, in any order."""
-    largest = float(_product(left.abs(), right.abs()).amax())
-    if largest == 0 or not math.isfinite(largest):
-        return largest == 0
-    unit = sum(float(unit_exponent(part[part != 0][None])) for part in (left, right))
-    # a bit to spare, for `largest` may be rounded itself
-    return unit > _LEAST and math.log2(largest) < unit + BITS - 1
+    """Whether no sum of a product of matrices is rounded, in any order: what its terms are multiples of is small beside their sizes' sum.
+
+    Of all sums alike or, where that does not do and terms are few, of each.
+    """
+    size = _product(left.abs(), right.abs())
+    if not bool(size.any()):
+        return True
+    least = [unit_exponent(part[part != 0][None]) for part in (left, right)]
+    if bool(_short(size.amax()[None], least[0] + least[1])):
+        return True
+    used = left != 0
+    terms = int(used.sum(1).amax())
+    if terms > _MOST_TERMS:
+        return False
+    places = (~used).to(torch.uint8).argsort(dim=1, stable=True)[:, :terms]
+    of_left, of_right = (
+        unit_exponent(part.reshape(-1, 1)).reshape(part.shape) for part in (left.gather(1, places), right)
+    )
+    unit = torch.full_like(size, torch.inf)
+    for place, own in zip(places.mT, of_left.mT, strict=True):
+        unit = torch.minimum(unit, own[:, None] + of_right[place])
+    return bool(_short(size, unit).all())
+
+
+def _short(size: Tensor, unit: Tensor) -> Bool[Tensor, "*shape"]:
+    """Whether sums of multiples of 2^unit are exact whose sizes add up to `size`, which may be rounded itself."""
+    return (size == 0) | ((unit > _LEAST) & (size.log2() < unit + BITS - 1))
 
 
 def _product(left: Tensor, right: Tensor) -> Tensor:
@@ -166,26 +193,44 @@ def _rewritten(
 ) -> Network:
     nodes: list[Node] = []
     place: dict[int, int] = {}
+    left = bool(used.any())
     for index, node in enumerate(network.nodes):
         operands = tuple(place[operand] for operand in node.operands)
         if index == layer.pre_node:
+            before = operands
             some = _with_rows(own, own.weight[rows], None if own.bias is None else own.bias[rows])
-            nodes.append(Node(some, operands, _resized(node.shape, own, len(rows)), node.name))
+            new = [Node(some, operands, _resized(node.shape, own, len(rows)), node.name)] if left else []
         elif index == layer.node:
-            nodes.append(replace(node, operands=operands, shape=nodes[operands[0]].shape))
+            new = [replace(node, operands=operands, shape=nodes[operands[0]].shape)] if left else []
         elif index in maps:
-            known, operator = maps[index], node.operator
-            assert isinstance(operator, Map)
-            nodes.append(replace(node, operator=_of_kinds(operator, known, used), operands=operands))
-            if bool(known.straight.any()):
-                before = nodes[place[layer.pre_node]].operands
-                both = (len(nodes) - 1, len(nodes))
-                nodes.append(Node(_with_rows(own, known.straight, None), before, node.shape, node.name))
-                nodes.append(Node(Combine((1, 1)), both, node.shape, node.name))
+            new = _parts(node, maps[index], operands if left else (), before, own, used)
+            if len(new) == 2:
+                both = (len(nodes), len(nodes) + 1)
+                new.append(Node(Combine((1, 1)), both, node.shape, node.name))
         else:
-            nodes.append(replace(node, operands=operands))
+            new = [replace(node, operands=operands)]
+        nodes += new
         place[index] = len(nodes) - 1
     return replace(network, nodes=tuple(nodes))
+
+
+def _parts(
+    node: Node,
+    known: _Read,
+    operands: tuple[int, ...],
+    before: tuple[int, ...],
+    own: Map,
+    used: Bool[Tensor, " kinds"],
+) -> list[Node]:
+    """What a map is the sum of. operands: the ReLUs that are left, if any are; before: what these are of."""
+    parts: list[Node] = []
+    if operands:
+        assert isinstance(node.operator, Map)
+        parts.append(replace(node, operator=_of_kinds(node.operator, known, used), operands=operands))
+    if not operands or bool(known.straight.any()):
+        operator = _with_rows(own, known.straight, None if operands else known.bias)
+        parts.append(Node(operator, before, node.shape, node.name))
+    return parts
 
 
 def _with_rows(own: Map, weight: Tensor, bias: Tensor | None) -> Map:
