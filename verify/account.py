@@ -55,7 +55,7 @@ class Timeline:
 
 def account(problem: Problem, request: Request, device: torch.device, read: Request) -> Account:
     """The account of a run whose inputs are read; without its moments. read: the request as it was read, such as with a file of a builder's text."""
-    (_, first), *others = read.model.items() if isinstance(read.model, Mapping) else [("", request.model)]
+    (_, first), *others = read.model.items() if isinstance(read.model, Mapping) else [("", read.model)]
     model, spec = problem.model, problem.specification
     builder = request.specification if isinstance(request.specification, PropertyBuilder) else None
     lower, upper = (end[0] for end in spec.some_boxes(1)) if problem.clauses else (np.zeros(0), np.zeros(0))

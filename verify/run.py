@@ -86,7 +86,7 @@ def _in_files(request: Request, problem: Problem) -> Iterator[Request]:
         return
     from verify.proof.beside import files_beside
 
-    with files_beside(certificate, Path(model), builder, problem) as (models, path):
+    with files_beside(certificate, Path(model), problem) as (models, path):
         yield replace(request, model=models, specification=path)
 
 

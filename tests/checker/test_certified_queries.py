@@ -20,6 +20,7 @@ import verify
 from verify.checker.checking import check
 from verify.checker.errors import Refused
 from verify.checker.joint import read_joint
+from verify.checker.onnx_reader import read_model
 from verify.checker.query2 import read_query2
 from verify.checker.question import Question, digest
 from verify.problem import prepare
@@ -379,3 +380,41 @@ def test_several_inputs_and_outputs(tmp_path: Path) -> None:
     found = case(tmp_path, None, files, below)
     told = check(found.certificate, found.models, found.property)
     assert told.proved and told.verdict == "sat" and "ONNX Runtime: confirmed" in told.sentence
+
+
+def brightness(folder: Path) -> Case:
+    """A proof of images of three entries that get lighter."""
+    files = model(folder / "model.onnx", 1)
+    spec = verify.Brightness(
+        X, 0, brightness=0.015625, contrast=0.015625, clip=(0.0, 1.0), mean=0.25, std=0.5
+    )
+    result = run(Request(files, spec, timeout=60, certificate=folder / "proof.cert"))
+    assert (result.verdict, result.certificate) == ("unsat", folder / "proof.cert"), result.reason
+    return Case(folder / "proof.cert", folder / "proof.cert.onnx", folder / "proof.cert.vnnlib")
+
+
+def test_what_makes_images_is_part_of_the_evidence(tmp_path: Path) -> None:
+    """The model behind it, in one file: over the reals the model at these images."""
+    found = brightness(tmp_path)
+    assert found.accepted() and found.accepted(exact=True)
+    whole = Question.read(found.models, found.property).network
+    alone = read_model((tmp_path / "model.onnx").read_bytes())
+    z = np.random.default_rng(0).uniform([-1.0, 0.0], [1.0, 2.0], size=(30, 2))
+    images = (np.clip(z[:, 1:] * X + z[:, :1], 0, 1) - 0.25) / 0.5
+    np.testing.assert_allclose(whole.values(z)[-1], alone.values(images)[-1], atol=1e-12)
+
+
+def darker(graph: onnx.GraphProto) -> None:
+    """Images that are far from the first."""
+    offset = next(tensor for tensor in graph.initializer if tensor.name == "property/offset")
+    offset.CopyFrom(numpy_helper.from_array(numpy_helper.to_array(offset) - 0.5, "property/offset"))
+
+
+@pytest.mark.parametrize("change", [darker, higher])
+def test_other_images_are_not_proved(change: Callable[[onnx.GraphProto], Any], tmp_path: Path) -> None:
+    found = brightness(tmp_path)
+    assert isinstance(found.models, Path)
+    models = changed(found.models, change)
+    forged = put_right(found, models, found.property.read_text())
+    assert run(Request(models, forged.property, timeout=20)).verdict == "sat"
+    assert not forged.accepted() and not forged.accepted(exact=True)

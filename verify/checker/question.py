@@ -67,6 +67,8 @@ def by_network(models: Models, query: Query) -> dict[str, Path]:
     """
     wanted = query.interface.implemented if isinstance(query, JointQuery) else ("",)
     given = dict(models) if isinstance(models, Mapping) else {"": models}
+    if not any(wanted) and len(given) == 1:
+        given = dict.fromkeys(wanted, *given.values())
     without = [name for name in wanted if name not in given]
     if "" in given and without:
         given[without[0]] = given.pop("")

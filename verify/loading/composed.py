@@ -13,7 +13,6 @@ from math import prod
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import onnx
 import torch
 from numpy.typing import NDArray
 
@@ -23,6 +22,7 @@ from verify.loading.fold import fold
 from verify.loading.joint import JointModel
 from verify.loading.loaded import LoadedModel
 from verify.loading.products import side_by_side, with_products
+from verify.loading.written import distance_model, fronted_model
 from verify.network.activations.piecewise import Abs
 from verify.network.activations.relu import Relu
 from verify.network.graph import Network
@@ -31,7 +31,6 @@ if TYPE_CHECKING:
     from verify.loading.runner import Runner
     from verify.specification import Front
 
-_OPSET, _IR = 13, 8
 DISTANCE = "distance"  # the network of a query that gives entries' distances from a point
 
 
@@ -95,7 +94,7 @@ def side_by_side_with_itself(
         builder.label = network.name
         if of_distances:
             assert centre is not None
-            beside = {DISTANCE: distance_model(model, centre)}
+            beside = {DISTANCE: distance_model(DISTANCE, model.element_type, model.input_shape, centre)}
             values.append(_distances(builder, given, centre))
             distances += zip(place.tolist(), centre.ravel().tolist(), strict=True)
         else:
@@ -143,32 +142,16 @@ def _distances(builder: Builder, given: Value, centre: NDArray[np.float64]) -> V
     return builder.activation(Abs(), builder.scale(given, None, -middle))
 
 
-def distance_model(model: LoadedModel, centre: NDArray[np.float64]) -> bytes:
-    """The network called `distance` as an ONNX file: of inputs as the model takes them, exactly over the reals."""
-    shape = list(model.input_shape)
-    types = {"float32": onnx.TensorProto.FLOAT, "float64": onnx.TensorProto.DOUBLE}
-    helper, double = onnx.helper, onnx.TensorProto.DOUBLE
-    graph = helper.make_graph(
-        [
-            helper.make_node("Cast", ["U"], ["exact"], to=double),
-            helper.make_node("Sub", ["exact", "centre"], ["difference"]),
-            helper.make_node("Abs", ["difference"], ["D"]),
-        ],
-        DISTANCE,
-        [helper.make_tensor_value_info("U", types[model.element_type], shape)],
-        [helper.make_tensor_value_info("D", double, shape)],
-        [onnx.numpy_helper.from_array(centre.reshape(shape), "centre")],
-    )
-    opset = [helper.make_opsetid("", _OPSET)]
-    return bytes(helper.make_model(graph, opset_imports=opset, ir_version=_IR).SerializeToString())
-
-
 @dataclass(frozen=True)
 class Behind(LoadedModel):
     """A model behind a `Front`: its inputs are the front's."""
 
     front: Front
     model: LoadedModel
+
+    def written(self, data: bytes) -> bytes:
+        """The whole as an ONNX file, of the content of the model's."""
+        return fronted_model(data, self.front, self.element_type, self.model.input_shape)
 
     def variables(self, inputs: NDArray[Any], outputs: NDArray[Any]) -> dict[str, tuple[str, NDArray[Any]]]:
         """The property's tensors, and the image that the model was given."""

@@ -6,27 +6,20 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from verify.checker.question import Models
-from verify.errors import InputError
-from verify.loading.composed import SideBySide
+from verify.checker.question import Models, content
+from verify.loading.composed import Behind, SideBySide
 from verify.output import Outputs, write_whole
 from verify.problem import Problem
-from verify.specification import PropertyBuilder
 
 
 @contextmanager
-def files_beside(
-    certificate: Path, model: Path, builder: PropertyBuilder, problem: Problem
-) -> Iterator[tuple[Models, Path]]:
-    """The models' and the property's files, which stay if the certificate is written: CERTIFICATE.vnnlib, and CERTIFICATE.NAME.onnx.
+def files_beside(certificate: Path, model: Path, problem: Problem) -> Iterator[tuple[Models, Path]]:
+    """The models' and the property's files, which stay if the certificate is written: CERTIFICATE.vnnlib, and CERTIFICATE.NAME.onnx, or
+    CERTIFICATE.onnx where the property puts something before the model.
 
     Where none is written, what was there before is there again: those of an earlier one. Raises InputError, and UnwrittenError.
     """
-    if problem.text is None or builder.front is not None:
-        raise InputError(
-            f"certificates are of properties of the model itself alone yet, not of a {type(builder).__name__}; leave "
-            "the certificate out"
-        )
+    assert problem.text is not None
     path = certificate.with_name(f"{certificate.name}.vnnlib")
     contents: dict[Path, bytes] = {path: problem.text.encode()}
     models: Models = model
@@ -36,6 +29,9 @@ def files_beside(
         }
         contents |= {own[name]: data for name, data in problem.model.beside.items()}
         models = {name: own.get(name, model) for name in problem.model.query.implemented}
+    if isinstance(problem.model, Behind):
+        models = certificate.with_name(f"{certificate.name}.onnx")
+        contents[models] = problem.model.written(content(model))
     outputs = Outputs([model])
     for file in contents:
         outputs.admit("the property of the certificate", file)
