@@ -280,3 +280,34 @@ def test_a_full_disk_loses_no_result(
     assert isinstance(stop.value, UnwrittenError) and stop.value.result.verdict == verdict
     assert (stop.value.result.witness is not None) == (verdict == "sat")
     assert listing(tmp_path) == {"model.onnx", "property.vnnlib"}
+
+
+QUERY = """(vnnlib-version <2.0>)
+(declare-network f (declare-input X real [1,2]) (declare-output Y real [1,2]))
+(declare-network g (declare-input U real [1,2]) (declare-output W real [1,2]))
+(assert (and (>= X[0,0] 0.0) (<= X[0,0] 1.0) (>= X[0,1] 0.0) (<= X[0,1] 1.0) (== U[0,0] X[0,0]) (== U[0,1] X[0,1])))
+(assert (> (- Y[0,0] W[0,0]) 50.0))
+"""
+
+
+def test_further_networks(command: Command, model: Path, tmp_path: Path) -> None:
+    """Every command takes them; without, or with another one, nothing is proved."""
+    query, certificate, other = tmp_path / "query.vnnlib", tmp_path / "proof", tmp_path / "other.onnx"
+    query.write_text(QUERY)
+    onnx.save(relu_model(random_layers(7, (2, 4, 2))), other)
+    further = ("--network", f"g={other}")
+    page = tmp_path / "page.html"
+    ran = run(command, model, query, certificate, *further, "--report", page)
+    assert (ran.code, ran.out.split("\n")[0], ran.err) == (0, "unsat", "")
+    assert f"--network g={other}" in page.read_text().replace("&#x27;", "")
+    assert command("check", certificate, model, query, *further).code == 0
+    assert command("check", certificate, other, query, "--network", f"g={model}").code == 1
+    assert command("certificate", "show", certificate, model, query, *further).code == 0
+    assert command("certificate", "trim", certificate, model, query, tmp_path / "less", *further).code == 0
+    assert command("check", tmp_path / "less", model, query, *further).code == 0
+    merged = tmp_path / "merged"
+    assert command("certificate", "merge", model, query, merged, certificate, *further).code == 0
+    assert command("check", merged, model, query, *further).code == 0
+    for wrong in ((), ("--network", f"h={other}")):
+        assert_refused(command("check", certificate, model, query, *wrong), "networks")
+    assert_refused(command("check", certificate, model, query, *further, *further), "twice")

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import onnx
 import pytest
+from make_data import Parts
 from onnx import TensorProto, helper, numpy_helper
 from test_certified_queries import Case, changed, put_right
 
@@ -174,3 +175,25 @@ def test_distances_that_are_none_are_not_used(tmp_path: Path) -> None:
         question = Question.read(other, found.property)
         assert ball_of(question.network, question.query) is None
         assert not put_right(found, other, found.property.read_text()).accepted()
+
+
+def in_float32(graph: onnx.GraphProto) -> None:
+    """Distances that a library rounds."""
+    (centre,) = graph.initializer
+    centre.CopyFrom(numpy_helper.from_array(numpy_helper.to_array(centre).astype(np.float32), "centre"))
+    del graph.node[0]
+    graph.node[0].input[0] = "U"
+    graph.output[0].type.tensor_type.elem_type = TensorProto.FLOAT
+
+
+def test_balls_of_rounded_distances_are_not_used(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What a library computes of a distance may be less than it is: such a ball says nothing of the deployed network's inputs."""
+    found = proof(tmp_path, "L1")
+    models = {**dict(found.models), "distance": changed(dict(found.models)["distance"], in_float32)}
+    real = put_right(found, models, found.property.read_text())
+    assert real.accepted()
+    parts = Parts.read(real.certificate)
+    parts.metadata["semantics"] = "ieee32-any-order"
+    parts.write(real.certificate)
+    monkeypatch.setattr("verify.checker.proof.ball_of", lambda *_: pytest.fail("a ball is asked for"))
+    assert not real.accepted(semantics="ieee32-any-order")

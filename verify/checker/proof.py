@@ -59,7 +59,9 @@ class Proof:
     ) -> None:
         self.network, self.clauses, self.tree = network, clauses, tree
         self._number, self._shares = 0, 1
-        self.bounder = Bounder(network, arithmetic, until, ball_of(network, clauses.query))
+        # of what libraries compute of a distance no ball is known
+        ball = None if arithmetic.deployed else ball_of(network, clauses.query)
+        self.bounder = Bounder(network, arithmetic, until, ball)
         self.cuts = Cuts(network)
         self.dual, self.lemmas = self.bounder.dual, Lemmas(self.bounder, self.cuts)
         self.summary = Summary()

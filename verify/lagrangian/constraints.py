@@ -14,11 +14,20 @@ from torch import Tensor
 from verify.lagrangian.domain import Domain
 from verify.lagrangian.terms import Part, Sweep, Term
 from verify.lagrangian.value import RoundingError, dot
+from verify.network.ball import Ball
 from verify.network.graph import Layer
 from verify.state import Objective
 
 # By node, [batch, objectives, size].
 Cotangents = dict[int, Tensor]
+
+
+def first_weights(objective: Objective, ball: Ball) -> Float[Tensor, "batch objectives rows"]:
+    """Weights to begin with: the same for all rows but the ball's own, which bounds do without."""
+    of_ball = (objective.coefficients[..., ball.outputs :] != 0).any(3)
+    others = (~of_ball).sum(2, keepdim=True)
+    even = torch.full_like(objective.thresholds, 1 / objective.thresholds.shape[2])
+    return torch.where(others > 0, (~of_ball).to(even) / others.clamp(min=1), even)
 
 
 class Simplex(Term):
@@ -39,13 +48,10 @@ class Simplex(Term):
 
     def init(self, objectives: int) -> Part:
         shape = self.domain.batch, objectives, self.count
-        even = self.domain.like.new_full(shape, 1 / self.count)
         ball = self.domain.network.ball
         if ball is None or self.domain.node != len(self.domain.network.nodes) - 1:
-            return even
-        of_ball = (self.objective.coefficients[..., ball.outputs :] != 0).any(3).expand(shape)
-        others = (~of_ball).sum(2, keepdim=True)
-        return torch.where(others > 0, (~of_ball).to(even) / others.clamp(min=1), even)
+            return self.domain.like.new_full(shape, 1 / self.count)
+        return first_weights(self.objective, ball).to(self.domain.like).expand(shape)
 
     def project(self, part: Part) -> Part:
         weights = part.clamp(min=0)
