@@ -197,3 +197,11 @@ def test_balls_of_rounded_distances_are_not_used(tmp_path: Path, monkeypatch: py
     parts.write(real.certificate)
     monkeypatch.setattr("verify.checker.proof.ball_of", lambda *_: pytest.fail("a ball is asked for"))
     assert not real.accepted(semantics="ieee32-any-order")
+
+
+@pytest.mark.parametrize("epsilon", [0.03125, 0.125])
+def test_small_balls_are_proved_at_once(epsilon: float, tmp_path: Path) -> None:
+    """Bug found: what refuted a root by CROWN alone was told with the weights of another bound."""
+    files, certificate = model(tmp_path / "model.onnx"), tmp_path / "proof.cert"
+    result = run(Request(files, verify.L1Ball(X, epsilon, 0), timeout=60, certificate=certificate))
+    assert (result.verdict, result.certificate) == ("unsat", certificate), result.reason

@@ -22,6 +22,7 @@ from verify.bounders.intermediate import IntermediateBounds
 from verify.bounders.restricted import Restricted
 from verify.bounders.tracing import Provable
 from verify.deadline import Deadline
+from verify.lagrangian.constraints import first_weights
 from verify.problem import Problem
 from verify.room import times
 from verify.state import Bounds, Subproblems
@@ -77,6 +78,10 @@ class Roots:
         shared.objectives.prepare(clauses)
         # in full once they are optimised
         roots = root_subproblems(shared.problem.rows, clauses, 0, shared.network.device)
+        if shared.network.ball is not None:
+            objective = shared.objectives.of(roots.clause, roots.state["constraint_weights"].dtype)
+            weights = first_weights(objective, shared.network.ball)
+            roots = replace(roots, state=roots.state | {"constraint_weights": weights})
         roots = shared.tracer.roots(roots, roots.clause[:, None])
         boxes, bounds, owner = shared.intervals(clauses)
         refuted = self._crown(shared, roots, bounds, owner, magnitudes(shared.network, bounds), deadline)
