@@ -17,6 +17,7 @@ from test_independence import imported
 
 from verify.checker.kinds import KINDS
 
+LARGE = 1e30
 SMALL = [name for name in MAKERS if name != "curved"]  # it reads no other activation than ReLU
 
 
@@ -51,7 +52,10 @@ def test_every_kind_is_read(kits: dict[str, Kit]) -> None:
 
 @pytest.mark.parametrize("name", SMALL)
 def test_agrees_on_changed_numbers(name: str, kits: dict[str, Kit]) -> None:
-    """Random numbers of random blocks are others: both accept, or neither does."""
+    """Random numbers of random blocks are others: both accept, or neither does.
+
+    Not so large that floats overflow, and all finite: of what a bound does not need, either checker may think as it likes.
+    """
     one, random = kits[name], np.random.default_rng(0)
     for _ in range(6):
         block, start, dtype, count = one.fields[random.integers(len(one.fields))]
@@ -61,7 +65,7 @@ def test_agrees_on_changed_numbers(name: str, kits: dict[str, Kit]) -> None:
         size = np.dtype(dtype).itemsize
         at = start + int(random.integers(count)) * size
         value = np.frombuffer(data[at : at + size], dtype)[0]
-        others = list(changed_numbers(dtype, value))
+        others = [other for other in changed_numbers(dtype, value) if abs(float(other)) < LARGE]
         with np.errstate(over="ignore"):
             new = np.array([others[random.integers(len(others))]]).astype(dtype)
         parts, blocks = one.parts.copy(), one.parts.blocks

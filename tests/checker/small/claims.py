@@ -75,7 +75,7 @@ def lemma(tree: Tree, block: Block, with_cuts: bool = False) -> None:
 def planes(tree: Tree, block: Block) -> None:
     """Cutting planes: above the ReLU where it is 0, and where it is its operand."""
     variables = block.counted("i")
-    lower, upper = (block.take("d", tree.net.size, True) for _ in range(2))
+    lower, upper = (block.take("d", tree.net.size) for _ in range(2))
     slopes, factors, offsets = (block.take("d", len(variables)) for _ in range(3))
     counts = block.take("i", len(variables))
     keys, values = block.take("i", sum(counts)), block.take("d", sum(counts))
