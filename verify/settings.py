@@ -178,9 +178,9 @@ def build_search(
     network = placed(problem.model.network, device)
     if settings.semantics != "real":
         network = _deployed(problem, network, settings.semantics)
+    if not network.deployed:
+        network = without_opposites(network, None if writer is None else writer.agreement)
     tracer = NO_PROOF if writer is None else CertificateTracer(network, problem.rows, writer)
-    if tracer.proves(Provable.WITHOUT_OPPOSITES) and not network.deployed:
-        network = without_opposites(network)
     network = replace(network, plain=not tracer.proves(Provable.SHARED_FACTS))
     if tracer.proves(Provable.EXCLUDED_CLAUSES):
         problem = without_excluded(problem, network)

@@ -36,8 +36,16 @@ def _unsynced(monkeypatch: pytest.MonkeyPatch) -> None:
 class Question:
     """A random network whose least output is a little above its threshold, in files; inputs are split where there are few."""
 
-    def __init__(self, inputs: int, folder: Path, settings: Settings = SPLITTING) -> None:
-        model, row = relu_model(random_layers(5, [inputs, 10, 2])), np.array([[1.0, -0.5]])
+    def __init__(
+        self, inputs: int, folder: Path, settings: Settings = SPLITTING, opposites: bool = False
+    ) -> None:
+        (weight, bias), last = random_layers(5, [inputs, 10, 2])
+        if opposites:
+            (weight, bias), last = (
+                tuple(np.round(8 * one) / 8 for one in pair) for pair in ((weight, bias), last)
+            )
+            weight[5:], bias[5:] = -weight[:5], -bias[:5]
+        model, row = relu_model([(weight, bias), last]), np.array([[1.0, -0.5]])
         lower, upper = [-0.7] * inputs, [0.7] * inputs
         least = exact_minimum(model, lower, upper, row, np.zeros(1))
         self.paths = folder / "model.onnx", folder / "property.vnnlib"
@@ -69,9 +77,14 @@ class Telling(Eager):
             raise Killed
 
 
-@pytest.mark.parametrize(("inputs", "settings"), [(20, QUIET), (6, SPLITTING)])
-def test_killed_again_and_again_the_whole_is_proved(inputs: int, settings: Settings, tmp_path: Path) -> None:
-    question, random, kills = Question(inputs, tmp_path, settings), np.random.default_rng(1), 0
+@pytest.mark.parametrize(
+    ("inputs", "settings", "opposites"),
+    [(20, QUIET, False), (6, SPLITTING, False), (6, SPLITTING, True)],
+)
+def test_killed_again_and_again_the_whole_is_proved(
+    inputs: int, settings: Settings, opposites: bool, tmp_path: Path
+) -> None:
+    question, random, kills = Question(inputs, tmp_path, settings, opposites), np.random.default_rng(1), 0
     found: tuple[Outcome, str | None] | None = None
     while found is None:
         assert kills < 1000 and not question.target.exists()
@@ -82,6 +95,7 @@ def test_killed_again_and_again_the_whole_is_proved(inputs: int, settings: Setti
     assert outcome.verdict == "unsat" and failure is None and question.target.exists()
     assert kills > 1 and outcome.progress.checkpoint["resumed"]
     first = question.target.read_bytes()
+    assert (b"merged.variable" in first) == opposites
     question.target.unlink()
     # what is decided is put together and proved again
     again, failure = question.decide()

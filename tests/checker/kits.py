@@ -239,6 +239,35 @@ def several(folder: Path) -> Kit:
     return kit(folder, "several", files, text(low + GIVE))
 
 
+def opposites(folder: Path) -> Kit:
+    """Each neuron twice and once more with the opposite sign; of some, ReLUs that nothing is made of but `relu(s) - relu(-s)`."""
+    folder = folder / "opposites"
+    folder.mkdir()
+    random = np.random.default_rng(3)
+
+    def short(*shape: int) -> Array:
+        return (random.integers(-8, 9, shape) / 8).astype(np.float32)
+
+    sizes, layers = (3, 4, 3), []
+    for i in range(2):
+        weight, bias = short(sizes[i + 1], 3 * sizes[i] if i else 3), short(sizes[i + 1])
+        if i:
+            weight[:, 2] = 0
+            weight[:, 2 + 2 * sizes[i]] = -weight[:, 2 + sizes[i]]
+        layers.append(tuple(np.concatenate([part, part, -part]) for part in (weight, bias)))
+    layers.append((short(2, 9), short(2)))
+    files = placed(folder, relu_model(layers), "")
+    holds, fails = texts(layers, 1, 0.02, files.model)
+    files.property.write_text(holds)
+    assert searched(files, "activations", CONSTRAINED, prepare_search=both(always, without_cuts)) == (
+        "unsat",
+        None,
+    )
+    found = kit(folder, "opposites", files, fails)
+    assert len(found.parts.tensors["merged.variable"]) == 9 + 6
+    return found
+
+
 def curved(folder: Path) -> Kit:
     """Multipliers of all pre-activations, of a network with tanh; the optimum by samples."""
     from test_certificates import outputs_of
@@ -264,7 +293,7 @@ MAKERS: dict[str, Callable[[Path], Kit]] = {
     "cuts in single": lambda folder: relu_kit(folder, "cuts in single", 3, 1, 0.02, "activations", WEAK, in_float32),
     "inputs": lambda folder: relu_kit(folder, "inputs", 2, 1, 0.01, "inputs", QUICK, always),
     "joined": lambda folder: relu_kit(folder, "joined", 3, 2, 0.05, "inputs", QUICK, always),
-    "several": several, "afresh": afresh, "curved": curved, "hand": made_by_hand, "merged": merged,
+    "several": several, "afresh": afresh, "curved": curved, "opposites": opposites, "hand": made_by_hand, "merged": merged,
 }  # fmt: skip
 
 

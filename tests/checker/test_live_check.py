@@ -30,7 +30,7 @@ def files(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
 
 def pieces(parts: Parts, random: np.random.Generator) -> Iterator[Piece]:
     """What a writer sends: all roots first, some splits and some blocks at a time."""
-    tensors = {name: parts.tensors[name].astype(kind) for name, kind in TENSORS.items()}
+    tensors = {name: parts.tensors.get(name, np.zeros(0)).astype(kind) for name, kind in TENSORS.items()}
     splits, blocks = len(tensors["split.node"]), len(tensors["block.kind"])
     ends = [0, *tensors["block.end"].tolist()]
     at = dict.fromkeys(TENSORS, 0)
@@ -89,7 +89,7 @@ def changed(parts: Parts, name: str) -> Parts:
     """With the last number of a tensor changed."""
     other = parts.copy()
     other.tensors = {key: value.copy() for key, value in parts.tensors.items()}
-    own = other.tensors[name]
+    own = other.tensors.setdefault(name, np.zeros(1, TENSORS[name]))
     own[-1] = own[-1] + 1 if own.dtype.kind != "f" else own[-1] + 0.5
     return other
 

@@ -118,6 +118,13 @@ def test_what_takes_rounding_is_left(reader: list[list[float]]) -> None:
     assert without_opposites(network) is network
 
 
+def test_what_is_too_small_is_not_nothing() -> None:
+    """Of products that float64 has as 0 alone nothing would be left."""
+    same = Dense(torch.tensor([[1e-200], [-1e-200]], dtype=DOUBLE))
+    network = chain(same, Dense(torch.tensor([[0.0, 1e-200]], dtype=DOUBLE)))
+    assert without_opposites(network) is network
+
+
 def test_biases_that_take_rounding_are_left() -> None:
     same = Dense(PAIR[:2], torch.tensor([1.0, -1.0], dtype=DOUBLE))
     network = chain(same, Dense(LESS[:, :2], torch.tensor([2.0**-60], dtype=DOUBLE)))

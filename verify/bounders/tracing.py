@@ -38,8 +38,6 @@ class Provable(Enum):
     CROWN_ROOTS = "CROWN of roots"
     # neurons left out that are 0 on all boxes
     REDUCED_NETWORK = "reduced network"
-    # one neuron in the place of those with equal or opposite pre-activations
-    WITHOUT_OPPOSITES = "no opposite neurons"
     # clauses left out that no input meets
     EXCLUDED_CLAUSES = "excluded clauses"
     # what is known of several nodes together: maxima, signs of sums, what adds up to 1; and of an end beside an infinite one

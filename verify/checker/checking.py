@@ -177,7 +177,7 @@ def prove_share(
 def _start(
     container: Container, question: Question, arithmetic: Arithmetic, until: float = math.inf
 ) -> Proof:
-    network, clauses = question.network, Clauses.read(question.query, container)
+    network, clauses = question.as_in(container).network, Clauses.read(question.query, container)
     tree = Tree.read(container, clauses.roots, network.variables, clauses.box)
     return Proof(network, clauses, tree, arithmetic, until)
 

@@ -46,6 +46,10 @@ class Container:
             raise Refused(f"tensor {name!r} is {found.dtype} of rank {found.ndim}, not {kind} of rank {rank}")
         return found
 
+    def optional(self, name: str, kind: str) -> NDArray[Any]:
+        """A tensor that may be missing, which is as good as empty."""
+        return self.tensor(name, kind) if name in self.tensors else np.zeros(0, kind)
+
 
 def read(path: Path) -> Container:
     """Maps a file. Raises Refused for anything but a complete container."""

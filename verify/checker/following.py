@@ -29,13 +29,14 @@ from verify.checker.container import Container, read
 from verify.checker.errors import NotProved, Refused
 from verify.checker.kinds import block_of
 from verify.checker.multipliers import Arithmetic
+from verify.checker.opposites import MERGED
 from verify.checker.processes import Line
 from verify.checker.proof import Proof, Summary
 from verify.checker.question import Models, Question
 from verify.checker.tree import SPLITS, Tree
 
 BLOCKS = {"block.kind": "u1", "block.end": "<i8", "stream": "u1"}
-TENSORS = ROOTS | SPLITS | BLOCKS
+TENSORS = MERGED | ROOTS | SPLITS | BLOCKS
 # what has been appended to each tensor, as its bytes
 Piece = dict[str, bytes]
 # steps by which others come before this process while a search is under way
@@ -45,7 +46,8 @@ _HASHED = 1 << 24
 
 
 class Follower:
-    """Proves its share of a certificate that comes in pieces. The first has all roots, and splits come before what speaks of them.
+    """Proves its share of a certificate that comes in pieces. The first has all roots and says which pre-activations are left out; splits
+    come before what speaks of them.
 
     rows: as the header will have it.
     """
@@ -84,18 +86,18 @@ class Follower:
         self._length = whole
 
     def _begun(self, arrays: dict[str, NDArray[Any]]) -> Proof:
-        """The proof, which the first piece's roots begin."""
-        clause, count = (arrays[name] for name in ROOTS)
+        """The proof, which the first piece begins."""
+        (left_out,), (clause, count) = ([arrays[name] for name in names] for names in (MERGED, ROOTS))
         if self._proof is None:
-            network, clauses = (
-                self._question.network,
-                Clauses(self._question.query, clause, count, self._rows),
-            )
+            if len(left_out) and self._arithmetic.deployed:
+                raise Refused("pre-activations are left out, which is known of real numbers alone")
+            network = self._question.without(left_out).network
+            clauses = Clauses(self._question.query, clause, count, self._rows)
             tree = Tree(clauses.roots, network.variables, clauses.box)
             self._proof = Proof(network, clauses, tree, self._arithmetic, self._until)
             self.divide(self.share)
-        elif len(clause) or len(count):
-            raise Refused("there are roots behind the first piece")
+        elif len(clause) or len(count) or len(left_out):
+            raise Refused("there are roots, or pre-activations that are left out, behind the first piece")
         return self._proof
 
     def finished(self, certificate: Path, semantics: str) -> Summary:
@@ -114,7 +116,8 @@ class Follower:
     def _check_file(self, container: Container) -> None:
         """Refused unless a file holds what was taken in, and nothing else."""
         for name, kind in TENSORS.items():
-            if _digest(container.tensor(name, kind)) != self._digests[name].digest():
+            found = container.optional(name, kind) if name in MERGED else container.tensor(name, kind)
+            if _digest(found) != self._digests[name].digest():
                 raise Refused(f"{name} is not what was proved")
 
 

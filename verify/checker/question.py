@@ -7,15 +7,18 @@ import hashlib
 import math
 import zlib
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TypeAlias, TypeVar
+from typing import Any, TypeAlias, TypeVar
+
+from numpy.typing import NDArray
 
 from verify.checker.container import FORMATS, Container
 from verify.checker.errors import Refused
 from verify.checker.joint import read_joint
 from verify.checker.network import Network
 from verify.checker.onnx_reader import read_model
+from verify.checker.opposites import MERGED, merged
 from verify.checker.query import Query, read_query
 from verify.checker.query2 import JointQuery, read_query2
 from verify.checker.query2_words import is_version_2
@@ -121,6 +124,18 @@ class Question:
         if " ".join(map(digest, found.values())) != self.onnx_sha256:
             raise Refused(f"{', '.join(map(str, self.models.values()))}: was written meanwhile")
         return found
+
+    def without(self, variables: NDArray[Any]) -> Question:
+        """The same question of an equal network without these pre-activations. Raises Refused where it would not be equal."""
+        return replace(self, network=merged(self.network, variables)) if len(variables) else self
+
+    def as_in(self, container: Container) -> Question:
+        """The question without the pre-activations that a certificate leaves out. Raises Refused."""
+        ((name, kind),) = MERGED.items()
+        variables = container.optional(name, kind)
+        if len(variables) and container.text("semantics") != "real":
+            raise Refused("pre-activations are left out, which is known of real numbers alone")
+        return self.without(variables)
 
     def check_header(self, container: Container) -> str:
         """The certificate's verdict; Refused where it is of another format or of other files."""

@@ -7,7 +7,9 @@ convolutions that are mixed place by place. Rewritten only where all new weights
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from typing import NamedTuple
 
 import torch
@@ -23,25 +25,32 @@ from verify.network.graph import Layer, Network, Node
 from verify.network.reduced import readers_of
 
 Map = Dense | Convolution
+# of a layer's number, and its rows or channels that stay, whether it is to be
+Agreed = Callable[[int, Int[Tensor, " kept"]], bool]
 _SPREAD = 0x1E3779B97F4A7C15  # the golden ratio's bits, which multiples of differ in many places
 _LEAST = -1000  # exponent of a product that float64 has whole
 _MOST_TERMS = 32  # of sums that are looked at each
 
 
-def without_opposites(network: Network) -> Network:
-    """An equal network, of no more neurons; one and the same where nothing is to be gained."""
+def without_opposites(network: Network, agreed: Agreed | None = None) -> Network:
+    """An equal network, of no more neurons; one and the same where nothing is to be gained.
+
+    agreed: asked of each layer, the last first; ReLUs of ReLUs stay as they are then.
+    """
     readers = readers_of(network)
     # a layer changes what is behind it alone: from the last on, indices stay what they were
-    for layer in reversed(network.layers):
+    for number, layer in reversed([*enumerate(network.layers)]):
         if type(layer.activation) is Relu and readers[layer.pre_node] == [layer.node]:
-            without = _without(network, layer, readers)
+            without = _without(network, layer, readers, agreed and partial(agreed, number))
             if without is not None:
                 network, readers = without, readers_of(without)
     return network
 
 
-def _without(network: Network, layer: Layer, readers: list[list[int]]) -> Network | None:
-    """A ReLU of each kind in that layer; None where each is of its own, or the new weights would have to be rounded."""
+def _without(
+    network: Network, layer: Layer, readers: list[list[int]], agreed: Callable[[Tensor], bool] | None
+) -> Network | None:
+    """A ReLU of each kind in that layer; None where each is of its own, new weights would be rounded, or it is not agreed to."""
     own = network.nodes[layer.pre_node].operator
     if not isinstance(own, Map) or not _plain(own) or not readers[layer.node]:
         return None
@@ -52,12 +61,14 @@ def _without(network: Network, layer: Layer, readers: list[list[int]]) -> Networ
     for reader in readers[layer.node]:
         read = _reading(network.nodes[reader].operator, own)
         behind = [network.nodes[index].operator for index in readers[reader]]
-        again = bool(behind) and all(type(operator) is Relu for operator in behind)
+        again = agreed is None and bool(behind) and all(type(operator) is Relu for operator in behind)
         known = None if read is None else _read(read, own, first, of, opposite, again)
         if known is None:
             return None
         maps[reader] = known
     used = torch.stack([(known.own != 0).any(0) for known in maps.values()]).any(0)
+    if agreed is not None and not agreed(first[used]):
+        return None
     return _rewritten(network, layer, own, first[used], used, maps)
 
 
@@ -154,9 +165,7 @@ def _exact(left: Float[Tensor, "rows inner"], right: Float[Tensor, "inner column
     Of all sums alike or, where that does not do and terms are few, of each.
     """
     size = _product(left.abs(), right.abs())
-    if not bool(size.any()):
-        return True
-    least = [unit_exponent(part[part != 0][None]) for part in (left, right)]
+    least = [unit_exponent(part.reshape(1, -1)) for part in (left, right)]
     if bool(_short(size.amax()[None], least[0] + least[1])):
         return True
     used = left != 0
@@ -174,8 +183,8 @@ def _exact(left: Float[Tensor, "rows inner"], right: Float[Tensor, "inner column
 
 
 def _short(size: Tensor, unit: Tensor) -> Bool[Tensor, "*shape"]:
-    """Whether sums of multiples of 2^unit are exact whose sizes add up to `size`, which may be rounded itself."""
-    return (size == 0) | ((unit > _LEAST) & (size.log2() < unit + BITS - 1))
+    """Whether sums of multiples of 2^unit are exact whose sizes add up to `size`, which may be rounded itself, or to 0 if they are tiny."""
+    return (unit > _LEAST) & (size.log2() < unit + BITS - 1)
 
 
 def _product(left: Tensor, right: Tensor) -> Tensor:

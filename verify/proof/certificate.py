@@ -73,7 +73,6 @@ UNPROVED = {
     Provable.CROWN_ROOTS,
     Provable.SHARED_FACTS,
     Provable.REDUCED_NETWORK,
-    Provable.WITHOUT_OPPOSITES,
     Provable.EXCLUDED_CLAUSES,
     Provable.OTHER_SEARCH,
 }
@@ -102,6 +101,7 @@ class CertificateTracer(ProofTracer):
         self._writer, self._lock, self._local = writer, Lock(), local()
         self._splits = self._cuts = 0
         self._families = Families()
+        self._left_out = writer.agreement.settled()
         writer.at_end(self._cover)
 
     def __getstate__(self) -> dict[str, Any]:
@@ -184,6 +184,8 @@ class CertificateTracer(ProofTracer):
         groups = [list(dict.fromkeys(group)) for group in clauses.tolist()]
         with self._lock:
             first, groups = self._families.added(groups)
+            if first == 0:
+                self._writer.append("merged.variable", self._left_out)
             # counts first: who reads along looks whether all clauses are there
             self._writer.append("root.count", np.array([len(group) for group in groups]))
             self._writer.append("root.clause", np.array([one for group in groups for one in group]))

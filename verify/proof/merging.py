@@ -22,6 +22,7 @@ from verify.checker.clauses import ROOTS
 from verify.checker.container import Container, read
 from verify.checker.errors import NotProved, Refused
 from verify.checker.kinds import Block, blocks
+from verify.checker.opposites import MERGED
 from verify.checker.question import Models, Question, named
 from verify.checker.tree import SPLITS, Tree
 from verify.proof.blocks import CuttingPlanes, Moved
@@ -54,13 +55,20 @@ class _Part:
         if (count < 1).any() or sum(count.tolist()) != len(clause):
             raise Refused("the roots' tables do not fit each other")
         clauses = [own.tolist() for own in np.split(clause, np.cumsum(count)[:-1])] if len(count) else []
-        tree = Tree.read(container, len(count), question.network.variables, _no_box)
+        variables = question.as_in(container).network.variables
+        tree = Tree.read(container, len(count), variables, _no_box)
         for block in blocks(container):
             if block.rule.closes:
                 nodes = np.array(block.cursor().counted("<i8"))
                 tree.check_nodes(nodes)
                 tree.close(nodes)
         return _Part(path, container, tree, clauses)
+
+    @property
+    def left_out(self) -> Array:
+        """The pre-activations that are not on its axis of variables."""
+        ((name, kind),) = MERGED.items()
+        return self.container.optional(name, kind)
 
     @property
     def semantics(self) -> str:
@@ -106,6 +114,7 @@ class _Merger:
         """Everything, and what covers the open nodes behind it. Refused where some are not covered."""
         most = [max(map(len, part.clauses), default=1) for part in self._parts]
         cuts = 0
+        writer.append("merged.variable", self._parts[0].left_out)
         for part in self._parts:
             for name, kind in ROOTS.items():
                 writer.append(name, part.container.tensor(name, kind))
@@ -187,6 +196,8 @@ def merge(
     rows = {part.container.text("rows") for part in found}
     if len(rows) > 1 or not (text := rows.pop()).isdecimal():
         raise Refused("the parts' headers do not agree on 'rows'")
+    if len({part.left_out.tobytes() for part in found}) > 1:
+        raise Refused("the parts do not agree on the pre-activations that they leave out")
     semantics = DEPLOYED if {part.semantics for part in found} == {DEPLOYED} else REAL
     covered = {clause for part in found for own in part.clauses for clause in own}
     missing = sorted(set(range(len(question.query.clauses))) - covered)

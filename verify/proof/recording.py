@@ -12,6 +12,7 @@ import numpy as np
 
 from verify.checker.checking import DEPLOYED, FAILURES, REAL, check
 from verify.checker.errors import Refused
+from verify.checker.network import Network
 from verify.checker.onnx_reader import read_model
 from verify.checker.question import Models, Question, content, digest
 from verify.errors import InputError
@@ -19,6 +20,7 @@ from verify.loading.joint import JointModel
 from verify.loading.onnx.external import data_files
 from verify.output import Outputs
 from verify.problem import Problem, Witness, of_networks
+from verify.proof.agreement import Agreement
 from verify.proof.live_check import LiveCheck
 from verify.proof.writer import CertificateWriter
 
@@ -98,8 +100,8 @@ def recording(
         raise InputError("a certificate speaks of the bytes of two files: give model and property as paths")
     specification = Path(specification)
     Outputs([*_files(models), specification], data_files).admit("--certificate", path)
-    _check_readable(models, specification, problem)
-    with CertificateWriter(path, folder) as writer:
+    agreement = Agreement(_readable(models, specification, problem))
+    with CertificateWriter(path, folder, agreement) as writer:
         yield Recording(path, models, specification, writer)
 
 
@@ -120,8 +122,8 @@ def _files(models: Models) -> list[Path]:
     return list(models.values()) if isinstance(models, Mapping) else [models]
 
 
-def _check_readable(models: Models, specification: Path, problem: Problem) -> None:
-    """InputError unless the checker reads the same network from the files: as many variables, in the same layers."""
+def _readable(models: Models, specification: Path, problem: Problem) -> Network:
+    """The checker's network; InputError unless it reads the same one from the files: as many variables, in the same layers."""
     files = _files(models)
     model = ", ".join(map(str, files))
     try:
@@ -139,3 +141,4 @@ def _check_readable(models: Models, specification: Path, problem: Problem) -> No
         raise InputError(
             f"--certificate: {model} is lowered in another way by the checker (layers {theirs}, the search's {own})"
         )
+    return network

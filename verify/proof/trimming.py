@@ -15,9 +15,11 @@ from numpy.typing import NDArray
 
 from verify.checker.bounding import Objective
 from verify.checker.checking import check, prepare_proof, take_in
+from verify.checker.clauses import ROOTS
 from verify.checker.container import Container
 from verify.checker.errors import NotProved
 from verify.checker.kinds import Block, blocks
+from verify.checker.opposites import MERGED
 from verify.checker.proof import Proof
 from verify.checker.question import Models
 from verify.proof.blocks import LEVELS, Leaf
@@ -116,8 +118,8 @@ class Trimmer:
     def _write(self, writer: CertificateWriter) -> None:
         self.number = self._numbers()
         self.kept = {node: leaf for node, leaf in self._leaves.items() if node not in self._merged}
-        for name in ("root.clause", "root.count"):
-            writer.append(name, self.container.tensor(name, "<i8"))
+        for name, kind in (MERGED | ROOTS).items():
+            writer.append(name, self.container.optional(name, kind))
         splits = enumerate(self.split_node.tolist())
         kept = [k for k, node in splits if node in self.number and node not in self._merged]
         nodes = [self.number[int(self.split_node[k])] for k in kept]

@@ -21,8 +21,10 @@ from typing import IO, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from verify.checker.opposites import MERGED
 from verify.errors import InputError
 from verify.output import Partial, reported
+from verify.proof.agreement import Agreement
 
 FORMAT = "verify-certificate/2"
 _NAMES = {
@@ -32,7 +34,7 @@ _NAMES = {
     np.dtype("<i8"): "I64",
     np.dtype("<f8"): "F64",
 }
-_TENSORS = {
+_TENSORS = MERGED | {
     "root.clause": "<i8",
     "root.count": "<i8",
     "split.node": "<i8",
@@ -51,11 +53,12 @@ _SPLITS = ("split.node", "split.variable", "split.value")
 class CertificateWriter:
     """Collects tensors of one certificate on disk. One thread writes at a time, while others may read what has been written.
 
-    folder: that keeps the search, and nobody else writes to.
+    folder: that keeps the search, and nobody else writes to. agreement: on what the search may leave out of the network.
     """
 
-    def __init__(self, path: Path, folder: Path | None = None) -> None:
+    def __init__(self, path: Path, folder: Path | None = None, agreement: Agreement | None = None) -> None:
         self._partial, self._folder = Partial(f"certificate {path}", path), folder
+        self.agreement = agreement or Agreement()
         self._files: dict[str, IO[bytes]] = {}
         # of what is kept: digests, and how much is on the disk for certain
         self._digests: dict[str, Any] = {}
@@ -217,6 +220,8 @@ class CertificateWriter:
             at = 0
             for name, kind in _TENSORS.items():
                 size = sizes.get(name, 0)
+                if name in MERGED and not size:
+                    continue
                 header[name] = _entry(np.dtype(kind), size, at)
                 at += size
             text = json.dumps(header, separators=(",", ":")).encode()

@@ -45,7 +45,7 @@ def check(path: Path, model: Path, text: Path) -> None:
         expected = {"format": metadata["format"], "verdict": "unsat", "semantics": "real"}
         expected |= {f"{name}_sha256": hashlib.sha256(content(one)).hexdigest() for name, one in (("onnx", model), ("vnnlib", text))}  # fmt: skip
         demand({**metadata, "rows": ""} == {**expected, "rows": ""}, "another question")
-        net = read_model(content(model))
+        net = read_model(content(model), tensors.get("merged.variable", []))
         clauses = read_property(content(text).decode(), net)
         rows, roots = int(metadata["rows"]), roots_of(tensors, len(clauses))
         demand(rows >= 1 and rows >= max(len(one.rows) for one in clauses), "rows")

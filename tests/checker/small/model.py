@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import math
 import struct
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from fractions import Fraction
 from functools import reduce
+from itertools import pairwise
 from typing import Any
 
 from small.sums import ONE, Sum, demand, plus
@@ -56,9 +57,11 @@ def matrix(tensor: bytes) -> list[list[Fraction]]:
 
 @dataclass
 class Net:
-    """Pre-activations, and outputs, as sums; where each layer begins and ends."""
+    """Pre-activations, and outputs, as sums; where each layer begins and ends. Of some variables of the model others take the place."""
 
     inputs: int
+    merged: Sequence[int] = ()
+    walked: int = 0  # variables of the model so far
     z: dict[int, Sum] = field(default_factory=dict)
     layers: list[tuple[int, int]] = field(default_factory=list)
     outputs: list[Sum] = field(default_factory=list)
@@ -68,20 +71,48 @@ class Net:
         return self.inputs + len(self.z)
 
     def relu(self, operand: list[Sum]) -> list[Sum]:
-        start = self.size
-        self.z |= {start + i: value for i, value in enumerate(operand)}
+        first, start = self.inputs + self.walked, self.size
+        self.walked += len(operand)
+        staying = [i for i in range(len(operand)) if first + i not in self.merged]
+        demand(staying, "a layer of which nothing is left")
+        place = {i: start + new for new, i in enumerate(staying)}
+        self.z |= {variable: operand[i] for i, variable in place.items()}
         self.layers.append((start, self.size))
-        return [{v: Fraction(1)} for v in range(start, self.size)]
+        kinds = [(self.z[variable], variable) for variable in place.values()]
+        return [
+            {place[i]: Fraction(1)} if i in place else like(value, kinds, ONE - 1 - first - i)
+            for i, value in enumerate(operand)
+        ]
+
+    def check_merged(self) -> None:
+        """What is left out is of this model, and nothing is a sum of what nothing stands for."""
+        numbers = [self.inputs - 1, *self.merged, self.inputs + self.walked]
+        demand(all(a < b for a, b in pairwise(numbers)), "what is left out")
+        demand(
+            all(variable >= ONE for one in (*self.z.values(), *self.outputs) for variable in one),
+            "a ReLU that is read",
+        )
 
 
-def read_model(data: bytes) -> Net:
+def like(value: Sum, kinds: list[tuple[Sum, int]], spare: int) -> Sum:
+    """The ReLU of a value, by that of one which is equal or opposite; or else a spare variable stands for its kind."""
+    for other, variable in kinds:
+        if value == other:
+            return {variable: Fraction(1)}
+        if value == plus({}, other, -1):
+            return plus({variable: Fraction(1)}, other, -1)
+    kinds.append((value, spare))
+    return {spare: Fraction(1)}
+
+
+def read_model(data: bytes, merged: Sequence[int] = ()) -> Net:
     """Gemm, MatMul, Add, Sub, Relu and Flatten, of values [1, n]."""
     graph = only(data, 7)
     constants = {only(tensor, 8): matrix(tensor) for tensor in all_of(graph, 5)}
     (given,) = (one for one in all_of(graph, 11) if only(one, 1) not in constants)
     (result,) = (only(one, 1) for one in all_of(graph, 12))
     sizes = [only(size, 1, 0) for size in all_of(only(only(only(given, 2), 1), 2), 1)]
-    net = Net(math.prod(sizes))
+    net = Net(math.prod(sizes), merged)
     values = {only(given, 1): [{i: Fraction(1)} for i in range(net.inputs)]}
     nodes, needed = all_of(graph, 1), {result}
     for node in reversed(nodes):
@@ -93,6 +124,7 @@ def read_model(data: bytes) -> Net:
             demand(name not in values and name not in constants, "a name used twice")
             values[name] = computed(net, node, values, constants)
     net.outputs = values[result]
+    net.check_merged()
     return net
 
 
