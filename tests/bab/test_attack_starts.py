@@ -129,3 +129,17 @@ def test_attacks_have_a_share_of_the_time_however_many_could_work(monkeypatch: p
     assert search.next_attack([0]) is not None
     search.progress.attack_seconds = 5.0
     assert search.next_attack([0], alone=True) is not None
+
+
+def test_a_round_that_would_take_too_much_waits(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Rounds that take 9 s where 2 are meant: of 50 s another one would be more than their fifth."""
+    search = build_search(scored([5.0]), preset("default"), torch.device("cpu"), 0, Silent(), workers=1)
+    search.attacks = Attacks(search.problem, search.network, search.second_attack, search.generator, 10)
+    now = SimpleNamespace(monotonic=lambda: 50.0)
+    monkeypatch.setattr("verify.bab.loop.time", now)
+    search._began, search.progress.attack_seconds = 0.0, 0.0
+    assert search.next_attack([0]) is not None
+    search.progress.attack_seconds = 9.0
+    assert search.next_attack([0]) is None
+    now.monotonic = lambda: 90.0
+    assert search.next_attack([0]) is not None

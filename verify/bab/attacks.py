@@ -33,6 +33,11 @@ class Attacks:
     # clauses of subproblems lately left open, and their minimisers
     suspects: tuple[Tensor, Tensor] | None = None
 
+    def beyond(self, seconds: float) -> float:
+        """By how much the next round will take longer than it is meant to, by what those before took together."""
+        before = self.attack.rounds - self.left
+        return max(0.0, seconds / before - self.attack.seconds) if before else 0.0
+
     def next(
         self, clauses: list[int], spent: float, early: float
     ) -> Callable[[Deadline], Witness | None] | None:

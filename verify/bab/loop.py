@@ -280,7 +280,8 @@ class BranchAndBound:
     ) -> Callable[[Deadline], Witness | None] | None:
         """See `Attacks.next`. alone: all workers wait for it, not one of them."""
         workers, early = (1, SHARE) if alone else (self.workers, EARLY)
-        spent = self.progress.attack_seconds / (workers * (time.monotonic() - self._began))
+        seconds = self.progress.attack_seconds
+        spent = (seconds + self.attacks.beyond(seconds)) / (workers * (time.monotonic() - self._began))
         return self.attacks.next(clauses, spent, early)
 
     def _report(self, phase: str, working: int = 0) -> None:
