@@ -9,13 +9,16 @@ owner's code; a worker's speed is an assumption.
 
 from __future__ import annotations
 
+import gc
 import heapq
 import itertools
+import math
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -26,21 +29,25 @@ from torch import Tensor
 
 from benchmarks.common import table
 from verify.attack import Attack
+from verify.bab.effort import SPLITTING, Observation
 from verify.bab.frontier import Frontier
 from verify.bab.loop import BranchAndBound
 from verify.bab.progress import Silent
-from verify.bab.steps import Done
+from verify.bab.steps import Done, Held
 from verify.bab.strategy import Bounded, Knowledge, Objectives, Result, root_subproblems
 from verify.deadline import Deadline
 from verify.problem import Problem, prepare
 from verify.settings import build_search, preset
 from verify.state import Subproblems
+from verify.workers.crew import TOGETHER
 from verify.workers.parcels import Catalogue, Receiver, Sender
+from verify.workers.worker import under
 
 ROOT = Path(__file__).parents[1]
 _MODEL = ROOT / "properties/digits_fc/onnx/digits_fc.onnx"
 _PROPERTY = ROOT / "properties/digits_fc/vnnlib/image_1401_radius_0.06.vnnlib"
 _NO_ATTACK = Attack(restarts=1, steps=0, seconds=0.0, rounds=0)
+_NO_LIMIT = Deadline()
 _DELAY, _BANDWIDTH = 5e-4, 1e9  # of a message, seconds and bytes a second: ten gigabits
 
 
@@ -98,23 +105,47 @@ def split(subproblems: Subproblems, random: np.random.Generator) -> Bounded:
     return Bounded(children, refuted, torch.zeros(2 * count, 25))
 
 
-def leased(
-    subproblems: Subproblems, random: np.random.Generator, most: float, at_once: int
-) -> tuple[Done, int]:
-    """What a worker brings that goes on until it has split so many, and how many it has split. As `Steps.lease` has it."""
-    waiting, count = Frontier(2**32), len(subproblems)
-    found = last = Done((Result(split(subproblems, random)),)).light
-    while count < most:
-        waiting.push(last.results[0].bounded.subproblems)
-        found = replace(found, results=())
-        if not len(waiting):
-            return found, count
-        some = waiting.pop(at_once, torch.device("cpu"), torch.float32)
-        last = Done((Result(split(some, random)),)).light
-        found = replace(found.joined(last), split=found.split + len(some))
-        count += len(some)
-    rest = waiting.pop(len(waiting), torch.device("cpu"), torch.float32) if len(waiting) else None
-    return replace(found, rest=rest), count
+@dataclass
+class Working:
+    """A simulated worker at its lease: as `Steps.lease` has it, but for the clock."""
+
+    worker: int
+    future: Future[Any]
+    held: Held
+    batch: int
+    until: float
+    now: float = 0.0
+    recalled: float = math.inf  # when it hears of it
+    _doing: Subproblems | None = None
+
+    def begin(self, seconds: float) -> float:
+        """The next step, of so many seconds a subproblem: when it ends."""
+        self._doing = self.held.next(self.batch, torch.device("cpu"), torch.float32)
+        self.now += seconds * len(self._doing)
+        return self.now
+
+    def end(self, seconds: float, random: np.random.Generator) -> Done | None:
+        """The step is over: what the lease brings, if it is over too."""
+        assert self._doing is not None
+        before, bounded = self._doing.lower_bound, split(self._doing, random)
+        after, refuted = bounded.subproblems.lower_bound, bounded.refuted
+        took = seconds * len(before)
+        seen = Observation(SPLITTING, took, before.repeat(2), after, refuted)
+        self.held.learn(Done((Result(bounded, (seen,)),), seconds=seconds))
+        over = self.now >= min(self.until, self.recalled) or not len(self.held)
+        return self.held.done() if over else None
+
+
+class Link:
+    """One way of the owner's connection: what is sent goes one after the other."""
+
+    def __init__(self) -> None:
+        self._free = 0.0
+
+    def arrival(self, now: float, size: int) -> float:
+        """When so many bytes that are sent now are there."""
+        self._free = max(self._free, now) + size / _BANDWIDTH
+        return self._free + _DELAY
 
 
 @dataclass
@@ -127,57 +158,103 @@ class Simulated:
     now: float = 0.0
     busy: float = 0.0
     messages: int = 0
-    bytes: int = 0
+    size: int = 0  # bytes, of all messages
     full: float | None = None  # when all worked for the first time
     _since: float = field(default_factory=time.thread_time)
-    _running: list[tuple[float, int, int, Future[Any], Any]] = field(default_factory=list)
+    # what happens next, by the time: a step is over, or an answer is there
+    _coming: list[tuple[float, int, Working, list[bytes] | None]] = field(default_factory=list)
     _count: Iterator[int] = field(default_factory=itertools.count)
+    _parcels: list[tuple[float, int, Future[Any], list[bytes]]] = field(default_factory=list)
+    _at: dict[Future[Any], Working] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         catalogue = Catalogue()
         self._idle = list(range(self.workers))
         self._senders = [Sender(catalogue) for _ in range(self.workers)]
         self._receivers = [Receiver() for _ in range(self.workers)]
+        self._out, self._in = Link(), Link()
 
     def submit(self, job: Callable[[], Any]) -> Future[Any]:
         """A lease."""
         worker = self._idle.pop()
-        parcel = [bytes(piece) for piece in self._senders[worker].packed(job)]
+        parcel = [bytes(piece) for piece in self._senders[worker].packed(partial(under, _NO_LIMIT, job))]
         self._owner()
-        given = self._receivers[worker].unpacked(parcel).args[0]  # type: ignore[attr-defined]
-        subproblems: Subproblems = given.args[0]
-        lasting, at_once = given.args[4:6] if given.func.__name__ == "lease" else (0.0, 1)
-        done, steps = leased(subproblems, self.random, lasting / self.seconds, at_once)
-        done = replace(done, seconds=self.seconds)
-        spent = time.thread_time()
-        answer = [bytes(piece) for piece in self._receivers[worker].packed(done)]
-        work = self.seconds * steps
-        size = sum(map(len, parcel)) + sum(map(len, answer))
-        self.bytes, self.messages, self.busy = self.bytes + size, self.messages + 2, self.busy + work
-        end = self.now + 2 * _DELAY + size / _BANDWIDTH + work + time.thread_time() - spent
         future: Future[Any] = Future()
-        heapq.heappush(self._running, (end, next(self._count), worker, future, answer))
+        self._parcels.append((self._sent(self._out, parcel, self.now), worker, future, parcel))
         if not self._idle and self.full is None:
             self.full = self.now
         self._since = time.thread_time()
         return future
+
+    def recall(self, job: Future[Any]) -> None:
+        """A message that carries nothing; whoever works on the lease hears it after a step."""
+        self._owner()
+        self._take_up()
+        if (working := self._at.get(job)) is not None:
+            working.recalled = self._sent(self._out, [], self.now)
+        self._since = time.thread_time()
 
     def map(self, function: Callable[[Any], Any], things: Iterable[Any], /) -> Iterable[Any]:
         """There is nothing to map."""
         raise NotImplementedError
 
     def wait(self, jobs: Iterable[Future[Any]], deadline: Deadline) -> set[Future[Any]]:
-        """All that have ended by the time at which the first has."""
+        """Some that have ended by the time at which the first has."""
         self._owner()
-        self.now = max(self.now, self._running[0][0])
-        done = set()
-        while self._running and self._running[0][0] <= self.now:
-            _, _, worker, future, answer = heapq.heappop(self._running)
-            future.set_result(self._senders[worker].unpacked(answer))
-            self._idle.append(worker)
-            done.add(future)
+        self._take_up()
+        done: set[Future[Any]] = set()
+        while self._coming and (not done or (self._coming[0][0] <= self.now and len(done) < TOGETHER)):
+            when, _, working, answer = heapq.heappop(self._coming)
+            if answer is None:
+                self._go_on(working)
+                continue
+            self.now = max(self.now, when)
+            self._since = time.thread_time()
+            working.future.set_result(self._senders[working.worker].unpacked(answer))
+            self._idle.append(working.worker)
+            done.add(working.future)
             self._owner()
+        self._since = time.thread_time()
         return done
+
+    def _sent(self, link: Link, parcel: list[bytes], now: float) -> float:
+        """When a message arrives that is sent at that time."""
+        size = sum(map(len, parcel))
+        self.messages, self.size = self.messages + 1, self.size + size
+        return link.arrival(now, size)
+
+    def _take_up(self) -> None:
+        """Workers unpack what they were sent, and begin."""
+        for arrival, worker, future, parcel in self._parcels:
+            began = time.thread_time()
+            job: Any = self._receivers[worker].unpacked(parcel)
+            given = job.args[1].args[0]
+            bundles, _, _, _, lasting, batch = given.args
+            held = Held(bundles, given.func.__self__.storage)
+            start = arrival + time.thread_time() - began
+            self._at[future] = working = Working(worker, future, held, batch, start + lasting, start)
+            self._step(working)
+        self._parcels.clear()
+
+    def _step(self, working: Working) -> None:
+        before = working.now
+        end = working.begin(self.seconds)
+        self.busy += end - before
+        heapq.heappush(self._coming, (end, next(self._count), working, None))
+
+    def _go_on(self, working: Working) -> None:
+        """After a step: another one, or the answer."""
+        done = working.end(self.seconds, self.random)
+        if done is None:
+            self._step(working)
+            return
+        del self._at[working.future]
+        began = time.thread_time()
+        answer = [bytes(piece) for piece in self._receivers[working.worker].packed(done)]
+        packed = working.now + time.thread_time() - began
+        heapq.heappush(
+            self._coming, (self._sent(self._in, answer, packed), next(self._count), working, answer)
+        )
 
     def _owner(self) -> None:
         """What the owner did since took its time."""
@@ -216,14 +293,18 @@ def simulated(
         yield executor
 
     search.executors = executors
-    outcome = search.run(Deadline())
+    gc.disable()  # or the owner would be charged for looking through what all workers hold
+    try:
+        outcome = search.run(Deadline())
+    finally:
+        gc.enable()
     assert outcome.verdict == "unsat", outcome.reason
     return Row(
         workers,
         executor.now,
         executor.busy / (workers * executor.now),
         executor.messages,
-        executor.bytes,
+        executor.size,
         executor.full,
     )
 
@@ -261,9 +342,7 @@ def drawn(curves: Sequence[tuple[str, Sequence[Row]]], path: Path) -> None:
 )
 @click.option("--slopes", default=3000, show_default=True, help="Numbers that each carries.")
 @click.option("--batch", default=64, show_default=True, help="That a lease begins with, at most.")
-@click.option(
-    "--lease", default=0.5, show_default=True, help="Seconds that a worker goes on for; 0: one step."
-)
+@click.option("--lease", default=0.5, show_default=True, help="Seconds that a worker goes on for, at least.")
 @click.option("--workers", "counts", default="1,4,16,64,256,512,1024", show_default=True)
 @click.option("--plot", type=click.Path(path_type=Path), help="A file for the plot.")
 def main(

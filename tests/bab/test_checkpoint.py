@@ -23,6 +23,7 @@ from torch import Tensor
 
 import verify
 import verify.bab.checkpoint as checkpoint_module
+from verify.bab.bundles import Batch
 from verify.bab.checkpoint import JournalCheckpoint, Standing
 from verify.bab.frontier import Frontier
 from verify.bab.loop import BranchAndBound
@@ -36,7 +37,6 @@ from verify.network.activations import Relu
 from verify.problem import Problem, prepare
 from verify.proof.tracer import NO_PROOF
 from verify.settings import Settings, preset
-from verify.state import Subproblems
 
 ID = {"what": "a test"}
 QUIET = replace(preset("default"), first_attack=NO_ATTACK, second_attack=NO_ATTACK, output_constrained=())
@@ -59,7 +59,7 @@ class Eager(JournalCheckpoint):
         return True
 
     def write(
-        self, strategy: Strategy, frontier: Frontier, working: Sequence[Subproblems], standing: Standing
+        self, strategy: Strategy, frontier: Frontier, working: Sequence[Batch], standing: Standing
     ) -> None:
         if self.lives == 0:
             raise Killed
@@ -322,8 +322,8 @@ def test_time_that_ran_out_is_gone_on_from(splits: str, tmp_path: Path) -> None:
     class Once(JournalCheckpoint):
         """As it is, and the time is over after the first step."""
 
-        def gone(self, subproblems: Subproblems) -> None:
-            super().gone(subproblems)
+        def gone(self, numbers: Tensor) -> None:
+            super().gone(numbers)
             raise OutOfTimeError
 
     search.batch, search.workers = 4, 1

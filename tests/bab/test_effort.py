@@ -10,7 +10,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from verify.bab.effort import SPLITTING, Effort, Halving, Ledger, Observation, Splitting
+from verify.bab.effort import SPLITTING, Effort, Halving, Ledger, Observation, Splitting, condensed
+from verify.bab.progress import Progress
 from verify.bab.techniques.tightened_boxes import last_layers
 from verify.network.activations import Relu
 from verify.network.affine import Dense
@@ -256,3 +257,18 @@ def test_as_many_as_there_is_time_for() -> None:
     assert known.within(5.0, 7) == 2
     assert known.within(0.1, 7) == 1
     assert known.within(0.1, 0) == 0
+
+
+def test_batches_that_are_told_together_count_as_so_many() -> None:
+    """Of splitting alone; what it comes to is what they come to one after the other, where they are alike."""
+    before, after = torch.full((8,), -4.0), torch.tensor([-3.0, 1.0] * 4)
+    batch, other = seen(before, after, 0.8, SPLITTING), seen(before, after, 0.1)
+    several = Effort().learned(batch).learned(batch).learned(batch).splitting
+    other_first, together = condensed([batch, other, batch, batch])
+    assert other_first is other and together.batches == 3 and len(together) == 24
+    found = Effort().learned(together).splitting
+    for name in ("seconds", "total", "level", "growth", "factor", "children", "closed"):
+        assert getattr(found, name) == pytest.approx(getattr(several, name)), name
+    progress = Progress()
+    progress.observe(together)
+    assert progress.techniques[SPLITTING].calls == 3

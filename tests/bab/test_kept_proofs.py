@@ -145,7 +145,8 @@ def test_roots_that_begin_anew_are_written_though_their_numbers_are_old(tmp_path
     def waiting(number: int) -> None:
         one = root_subproblems(1, [0], search.network.alphas, torch.device("cpu"))
         one = replace(one, subproblem_id=torch.tensor([number]))
-        search.frontier.push(checkpoint.numbered(one, True))
+        checkpoint.numbered(one.subproblem_id, True)
+        search.frontier.push(one)
 
     def write() -> list[int]:
         checkpoint.write(search.strategy, search.frontier, [], Standing(search.knowledge, {}, {}))

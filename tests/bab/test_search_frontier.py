@@ -15,6 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import verify.bab.frontier as frontier_module
+from verify.bab.bundles import Bundles, of_columns
 from verify.bab.frontier import Frontier
 from verify.errors import ResourceError
 from verify.state import DualState, Subproblems
@@ -136,6 +137,62 @@ def test_random_traces_against_a_sorted_list(
         assert len(frontier) == len(model)
         assert frontier.worst == min((bound for bound, _ in model), default=float("inf"))
         assert frontier.tree == pytest.approx(sum(2.0 ** -depths[number] for _, number in model))
+
+
+def bundled(batch: Subproblems) -> Bundles:
+    """As a worker brings them."""
+    frontier = Frontier()
+    frontier.push(batch)
+    return frontier.bundles()
+
+
+def opened(bundles: Bundles) -> Subproblems:
+    """What a worker makes of them."""
+    frontier = Frontier()
+    frontier.push(bundles)
+    return popped(frontier, len(bundles))
+
+
+@settings(max_examples=100)
+@given(st.lists(st.one_of(
+    st.tuples(st.sampled_from(["push", "bring"]), st.integers(1, 60), st.integers(0, 12)),
+    st.tuples(st.sampled_from(["pop", "lease"]), st.integers(1, 60), st.just(0)),
+), min_size=4, max_size=25), st.sampled_from([1, 40_000, 2**30]))  # fmt: skip
+def test_bundles_wait_beside_others_and_all_come_back(trace: list[tuple[str, int, int]], room: int) -> None:
+    """Whoever brings them and however they are taken, whether there is room for them as they are or not."""
+    frontier, depths, waiting, first = Frontier(room), dict[int, int](), dict[int, float](), 0
+    for action, count, depth in trace:
+        if action in ("push", "bring"):
+            bounds = [-float((7 * number) % 23) for number in range(first, first + count)]
+            batch = subproblems(bounds, depth, first)
+            frontier.push(batch if action == "push" else bundled(batch))
+            depths.update(dict.fromkeys(range(first, first + count), depth))
+            waiting.update(zip(range(first, first + count), bounds, strict=True))
+            first += count
+        elif waiting:
+            got = popped(frontier, count) if action == "pop" else opened(frontier.lease(count))
+            assert len(got) >= min(count, len(waiting))
+            assert_whole(got, depths)
+            for clause, bound in zip(got.clause.tolist(), got.lower_bound.tolist(), strict=True):
+                assert waiting.pop(clause) == bound
+        assert len(frontier) == len(waiting)
+        assert sorted(frontier.clauses.tolist()) == sorted(waiting)
+        assert frontier.worst == min(waiting.values(), default=float("inf"))
+        assert frontier.tree == pytest.approx(sum(2.0 ** -depths[number] for number in waiting), abs=1e-12)
+        half = [of_columns(some) for some in frontier.since(first // 2 + 7)]
+        found = [number for some in half for number in some.clause.tolist()]
+        assert sorted(found) == sorted(number for number in waiting if number >= first // 2)
+
+
+def test_bundles_are_alike_and_the_worst_is_leased_first() -> None:
+    """Each has some of the worst subproblems that came with it."""
+    frontier = Frontier()
+    frontier.push(bundled(subproblems([float(bound) for bound in range(-20, 0)], 1)))
+    frontier.push(bundled(subproblems([-50.0, -1.0], 1, 20)))
+    assert opened(frontier.lease(1)).lower_bound.tolist() == [-50.0]
+    each = [opened(frontier.lease(1)) for _ in range(5)]
+    assert [sorted(one.lower_bound.tolist())[0] for one in each] == [-20.0, -19.0, -18.0, -17.0, -16.0]
+    assert all(len(one) == 2 for one in each)
 
 
 def test_order_turns_round_when_crowded() -> None:

@@ -24,6 +24,7 @@ import verify
 from verify.attack import Attack
 from verify.bab.executor import Executor
 from verify.bab.progress import Silent
+from verify.bab.steps import RECALLED
 from verify.deadline import Deadline, OutOfTimeError
 from verify.errors import InputError, InternalError, ResourceError
 from verify.lagrangian.cuts import compressed
@@ -146,6 +147,27 @@ def test_a_lost_worker_costs_its_lease_alone(crew: Crew, tmp_path: Path) -> None
     assert len(MADE) == 2 + crew.tally.lost
 
 
+def recalled() -> bool:
+    """Goes on until others have nothing to do."""
+    return RECALLED.wait(PATIENCE)
+
+
+def is_recalled() -> bool:
+    return RECALLED.is_set()
+
+
+def test_a_lease_is_recalled_and_the_next_one_is_not(crew: Crew) -> None:
+    job = crew.submit(recalled)
+    until = time.monotonic() + PATIENCE
+    while not job.done() and time.monotonic() < until:  # it may not have begun the first time
+        crew.recall(job)
+        time.sleep(0.05)
+    assert crew.wait([job], Deadline()) == {job} and job.result()
+    crew.recall(job)  # which has ended
+    after = [crew.submit(is_recalled) for _ in range(4)]
+    assert not any(one.result(PATIENCE) for one in after)
+
+
 class Doomed:
     """A worker that is lost whatever it is asked."""
 
@@ -153,6 +175,9 @@ class Doomed:
 
     def meet(self, deadline: Deadline) -> None:
         """It takes anything."""
+
+    def recall(self) -> None:
+        """In vain."""
 
     def ask(self, parcel: Any, deadline: Deadline) -> list[bytearray]:
         raise LostError("it has ended")
@@ -258,6 +283,20 @@ def test_a_torn_parcel_is_none(length: int) -> None:
     other.close()
     with back, pytest.raises(LostError, match="it has ended"):
         Wire(back, PATIENCE).receive()
+
+
+def test_a_recall_waits_for_nobody() -> None:
+    """It is heard beside parcels; while one is on its way, and where nobody is left, it is in vain."""
+    ours, theirs = socket.socketpair()
+    wire, other, heard = Wire(ours, PATIENCE), Wire(theirs, PATIENCE), list[bool]()
+    wire.recall()
+    wire.send([b"thing"])
+    assert other.receive(lambda: heard.append(True)) == [b"thing"] and heard == [True]
+    with wire._lock:
+        wire.recall()
+    other.close()
+    wire.recall()
+    wire.close()
 
 
 def test_silence_is_heard() -> None:

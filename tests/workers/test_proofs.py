@@ -63,6 +63,9 @@ class Clumsy:
         self.waiting[ended] = job
         return ended
 
+    def recall(self, job: Future[R]) -> None:
+        """In vain."""
+
     def map(self, function: Callable[[T], R], things: Iterable[T], /) -> list[R]:
         return [self.done(lambda thing=thing: function(thing)) for thing in things]  # type: ignore[misc]
 

@@ -11,14 +11,17 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields, replace
 from functools import partial
+from itertools import chain
 from typing import Any, TypeVar
 
 import numpy as np
 import torch
+from jaxtyping import Int
 from torch import Tensor
 
+from verify.bab.bundles import Batch, columns, of_columns, since
 from verify.bab.effort import Effort, Ledger, Splitting
-from verify.bab.frontier import Frontier, columns, of_columns
+from verify.bab.frontier import Frontier
 from verify.bab.progress import Outcome, Progress, Spent
 from verify.bab.strategy import Knowledge, Strategy
 from verify.errors import InputError, VerifyError
@@ -28,6 +31,7 @@ from verify.proof.tracer import NO_PROOF, ProofTracer
 from verify.state import Subproblems
 
 T = TypeVar("T")
+Numbers = Int[Tensor, " batch"]
 
 _SHARE = 0.03  # of the time, for writing
 _APART = 1.0  # seconds between two groups of records, at least
@@ -59,12 +63,12 @@ class Checkpoint:
         """Where an earlier run stood, its open subproblems put into the frontier, its proof as it was; None where there was none."""
         return None
 
-    def numbered(self, subproblems: Subproblems, given: bool) -> Subproblems:
-        """The same with numbers that none had before. given: they have such already, in a proof."""
-        return subproblems
+    def numbered(self, numbers: Numbers, given: bool) -> Numbers:
+        """Numbers of new subproblems, which none had before. given: these are such already, in a proof."""
+        return numbers
 
-    def gone(self, subproblems: Subproblems) -> None:
-        """They are open no longer: refuted, stuck, or split, with their children in the frontier."""
+    def gone(self, numbers: Numbers) -> None:
+        """These are open no longer: refuted, stuck, or split, with their children in the frontier."""
 
     @property
     def due(self) -> bool:
@@ -77,7 +81,7 @@ class Checkpoint:
         return False
 
     def write(
-        self, strategy: Strategy, frontier: Frontier, working: Sequence[Subproblems], standing: Standing
+        self, strategy: Strategy, frontier: Frontier, working: Sequence[Batch], standing: Standing
     ) -> None:
         """Keeps all that is open, `working` and what waits, and the rest. Never raises for what cannot be written."""
 
@@ -165,20 +169,16 @@ class JournalCheckpoint(Checkpoint):
 
     # -- what is
 
-    def numbered(self, subproblems: Subproblems, given: bool) -> Subproblems:
+    def numbered(self, numbers: Numbers, given: bool) -> Numbers:
         if given:
-            numbers = subproblems.subproblem_id
             self._mixed |= bool((numbers < self._known).any())
             self._next = max(self._next, int(numbers.max()) + 1) if len(numbers) else self._next
-            return subproblems
-        first, self._next = self._next, self._next + len(subproblems)
-        return replace(
-            subproblems,
-            subproblem_id=torch.arange(first, self._next, device=subproblems.subproblem_id.device),
-        )
+            return numbers
+        first, self._next = self._next, self._next + len(numbers)
+        return torch.arange(first, self._next, device=numbers.device)
 
-    def gone(self, subproblems: Subproblems) -> None:
-        numbers = subproblems.subproblem_id.cpu()
+    def gone(self, numbers: Numbers) -> None:
+        numbers = numbers.cpu()
         self._gone.append(numbers[numbers < self._known])
 
     @property
@@ -205,7 +205,7 @@ class JournalCheckpoint(Checkpoint):
         return journal.empty or self._mixed or journal.size > _OLD * journal.base + _SLACK
 
     def write(
-        self, strategy: Strategy, frontier: Frontier, working: Sequence[Subproblems], standing: Standing
+        self, strategy: Strategy, frontier: Frontier, working: Sequence[Batch], standing: Standing
     ) -> None:
         began = time.monotonic()
         gone = torch.cat([torch.zeros(0, dtype=torch.int64), *self._gone])
@@ -270,14 +270,10 @@ class JournalCheckpoint(Checkpoint):
 
 
 def _records(
-    frontier: Frontier, working: Sequence[Subproblems], known: int, state: dict[str, Any]
+    frontier: Frontier, working: Sequence[Batch], known: int, state: dict[str, Any]
 ) -> Iterator[dict[str, Any]]:
     """All that is open and has a number from `known` on, then the rest."""
-    for subproblems in working:
-        new = subproblems.select(subproblems.subproblem_id >= known)
-        if len(new):
-            yield {"columns": columns(new)}
-    for some in frontier.since(known):
+    for some in chain(*(since(batch, known) for batch in working), frontier.since(known)):
         yield {"columns": some}
     yield state
 

@@ -11,7 +11,7 @@ latter are more. How much it brings is judged by the subproblems it was lately a
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, TypeVar
 
@@ -54,6 +54,8 @@ class Observation:
     child: float = 0.0
     # whether the roots are others now
     anew: bool = False
+    # of how many batches it tells together
+    batches: int = 1
 
     def __post_init__(self) -> None:
         """All on the CPU, where it is learned from, brought there together."""
@@ -85,6 +87,22 @@ class Observation:
             "gain": round(float(self.closed.mean()), 6) if len(self) else 0.0,
             "refuted": int(self.refuted.sum()),
         }
+
+
+def condensed(seen: Sequence[Observation]) -> tuple[Observation, ...]:
+    """The same, but all of splitting in one: of many workers the owner has many to learn from."""
+    splitting = [one for one in seen if one.technique == SPLITTING]
+    if len(splitting) < 2:
+        return tuple(seen)
+    together = Observation(
+        SPLITTING,
+        sum(one.seconds for one in splitting),
+        torch.cat([one.before for one in splitting]),
+        torch.cat([one.after for one in splitting]),
+        torch.cat([one.refuted for one in splitting]),
+        batches=sum(one.batches for one in splitting),
+    )
+    return (*(one for one in seen if one.technique != SPLITTING), together)
 
 
 def closed_shares(before: Float[Tensor, " batch"], after: Float[Tensor, " batch"]) -> Float[Tensor, " batch"]:
@@ -126,14 +144,15 @@ class Splitting:
 
     def learned(self: S, seen: Observation) -> S:
         """From children that were bounded: their parents' bounds, and their own."""
-        nearer = torch.where(seen.refuted, 0.0, seen.after.clamp(max=0)) - seen.before
-        gained, distance = float(-(nearer * seen.before).sum()), float(-seen.before.sum())
-        level, total = self.level, self.distance
+        before, after, refuted = seen.before.numpy(), seen.after.numpy(), seen.refuted.numpy()
+        nearer = np.where(refuted, 0.0, np.minimum(after, 0)) - before
+        gained, distance = float(-(nearer * before).sum()), float(-before.sum())
+        level, total, weight = self.level, self.distance, 1 - (1 - _WEIGHT) ** seen.batches
         if math.isfinite(distance) and distance > 0:
-            total = (1 - _WEIGHT) * self.distance + distance
+            total = (1 - weight) * self.distance + distance
             level += (gained - level * distance) / total
-        each, weight = seen.seconds / len(seen), _WEIGHT if self.total else 1.0
-        growth = self.growth + _WEIGHT * (2 * float((~seen.refuted).float().mean()) - self.growth)
+        each = seen.seconds / len(seen)
+        growth = self.growth + weight * (2 * float(1 - refuted.mean()) - self.growth)
         factor = self.factor
         if growth > _STUCK:
             factor = min(2 * factor, _LONGEST)
@@ -141,14 +160,14 @@ class Splitting:
             factor = max(factor // 2, 1)
         return replace(
             self,
-            seconds=self.seconds + weight * (each - self.seconds),
+            seconds=self.seconds + (weight if self.total else 1.0) * (each - self.seconds),
             total=self.total + seen.seconds,
             level=level,
             distance=total,
             growth=growth if factor == self.factor else (_STUCK + _EASY) / 2,
             factor=factor,
             children=self.children + len(seen),
-            closed=self.closed + int(seen.refuted.sum()),
+            closed=self.closed + int(refuted.sum()),
         )
 
     def gains(self, seen: Observation) -> Float[Tensor, " batch"]:

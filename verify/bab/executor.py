@@ -36,11 +36,14 @@ class Executor(Protocol):
     def submit(self, job: Callable[[], R]) -> Future[R]:
         """Begins a job, or lets it wait for its turn."""
 
+    def recall(self, job: Future[R]) -> None:
+        """Asks that a lease ends soon and brings back what is open. It may be in vain."""
+
     def map(self, function: Callable[[T], R], things: Iterable[T], /) -> Iterable[R]:
         """A `Mapper`."""
 
     def wait(self, jobs: Iterable[Future[R]], deadline: Deadline) -> set[Future[R]]:
-        """The jobs that have ended, once there are any or the deadline has passed."""
+        """Jobs that have ended, all or some, once there are any or the deadline has passed."""
 
 
 class Executors(Protocol):
@@ -61,6 +64,9 @@ class Threads:
 
     def submit(self, job: Callable[[], R]) -> Future[R]:
         return self.pool.submit(job)
+
+    def recall(self, job: Future[R]) -> None:
+        """Threads take steps alone, which end by themselves."""
 
     def map(self, function: Callable[[T], R], things: Iterable[T], /) -> Iterable[R]:
         return self.pool.map(function, things)

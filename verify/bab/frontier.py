@@ -5,38 +5,52 @@ fills free slots, so neither ever copies the rest. Slopes within [0, 1] wait in 
 them is sound); other activations' may be of any size and keep theirs.
 Beyond `capacity_bytes` the order turns round, best bound first, which finishes subtrees instead of opening them, and what
 grows goes to disk: nameless files in the folder for temporary files, mapped into memory, which end with the process.
+
+What comes in bundles stays in them, beside the pool, as long as there is room, and whole bundles are leased, the one with the worst bound
+first: nobody unpacks on the way what others bound.
 """
 
 from __future__ import annotations
 
 import errno
+import heapq
 import math
 import os
 import shutil
 import tempfile
 from collections.abc import Iterator, Mapping
-from dataclasses import fields, replace
+from dataclasses import replace
+from itertools import count as counter
 
 import numpy as np
 import torch
 from jaxtyping import Int
 from torch import Tensor
 
+from verify.bab.bundles import (
+    DEEPER,
+    PART,
+    Batch,
+    Bundle,
+    Bundles,
+    Columns,
+    columns,
+    of_columns,
+    share,
+    since,
+    size_of,
+)
 from verify.errors import ResourceError
 from verify.lagrangian.alpha import Alpha
 from verify.lagrangian.beta import Beta
 from verify.lagrangian.terms import Storage
 from verify.output import scratch_folder
-from verify.state import DualState, Subproblems, sent
+from verify.state import Subproblems, sent
 
 # Of networks whose slopes range within [0, 1].
 _STORAGE = {Alpha.name: Storage(torch.float16), Beta.name: Storage(along_splits=True)}
-# Before the name of a term, in a column's.
-_PART = "state."
 # Rows that there is room for at once.
 FEWEST = 256
-# Of a bound, for each split: where bounds tell nothing, subtrees are finished before others are begun.
-_DEEPER = 1e-9
 _BLOCK = 2**26  # bytes that are read together
 
 
@@ -49,6 +63,9 @@ class Frontier:
         self._columns: dict[str, Tensor] = {}
         self._priority = torch.zeros(0, dtype=torch.float64)
         self._count, self._tree = 0, 0.0
+        # the bundles, worst first, by their priorities and the order in which they came, and how many subproblems and bytes are in them
+        self._bundles: list[tuple[float, int, Bundle]] = []
+        self._number, self._bundled, self._held = counter(), 0, 0
 
     @property
     def storage(self) -> Mapping[str, Storage]:
@@ -56,26 +73,26 @@ class Frontier:
         return self._storage
 
     def __len__(self) -> int:
-        return self._count
+        return self._count + self._bundled
 
     @property
     def worst(self) -> float:
         """The lowest bound waiting; infinity when nothing is."""
+        of_bundles = self._bundles[0][2].worst if self._bundles else math.inf
         if not self._count:
-            return float("inf")
-        return float(
-            self._columns["lower_bound"][self._priority.argmin()].nan_to_num(nan=-1e30, neginf=-1e30)
-        )
+            return of_bundles
+        lowest = self._columns["lower_bound"][self._priority.argmin()].nan_to_num(nan=-1e30, neginf=-1e30)
+        return min(float(lowest), of_bundles)
 
     @property
     def tree(self) -> float:
         """What waits of the tree, in roots: a subproblem behind n splits is 2^-n of one."""
-        return self._tree if self._count else 0.0
+        return self._tree if len(self) else 0.0
 
     @property
     def bytes(self) -> int:
-        """What the pool holds."""
-        return sum(column.nbytes for column in self._columns.values())
+        """What it holds."""
+        return sum(column.nbytes for column in self._columns.values()) + self._held
 
     @property
     def crowded(self) -> bool:
@@ -85,50 +102,107 @@ class Frontier:
     @property
     def clauses(self) -> Int[Tensor, " waiting"]:
         """Whose subproblems wait, one entry for each."""
-        return (
-            self._columns["clause"][~self._priority.isposinf()]
-            if self._count
-            else torch.zeros(0, dtype=torch.int64)
-        )
+        found = [bundle.columns()["clause"] for _, _, bundle in self._bundles]
+        if self._count:
+            found.append(self._columns["clause"][~self._priority.isposinf()])
+        return torch.cat([torch.zeros(0, dtype=torch.int64), *found])
 
-    def push(self, batch: Subproblems) -> None:
+    def push(self, batch: Batch) -> None:
         """Adds subproblems. Raises ResourceError where neither memory nor disk has room for them."""
-        if not len(batch):
+        if isinstance(batch, Subproblems):
+            self._push(columns(batch))
+        elif self.bytes + batch.bytes > self._capacity_bytes:
+            for bundle in batch.each():
+                self._push(bundle.columns())
+        else:
+            for bundle in batch.each():
+                heapq.heappush(self._bundles, (bundle.priority, next(self._number), bundle))
+            self._tree = self.tree + batch.tree
+            self._bundled, self._held = self._bundled + len(batch), self._held + batch.bytes
+
+    def _released(self) -> Bundle:
+        """The bundle with the worst bound."""
+        _, _, bundle = heapq.heappop(self._bundles)
+        self._bundled, self._held = self._bundled - len(bundle.numbers), self._held - bundle.data.nbytes
+        self._tree -= bundle.tree
+        return bundle
+
+    def _push(self, values: Columns) -> None:
+        """Adds rows to the pool."""
+        count = len(values["clause"])
+        if not count:
             return
         # Whatever comes may be of another network.
         if not self._count:
             self._columns, self._priority = {}, torch.zeros(0, dtype=torch.float64)
-        values = columns(batch)
-        self._make_room(values, len(batch))
-        slots = self._priority.isposinf().nonzero()[: len(batch), 0]
+        self._make_room(values, count)
+        slots = self._priority.isposinf().nonzero()[:count, 0]
         for name, column in self._columns.items():
             # Subproblems that know nothing of a term have 0 of it.
-            value = values.get(name, torch.zeros(len(batch), 0))
+            value = values.get(name, torch.zeros(count, 0))
             if column.dim() == 2 and value.shape[1] < column.shape[1]:
                 value = torch.nn.functional.pad(
                     value, (0, column.shape[1] - value.shape[1]), value=_fill(name)
                 )
             column[slots] = value.to(column)
-        bound = batch.lower_bound.to("cpu", torch.float64).nan_to_num(nan=-1e30, neginf=-1e30)
-        splits = (batch.split_variable >= 0).sum(1).cpu()
-        self._priority[slots] = bound - _DEEPER * splits
-        self._count, self._tree = self._count + len(batch), self.tree + _share(splits)
+        bound = values["lower_bound"].to("cpu", torch.float64).nan_to_num(nan=-1e30, neginf=-1e30)
+        splits = (values["split_variable"] >= 0).sum(1).cpu()
+        self._priority[slots] = bound - DEEPER * splits
+        self._tree = self.tree + share(splits)
+        self._count += count
 
-    def pop(self, count: int, device: torch.device, dtype: torch.dtype) -> Subproblems:
-        """Removes and returns up to `count` subproblems."""
+    def _pop(self, count: int) -> Columns:
+        """Removes up to so many rows from the pool."""
         count = min(count, self._count)
         best_first = self.crowded
         taken = ~self._priority.isposinf()
         keys = torch.where(taken, self._priority, -torch.inf) if best_first else self._priority
         slots = keys.topk(count, largest=best_first).indices
         self._priority[slots] = torch.inf
-        found = of_columns(self._rows(slots))
-        self._count, self._tree = self._count - count, self._tree - _share((found.split_variable >= 0).sum(1))
+        found = self._rows(slots)
+        self._count -= count
+        self._tree -= share((found["split_variable"] >= 0).sum(1))
+        return found
+
+    def lease(self, count: int) -> Bundles:
+        """Removes and returns about `count` subproblems: whole bundles, so there may be some more, and some of the pool."""
+        found: list[Bundle] = []
+        while count > 0 and len(self):
+            if self._pool_first:
+                found += Bundles.of(self._pop(count), count).each()
+            else:
+                found.append(self._released())
+            count -= len(found[-1].numbers)
+        return Bundles.joined(found)
+
+    @property
+    def _pool_first(self) -> bool:
+        """Whether the pool has what is to be taken next."""
+        if not self._count or not self._bundles:
+            return self._count > 0
+        return self.crowded or float(self._priority.min()) <= self._bundles[0][0]
+
+    def bundles(self) -> Bundles:
+        """Removes and returns all that waits, the worst bounds first."""
+        count = len(self)
+        self._unbundle()
+        return Bundles.of(self._pop(count), size_of(count))
+
+    def _unbundle(self) -> None:
+        while self._bundles:
+            self._push(self._released().columns())
+
+    def pop(self, count: int, device: torch.device, dtype: torch.dtype) -> Subproblems:
+        """Removes and returns up to `count` subproblems."""
+        self._unbundle()
+        found = of_columns(self._pop(count))
         state = found.state.map(lambda part: sent(part.to(dtype), device))
         return replace(found.map(lambda part: sent(part, device)), state=state)
 
     def since(self, number: int) -> Iterator[dict[str, Tensor]]:
         """The columns of those that wait whose `subproblem_id` is at least that, as they are kept, some rows at a time."""
+        for _, _, bundle in self._bundles:
+            yield from since(Bundles.joined([bundle]), number)
         if not self._count:
             return
         waiting = ~self._priority.isposinf() & (self._columns["subproblem_id"] >= number)
@@ -150,7 +224,7 @@ class Frontier:
 
     def _stored(self, name: str) -> Storage:
         """How a column waits."""
-        return self._storage.get(name.removeprefix(_PART), Storage()) if _PART in name else Storage()
+        return self._storage.get(name.removeprefix(PART), Storage()) if PART in name else Storage()
 
     def _along_splits(self, name: str) -> bool:
         return name.startswith("split_") or self._stored(name).along_splits
@@ -188,27 +262,9 @@ class Frontier:
             return _on_disk(size).view(dtype).view(shape)
         except OSError as problem:
             raise ResourceError(
-                f"{self._count} open subproblems fill {self.bytes >> 20} MiB, and {scratch_folder()} has no room for "
+                f"{len(self)} open subproblems fill {self.bytes >> 20} MiB, and {scratch_folder()} has no room for "
                 f"{size >> 20} MiB more ({problem.strerror}); TMPDIR names the folder to use"
             ) from problem
-
-
-def columns(batch: Subproblems) -> dict[str, Tensor]:
-    """Every field by its name, and of the dual point every term's part."""
-    plain = {field.name: getattr(batch, field.name) for field in fields(batch) if field.name != "state"}
-    return plain | {_PART + name: part[:, 0] for name, part in batch.state.items()}
-
-
-def of_columns(values: Mapping[str, Tensor]) -> Subproblems:
-    """The subproblems that have these columns."""
-    plain = {name: value for name, value in values.items() if _PART not in name}
-    state = {name.removeprefix(_PART): value[:, None] for name, value in values.items() if _PART in name}
-    return Subproblems(**plain, state=DualState(state))
-
-
-def _share(splits: Int[Tensor, " batch"]) -> float:
-    """Of the tree, in roots: what subproblems behind so many splits are."""
-    return float(torch.exp2(-splits.double()).sum())
 
 
 def _fill(name: str) -> int:

@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
-from concurrent.futures import Future
 from dataclasses import dataclass, field, replace
 from functools import partial
 from threading import Event
@@ -23,9 +22,12 @@ import torch
 
 from verify.attack import Attack
 from verify.bab.attacks import EARLY, SHARE, Attacks
+from verify.bab.bundles import Batch, numbers_of
 from verify.bab.checkpoint import NO_CHECKPOINT, Checkpoint, Standing, restore_progress, saved_progress
+from verify.bab.effort import Observation, condensed
 from verify.bab.executor import Executor, Executors, threads
 from verify.bab.frontier import Frontier
+from verify.bab.jobs import Jobs
 from verify.bab.pace import Pace
 from verify.bab.progress import Outcome, Progress, Reporter
 from verify.bab.steps import Done, Steps, timed
@@ -40,6 +42,7 @@ from verify.room import fitted
 from verify.state import Subproblems
 
 _FEW = 16  # subproblems that are not worth dividing between two workers; among more of them that take leases, fewer are
+_TURN = 32.0  # seconds that a step of a lease takes at most, of all workers together: only after it the lease may end
 # of the most subproblems that were open at once: when so few are left, splitting will soon be done
 _ENDING = 0.5
 _STEP_SECONDS = 2.0  # that a step may take: others have nothing to do meanwhile if what is left is in it
@@ -186,7 +189,7 @@ class BranchAndBound:
         self.other = self.other if counters["other"] else None
         self.attacks.generator = self.generator.spawn(self._resumed)[-1]
 
-    def keep(self, working: Sequence[Subproblems], split: float) -> None:
+    def keep(self, working: Sequence[Batch], split: float) -> None:
         """For the case that the process is killed: all that is open, and what is known. split: seconds of splitting since the roots."""
         if self._between:
             return
@@ -218,7 +221,18 @@ class BranchAndBound:
         return None
 
     def absorb(self, done: Done) -> Witness | None:
-        """Learns from what was done, counts it, and lets what is open wait, once the proof has what was told of it."""
+        """Learns from what was done, and takes it up."""
+        self.learn(done.seen)
+        return self.take(done)
+
+    def learn(self, seen: Sequence[Observation]) -> None:
+        """From what was seen of techniques."""
+        self.knowledge = self.knowledge.learned(*seen)
+        for one in seen:
+            self.progress.observe(one)
+
+    def take(self, done: Done) -> Witness | None:
+        """Counts what was done, and lets what is open wait, once the proof has what was told of it."""
         if done.witness is None:
             done = done.proved(self.tracer)
         self.stuck += done.stuck
@@ -227,22 +241,18 @@ class BranchAndBound:
         if done.fits:
             self.batch = min(self.batch, done.fits)
             self._fits = self.batch
-        for result in done.results:
-            self.knowledge = self.knowledge.learned(*result.seen)
-            for seen in result.seen:
-                self.progress.observe(seen)
-            if done.witness is None:
+        if done.witness is None:
+            for result in done.results:
                 self._keep(result.bounded)
-        self._count(done)
+            self._keep_rest(done)
         return done.witness
 
-    def _count(self, done: Done) -> None:
-        """What a worker did by itself."""
-        left = 0 if done.rest is None else len(done.rest)
-        self.progress.opened += done.refuted + done.split + left
-        self.progress.closed += done.refuted
-        if done.rest is not None and done.witness is None:
-            self.frontier.push(self.checkpoint.numbered(done.rest, self.tracer.writes))
+    def _keep_rest(self, done: Done) -> None:
+        """What a lease brought back."""
+        self.progress.count(done.bounded, done.refuted, done.batches, done.largest, done.depth)
+        self.attacks.suspects = done.suspects or self.attacks.suspects
+        if (rest := done.rest) is not None:
+            self.frontier.push(rest.numbered(self.checkpoint.numbered(numbers_of(rest), self.tracer.writes)))
 
     def _keep(self, bounded: Bounded) -> None:
         bounded = bounded.on_host()
@@ -252,28 +262,28 @@ class BranchAndBound:
         subproblems = bounded.subproblems.select(left)
         if len(left):
             self.attacks.suspects = subproblems.clause, bounded.minimiser[left]
-        self.frontier.push(self.checkpoint.numbered(subproblems, self.tracer.writes))
-        self.progress.opened += count
-        self.progress.closed += count - len(left)
-        self.progress.batches += 1
-        self.progress.largest_batch = max(self.progress.largest_batch, count)
-        self.progress.depth = max(self.progress.depth, bounded.subproblems.split_variable.shape[1])
+        numbers = self.checkpoint.numbered(subproblems.subproblem_id, self.tracer.writes)
+        self.frontier.push(replace(subproblems, subproblem_id=numbers))
+        self.progress.count(count, count - len(left), 1, count, bounded.subproblems.split_variable.shape[1])
 
-    def popped(self, idle: int) -> Subproblems:
-        """The next batch: this worker's share of what waits."""
-        few = max(1, 2 * _FEW // max(self.workers, 2)) if self.lease else _FEW
+    def popped(self, idle: int, least: int) -> Batch:
+        """The next batch: this worker's share of what waits. least: of many who take leases."""
+        few = max(least, 2 * _FEW // max(self.workers, 2)) if self.lease else _FEW
         share = max(-(-len(self.frontier) // idle), few)
         soon_done = max(int(_STEP_SECONDS / max(self._seconds, 1e-9)), few)
         most = min(self.strategy.at_once(self.knowledge) or self.batch, self.batch, self.pace.now)
-        return self.frontier.pop(min(share, soon_done, int(most)), self.network.device, self.network.dtype)
+        count, place = min(share, soon_done, int(most)), (self.network.device, self.network.dtype)
+        return self.frontier.lease(count) if self.lease else self.frontier.pop(count, *place)
 
-    def job(self, subproblems: Subproblems, knowledge: Knowledge, deadline: Deadline) -> Callable[[], Done]:
-        """What a worker is to do with a batch: a step, or many where enough waits for all others."""
-        if not self.lease or len(self.frontier) < self.workers:
-            return self.steps.apart(self.steps.step, subproblems, knowledge, deadline, self.stuck > 0)
-        batch = min(self.batch, max(int(self.lease / max(self._seconds, 1e-9)), _FEW))
-        given = knowledge, deadline, self.stuck > 0, self.lease, batch
-        return self.steps.apart(self.steps.lease, subproblems, *given)
+    def job(
+        self, batch: Batch, knowledge: Knowledge, deadline: Deadline, seconds: float
+    ) -> Callable[[], Done]:
+        """What a worker is to do with a batch: a step, or a lease of so many seconds."""
+        if isinstance(batch, Subproblems):
+            return self.steps.apart(self.steps.step, batch, knowledge, deadline, self.stuck > 0)
+        turn = min(self.lease, _TURN / self.workers) / max(self._seconds, 1e-9)
+        most = min(self.batch, max(int(turn), _FEW))
+        return self.steps.apart(self.steps.lease, batch, knowledge, deadline, self.stuck > 0, seconds, most)
 
     def next_attack(
         self, clauses: list[int], alone: bool = False
@@ -320,7 +330,7 @@ class BranchAndBound:
         kept, roots = self.strategy.refine_roots(waiting, self.knowledge, self.batch, deadline, run)
         self._working = 0
         left = torch.isin(waiting.subproblem_id, kept.subproblem_id)
-        self.checkpoint.gone(waiting.select(~left))
+        self.checkpoint.gone(waiting.subproblem_id[~left])
         self.frontier.push(kept)
         for result in roots:
             witness = self.absorb(Done((result,), self.steps.tried(result.bounded)))
@@ -348,13 +358,9 @@ class _Branching:
     ) -> None:
         self.search, self.executor, self.clauses = search, executor, clauses
         self.deadline, self.others_turn = deadline, others_turn
-        self.steps: dict[Future[Done], Subproblems] = {}
-        self.trees: dict[Future[Done], float] = {}  # what they work on, of the tree
-        self.attacks: set[Future[Done]] = set()
+        self.jobs: Jobs[Done] = Jobs(executor)
         # whether a step began or ended since the last attack, which may take no time at all
         self.stepped = True
-        # the step that may add to what is shared
-        self.sole: Future[Done] | None = None
         # since when subproblems are split, and the most that were open at once since then
         self.began, self.most = time.monotonic() - search._split, 0
 
@@ -368,16 +374,16 @@ class _Branching:
             raise
 
     def _keep(self) -> None:
-        self.search.keep(list(self.steps.values()), time.monotonic() - self.began)
+        self.search.keep(list(self.jobs.steps.values()), time.monotonic() - self.began)
 
     def _run(self) -> Witness | None:
         search = self.search
-        while len(search.frontier) or self.steps:
+        while len(search.frontier) or self.jobs.steps:
             if search.checkpoint.due:
                 self._keep()
             self.deadline.check()
             turn = self._turn()
-            if turn is not None and not self.steps:
+            if turn is not None and not self.jobs.steps:
                 witness = turn(self.deadline)
                 self.began, self.most = time.monotonic(), 0
             else:
@@ -390,7 +396,7 @@ class _Branching:
     def _turn(self) -> Callable[[Deadline], Witness | None] | None:
         """What is to be done next that nothing else may go on beside, if anything is."""
         search = self.search
-        still_open = len(search.frontier) + self._working
+        still_open = len(search.frontier) + self.jobs.working
         self.most = max(self.most, still_open)
         if search.other is not None and self.others_turn.remaining <= 0:
             return search.try_other
@@ -401,40 +407,43 @@ class _Branching:
 
     def _hand_out(self, draining: bool) -> None:
         """An attack now and then, and batches for all who are idle, unless steps are to come to their end."""
-        search, deadline = self.search, self.deadline
-        if self.stepped and not self.attacks and (attack := search.next_attack(self.clauses)) is not None:
-            self.attacks.add(self.executor.submit(partial(timed, attack, deadline)))
+        search, jobs = self.search, self.jobs
+        if self.stepped and not jobs.attacks and (attack := search.next_attack(self.clauses)) is not None:
+            jobs.attack(partial(timed, attack, self.deadline))
             self.stepped = False
-        idle = 0 if draining else self.executor.workers - len(self.steps) - len(self.attacks)
-        for share in range(idle, 0, -1):
-            if len(search.frontier):
-                tree, subproblems = search.frontier.tree, search.popped(share)
-                knowledge = replace(search.knowledge, sole=self.sole is None)
-                job = self.executor.submit(search.job(subproblems, knowledge, deadline))
-                self.sole = self.sole or job
-                self.steps[job], self.trees[job] = subproblems, tree - search.frontier.tree
-                self.stepped = True
-        search.working_on(self._working, sum(self.trees.values()))
+        if draining:
+            jobs.recall(jobs.working)
+        else:
+            self._share_out(jobs.idle)
+        search.working_on(jobs.working, sum(jobs.trees.values()))
 
-    @property
-    def _working(self) -> int:
-        """How many subproblems are worked on."""
-        return sum(map(len, self.steps.values()))
+    def _share_out(self, idle: int) -> None:
+        """What waits, among those who are idle. Where less waits than all need, leases are asked for."""
+        search, jobs = self.search, self.jobs
+        seconds = jobs.seconds(search.lease, len(search.frontier))
+        for share in range(idle, 0, -1):
+            if not len(search.frontier):
+                break
+            tree, batch = search.frontier.tree, search.popped(share, jobs.least)
+            knowledge = replace(search.knowledge, sole=jobs.sole is None)
+            work = search.job(batch, knowledge, self.deadline, seconds)
+            jobs.step(work, batch, tree - search.frontier.tree, seconds >= search.lease > 0)
+            self.stepped = True
+        jobs.replenish(len(search.frontier))
 
     def _collect(self) -> Witness | None:
         """Waits for something to end, and learns from it."""
-        for job in self.executor.wait({*self.steps, *self.attacks}, self.deadline):
-            done = job.result()
-            self.attacks.discard(job)
-            self.trees.pop(job, None)
-            self.sole = None if job is self.sole else self.sole
-            witness = self.search.absorb(done)
+        found = {job: job.result() for job in self.jobs.wait(self.deadline)}
+        seen = [one for done in found.values() for one in done.seen]
+        self.search.learn(condensed(seen) if self.search.lease else seen)
+        for job, done in found.items():
+            witness = self.search.take(done)
             if witness is not None:
                 return witness
             # not before: until its children wait, a subproblem is open
-            if (worked_on := self.steps.pop(job, None)) is not None:
+            if (worked_on := self.jobs.ended(job)) is not None:
                 self.stepped = True
-                self.search._working -= len(worked_on)
+                self.search._working = self.jobs.working
                 self.search.pace.took(len(worked_on), done.seconds)
-                self.search.checkpoint.gone(worked_on)
+                self.search.checkpoint.gone(numbers_of(worked_on))
         return None

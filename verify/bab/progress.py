@@ -21,7 +21,7 @@ class Spent:
 
     def add(self, seen: Observation) -> None:
         """One more application."""
-        self.calls += 1
+        self.calls += seen.batches
         self.subproblems += len(seen)
         self.seconds += seen.seconds
         self.refuted += int(seen.refuted.sum())
@@ -64,6 +64,13 @@ class Progress:
     latest: list[Observation] = field(default_factory=list)
     # what is kept for the case that the process is killed
     checkpoint: dict[str, Any] = field(default_factory=dict)
+
+    def count(self, bounded: int, refuted: int, batches: int, largest: int, depth: int) -> None:
+        """So many subproblems more were bounded, in so many batches, of which the largest had so many."""
+        self.opened += bounded
+        self.closed += refuted
+        self.batches += batches
+        self.largest_batch, self.depth = max(self.largest_batch, largest), max(self.depth, depth)
 
     def observe(self, seen: Observation) -> None:
         """Counts what a technique took and brought."""

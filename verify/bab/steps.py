@@ -6,12 +6,15 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from functools import partial
+from threading import Event
 from typing import ParamSpec, TypeVar
 
 import torch
+from torch import Tensor
 
 from verify.attack import constraint_values, replay_best
-from verify.bab.effort import Observation
+from verify.bab.bundles import Bundles, numbers_of
+from verify.bab.effort import Observation, condensed
 from verify.bab.executor import Mapper
 from verify.bab.frontier import Frontier
 from verify.bab.strategy import Bounded, Knowledge, Result, Strategy
@@ -33,6 +36,8 @@ R = TypeVar("R")
 
 _LOOKED_AT = 4  # boxes that are looked at for where a network has no value
 _DEEP = 64  # splits, beyond which nothing is looked for beside what is undefined
+# Of this process, which works on one lease at a time: it is to bring back what it has, since others have nothing to do.
+RECALLED = Event()
 
 
 @dataclass(frozen=True)
@@ -43,11 +48,16 @@ class Done:
     witness: Witness | None = None
     # subproblems that could be split no further
     stuck: int = 0
-    # subproblems that were refuted, and that were split on, beside what is in the results
+    # of a lease: what was seen, how many subproblems were bounded and refuted, the batches and the depth that they had, and what is open
+    observed: tuple[Observation, ...] = ()
+    bounded: int = 0
     refuted: int = 0
-    split: int = 0
-    # what else is open
-    rest: Subproblems | None = None
+    batches: int = 0
+    largest: int = 0
+    depth: int = 0
+    rest: Bundles | None = None
+    # clauses of some that were left open, and their minimisers
+    suspects: tuple[Tensor, Tensor] | None = None
     # the largest batch that memory holds, where it did not hold this one
     fits: int | None = None
     # of the search, for a subproblem
@@ -64,8 +74,13 @@ class Done:
             results=self.results + other.results,
             witness=self.witness or other.witness,
             stuck=self.stuck + other.stuck,
+            observed=self.observed + other.observed,
+            bounded=self.bounded + other.bounded,
             refuted=self.refuted + other.refuted,
-            split=self.split + other.split,
+            batches=self.batches + other.batches,
+            largest=max(self.largest, other.largest),
+            depth=max(self.depth, other.depth),
+            suspects=other.suspects or self.suspects,
             fits=other.fits
             if self.fits is None
             else self.fits
@@ -82,24 +97,56 @@ class Done:
         results = (
             replace(result, bounded=_numbered(result.bounded.on_host(), numbers)) for result in self.results
         )
-        rest = None if self.rest is None else _with_numbers(self.rest, numbers)
+        rest = self.rest
+        if rest is not None:
+            rest = rest.numbered(numbers.of(numbers_of(rest)))
         return replace(self, results=tuple(results), rest=rest, segment=None)
 
     @property
     def seen(self) -> tuple[Observation, ...]:
         """What was seen of techniques, in order."""
-        return tuple(seen for result in self.results for seen in result.seen)
+        return (*self.observed, *(seen for result in self.results for seen in result.seen))
 
-    @property
-    def light(self) -> Done:
-        """The same without the data of what is refuted."""
-        results, refuted = [], self.refuted
-        for result in self.results:
+
+class Held:
+    """What a worker has of a lease: it goes on with what it splits, worst first, until it brings back what is open."""
+
+    def __init__(self, bundles: Bundles, storage: Mapping[str, Storage]) -> None:
+        self._waiting = Frontier(budget().store, storage)
+        self._waiting.push(bundles)
+        self._found = Done()
+
+    def __len__(self) -> int:
+        return len(self._waiting)
+
+    def next(self, count: int, device: torch.device, dtype: torch.dtype) -> Subproblems:
+        """What to split next, of what waits."""
+        return self._waiting.pop(count, device, dtype)
+
+    def learn(self, done: Done) -> None:
+        """Takes up what a step found."""
+        found, own = self._found, replace(done, results=())
+        for result in done.results:
             bounded = result.bounded.on_host()
             left = bounded.open
-            refuted += len(bounded) - len(left)
-            results.append(replace(result, bounded=bounded.select(left)))
-        return replace(self, results=tuple(results), refuted=refuted)
+            subproblems = bounded.subproblems.select(left)
+            self._waiting.push(subproblems)
+            own = replace(
+                own,
+                observed=(*own.observed, *result.seen),
+                bounded=own.bounded + len(bounded),
+                refuted=own.refuted + len(bounded) - len(left),
+                batches=own.batches + 1,
+                largest=max(own.largest, len(bounded)),
+                depth=max(own.depth, subproblems.split_variable.shape[1]),
+                suspects=(subproblems.clause, bounded.minimiser[left]) if len(left) else own.suspects,
+            )
+        self._found = found.joined(own)
+
+    def done(self) -> Done:
+        """All together."""
+        rest = self._waiting.bundles() if len(self) and self._found.witness is None else None
+        return replace(self._found, observed=condensed(self._found.observed), rest=rest)
 
 
 @dataclass(frozen=True, eq=False)
@@ -131,30 +178,26 @@ class Steps:
 
     def lease(
         self,
-        subproblems: Subproblems,
+        bundles: Bundles,
         knowledge: Knowledge,
         deadline: Deadline,
         at_edge: bool,
         seconds: float,
         batch: int,
     ) -> Done:
-        """Steps on subproblems and on what is split of them, worst first, until so many seconds have passed; what is open then comes back."""
-        until, waiting = time.monotonic() + seconds, Frontier(budget().store, self.storage)
-        found = self.step(subproblems, knowledge, deadline, at_edge).light
-        last = found
-        while found.witness is None and time.monotonic() < until:
-            for result in last.results:
-                waiting.push(result.bounded.subproblems)
-            # these are split on, or come back as the rest
-            found = replace(found, results=tuple(map(_seen_alone, found.results)))
-            if not len(waiting):
-                return found
-            knowledge = knowledge.learned(*last.seen)
-            most = min(batch, last.fits or batch, self.strategy.at_once(knowledge) or batch)
-            some = waiting.pop(most, *self._place)
-            last = self.step(some, knowledge, deadline, at_edge).light
-            found = replace(found.joined(last), split=found.split + len(some))
-        return replace(found, rest=waiting.pop(len(waiting), *self._place)) if len(waiting) else found
+        """Steps on subproblems and on what is split of them, at most a `batch` at a time, worst first, until so many seconds have passed.
+
+        It ends sooner where it is recalled, and where nothing is left. What is open then comes back.
+        """
+        until, held, most = time.monotonic() + seconds, Held(bundles, self.storage), batch
+        while True:
+            most = min(most, self.strategy.at_once(knowledge) or most)
+            done = self.step(held.next(most, *self._place), knowledge, deadline, at_edge)
+            held.learn(done)
+            late = RECALLED.is_set() or time.monotonic() >= until
+            if late or not len(held) or done.witness is not None:
+                return held.done()
+            knowledge, most = knowledge.learned(*done.seen), min(batch, done.fits or batch)
 
     @property
     def _place(self) -> tuple[torch.device, torch.dtype]:
@@ -240,10 +283,6 @@ def _numbered(bounded: Bounded, numbers: Numbers) -> Bounded:
 
 def _apart(tracer: ProofTracer, cuts: int, function: Callable[[T], R], thing: T) -> tuple[R, Segment | None]:
     return tracer.apart(partial(function, thing), cuts)
-
-
-def _seen_alone(result: Result) -> Result:
-    return replace(result, bounded=result.bounded.select(slice(0)))
 
 
 def timed(attack: Callable[[Deadline], Witness | None], deadline: Deadline) -> Done:

@@ -137,8 +137,17 @@ class _Actor:
 
     def done(self, parcel: list[Any]) -> list[Any]:
         """What a job brought. (Memory of the object store may not be written to.)"""
+        from verify.bab.steps import RECALLED
+
+        RECALLED.clear()
         found = self._bench.done([bytearray(piece) for piece in parcel])
         return [_array(piece) for piece in found]
+
+    def recall(self) -> None:
+        """The answer is awaited soon. (What comes before its job is in vain.)"""
+        from verify.bab.steps import RECALLED
+
+        RECALLED.set()
 
     def alive(self) -> bool:
         """It lives."""
@@ -150,7 +159,7 @@ class RayWorker:
 
     def __init__(self, ray: Any, memory: int | None, processors: int = 1) -> None:
         self._ray = ray
-        kind = ray.remote(num_cpus=processors, max_restarts=0, max_task_retries=0, max_concurrency=2)(_Actor)
+        kind = ray.remote(num_cpus=processors, max_restarts=0, max_task_retries=0, max_concurrency=3)(_Actor)
         self.actor, self._met = kind.remote(processors, memory), False
 
     def ask(self, parcel: Parcel, deadline: Deadline) -> list[bytearray]:
@@ -191,6 +200,10 @@ class RayWorker:
                 return self._ray.get(job)
             deadline.check()
             self._ray.get(self.actor.alive.remote(), timeout=SILENCE)
+
+    def recall(self) -> None:
+        with suppress(Exception):  # of an actor that is lost: whoever waits for its answer learns of it
+            self.actor.recall.remote()
 
     def end(self) -> None:
         with suppress(Exception):  # of a cluster that is gone itself

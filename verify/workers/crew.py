@@ -11,7 +11,7 @@ import queue
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from functools import partial
@@ -26,6 +26,7 @@ from verify.workers.worker import Found, under
 T = TypeVar("T")
 R = TypeVar("R")
 
+TOGETHER = 16  # jobs that have ended and are told of at a time: whoever did them is to have something to do before others are heard
 _TRIES = 8  # workers that a job may cost: more than bad luck would
 
 
@@ -37,6 +38,9 @@ class Remote(Protocol):
 
     def ask(self, parcel: Parcel, deadline: Deadline) -> list[bytearray]:
         """The answer to a job. Raises LostError, and OutOfTimeError once the deadline is called off or long passed."""
+
+    def recall(self) -> None:
+        """The answer to what it is at is awaited soon; never waits itself. It may be in vain."""
 
     def end(self) -> None:
         """It is needed no longer, whatever it is at."""
@@ -79,6 +83,13 @@ class _Worker:
         self.remote, self.sender = remote, Sender(catalogue)
 
 
+@dataclass
+class _Turn:
+    """Who does a job now."""
+
+    worker: _Worker | None = None
+
+
 @dataclass(frozen=True)
 class Crew:
     """So many workers."""
@@ -89,22 +100,40 @@ class Crew:
     begin: Callable[[], _Worker]
     deadline: Deadline
     tally: Tally
+    # of jobs that were handed in and not waited for yet, and those of them that have ended
+    turns: dict[Future[Any], _Turn] = field(default_factory=dict)
+    ended: queue.SimpleQueue[Future[Any]] = field(default_factory=queue.SimpleQueue)
 
     def submit(self, job: Callable[[], R]) -> Future[R]:
-        return self.pool.submit(self._done, job)
+        future = self.pool.submit(self._done, job, turn := _Turn())
+        self.turns[future] = turn
+        future.add_done_callback(self.ended.put)
+        return future
+
+    def recall(self, job: Future[R]) -> None:
+        if (turn := self.turns.get(job)) is not None and (worker := turn.worker) is not None:
+            worker.remote.recall()
 
     def map(self, function: Callable[[T], R], things: Iterable[T], /) -> Iterable[R]:
-        return self.pool.map(lambda thing: self._done(partial(function, thing)), things)
+        return self.pool.map(lambda thing: self._done(partial(function, thing), _Turn()), things)
 
     def wait(self, jobs: Iterable[Future[R]], deadline: Deadline) -> set[Future[R]]:
-        patience = None if deadline.at == float("inf") else max(0.0, deadline.remaining)
-        done, _ = wait(set(jobs), patience, FIRST_COMPLETED)
+        """Some of those that have ended; each is told of once. (It costs nothing for those that go on.)"""
+        asked, done = set(jobs), set[Future[R]]()
+        with suppress(queue.Empty):
+            while not done:
+                patience = None if deadline.at == float("inf") else max(0.0, deadline.remaining)
+                done |= asked & {self.ended.get(timeout=patience)}
+            while len(done) < TOGETHER:
+                done |= asked & {self.ended.get_nowait()}
+        for job in done:
+            del self.turns[job]
         return done
 
-    def _done(self, job: Callable[[], R]) -> R:
+    def _done(self, job: Callable[[], R], turn: _Turn) -> R:
         """What a job brings, whoever does it in the end."""
         for _ in range(_TRIES):
-            worker = self.free.get()
+            worker = turn.worker = self.free.get()
             try:
                 found = self._lease(worker, job)
             except LostError:
@@ -113,6 +142,7 @@ class Crew:
                 worker = self.begin()
                 continue
             finally:
+                turn.worker = None
                 self.free.put(worker)
             if found.error is not None:
                 raise found.error

@@ -58,6 +58,9 @@ class LocalProcess:
                 raise OutOfTimeError from None
             raise
 
+    def recall(self) -> None:
+        self._wire.recall()
+
     def end(self) -> None:
         self._wire.close()
         with suppress(OSError):

@@ -15,6 +15,7 @@ import warnings
 import weakref
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -24,6 +25,7 @@ from torch import Tensor
 
 from verify.bab.box_bounds import Groups
 from verify.bab.cut_pool import CutPool
+from verify.bab.effort import Effort
 from verify.bab.root_bounds import RootBounds
 from verify.bab.steps import Steps
 from verify.bab.strategy import Objectives
@@ -36,7 +38,9 @@ from verify.proof.certificate import CertificateTracer
 
 Parcel = list[bytes]  # pickled things, and the memory that they refer to
 # What is sent once
-_LASTING = (Problem, Network, Objectives, Steps, RootBounds, CutPool, Cuts, Groups, CertificateTracer)
+_LASTING = (Problem, Network, Objectives, Steps, RootBounds, CutPool, Cuts, Groups, CertificateTracer, Effort)
+_KINDS = [torch.float32, torch.float64, torch.float16, torch.int64, torch.int32, torch.int8, torch.bool]
+_SMALL = 2**12  # bytes of memory that are copied rather than sent by themselves
 
 
 @dataclass(frozen=True)
@@ -99,7 +103,7 @@ class Catalogue:
         speaks_of: dict[int, None] = {}
 
         def reference(part: Any) -> int | None:
-            if not isinstance(part, _LASTING) or (number := self.number(part)) == itself:
+            if (number := self.number(part)) == itself:
                 return None
             speaks_of[number] = None
             return number
@@ -166,7 +170,7 @@ class Receiver:
         return [
             _dumped(
                 found,
-                lambda part: self._numbers.get(id(part)) if isinstance(part, _LASTING) else None,
+                lambda part: self._numbers.get(id(part)),
                 memory,
             ),
             *memory,
@@ -175,13 +179,13 @@ class Receiver:
 
 class _Pickler(pickle.Pickler):
     def __init__(self, file: io.BytesIO, reference: Callable[[Any], int | None], memory: list[Any]) -> None:
-        super().__init__(file, protocol=5, buffer_callback=lambda piece: memory.append(piece.raw()))
+        super().__init__(file, protocol=5, buffer_callback=partial(_in_band, memory))
         self._reference = reference
 
-    def persistent_id(self, part: Any) -> int | None:
-        return self._reference(part)
-
     def reducer_override(self, part: Any) -> Any:
+        # (not by `persistent_id`, which every number and every word is asked for)
+        if isinstance(part, _LASTING) and (number := self._reference(part)) is not None:
+            return _thing, (number,)
         if type(part) is Tensor:
             return _reduced(part)
         if type(part) is Deadline:
@@ -189,12 +193,30 @@ class _Pickler(pickle.Pickler):
         return NotImplemented
 
 
+def _in_band(memory: list[Any], piece: pickle.PickleBuffer) -> bool:
+    """Whether a piece of memory goes into what is pickled; others are sent by themselves."""
+    raw = piece.raw()
+    if raw.nbytes > _SMALL:
+        memory.append(raw)
+    return raw.nbytes <= _SMALL
+
+
 class _Unpickler(pickle.Unpickler):
     def __init__(
         self, file: io.BytesIO, thing: Callable[[int], Any], memory: Sequence[bytes | bytearray]
     ) -> None:
         super().__init__(file, buffers=memory)
-        self.persistent_load = thing  # type: ignore[method-assign]
+        self._thing = thing
+
+    def find_class(self, module: str, name: str) -> Any:
+        if module == __name__ and name == _thing.__name__:
+            return self._thing
+        return super().find_class(module, name)
+
+
+def _thing(number: int) -> Any:
+    """What has this number; whoever unpacks knows."""
+    raise NotImplementedError
 
 
 def _dumped(thing: Any, reference: Callable[[Any], int | None], memory: list[Any]) -> bytes:
@@ -209,7 +231,10 @@ def _dumped(thing: Any, reference: Callable[[Any], int | None], memory: list[Any
 
 
 def _loaded(data: bytes | bytearray, memory: Sequence[bytes | bytearray], thing: Callable[[int], Any]) -> Any:
-    return _Unpickler(io.BytesIO(data), thing, memory).load()
+    with warnings.catch_warnings():
+        # of memory that nobody may write to, and nobody does; and of the first sparse matrix that such are young
+        warnings.simplefilter("ignore", UserWarning)
+        return _Unpickler(io.BytesIO(data), thing, memory).load()
 
 
 def _reduced(tensor: Tensor) -> Any:
@@ -217,6 +242,9 @@ def _reduced(tensor: Tensor) -> Any:
     if tensor.layout is torch.sparse_csr:
         parts = tensor.crow_indices(), tensor.col_indices(), tensor.values()
         return _sparse, (*(part.detach() for part in parts), tuple(tensor.shape))
+    if tensor.nbytes <= _SMALL and tensor.dtype in _KINDS:
+        data = tensor.detach().contiguous().numpy().tobytes()
+        return _small, (data, _KINDS.index(tensor.dtype), tuple(tensor.shape))
     order = sorted(range(tensor.dim()), key=lambda axis: -tensor.stride()[axis])
     turned = tensor.detach().permute(order)
     if not turned.is_contiguous():
@@ -224,15 +252,15 @@ def _reduced(tensor: Tensor) -> Any:
     return _dense, (turned.numpy(), tuple(order.index(axis) for axis in range(tensor.dim())))
 
 
+def _small(data: bytes, kind: int, shape: tuple[int, ...]) -> Tensor:
+    if not data:
+        return torch.zeros(shape, dtype=_KINDS[kind])
+    return torch.frombuffer(bytearray(data), dtype=_KINDS[kind]).view(shape)
+
+
 def _dense(array: NDArray[Any], order: tuple[int, ...]) -> Tensor:
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", UserWarning)  # of memory that nobody may write to, and nobody does
-        return torch.from_numpy(np.asarray(array)).permute(order)
+    return torch.from_numpy(np.asarray(array)).permute(order)
 
 
 def _sparse(starts: Tensor, columns: Tensor, values: Tensor, size: tuple[int, int]) -> Tensor:
-    with warnings.catch_warnings():
-        warnings.simplefilter(
-            "ignore", UserWarning
-        )  # torch says of the first one that such matrices are young
-        return torch.sparse_csr_tensor(starts, columns, values, size)
+    return torch.sparse_csr_tensor(starts, columns, values, size)

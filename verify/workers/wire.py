@@ -5,11 +5,11 @@ from __future__ import annotations
 import socket
 import struct
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 
 _COUNT, _SIZE = struct.Struct("<I"), struct.Struct("<Q")
-_ALIVE = 2**32 - 1  # in the place of a count
+_ALIVE, _RECALL = 2**32 - 1, 2**32 - 2  # in the place of a count
 _PIECE = 2**22  # bytes that are sent or read at a time
 _MOST = 2**40  # bytes that a piece of memory may have: more are a mistake
 
@@ -38,11 +38,23 @@ class Wire:
         with self._lock:
             self._write(_COUNT.pack(_ALIVE))
 
-    def receive(self) -> list[bytearray]:
-        """A whole parcel. Raises LostError."""
+    def recall(self) -> None:
+        """Says that an answer is awaited soon; nothing where a parcel is on its way, or where nobody hears."""
+        if self._lock.acquire(blocking=False):
+            try:
+                self._write(_COUNT.pack(_RECALL))
+            except LostError:
+                pass  # whoever waits for the answer learns of it
+            finally:
+                self._lock.release()
+
+    def receive(self, recalled: Callable[[], None] = lambda: None) -> list[bytearray]:
+        """A whole parcel. recalled: called when the other side awaits an answer. Raises LostError."""
         while True:
             (count,) = _COUNT.unpack(self._read(_COUNT.size))
-            if count != _ALIVE:
+            if count == _RECALL:
+                recalled()
+            elif count != _ALIVE:
                 return [self._read(*_SIZE.unpack(self._read(_SIZE.size))) for _ in range(count)]
 
     def close(self) -> None:

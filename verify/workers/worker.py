@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import queue
 import signal
 import socket
 import sys
@@ -75,10 +76,24 @@ def serve(descriptor: int, threads: int, memory: int | None) -> None:
             signal.signal(getattr(signal, name), signal.SIG_IGN)
     wire = Wire(socket.socket(fileno=descriptor), None)
     threading.Thread(target=_pulse, args=(wire,), daemon=True).start()
+    bench, parcels = Bench(threads, memory), queue.SimpleQueue[list[bytearray]]()
+    threading.Thread(target=_hear, args=(wire, parcels), daemon=True).start()
     try:
-        bench = Bench(threads, memory)
         while True:
-            wire.send(bench.done(wire.receive()))
+            wire.send(bench.done(parcels.get()))
+    except LostError:
+        leave()
+
+
+def _hear(wire: Wire, parcels: queue.SimpleQueue[list[bytearray]]) -> None:
+    """What the owner sends, while a job is done, too; and the end once it is gone."""
+    from verify.bab.steps import RECALLED
+
+    try:
+        while True:
+            parcel = wire.receive(RECALLED.set)
+            RECALLED.clear()  # here, so that what is said of this job comes after it
+            parcels.put(parcel)
     except LostError:
         leave()
 
