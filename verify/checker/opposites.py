@@ -103,7 +103,7 @@ class _Kinds:
         places = np.arange(len(rows))
         negative = rows[places, (rows != 0).argmax(1)] < 0
         # a 0 with a sign has other bytes
-        turned = np.where(negative[:, None], -rows, rows) + 0.0
+        turned = rows * np.where(negative, -1.0, 1.0)[:, None] + 0.0
         known: dict[bytes, int] = {}
         for place in places[stays].tolist():
             if known.setdefault(turned[place].tobytes(), place) != place:
@@ -148,43 +148,44 @@ def _reader(node: Node, relu: int, source: int, kinds: _Kinds) -> Affine:
 
 
 def _product(left: Array, right: Array) -> Array:
-    """left @ right, no sum of which is rounded in any order. Refused where one might be."""
-    with np.errstate(over="ignore"):
-        size = _times(np.abs(left), np.abs(right))
-    units = _units(left), _units(right)
-    least = units[0].min() + units[1].min()
-    if not _short(size, least).all():
-        places = np.argsort(left == 0, axis=1, kind="stable")[:, : int((left != 0).sum(1).max())]
-        if places.shape[1] > _MOST_TERMS:
-            raise Refused("a new coefficient may be no float64 number")
-        unit = np.full(size.shape, np.inf)
-        for place, own in zip(places.T, np.take_along_axis(units[0], places, 1).T, strict=True):
-            unit = np.minimum(unit, own[:, None] + units[1][place])
-        _check(size, unit)
-    return _times(left, right)
+    """left @ right, no sum of which is rounded in any order. Refused where one might be: of few terms each is looked at, else all alike."""
+    used = left != 0
+    terms = int(used.sum(1).max())
+    if terms > _MOST_TERMS:
+        with np.errstate(over="ignore"):
+            size = np.abs(left) @ np.abs(right)
+        _check(size, _units(left).min() + _units(right).min())
+        product: Array = left @ right
+        return product
+    places = np.argsort(~used, axis=1, kind="stable")[:, :terms]
+    factors, units = np.take_along_axis(left, places, 1), _units(right)
+    size, product = np.zeros((2, len(left), right.shape[1]))
+    unit = np.full(size.shape, np.inf)
+    with np.errstate(over="ignore", invalid="ignore"):
+        for place, factor, own in zip(places.T, factors.T, _units(factors).T, strict=True):
+            part = factor[:, None] * right[place]
+            product += part
+            size += np.abs(part)
+            unit = np.minimum(unit, own[:, None] + units[place])
+    _check(size, unit)
+    return product
 
 
 def _check(size: Array, unit: Array) -> None:
-    """Refused where sums of multiples of 2^unit may be no float64 numbers; `size` is the sum of their sizes."""
-    if not _short(size, unit).all():
+    """Refused where sums of multiples of 2^unit may be no float64 numbers.
+
+    size: what the sizes of the terms add up to, which may be rounded itself, or 0 if they are tiny.
+    """
+    short = np.isfinite(size) & ((size == 0) | (np.frexp(size)[1] <= unit + _BITS))
+    if not (short & (unit > _LEAST)).all():
         raise Refused("a new coefficient may be no float64 number")
-
-
-def _times(left: Array, right: Array) -> Array:
-    """left @ right, as quick as few terms are."""
-    found: Array = _dense(left.T).forward(right.T).T
-    return found
-
-
-def _short(size: Array, unit: Array) -> Array:
-    """Whether sums of multiples of 2^unit are float64 numbers whose sizes add up to `size`, which may be rounded itself, or to 0 if they are tiny."""
-    found: Array = (unit > _LEAST) & np.isfinite(size) & ((size == 0) | (np.frexp(size)[1] <= unit + _BITS))
-    return found
 
 
 def _units(numbers: Array) -> Array:
     """The exponents of the greatest powers of two that numbers are multiples of; of 0 it is infinite."""
-    fraction, exponent = np.frexp(numbers)
+    some = numbers != 0
+    fraction, exponent = np.frexp(numbers[some])
     whole = np.ldexp(fraction, 53).astype(np.int64)
-    lowest = np.frexp((whole & -whole).astype(np.float64))[1] - 1
-    return np.where(whole == 0, np.inf, lowest + exponent - 53)
+    found = np.full(numbers.shape, np.inf)
+    found[some] = np.frexp((whole & -whole).astype(np.float64))[1] - 1 + exponent - 53
+    return found

@@ -165,7 +165,8 @@ def _exact(left: Float[Tensor, "rows inner"], right: Float[Tensor, "inner column
     Of all sums alike or, where that does not do and terms are few, of each.
     """
     size = _product(left.abs(), right.abs())
-    least = [unit_exponent(part.reshape(1, -1)) for part in (left, right)]
+    # most are 0
+    least = [unit_exponent(torch.cat([part[part != 0], part.new_zeros(1)])[None]) for part in (left, right)]
     if bool(_short(size.amax()[None], least[0] + least[1])):
         return True
     used = left != 0
