@@ -368,6 +368,17 @@ def test_what_the_checker_cannot_leave_out_the_search_keeps(tmp_path: Path) -> N
     assert files.accepted()
 
 
+def test_of_a_layer_of_values_one_neuron_stays(tmp_path: Path) -> None:
+    """`relu(p) - relu(-p)` is p; without a proof the layer goes for good."""
+    values, none = np.concatenate([np.eye(2), -np.eye(2)]).astype(np.float32), np.zeros(4, np.float32)
+    model = relu_model([(values, none), (np.array([[1, 1, -1, -1]], np.float32), none[:1])])
+    files = placed(tmp_path, model, property_text([0.0, 0.0], [1.0, 1.0], 1, "(>= Y_0 2.5)"))
+    assert without_opposites(prepare(files.model, files.property).model.network).layers == ()
+    assert searched(files, "activations", CONSTRAINED) == ("unsat", None)
+    assert Parts.read(files.certificate).tensors["merged.variable"].tolist() == [3, 4, 5]
+    small_check(*files)
+
+
 def test_a_writer_that_knows_no_checker_leaves_nothing_out(kits: dict[str, Kit], tmp_path: Path) -> None:
     one = kits["opposites"]
     problem, settings = (

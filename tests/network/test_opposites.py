@@ -118,6 +118,25 @@ def test_what_takes_rounding_is_left(reader: list[list[float]]) -> None:
     assert without_opposites(network) is network
 
 
+def test_only_what_is_agreed_on() -> None:
+    """Of a layer of which nothing need stay, one neuron does."""
+    asked: list[tuple[int, list[int]]] = []
+
+    def agreed(number: int, kept: Tensor) -> bool:
+        asked.append((number, kept.tolist()))
+        return number == 1
+
+    values = torch.eye(2, dtype=DOUBLE)
+    split = Dense(torch.cat([values, -values]))
+    joined = torch.cat([values, -values], 1)
+    network = chain(split, Dense(split.weight @ joined), Dense(joined))
+    without = without_opposites(network, agreed)
+    assert asked == [(1, [0]), (0, [0])]
+    assert [layer.size for layer in without.layers] == [4, 1]
+    x = short(torch.Generator().manual_seed(0), 50, 2)
+    assert torch.equal(network.forward(x), without.forward(x))
+
+
 def test_what_is_too_small_is_not_nothing() -> None:
     """Of products that float64 has as 0 alone nothing would be left."""
     same = Dense(torch.tensor([[1e-200], [-1e-200]], dtype=DOUBLE))

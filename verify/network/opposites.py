@@ -35,7 +35,7 @@ _MOST_TERMS = 32  # of sums that are looked at each
 def without_opposites(network: Network, agreed: Agreed | None = None) -> Network:
     """An equal network, of no more neurons; one and the same where nothing is to be gained.
 
-    agreed: asked of each layer, the last first; ReLUs of ReLUs stay as they are then.
+    agreed: asked of each layer, the last first; ReLUs of ReLUs stay as they are then, and one neuron of each layer.
     """
     readers = readers_of(network)
     # a layer changes what is behind it alone: from the last on, indices stay what they were
@@ -67,8 +67,10 @@ def _without(
             return None
         maps[reader] = known
     used = torch.stack([(known.own != 0).any(0) for known in maps.values()]).any(0)
-    if agreed is not None and not agreed(first[used]):
-        return None
+    if agreed is not None:
+        used[0] |= ~used.any()  # no layer goes for good
+        if not agreed(first[used]):
+            return None
     return _rewritten(network, layer, own, first[used], used, maps)
 
 
