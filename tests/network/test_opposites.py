@@ -148,9 +148,24 @@ def test_biases_that_take_rounding_are_left() -> None:
     same = Dense(PAIR[:2], torch.tensor([1.0, -1.0], dtype=DOUBLE))
     network = chain(same, Dense(LESS[:, :2], torch.tensor([2.0**-60], dtype=DOUBLE)))
     assert without_opposites(network) is network
-    folded = Dense(LESS[:, :2], LESS[0, :1], LESS[0, :1].abs())
+    folded = Dense(LESS[:, :2], LESS[0, :1], 2 * LESS[0, :1].abs())  # of terms that cancelled in part
     network = chain(same, folded)
     assert without_opposites(network) is network
+
+
+@pytest.mark.parametrize("place", [0, 1])
+def test_biases_of_one_term_are_not_rounded(place: int) -> None:
+    """A product of matrices with a bias added behind it is one map of such."""
+    maps = [Dense(PAIR[:2], torch.tensor([1.0, -1.0], dtype=DOUBLE)), Dense(LESS[:, :2], LESS[0, :1])]
+    bias = maps[place].bias
+    assert bias is not None
+    maps[place] = replace(maps[place], bias_size=bias.abs())
+    network = chain(*maps)
+    without = without_opposites(network)
+    assert without.variables < network.variables
+    x = short(torch.Generator().manual_seed(0), 50, 2)
+    assert torch.equal(network.forward(x), without.forward(x))
+    assert all(getattr(node.operator, "bias_size", None) is None for node in without.nodes)
 
 
 @pytest.mark.parametrize("rows", [[[1.0, 2.0], [-1.0, 2.0]], [[1.0, torch.nan], [-1.0, torch.nan]]], ids=str)

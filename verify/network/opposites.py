@@ -78,7 +78,8 @@ def _plain(operator: Map) -> bool:
     """Whether each neuron (of each place) is one row of weights and a bias that was not rounded."""
     if isinstance(operator, Convolution) and (operator.transposed or operator.groups > 1):
         return False
-    return operator.bias_size is None
+    size, bias = operator.bias_size, operator.bias
+    return size is None or (bias is not None and torch.equal(size, bias.abs()))
 
 
 def _reading(read: Affine | Activation | None, own: Map) -> Map | None:
@@ -246,12 +247,13 @@ def _parts(
 
 
 def _with_rows(own: Map, weight: Tensor, bias: Tensor | None) -> Map:
-    return replace(own, weight=weight.reshape(len(weight), *own.weight.shape[1:]), bias=bias)
+    return replace(own, weight=weight.reshape(len(weight), *own.weight.shape[1:]), bias=bias, bias_size=None)
 
 
 def _of_kinds(read: Map, known: _Read, used: Bool[Tensor, " kinds"]) -> Map:
     weight = known.own[:, used]
-    changed = replace(read, weight=weight.reshape(*weight.shape, *read.weight.shape[2:]), bias=known.bias)
+    weight = weight.reshape(*weight.shape, *read.weight.shape[2:])
+    changed = replace(read, weight=weight, bias=known.bias, bias_size=None)
     if isinstance(changed, Convolution):
         changed = replace(changed, input_shape=_resized(changed.input_shape, changed, weight.shape[1]))
     return changed
