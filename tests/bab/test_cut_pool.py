@@ -63,17 +63,14 @@ def searched(seed: int, batches: int = 8) -> RootBounds:
     """What a search knows that splits so many batches and finds no witness, in whatever time."""
     problem = dense_problem(seed, 0.05)
     search, _ = search_of(Blind(problem.model, problem.specification))
-    done, absorb = itertools.count(1), search.absorb
+    done, take = itertools.count(1), search.take
 
     def counted(finished: Done) -> None:
-        absorb(finished)
-        if (
-            any(seen.technique == SPLITTING for result in finished.results for seen in result.seen)
-            and next(done) == batches
-        ):
+        take(finished)
+        if any(one.technique == SPLITTING for one in finished.seen) and next(done) == batches:
             raise OutOfTimeError
 
-    search.absorb = counted  # type: ignore[method-assign, assignment]
+    search.take = counted  # type: ignore[method-assign, assignment]
     assert search.run(Deadline()).verdict == "timeout"
     found: RootBounds = search.knowledge.shared
     return found
