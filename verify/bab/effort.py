@@ -145,8 +145,10 @@ class Splitting:
     def learned(self: S, seen: Observation) -> S:
         """From children that were bounded: their parents' bounds, and their own."""
         before, after, refuted = seen.before.numpy(), seen.after.numpy(), seen.refuted.numpy()
-        nearer = np.where(refuted, 0.0, np.minimum(after, 0)) - before
-        gained, distance = float(-(nearer * before).sum()), float(-before.sum())
+        # bounds may be as far off as float32 reaches, and their squares farther
+        with np.errstate(over="ignore", invalid="ignore"):
+            nearer = np.where(refuted, 0.0, np.minimum(after, 0)) - before
+            gained, distance = float(-(nearer * before).sum()), float(-before.sum())
         level, total, weight = self.level, self.distance, 1 - (1 - _WEIGHT) ** seen.batches
         if math.isfinite(distance) and distance > 0:
             total = (1 - weight) * self.distance + distance
