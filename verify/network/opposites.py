@@ -15,6 +15,7 @@ from typing import NamedTuple
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
+from torch.nn import functional
 
 from verify.network.activations import Activation
 from verify.network.activations.relu import Relu
@@ -150,7 +151,7 @@ def _read(
         through = torch.where(scaled[:, None], kept, through)
         kept = torch.where(scaled[:, None], 0.0, kept)
     rows, bias = own.weight.flatten(1)[first], read.bias
-    members = torch.nn.functional.one_hot(of, len(first)).to(weight).mT
+    members = functional.one_hot(of, len(first)).to(weight).mT
     if not (_exact(members, weight.mT) and _exact(through, rows)):
         return None
     if own.bias is not None:
