@@ -369,20 +369,6 @@ def test_what_is_not_certified_takes_no_property_away(tmp_path: Path) -> None:
     assert not beside.exists()
 
 
-@pytest.mark.parametrize("kind", ["OutputRange", "L2Ball", "Brightness", "Monotone"])
-def test_what_is_no_file_is_not_certified(kind: str, tmp_path: Path) -> None:
-    """A certificate speaks of files; nothing is written for a model that is none."""
-    asked = {
-        "OutputRange": lambda: verify.OutputRange(BOX, -100, 100),
-        "L2Ball": lambda: verify.L2Ball(CENTRE, 0.1, 0),
-        "Brightness": lambda: verify.Brightness(CENTRE, 0, brightness=0.1),
-        "Monotone": lambda: verify.Monotone(BOX, 0),
-    }
-    with pytest.raises(InputError, match="two files"):
-        verify.verify(FILE, asked[kind](), certificate=tmp_path / "proof.cert")
-    assert not list(tmp_path.iterdir())
-
-
 @pytest.mark.parametrize("kind", ["L2Ball", "Brightness", "Monotone"])
 def test_what_is_not_of_the_model_alone_is_certified(kind: str, tmp_path: Path) -> None:
     """With the property's files beside it, of which tests/checker/test_certified_queries.py says more."""

@@ -171,6 +171,10 @@ CALLS: dict[str, st.SearchStrategy[Callable[[], Any]]] = {
             semantics=lambda: "real", rigorous=lambda: True, trim=lambda: False, output=lambda: None,
         ),
     ),
+    "bundle": st.builds(
+        lambda f, m, s, o: lambda: verify.bundle(f, m, s, **{"timeout": 5, "device": "cpu", **o}), one_of(lambda: "new.zip"), MODELS, SPECIFICATIONS,
+        options(**COMMON, timeout=lambda: 5, preset_name=lambda: "fast", seed=lambda: 1, semantics=lambda: "real", output=lambda: None),
+    ),
     "bounds": st.builds(
         lambda m, s, o: lambda: verify.bounds(m, s, **{"iterations": 2, "device": "cpu", **o}), MODELS, SPECIFICATIONS,
         options(

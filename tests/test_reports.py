@@ -219,6 +219,28 @@ def test_archives(verdict: str, files: tuple[Path, Path], command: Command, tmp_
     assert first[:2] == b"PK"
 
 
+def test_archives_of_several_models(files: tuple[Path, Path], command: Command, tmp_path: Path) -> None:
+    """Each model is in it, also where two files have one name."""
+    model, folder = files
+    other = folder / "other" / model.name
+    other.parent.mkdir()
+    onnx.save(relu_model(random_layers(4, (4, 6, 2))), other)
+    text = verify.Monotone(([0.0] * 4, [1.0] * 4), 1, tolerance=100.0).text_for((1, 4), (1, 2))
+    (folder / "two.vnnlib").write_text(text.replace(" (equal-to f)", ""))
+    out = folder / "evidence.zip"
+    ran = command("bundle", out, model, folder / "two.vnnlib", "--network", f"g={other}", "--device", "cpu")
+    assert (ran.code, ran.out) == (0, "unsat\n")
+    unpacked = tmp_path / "unpacked"
+    with zipfile.ZipFile(out) as archive:
+        archive.extractall(unpacked)
+    readme = (unpacked / "README.md").read_text()
+    names = f"model/{model.name}", f"model/g/{model.name}"
+    assert all(f"| `{name}` | the" in readme for name in names) and str(folder) not in readme
+    models = {"f": unpacked / names[0], "g": unpacked / names[1]}
+    assert check(unpacked / "certificate/proof.cert", models, unpacked / "property/two.vnnlib").proved
+    assert f"--network 'g={names[1]}'" in readme and (unpacked / "report.html").exists()
+
+
 def test_no_archive_without_evidence(files: tuple[Path, Path], command: Command) -> None:
     model, folder = files
     out = folder / "evidence.zip"

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 
 _PLACES = {
-    "certify": "verify.study.certify", "report": "verify.reports.report", "output_range": "verify.study.ranges", "Ranges": "verify.study.ranges", "reach": "verify.study.reach", "Tube": "verify.study.reach",
+    "certify": "verify.study.certify", "report": "verify.reports.report", "bundle": "verify.reports.bundle", "output_range": "verify.study.ranges", "Ranges": "verify.study.ranges", "reach": "verify.study.reach", "Tube": "verify.study.reach",
     "radius": "verify.study.radius", "Radius": "verify.study.radius", "Study": "verify.study.study", "Accuracy": "verify.study.study",
     "verify": "verify.api", "bounds": "verify.api", "Result": "verify.result", "ClauseBounds": "verify.clause_bounds",
     "load": "verify.loading", "LoadedModel": "verify.loading", "Problem": "verify.problem", "Witness": "verify.problem",
@@ -39,6 +39,7 @@ if TYPE_CHECKING:
     )
     from verify.loading import LoadedModel, load
     from verify.problem import Problem, Witness
+    from verify.reports.bundle import bundle
     from verify.reports.report import report
     from verify.result import Result
     from verify.specification import (
@@ -68,7 +69,7 @@ if TYPE_CHECKING:
 __all__ = [
     "Accuracy", "Always", "Brightness", "ClauseBounds", "DialectWarning", "Fair", "InputError", "L1Ball", "L2Ball", "LinfBall", "Lipschitz",
     "LoadedModel", "ModeWarning", "Monotone", "Never", "OutputRange", "Patch", "Problem", "PropertyBuilder", "Radius", "Ranges", "ResourceError", "Result", "Row",
-    "Specification", "Study", "Tube", "VacuousWarning", "VerifyError", "Witness", "bounds", "certify", "load", "output_range", "radius", "reach", "report", "verify", "x", "y",
+    "Specification", "Study", "Tube", "VacuousWarning", "VerifyError", "Witness", "bounds", "bundle", "certify", "load", "output_range", "radius", "reach", "report", "verify", "x", "y",
 ]  # fmt: skip
 
 

@@ -20,6 +20,7 @@ from verify.bab.progress import Progress, Reporter
 from verify.extensions import loaded
 from verify.result import Account, Moment
 from verify.specification import PropertyBuilder
+from verify.validation import is_text
 
 if TYPE_CHECKING:
     from verify.problem import Problem
@@ -132,7 +133,7 @@ def _named(source: Any) -> str:
     if isinstance(source, Path):
         return str(source)
     if isinstance(source, str):
-        return "text" if source.lstrip().startswith(("(", ";")) else source
+        return "text" if is_text(source) else source
     return type(source).__name__
 
 

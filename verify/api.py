@@ -78,7 +78,7 @@ def verify(
     )
     _check_reporter(reporter)
     result = run(request, lambda: reporter or Silent(), started, accounted=True)
-    _warn(result)
+    warn(result)
     return result
 
 
@@ -90,7 +90,7 @@ def _check_reporter(reporter: object) -> None:
         refuse("reporter", f"is {shown(reporter)}", "give an object with a method update(progress)")
 
 
-def _warn(of: Result | Problem) -> None:
+def warn(of: Result | Problem) -> None:
     """A DialectWarning for each way in which the property was read generously, a VacuousWarning where it holds as it is
     written, and a ModeWarning for a module that is verified in another mode than it is in."""
     for warning in of.warnings:
@@ -120,5 +120,5 @@ def bounds(
     Raises InputError for bad input, ResourceError where a linear program would be too large.
     """
     problem = prepare(model, specification, example_input, output=output)
-    _warn(problem)
+    warn(problem)
     return bound(problem, method, iterations, time_limit, intermediate, device, observe)

@@ -27,7 +27,7 @@ from verify.network.ball import Ball
 from verify.neutral import neutral
 from verify.specification import PropertyBuilder
 from verify.state import Objective, is_wide, outward
-from verify.validation import path, refuse, shown
+from verify.validation import is_text, path, refuse, shown
 
 if TYPE_CHECKING:
     import onnx
@@ -194,10 +194,11 @@ def prepare(
     example_input: Tensor | None = None,
     deadline: Deadline | None = None,
     output: str | None = None,
+    as_file: bool = False,
 ) -> Problem:
     """Loads both and checks that they belong together. Raises InputError, and OutOfTimeError at the deadline.
 
-    output: the name of the output that a property of one output is of, where the model has several.
+    output: the name of the output that a property of one output is of, where the model has several. as_file: see `load`.
     A VNN-LIB 2.0 query takes models by the names of its networks, of all that are not equal to another one; a single one may come alone.
     """
     deadline = deadline or Deadline()
@@ -224,6 +225,7 @@ def prepare(
                 output=output,
                 hint=_shape(spec),
                 hull=partial(_hull, spec),
+                as_file=as_file,
             )
         )
         if isinstance(model, LoadedModel):
@@ -299,7 +301,7 @@ def _read(specification: object, deadline: Deadline) -> Property | Query | Prope
     """A specification in any form, files and text read."""
     if isinstance(specification, Property | Query | PropertyBuilder):
         return specification
-    if isinstance(specification, str) and specification.lstrip().startswith(("(", ";")):
+    if is_text(specification):
         return parse(specification, deadline=deadline)
     if not isinstance(specification, str | Path):
         refuse(

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from verify.loading.loaded import Export
     from verify.problem import Witness
 
 
@@ -64,7 +65,8 @@ class Result:
     of the distance from 0 that it closed) and how many it refuted; none where the time ran out before the search began.
     `certificate`: the file written, if one was asked for and proved. `warning`: why the property is vacuous, if it is.
     `notes`: how the property was read where it is not as the standard of VNN-LIB has it. `extensions`: code of other packages
-    that this process had loaded, which may have taken part. `account`: what a report tells beside that.
+    that this process had loaded, which may have taken part. `account`: what a report tells beside that. `export`: of a torch module with a
+    certificate, the ONNX file that was proved (CERTIFICATE.onnx), and how it compares with the module.
     """
 
     verdict: str
@@ -77,6 +79,7 @@ class Result:
     notes: tuple[str, ...] = ()
     extensions: tuple[str, ...] = ()
     account: Account | None = field(default=None, repr=False)
+    export: Export | None = None
 
     def _repr_html_(self) -> str:
         """For notebooks."""

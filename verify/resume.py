@@ -22,7 +22,7 @@ from verify.output import admit_folder
 from verify.problem import Problem
 from verify.request import Request
 from verify.specification import PropertyBuilder
-from verify.validation import shown
+from verify.validation import is_text, shown
 
 _LIBRARIES = ("torch", "numpy", "onnx", "onnx2torch")
 
@@ -83,7 +83,7 @@ def _property(request: Request, problem: Problem) -> bytes:
         return b"\n".join(
             [type(source).__name__.encode(), text.encode(), *(np.asarray(part).tobytes() for part in around)]
         )
-    if isinstance(source, str) and source.lstrip().startswith(("(", ";")):
+    if is_text(source):
         return source.encode()
     if isinstance(source, str | Path):
         return Path(source).read_bytes()

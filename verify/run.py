@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 import torch
 
@@ -25,10 +25,10 @@ from verify.result import Result, late
 from verify.resume import digest_of_model, kept
 from verify.room import forget
 from verify.settings import Settings, build_search, choose_device, preset
-from verify.specification import PropertyBuilder
 from verify.workers.employ import employed
 
 if TYPE_CHECKING:
+    from verify.checker.question import Models
     from verify.proof.recording import Recording
 
 # of the time that is left, where a check is to come: most of that is done while the search goes on
@@ -57,7 +57,12 @@ def run(
     model = digest_of_model(request)
     with suppress(OutOfTimeError):
         problem = prepare(
-            request.model, request.specification, request.example_input, deadline, request.output
+            request.model,
+            request.specification,
+            request.example_input,
+            deadline,
+            request.output,
+            as_file=request.certificate is not None,
         )
     settings = preset(request.preset)
     told = reporter()
@@ -74,19 +79,19 @@ def run(
         if accounted:
             record = account(problem, request, device, in_files)
             found = replace(found, account=replace(record, moments=tuple(timeline.moments)))
-    return replace(found, extensions=tuple(map(str, loaded())))
+    return replace(found, extensions=tuple(map(str, loaded())), export=problem.model.export)
 
 
 @contextmanager
 def _in_files(request: Request, problem: Problem) -> Iterator[Request]:
-    """The request, where a certificate is asked for with a property built in Python in files beside it. Raises InputError, and UnwrittenError."""
-    builder, certificate, model = request.specification, request.certificate, request.model
-    if certificate is None or not isinstance(builder, PropertyBuilder) or not isinstance(model, str | Path):
+    """The request, where a certificate is asked for with what is no file in files beside it. Raises InputError, and UnwrittenError."""
+    if request.certificate is None:
         yield request
         return
     from verify.proof.beside import files_beside
 
-    with files_beside(certificate, Path(model), problem) as (models, path):
+    asked = request.certificate, request.model, request.specification
+    with files_beside(*asked, problem) as (models, path):
         yield replace(request, model=models, specification=path)
 
 
@@ -149,12 +154,16 @@ class _Work:
         """
         from verify.proof.recording import recording  # with the checker, which others do not need
 
-        model, specification = self.request.model, self.request.specification
+        # both in files, where a certificate is asked for
+        models, specification = (
+            cast("Models", self.request.model),
+            cast("Path", self.request.specification),
+        )
         found: Result | None = None
         try:
             with (
                 memory_kept("the certificate was made"),
-                recording(target, model, specification, self.problem, self.request.checkpoint) as record,
+                recording(target, models, specification, self.problem, self.request.checkpoint) as record,
                 record.followed(
                     self.problem, self.request.semantics, torch.get_num_threads(), self.deadline.at
                 ),

@@ -58,6 +58,16 @@ def is_nnet(source: object) -> TypeGuard[str | Path]:
     return isinstance(source, str | Path) and str(source).lower().removesuffix(".gz").endswith(".nnet")
 
 
+def is_text(specification: object) -> TypeGuard[str]:
+    """Whether a property is VNN-LIB text, not the name of a file."""
+    return isinstance(specification, str) and specification.lstrip().startswith(("(", ";"))
+
+
+def is_file(source: object) -> TypeGuard[str | Path]:
+    """Whether a model or property is the name of a file."""
+    return isinstance(source, str | Path) and not is_text(source)
+
+
 def choice(name: str, value: Any, known: Collection[str]) -> str:
     """One of some words."""
     if not isinstance(value, str) or value not in known:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from html import unescape
 from pathlib import Path
 from typing import Any
 
@@ -221,7 +222,29 @@ def test_certificates(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="certificates"):
         verify.certify(model, X, Y, epsilon=0.1, certificates=True)
     with pytest.raises(InputError, match="path"):
-        certify(out=tmp_path, certificates=True)
+        verify.certify(relu_model(LAYERS), X, Y, epsilon=0.1, out=tmp_path, certificates=True)
+
+
+def test_certificates_of_modules(tmp_path: Path) -> None:
+    """They are of one file, which the module was exported to, and of no other module's."""
+    folder = tmp_path / "certificates"
+    torch.manual_seed(0)
+    module = torch.nn.Sequential(torch.nn.Linear(X[0].size, 6), torch.nn.ReLU(), torch.nn.Linear(6, 3))
+    labels = module(torch.from_numpy(X[:2]).float()).argmax(1)
+
+    def study() -> verify.Study:
+        return verify.certify(module, X[:2], labels, epsilon=0.01, out=tmp_path, certificates=True)
+
+    found = study()
+    assert found.export is not None and str(found.export) in unescape(verify.report(found))
+    assert (folder / "model.onnx").read_bytes() == found.export.data
+    for row in found.rows:
+        assert row.certificate is not None
+        certificate = tmp_path / row.certificate
+        assert check(certificate, folder / "model.onnx", certificate.with_suffix("")).proved
+    onnx.save(relu_model(LAYERS), folder / "model.onnx")
+    with pytest.raises(InputError, match=r"another export.*choose another folder"):
+        study()
 
 
 @pytest.mark.parametrize("norm", ["2", "1"])

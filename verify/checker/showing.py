@@ -13,10 +13,16 @@ from verify.checker.errors import Refused
 from verify.checker.kinds import Block, blocks
 from verify.checker.rules import Rule
 
+_ORIGIN, _LONG = "model", 400  # where the model's file comes from
+
 
 def describe(container: Container) -> str:
     """Some lines of text. Raises Refused for a damaged file."""
-    lines = [f"{key}: {_short(value)}" for key, value in container.metadata.items()]
+    lines = [f"{key}: {_short(value)}" for key, value in container.metadata.items() if key != _ORIGIN]
+    if _ORIGIN in container.metadata:
+        lines.append(
+            f"{_ORIGIN} (as the search says, nothing proves that): {container.metadata[_ORIGIN][:_LONG]}"
+        )
     if container.metadata.get("verdict") != "unsat":
         return "\n".join(lines)
     roots, splits = len(container.tensor("root.count", "<i8")), container.tensor("split.node", "<i8")

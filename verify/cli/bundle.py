@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import tempfile
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -26,22 +25,24 @@ from verify.result import Result
 @click.argument("archive", type=click.Path(dir_okay=False, path_type=Path))
 @options.MODEL
 @options.PROPERTY
+@options.FURTHER
 @options.TIMEOUT
 @options.MEMORY
 @options.DEVICE
 @options.PRESET
 @options.SEED
 @options.SEMANTICS
-def bundle(archive: Path, model: Path, specification: Path, **asked: Any) -> int:
+@options.OUTPUT
+def bundle(archive: Path, model: Path, specification: Path, further: dict[str, Path], **asked: Any) -> int:
     """Decide PROPERTY for MODEL, and pack the evidence for an auditor into ARCHIVE, a zip file.
 
-    It holds model, property, certificate, a report, digests, and a README that says how to check it all. The first word on stdout is the verdict; where
-    none is proved there is no archive.
+    It holds model (or models), property, certificate, a report, digests, and a README that says how to check it all. The first word on stdout is the
+    verdict; where none is proved there is no archive.
     """
-    options.admitted((model, specification), {"ARCHIVE": archive})
+    options.admitted((model, specification, *further.values()), {"ARCHIVE": archive})
     with tempfile.TemporaryDirectory() as folder:
         certificate = Path(folder) / "proof.cert"
-        request = Request(model, specification, certificate=certificate, **asked)
+        request = Request(options.models_of(model, further), specification, certificate=certificate, **asked)
         with options.at_work(request, options.begun(), _late) as watchdog:
             from verify.reports.bundle import write_bundle
             from verify.run import run
@@ -51,12 +52,7 @@ def bundle(archive: Path, model: Path, specification: Path, **asked: Any) -> int
         options.warn(result.warnings)
         if result.certificate is None:
             return _undecided(result)
-        shown = replace(result, certificate=Path("certificate/proof.cert"))
-        assert shown.account is not None
-        named = replace(
-            shown.account, model=f"model/{model.name}", specification=f"property/{specification.name}"
-        )
-        write_bundle(archive, replace(shown, account=named), model, specification, certificate)
+        write_bundle(archive, result)
     answer(f"{result.verdict}\n")
     click.echo(f"{archive}: model, property, certificate, report and README", err=True)
     return DECIDED

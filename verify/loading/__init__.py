@@ -34,6 +34,7 @@ def load(
     output: str | None = None,
     hint: Sequence[int] = (),
     hull: Callable[[], tuple[Tensor, Tensor]] | None = None,
+    as_file: bool = False,
 ) -> LoadedModel:
     """Loads a model and compares the result with the model's own runtime.
 
@@ -45,6 +46,7 @@ def load(
     hint: the shape of an input, or how many numbers it has; settles sizes that an ONNX file leaves open, and a module's where there is
         no example.
     hull: gives the least box that all inputs in question lie in; of an ONNX model in which inputs choose places.
+    as_file: a torch.nn.Module is exported, the network read from that file, and both are compared (`LoadedModel.export`).
     Raises ModelError (UnsupportedOperatorError for an operator without a rule).
     """
     output, hint = output_name(output), axes("hint", hint)
@@ -70,6 +72,10 @@ def load(
                 refuse("output", f"is {output!r}", "only ONNX files have outputs with names; leave it out")
             loaded = from_module(model, example_input, fold, hint)  # type: ignore[arg-type]  # it checks what the model is
         check_agreement(loaded, box)
+        if as_file and not of_onnx:
+            from verify.loading.torch.as_file import from_export
+
+            loaded = from_export(model, loaded, fold, box)  # type: ignore[arg-type]
     return loaded
 
 

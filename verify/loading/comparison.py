@@ -15,7 +15,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import torch
@@ -39,8 +39,15 @@ _NEIGHBOURS, _NEAR = 16, 2.0**-20
 Box = tuple[NDArray[Any], NDArray[Any]]
 
 
-def check_agreement(loaded: LoadedModel, box: Box | None = None) -> None:
-    """Raises ModelError where the network and the model's own runtime disagree.
+class Comparison(NamedTuple):
+    """At how many inputs two readings gave the same outputs, and by how much these differed at most."""
+
+    inputs: int
+    difference: float
+
+
+def check_agreement(loaded: LoadedModel, box: Box | None = None) -> Comparison:
+    """Compares the network with the model's own runtime. Raises ModelError where they disagree.
 
     box: lower and upper ends of the inputs, of one box or of several, [boxes, inputs].
     """
@@ -48,11 +55,12 @@ def check_agreement(loaded: LoadedModel, box: Box | None = None) -> None:
         raise ModelError("its input or its output has no entries")
     points, pace = _Points(loaded.network, box), _Pace()
     compared = doubtful = 0
+    largest = 0.0
     for batch in points.all(pace):
         for some in batch.split(points.at_once):
             # both must see the same numbers, so those that the model's type can hold
-            same, unclear = _compare(loaded, loaded.rounded(some.numpy()))
-            compared, doubtful = compared + same, doubtful + unclear
+            same, unclear, difference = _compare(loaded, loaded.rounded(some.numpy()))
+            compared, doubtful, largest = compared + same, doubtful + unclear, max(largest, difference)
             pace.done += len(some)
     if doubtful > compared:
         raise ModelError(
@@ -63,6 +71,7 @@ def check_agreement(loaded: LoadedModel, box: Box | None = None) -> None:
             "the model gives infinity or NaN, or integers beyond what is known of their types, at every input "
             "tried, so its reading cannot be checked; give the box of inputs that it is for"
         )
+    return Comparison(compared, largest)
 
 
 @dataclass
@@ -169,8 +178,9 @@ class _Points:
         return torch.autograd.grad(total, x)[0].nan_to_num(0.0, 0.0, 0.0)
 
 
-def _compare(loaded: LoadedModel, samples: NDArray[Any]) -> tuple[int, int]:
-    """At how many inputs the outputs are the same, and at how many it is unclear; raises ModelError where they differ."""
+def _compare(loaded: LoadedModel, samples: NDArray[Any]) -> tuple[int, int, float]:
+    """At how many inputs the outputs are the same, at how many it is unclear, and the largest difference of the former; raises ModelError
+    where they differ."""
     expected = torch.from_numpy(loaded.evaluate(samples, as_written=True).astype(np.float64))
     x = torch.from_numpy(samples.astype(np.float64))
     with torch.no_grad():
@@ -195,7 +205,8 @@ def _compare(loaded: LoadedModel, samples: NDArray[Any]) -> tuple[int, int]:
                 f"the model was read wrongly: its output {output} differs by {float(difference[place, output]):.3g} "
                 f"from the model's own runtime (allowed: {float(allowed[place]):.3g}); please report this model"
             )
-    return int(same.sum()), int(differs.sum())
+    largest = float(difference[same].max()) if bool(same.any()) else 0.0
+    return int(same.sum()), int(differs.sum()), largest
 
 
 @torch.no_grad()

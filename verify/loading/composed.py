@@ -122,6 +122,7 @@ def side_by_side_with_itself(
         tuple(distances),
         beside=beside,
         notes=model.notes,
+        export=model.export,
     )
 
 
@@ -206,6 +207,7 @@ def behind(front: Front, model: LoadedModel) -> Behind:
         front,
         model,
         notes=model.notes,
+        export=model.export,
     )
 
 

@@ -30,6 +30,26 @@ TRAINING = "the module is in training mode; it is verified in evaluation mode, a
 
 
 @dataclass(frozen=True)
+class Export:
+    """A torch.nn.Module as an ONNX file, which a proof is of. `str` says how it was made and compared with the module.
+
+    module: the class. data: the file's content. inputs: at how many the function that the file defines, in float64, was compared with the
+    module as torch runs it. difference: the largest of any output there.
+    """
+
+    module: str
+    data: bytes = field(repr=False)
+    inputs: int
+    difference: float
+
+    def __str__(self) -> str:
+        return (
+            f"ONNX file exported from a torch module ({self.module}); its outputs differ from the module's by at most "
+            f"{self.difference:.3g} at the {self.inputs} inputs that were compared"
+        )
+
+
+@dataclass(frozen=True)
 class LoadedModel:
     """A model that is ready to verify."""
 
@@ -48,11 +68,14 @@ class LoadedModel:
     notes: tuple[str, ...] = field(default=(), kw_only=True)
     # the box of inputs outside of which the network is not the model's; None where there is none (see tables.py)
     within: tuple[Tensor, Tensor] | None = field(default=None, kw_only=True)
+    # the file that the network was read from, where the model is a torch.nn.Module that runs itself
+    export: Export | None = field(default=None, kw_only=True)
 
     @property
     def runtime(self) -> str:
         """What runs the model itself."""
-        return "torch" if self.opset is None and not self.operators else "ONNX Runtime"
+        of_torch = self.export is not None or (self.opset is None and not self.operators)
+        return "torch" if of_torch else "ONNX Runtime"
 
     @property
     def of_query(self) -> bool:

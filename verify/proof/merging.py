@@ -182,6 +182,12 @@ class _Merger:
         return None
 
 
+def _origin(parts: Sequence[_Part]) -> dict[str, str]:
+    """What all parts say of where the model comes from."""
+    told = {part.container.metadata.get("model") for part in parts}
+    return {"model": text} if len(told) == 1 and (text := told.pop()) else {}
+
+
 def merge(
     parts: Sequence[Path], model: Models, specification: Path, target: Path, until: float = math.inf
 ) -> int:
@@ -205,7 +211,7 @@ def merge(
         raise Refused(f"{len(missing)} clauses are in no part, the first is clause {missing[0]}")
     with CertificateWriter(target) as writer:
         _Merger(found).write(writer, int(text))
-        header = {"verdict": "unsat", "semantics": semantics, "rows": text}
+        header = {"verdict": "unsat", "semantics": semantics, "rows": text} | _origin(found)
         digests = {"onnx_sha256": question.onnx_sha256, "vnnlib_sha256": question.vnnlib_sha256}
         writer.finish(header | digests)
         checked = check(writer.whole, model, specification, semantics=semantics, until=until)

@@ -48,7 +48,9 @@ class Recording:
 
         until: the time (of `time.monotonic`) at which the check gives up.
         """
-        self.writer.finish(self._header("unsat") | {"semantics": semantics, "rows": str(problem.rows)})
+        self.writer.finish(
+            self._header("unsat", problem) | {"semantics": semantics, "rows": str(problem.rows)}
+        )
         return self._publish(semantics, jobs, until)
 
     def close_sat(self, problem: Problem, witness: Witness) -> str | None:
@@ -57,13 +59,17 @@ class Recording:
             "inputs": json.dumps([float(value).hex() for value in np.ravel(witness.inputs)]),
             "outputs": json.dumps([float(value).hex() for value in np.ravel(witness.outputs)]),
         }
-        self.writer.finish(self._header("sat") | {"element_type": problem.model.element_type} | values)
+        self.writer.finish(
+            self._header("sat", problem) | {"element_type": problem.model.element_type} | values
+        )
         failure = self._publish(REAL)
         return failure and self._publish(DEPLOYED)  # a point on the edge may violate in float32 alone
 
-    def _header(self, verdict: str) -> dict[str, str]:
+    def _header(self, verdict: str, problem: Problem) -> dict[str, str]:
+        export = problem.model.export
         return {
             "verdict": verdict,
+            **({} if export is None else {"model": str(export)}),
             "onnx_sha256": " ".join(digest(content(path)) for path in _files(self.models)),
             "vnnlib_sha256": digest(content(self.specification)),
         }
@@ -92,27 +98,19 @@ class Recording:
 
 @contextmanager
 def recording(
-    path: Path, model: object, specification: object, problem: Problem, folder: Path | None = None
+    path: Path, models: Models, specification: Path, problem: Problem, folder: Path | None = None
 ) -> Iterator[Recording]:
-    """A certificate for a problem read from two files; folder: that keeps its search. Raises InputError where there can be none."""
-    models = _paths(model, problem)
-    if models is None or not isinstance(specification, str | Path):
-        raise InputError("a certificate speaks of the bytes of two files: give model and property as paths")
-    specification = Path(specification)
+    """A certificate for a problem read from these files; folder: that keeps its search. Raises InputError where there can be none."""
+    models = _by_network(models, problem)
     Outputs([*_files(models), specification], data_files).admit("--certificate", path)
     agreement = Agreement(_readable(models, specification, problem))
     with CertificateWriter(path, folder, agreement) as writer:
         yield Recording(path, models, specification, writer)
 
 
-def _paths(model: object, problem: Problem) -> Models | None:
-    """The models' files, those of a query in the order of its networks; None where some model is no file."""
-    if not isinstance(model, Mapping):
-        return Path(model) if isinstance(model, str | Path) else None
-    if not all(isinstance(path, str | Path) for path in model.values()):
-        return None
-    models = {name: Path(path) for name, path in model.items()}
-    if not isinstance(problem.model, JointModel):
+def _by_network(models: Models, problem: Problem) -> Models:
+    """The models' files, those of a query in the order of its networks."""
+    if not isinstance(models, Mapping) or not isinstance(problem.model, JointModel):
         return models
     models = of_networks(problem.model.query, models)
     return {name: models[name] for name in problem.model.query.implemented}

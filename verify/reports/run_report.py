@@ -141,12 +141,20 @@ def _evidence(result: Result) -> Iterator[str]:
     if result.certificate is None or account is None:
         return
     yield "<h2>Evidence</h2><p>The certificate was proved by a checker that shares no code with the search. Whoever has these files can prove it again:</p>"
-    files = (str(result.certificate), account.model, account.specification)
+    yield f"<pre>{escape(shlex.join(['verify', 'check', *check_command(result)]))}</pre>"
+    if result.export is not None:
+        yield f"<p>The proof is of an {escape(str(result.export))}. That the file is what the module computes is compared, not proved.</p>"
+
+
+def check_command(result: Result) -> list[str]:
+    """The arguments with which a run's certificate is checked."""
+    account = result.account
+    assert account is not None
     semantics = account.settings.get("semantics", "real")
     extra = [] if semantics == "real" else ["--semantics", str(semantics)]
     for name, path in account.networks.items():
         extra += ["--network", f"{name}={path}"]
-    yield f"<pre>{escape(shlex.join(['verify', 'check', *files, *extra]))}</pre>"
+    return [str(result.certificate), account.model, account.specification, *extra]
 
 
 def _course(result: Result) -> Iterator[str]:

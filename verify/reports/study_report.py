@@ -45,6 +45,7 @@ def study_page(study: Study, title: str = "Certified accuracy") -> str:
         f"<p>Does the model give the right label to every input {escape(_NAMES[study.balls.norm])} a radius of a "
         f"sample? Asked of {len(study.data)} samples ({escape(shapes)}).</p>",
         f'<p class="faint">verify {escape(__version__)}, {escape(when)}, {study.seconds:.1f} s</p>',
+        "" if study.export is None else f"<p>The certificates are of an {escape(str(study.export))}.</p>",
         table(HEADING, [cells(one) for one in accuracies], len(HEADING)),
         f'<ul class="faint">{meaning}</ul>',
         _chart(study) if len(study.radii) > 1 else "",

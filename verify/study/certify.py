@@ -65,7 +65,7 @@ def certify(
     model: as `verify` takes it. x, y: samples and their labels, as arrays, files, data sets or folders (see `verify.study.data`); limit: of
     the first so many. epsilon: one radius or several, in the data's units (clip, mean, std: see LinfBall). norm: `inf`, `2` or `1`.
     timeout: seconds for each search; None for no limit. out: a folder for rows, which a later call with the same question goes on with, and,
-    with `certificates`, for a proof of every verdict (of ONNX files). observe: told after every row, with how many there are, of
+    with `certificates`, for a proof of every verdict (a module of torch is exported to a file beside them for that). observe: told after every row, with how many there are, of
     how many. Raises InputError and ResourceError as `verify` does.
     """
     started = time.monotonic()
@@ -83,25 +83,26 @@ def certify(
     admit_folder("--out", folder)
     data = read(x, y, limit)
     with memory_kept("samples were certified"):
-        found = loaded(model, balls, data, sizes[-1], output)
+        found = loaded(model, balls, data, sizes[-1], output, as_file=proofs)
         work = _Work(found, data, balls, search, sizes, observe or (lambda *_: None))
         records = Records(folder, identity(found, data, balls, output, work.predicted.tolist()))
         try:
             work.run(records)
-            if proofs and folder is not None and isinstance(model, str | Path):
-                _certified(work, records, Path(model), folder, output)
+            if proofs and folder is not None:
+                _certified(work, records, _file(model, found, folder), folder, output)
         finally:
             records.close()
     rows = (records.rows[image, size] for image in range(len(data)) for size in sizes)
-    return Study(tuple(rows), sizes, data, balls, found.input_shape, folder, time.monotonic() - started)
+    seconds = time.monotonic() - started
+    return Study(tuple(rows), sizes, data, balls, found.input_shape, folder, seconds, found.export)
 
 
 def _check_certifiable(model: Model, folder: Path | None) -> None:
     """InputError where certificates cannot be had."""
     if folder is None:
         refuse("certificates", "need a folder", "give out=FOLDER (--out FOLDER)")
-    if not isinstance(model, str | Path):
-        refuse("certificates", "are of ONNX files alone", "give the model as a path")
+    if not isinstance(model, str | Path | torch.nn.Module):
+        refuse("certificates", "are of files and modules of torch", "give the model's path, or the module")
     if is_nnet(model):
         refuse("certificates", f"are of ONNX files alone, not of {model}", "verify convert writes one")
 
@@ -248,6 +249,19 @@ class _Work:
 
 
 # -- certificates
+
+
+def _file(model: Model, found: LoadedModel, folder: Path) -> Path:
+    """The model's file; of a module the one that it was exported to, which goes beside the certificates. Raises InputError, UnwrittenError."""
+    if isinstance(model, str | Path):
+        return Path(model)
+    assert found.export is not None
+    path, data = folder / FOLDER / "model.onnx", found.export.data
+    if not path.exists():
+        write_whole(f"--out {path}", path, data)
+    elif path.read_bytes() != data:
+        refuse(str(path), "is of another export, which earlier certificates are of", "choose another folder")
+    return path
 
 
 def _certified(work: _Work, records: Records, model: Path, folder: Path, output: str | None) -> None:

@@ -89,9 +89,11 @@ def radii(value: Any) -> tuple[float, ...]:
     return tuple(found)
 
 
-def loaded(model: Model, balls: Balls, data: Data, largest: float, output: str | None) -> LoadedModel:
-    """The model, of scores for all the data's labels. Raises InputError."""
-    found = _loaded(model, balls, data.x, largest, output_name(output))
+def loaded(
+    model: Model, balls: Balls, data: Data, largest: float, output: str | None, as_file: bool = False
+) -> LoadedModel:
+    """The model, of scores for all the data's labels; as_file: as in `load`. Raises InputError."""
+    found = _loaded(model, balls, data.x, largest, output_name(output), as_file)
     fitting("a sample", data.x.shape[1:], found.input_shape, "the model's input")
     classes = scores("study", found.input_shape, found.output_shape)
     wrong = np.flatnonzero(data.labels >= classes)
@@ -105,7 +107,9 @@ def loaded(model: Model, balls: Balls, data: Data, largest: float, output: str |
     return found
 
 
-def _loaded(model: Model, balls: Balls, x: Floats, largest: float, output: str | None) -> LoadedModel:
+def _loaded(
+    model: Model, balls: Balls, x: Floats, largest: float, output: str | None, as_file: bool
+) -> LoadedModel:
     if isinstance(model, LoadedModel):
         if output is not None:
             refuse(
@@ -119,7 +123,7 @@ def _loaded(model: Model, balls: Balls, x: Floats, largest: float, output: str |
     lower, upper = balls.ends(x, largest)
     hull = torch.from_numpy(lower.min(0)), torch.from_numpy(upper.max(0))
     box = lower[:_COMPARED], upper[:_COMPARED]
-    return load(model, None, box, output=output, hint=(1, *x.shape[1:]), hull=lambda: hull)
+    return load(model, None, box, output=output, hint=(1, *x.shape[1:]), hull=lambda: hull, as_file=as_file)
 
 
 _COMPARED = 16  # samples in whose boxes a load is compared with the model

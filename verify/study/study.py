@@ -15,6 +15,7 @@ from verify.study.records import UNDECIDED, VERDICTS, Row
 from verify.validation import choice, real, refuse
 
 if TYPE_CHECKING:
+    from verify.loading.loaded import Export
     from verify.validation import Floats
 
 HEADING = ("radius", "samples", "clean", "attacked", "certified", "open", "seconds")
@@ -39,7 +40,7 @@ class Accuracy:
 
 @dataclass(frozen=True, eq=False)
 class Study:
-    """The rows of a data set, by sample and radius. seconds: of the whole call."""
+    """The rows of a data set, by sample and radius. seconds: of the whole call. export: the file that certificates of a module of torch are of."""
 
     rows: tuple[Row, ...]
     radii: tuple[float, ...]
@@ -48,6 +49,7 @@ class Study:
     shape: tuple[int, ...]  # of the model's input
     folder: Path | None
     seconds: float
+    export: Export | None = None
 
     def accuracy(self, epsilon: float) -> Accuracy:
         """What holds at one of the radii. Raises InputError for another one."""

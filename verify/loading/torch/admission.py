@@ -11,7 +11,7 @@ import copy
 import operator
 import textwrap
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from typing import Any
 
 import numpy as np
@@ -49,10 +49,12 @@ def blaming(what: str, remedy: str) -> Iterator[None]:
         raise ModelError(f"{what} ({said}); {remedy}") from error
 
 
-def admitted(module: object, example_input: object) -> tuple[nn.Module, Tensor, ModuleRunner]:
+def admitted(
+    module: object, example_input: object, taken: bool = False
+) -> tuple[nn.Module, Tensor, ModuleRunner]:
     """A copy of a module on the CPU in evaluation mode, an example of its element type, and the copy as it runs.
 
-    Raises ModelError. The module itself is not touched.
+    taken: the example is of the property's shape, which nobody said to be the module's. Raises ModelError. The module itself is not touched.
     """
     if not isinstance(module, nn.Module):
         raise ModelError(
@@ -69,8 +71,20 @@ def admitted(module: object, example_input: object) -> tuple[nn.Module, Tensor, 
     runner = ModuleRunner(original, tuple(example.shape), ELEMENT_TYPES[kind])
     example = torch.zeros_like(example, device="cpu") if example.is_meta else example.cpu()
     example = example.to(kind)
-    _check_runs(runner, example.numel())
+    with _shape_told(tuple(example.shape)) if taken else nullcontext():
+        _check_runs(runner, example.numel())
     return original, example, runner
+
+
+@contextmanager
+def _shape_told(shape: tuple[int, ...]) -> Iterator[None]:
+    """Says of an error that it may come from the shape that the property has."""
+    try:
+        yield
+    except ModelError as error:
+        told = f"{error}; its input was taken to be {list(shape)}, as the property has it: give example_input, a tensor of the shape it takes"
+        error.args = (told,)
+        raise
 
 
 def hangs_on_mode(module: object) -> bool:

@@ -22,6 +22,7 @@ from typing import Any
 import torch
 from torch import Tensor, fx, nn
 
+from verify.errors import ModelError
 from verify.loading.onnx.model import OnnxModel, read
 from verify.loading.torch.admission import same_operations
 
@@ -31,19 +32,28 @@ _OPSET = 17  # the newest that torch's older exporter knows well; the newer one 
 def exported(module: nn.Module, example_input: Tensor) -> OnnxModel | None:
     """The module as an ONNX model of the example's shape, its constants as they are; None where torch cannot export it."""
     try:
-        with _quiet(), warnings.catch_warnings(record=True) as given:
-            warnings.simplefilter("always")
-            file = BytesIO()
-            settings: dict[str, Any] = {
-                "f": file,
-                "dynamo": False,
-                "opset_version": _OPSET,
-                "do_constant_folding": False,
-            }
-            torch.onnx.export(module, (example_input,), **settings)
-            return None if any(map(_fixes_a_value, given)) else read(file.getvalue())
-    except Exception:  # it raises whatever it likes
+        return read(content(module, example_input))
+    except Exception:  # the exporter raises whatever it likes
         return None
+
+
+def content(module: nn.Module, example_input: Tensor) -> bytes:
+    """The module as an ONNX file of the example's shape. Raises ModelError where a value would be fixed in it, and whatever the exporter likes."""
+    file = BytesIO()
+    settings: dict[str, Any] = {
+        "f": file,
+        "dynamo": False,
+        "opset_version": _OPSET,
+        "do_constant_folding": False,
+        "input_names": ["input"],
+        "output_names": ["output"],
+    }
+    with _quiet(), warnings.catch_warnings(record=True) as given:
+        warnings.simplefilter("always")
+        torch.onnx.export(module, (example_input,), **settings)
+    if any(map(_fixes_a_value, given)):
+        raise ModelError("the exporter would fix a value that depends on the input")
+    return file.getvalue()
 
 
 def captured(module: nn.Module, example_input: Tensor) -> nn.Module | None:

@@ -32,16 +32,12 @@ def from_module(
     module: nn.Module, example_input: Tensor | None, fold: bool, hint: Sequence[int] = ()
 ) -> LoadedModel:
     """Loads a torch.nn.Module by tracing it with torch.fx. hint: an input's shape, where there is no example; its batch axis may be left out."""
-    if example_input is None and hint and isinstance(module, nn.Module):
-        shape = tuple(hint) if len(hint) > 1 and hint[0] == 1 else (1, *hint)
-        element = next((p.dtype for p in module.parameters() if p.is_floating_point()), torch.float32)
-        with _shape_told(shape):
-            return from_module(module, torch.zeros(shape, dtype=element), fold)
-    original, example, runner = admitted(module, example_input)
+    taken = example_input is None and bool(hint) and isinstance(module, nn.Module)
+    original, example, runner = admitted(module, _taken(module, hint) if taken else example_input, taken)
     shape, kind = tuple(example.shape), ELEMENT_TYPES[example.dtype]
     graph_module: fx.GraphModule | None = None
     try:
-        graph_module = _traced(original)
+        graph_module = traced(original)
     except ModelError as problem:
         network, output_shape = _by_capture(original, example, problem)
     if graph_module is not None:
@@ -53,15 +49,11 @@ def from_module(
     )
 
 
-@contextmanager
-def _shape_told(shape: tuple[int, ...]) -> Iterator[None]:
-    """Says of an error that it may come from the shape that the property has."""
-    try:
-        yield
-    except ModelError as error:
-        told = f"{error}; its input was taken to be {list(shape)}, as the property has it: give example_input, a tensor of the shape it takes"
-        error.args = (told,)
-        raise
+def _taken(module: nn.Module, hint: Sequence[int]) -> Tensor:
+    """An example of the shape that the property has, in the module's element type."""
+    shape = tuple(hint) if len(hint) > 1 and hint[0] == 1 else (1, *hint)
+    element = next((p.dtype for p in module.parameters() if p.is_floating_point()), torch.float32)
+    return torch.zeros(shape, dtype=element)
 
 
 @contextmanager
@@ -70,7 +62,7 @@ def _blaming_the_trace() -> Iterator[None]:
         yield
 
 
-def _traced(module: nn.Module) -> fx.GraphModule:
+def traced(module: nn.Module) -> fx.GraphModule:
     """A module as torch.fx traces it. Raises ModelError."""
     with _blaming_the_trace():
         return fx.symbolic_trace(copy.deepcopy(module))
