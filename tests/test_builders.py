@@ -149,6 +149,34 @@ def test_brightness_is_one_number_for_all_entries(clip: Any) -> None:
     assert decide(fixed, verify.load(of_sum(0.9), CENTRE)).verdict == "sat"
 
 
+@pytest.mark.parametrize("clip", [(0.0, 1.0), None])
+def test_bias_fields(clip: Any) -> None:
+    """Of the sum of 2 by 2 entries of 0.5, what goes up and down over the image counts for nothing, but where it is cut; the image is the polynomials'."""
+    image, far = CENTRE.reshape(1, 1, 2, 2), np.array([[0.25, 0.5], [0.5, 0.25]])
+    for threshold, verdict in ((1.0 + 1e-3, "unsat"), (1.0 - 1e-3, "sat")):
+        made = verify.BiasField(image, 0, order=1, contrast=far, brightness=[[0.125, 0], [0, 0]], clip=clip)
+        result = decide(made, verify.load(of_sum(threshold), CENTRE))
+        assert result.verdict == verdict and len(made.varied) == 5
+        if result.witness is not None:
+            (c, cv, cu, cuv), b = result.witness.inputs[:4], result.witness.inputs[4]
+            u, v = np.array([[-1, -1], [1, 1]]), np.array([[-1, 1], [-1, 1]])
+            expected = 0.5 * (c + cv * v + cu * u + cuv * u * v) + b
+            if clip is not None:
+                expected = expected.clip(*clip)
+            np.testing.assert_allclose(result.witness.variables["image"].ravel(), expected.ravel(), atol=1e-6)
+
+
+def test_a_field_of_order_0_is_one_number() -> None:
+    image = np.random.default_rng(0).random((3, 4, 5))
+    light = {"contrast": 0.25, "brightness": 0.125, "mean": [0.1, 0.2, 0.3], "std": [0.4, 0.5, 0.6]}
+    field, even = verify.BiasField(image, 0, order=0, **light), verify.Brightness(image, 0, **light)
+    np.testing.assert_array_equal(field.front.weight[:, ::-1], even.front.weight)
+    np.testing.assert_array_equal(field.front.offset, even.front.offset)
+    still = verify.BiasField(image, 0)
+    assert still.varied == [(1.0, 1.0)] and str(still).startswith("Every image x, cut")
+    np.testing.assert_allclose(still.ends(), [image, image], atol=1e-9)
+
+
 def test_patches() -> None:
     """One pixel of 2 by 2 adds at most 0.5 to the sum, a row 1; a pixel at a given place is that pixel."""
     image = CENTRE.reshape(2, 2)
@@ -250,6 +278,7 @@ SENTENCES: dict[str, tuple[Callable[[], Any], str]] = {
     "numbers": (lambda: verify.Never(100 * y[0] >= 1e12 * x[0] + 1.02 + 1e-9 * x[1], BOX), "For no input x in the box (4 inputs), with output y: 100 y[0] >= 1e+12 x[0] + 1.02 + 1e-9 x[1]."),
     "brightness": (lambda: verify.Brightness(CENTRE, 0, brightness=0.25, clip=None), "Every image x + b with one b from -0.25 to 0.25 for all its 4 entries is given label 0: output 0 is above all others."),
     "contrast": (lambda: verify.Brightness(CENTRE, 0, brightness=(0.1, 0.1), contrast=(0.5, 1)), "Every image c x + 0.1 with one c from 0.5 to 1 for all its 4 entries, cut to [0, 1], is given label 0: output 0 is above all others."),
+    "field": (lambda: verify.BiasField(np.full((2, 2), 0.5), 0, contrast=[[0.1, 0.2, 0.2], [0, 0, 0], [0, 0, 0]], brightness=0.05), "Every image c x + b with c and b polynomials of u and v, which go from -1 to 1 down and across the image, with exponents up to 2: of c the constant within 0.1 of 1 and the others within 0.2 of 0 at most (each has its own); of b the constant within 0.05 of 0 and the others within 0.05 of 0, cut to [0, 1], is given label 0: output 0 is above all others."),
     "patch": (lambda: verify.Patch(np.full((2, 2), 0.5), 0, at=(0, 1)), "Every image that is x but for a patch of 1 by 1 pixels at row 0 and column 1, of any content, cut to [0, 1], is given label 0: output 0 is above all others."),
 }  # fmt: skip
 
@@ -283,6 +312,8 @@ REFUSED: dict[str, tuple[Callable[[], Any], str]] = {
     "patch place": (lambda: verify.Patch(np.zeros((2, 2)), 0, (2, 1), (1, 0)), "at.*1"), "patch of a vector": (lambda: verify.Patch([0.0, 1.0], 0), "image"),
     "patch without range": (lambda: verify.Patch(np.zeros((2, 2)), 0, clip=None), "clip"), "infinite clip": (lambda: verify.Brightness(CENTRE, 0, clip=(0, np.inf)), "infinite"),
     "patch pair": (lambda: verify.Patch(np.zeros((2, 2)), 0, 2), "pair"), "brightness": (lambda: verify.Brightness(CENTRE, 0, brightness=-0.1), "from 0 on"),
+    "flat field": (lambda: verify.BiasField(np.zeros(4), 0), "image"), "field shape": (lambda: verify.BiasField(np.zeros((2, 2)), 0, contrast=[0.1, 0.2]), r"contrast has shape \[2\].*\[3, 3\]"),
+    "negative field": (lambda: verify.BiasField(np.zeros((2, 2)), 0, brightness=-1), "from 0 on"), "order": (lambda: verify.BiasField(np.zeros((2, 2)), 0, 9), "order"),
     "reversed brightness": (lambda: verify.Brightness(CENTRE, 0, brightness=(0.2, 0.1)), "reversed"), "NaN contrast": (lambda: verify.Brightness(CENTRE, 0, contrast=float("nan")), "contrast.*nan"),
     "feature": (lambda: verify.Monotone(BOX, 4), "feature.*4"), "no flag": (lambda: verify.Monotone(BOX, 0, "up"), "up"), "tolerance": (lambda: verify.Monotone(BOX, 0, tolerance=-1), "tolerance"),
     "output": (lambda: verify.Monotone(BOX, 0, output=3).text_for((1, 4), (1, 3)), "output.*3"), "no protected": (lambda: verify.Fair(BOX, []), "protected"),

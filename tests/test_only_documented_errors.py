@@ -205,6 +205,10 @@ CALLS: dict[str, st.SearchStrategy[Callable[[], Any]]] = {
         lambda x, y, o: lambda: _asked(verify.Brightness(x, y, **o)), ARRAYS, LABELS,
         options(**NORMALISED, brightness=lambda: 0.25, contrast=lambda: (0.5, 1.5)),
     ),
+    "BiasField": st.builds(
+        lambda x, y, o: lambda: _asked(verify.BiasField(x, y, **o)), IMAGES, LABELS,
+        options(**NORMALISED, order=lambda: 1, brightness=lambda: [[0.25, 0.1], [0.1, 0.0]], contrast=lambda: 0.25),
+    ),
     "Monotone": st.builds(
         lambda b, i, o: lambda: _asked(verify.Monotone(b, i, **o)), BOXES, one_of(lambda: 1),
         options(up=lambda: False, output=lambda: 1, tolerance=lambda: 0.5),

@@ -19,7 +19,7 @@ _PLACES = {
     "verify": "verify.api", "bounds": "verify.api", "Result": "verify.result", "ClauseBounds": "verify.clause_bounds",
     "load": "verify.loading", "LoadedModel": "verify.loading", "Problem": "verify.problem", "Witness": "verify.problem",
     **dict.fromkeys((
-        "Always", "Brightness", "Fair", "L1Ball", "L2Ball", "LinfBall", "Lipschitz", "Monotone", "Never", "OutputRange", "Patch",
+        "Always", "BiasField", "Brightness", "Fair", "L1Ball", "L2Ball", "LinfBall", "Lipschitz", "Monotone", "Never", "OutputRange", "Patch",
         "PropertyBuilder", "Row", "Specification", "x", "y",
     ), "verify.specification"),
     "VerifyError": "verify.errors", "InputError": "verify.errors", "ResourceError": "verify.errors",
@@ -44,6 +44,7 @@ if TYPE_CHECKING:
     from verify.result import Result
     from verify.specification import (
         Always,
+        BiasField,
         Brightness,
         Fair,
         L1Ball,
@@ -67,7 +68,7 @@ if TYPE_CHECKING:
     from verify.study.study import Accuracy, Study
 
 __all__ = [
-    "Accuracy", "Always", "Brightness", "ClauseBounds", "DialectWarning", "Fair", "InputError", "L1Ball", "L2Ball", "LinfBall", "Lipschitz",
+    "Accuracy", "Always", "BiasField", "Brightness", "ClauseBounds", "DialectWarning", "Fair", "InputError", "L1Ball", "L2Ball", "LinfBall", "Lipschitz",
     "LoadedModel", "ModeWarning", "Monotone", "Never", "OutputRange", "Patch", "Problem", "PropertyBuilder", "Radius", "Ranges", "ResourceError", "Result", "Row",
     "Specification", "Study", "Tube", "VacuousWarning", "VerifyError", "Witness", "bounds", "bundle", "certify", "load", "output_range", "radius", "reach", "report", "verify", "x", "y",
 ]  # fmt: skip

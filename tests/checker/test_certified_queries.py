@@ -404,6 +404,14 @@ def test_what_makes_images_is_part_of_the_evidence(tmp_path: Path) -> None:
     np.testing.assert_allclose(whole.values(z)[-1], alone.values(images)[-1], atol=1e-12)
 
 
+def test_fields_of_light_are_certified(tmp_path: Path) -> None:
+    files = model(tmp_path / "model.onnx", 1)
+    spec = verify.BiasField(X, 0, contrast=0.0078125, brightness=0.00390625)
+    assert run(Request(files, spec, timeout=60, certificate=tmp_path / "proof.cert")).verdict == "unsat"
+    found = Case(tmp_path / "proof.cert", tmp_path / "proof.cert.onnx", tmp_path / "proof.cert.vnnlib")
+    assert found.accepted() and found.accepted(exact=True)
+
+
 def darker(graph: onnx.GraphProto) -> None:
     """Images that are far from the first."""
     offset = next(tensor for tensor in graph.initializer if tensor.name == "property/offset")

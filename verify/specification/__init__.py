@@ -7,12 +7,13 @@ one run of the model, linear in its inputs and outputs, are VNN-LIB 1.0; of two 
 from verify.specification.balls import L1Ball, L2Ball, LinfBall
 from verify.specification.base import Front, PropertyBuilder
 from verify.specification.expressions import Always, Never, x, y
-from verify.specification.images import Brightness, Patch
+from verify.specification.images import Patch
+from verify.specification.light import BiasField, Brightness
 from verify.specification.ranges import OutputRange
 from verify.specification.relations import Fair, Lipschitz, Monotone
 from verify.specification.rows import Row, Specification
 
 __all__ = [
-    "Always", "Brightness", "Fair", "Front", "L1Ball", "L2Ball", "LinfBall", "Lipschitz", "Monotone", "Never", "OutputRange", "Patch",
+    "Always", "BiasField", "Brightness", "Fair", "Front", "L1Ball", "L2Ball", "LinfBall", "Lipschitz", "Monotone", "Never", "OutputRange", "Patch",
     "PropertyBuilder", "Row", "Specification", "x", "y",
 ]  # fmt: skip

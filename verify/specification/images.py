@@ -1,4 +1,4 @@
-"""What may happen to an image: a patch that hides a part of it, and light."""
+"""What may happen to an image: a patch that hides a part of it (for light, see light.py)."""
 
 from __future__ import annotations
 
@@ -9,18 +9,15 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from verify.specification.base import (
-    Front,
     PropertyBuilder,
     Shape,
     exact,
     one_of,
     property_text,
-    readable,
     scores,
-    summed,
 )
 from verify.specification.samples import Sample, sample
-from verify.validation import fitting, integer, real, refuse, shown
+from verify.validation import fitting, integer, refuse, shown
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -29,8 +26,8 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, eq=False)
-class _Image(PropertyBuilder):
-    """An image, [.., height, width]. mean, std: see LinfBall."""
+class Image(PropertyBuilder):
+    """An image, [.., height, width], or any sample where the last two axes do not matter. mean, std: see LinfBall."""
 
     x: Any
     label: int
@@ -47,7 +44,8 @@ class _Image(PropertyBuilder):
         for key, value in values.items():
             object.__setattr__(self, key, value)
 
-    def _classes(self, inputs: Shape, outputs: Shape) -> int:
+    def classes(self, inputs: Shape, outputs: Shape) -> int:
+        """How many classes a model with tensors of these shapes has. Raises InputError where it does not take the image."""
         whose = type(self).__name__
         flat = sum(size != 1 for size in inputs) < 2  # of a model that takes images so
         fitting(f"x of a {whose}", (self.x.size,) if flat else self.x.shape, inputs, "the model's input")
@@ -55,7 +53,7 @@ class _Image(PropertyBuilder):
 
 
 @dataclass(frozen=True, eq=False)
-class Patch(_Image):
+class Patch(Image):
     """No image that differs from `x` in one rectangle alone, there in any way within `clip`, is given another label. Raises InputError.
 
     x: one image, its last two axes height and width; all channels of a pixel may change. size: (height, width) of the patch. at: (row,
@@ -105,7 +103,7 @@ class Patch(_Image):
 
     def text_for(self, inputs: Shape, outputs: Shape) -> str:
         """The property in VNN-LIB 1.0, of a model with tensors of these shapes."""
-        rows = self.sample.rows(self._classes(inputs, outputs), "Patch")
+        rows = self.sample.rows(self.classes(inputs, outputs), "Patch")
         places = list(self.places())
         if len(places) == 1:
             return property_text(self.ends(), len(rows) + 1, [one_of(rows)])
@@ -129,107 +127,9 @@ class Patch(_Image):
         )
 
 
-@dataclass(frozen=True, eq=False)
-class Brightness(_Image):
-    """No image `clip(contrast x + brightness)` is given another label. Raises InputError.
-
-    brightness: how much may be added to all entries, or (least, most). contrast: how far the factor may be from 1, or (least, most). Both
-    are chosen once for all entries. The property's inputs are these numbers, those that may vary: X_0 is the brightness, if it may.
-    """
-
-    brightness: Any = 0.0
-    contrast: Any = 0.0
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        added, factor = _range("brightness", self.brightness, 0.0), _range("contrast", self.contrast, 1.0)
-        object.__setattr__(self, "brightness", added)
-        object.__setattr__(self, "contrast", factor)
-        self.ends()
-
-    @property
-    def varied(self) -> list[tuple[float, float]]:
-        """The ranges of the property's inputs: of brightness and contrast those that are more than a number."""
-        return [pair for pair in (self.brightness, self.contrast) if pair[0] < pair[1]] or [self.brightness]
-
-    @property
-    def front(self) -> Front:
-        """What makes images of these numbers."""
-        x, mean, std = (
-            np.broadcast_to(np.asarray(part, dtype=np.float64), self.x.shape).ravel()
-            for part in (self.x, self.sample.mean, self.sample.std)
-        )
-        columns, offset = [], -mean
-        adds = self.brightness[0] < self.brightness[1]
-        scales = self.contrast[0] < self.contrast[1]
-        if adds or not scales:
-            columns.append(np.ones_like(x))
-        else:
-            offset = offset + self.brightness[0]
-        if scales:
-            columns.append(x)
-        else:
-            offset = offset + self.contrast[0] * x
-        low, high = (-np.inf, np.inf) if self.sample.clip is None else self.sample.clip
-        ends = [(np.broadcast_to(np.asarray(end), self.x.shape).ravel() - mean) / std for end in (low, high)]
-        weight = np.stack(columns, 1) / std[:, None]
-        return Front(weight, offset / std, ends[0], ends[1], self.x.shape)
-
-    def ends(self) -> tuple[Floats, Floats]:
-        """The lower and the upper ends of a box of all such images, as the model is given them."""
-        front, box = self.front, np.array(self.varied)
-        middle, half = box.mean(1), (box[:, 1] - box[:, 0]) / 2
-        centre, reach = front.weight @ middle + front.offset, np.abs(front.weight) @ half
-        slack = 1e-12 * (np.abs(front.weight) @ np.abs(box).max(1) + np.abs(front.offset))
-        low, high = (
-            np.clip(end, front.lower, front.upper) for end in (centre - reach - slack, centre + reach + slack)
-        )
-        if not (np.isfinite(low).all() and np.isfinite(high).all()):
-            refuse("brightness and contrast", "make images of infinite values", "give smaller ranges")
-        return low.reshape(self.x.shape), high.reshape(self.x.shape)
-
-    def text_for(self, inputs: Shape, outputs: Shape) -> str:
-        """The property in VNN-LIB 1.0, of the model behind what makes the images."""
-        rows = self.sample.rows(self._classes(inputs, outputs), "Brightness")
-        low, high = np.array(self.varied).T
-        return property_text((low, high), len(rows) + 1, [one_of(rows)])
-
-    def sentence(self) -> str:
-        """What is claimed of every input."""
-        (b, most_b), (c, most_c) = self.brightness, self.contrast
-        scaled, added = "c x" if c < most_c else summed([(c, "x")]), "b" if b < most_b else readable(b)
-        ranges = [
-            f"one {name} from {readable(low)} to {readable(high)}"
-            for name, low, high in (("c", c, most_c), ("b", b, most_b))
-            if low < high
-        ]
-        some = f" with {' and '.join(ranges)} for all its {self.x.size} entries" if ranges else ""
-        return f"Every image {scaled} + {added}{some}{self.sample.claim}"
-
-
 def _pair(name: str, value: Any, least: int, most: Any) -> tuple[int, int]:
     """Two whole numbers between limits."""
     if not isinstance(value, tuple | list) or len(value) != 2:
         refuse(name, f"is {shown(value)}", "give a pair of whole numbers, (rows, columns)")
     rows, columns = (integer(name, v, least, int(m)) for v, m in zip(value, most, strict=True))
     return rows, columns
-
-
-def _range(name: str, value: Any, middle: float) -> tuple[float, float]:
-    """The ends of a range, or of one around a number that is as wide to both sides."""
-    if isinstance(value, tuple | list):
-        if len(value) != 2:
-            refuse(name, f"has {len(value)} parts", "give a number, or a pair (least, most)")
-        low, high = (real(name, end) for end in value)
-    else:
-        reach = real(name, value)
-        if reach < 0:
-            refuse(
-                name,
-                f"is {reach}",
-                "give how far it may go to both sides, from 0 on, or a pair (least, most)",
-            )
-        low, high = middle - reach, middle + reach
-    if low > high:
-        refuse(name, f"is reversed: ({low}, {high})", "give (least, most)")
-    return low, high
