@@ -19,12 +19,12 @@ def trained() -> tuple[torch.nn.Module, object, object]:
     x_train, x_test, y_train, y_test = train_test_split(x / 16, y, random_state=0)
     network = MLPClassifier((40, 40), random_state=0, alpha=1.0, max_iter=60, early_stopping=True)
     network.fit(x_train, y_train)
-    layers: list[torch.nn.Module] = []
+    layers: list[torch.nn.Module] = [torch.nn.Flatten()]  # of images, which the page can show
     for weight, bias in zip(network.coefs_, network.intercepts_, strict=True):
         layer = torch.nn.Linear(*weight.shape)
         layer.load_state_dict({"weight": torch.tensor(weight.T), "bias": torch.tensor(bias)})
         layers += [layer, torch.nn.ReLU()]
-    return torch.nn.Sequential(*layers[:-1]), x_test, y_test
+    return torch.nn.Sequential(*layers[:-1]), x_test.reshape(-1, 8, 8), y_test
 
 
 def main(images: int = 100) -> verify.Study:

@@ -72,14 +72,17 @@ class Result:
     verdict: str
     reason: str
     seconds: float
-    witness: Witness | None = None
-    statistics: dict[str, Any] = field(default_factory=dict)
+    witness: Witness | None = field(default=None, repr=False)
+    statistics: dict[str, Any] = field(default_factory=dict, repr=False)
     certificate: Path | None = None
     warning: str | None = None
     notes: tuple[str, ...] = ()
     extensions: tuple[str, ...] = ()
     account: Account | None = field(default=None, repr=False)
     export: Export | None = None
+
+    def __str__(self) -> str:
+        return f"{self.verdict}: {self.reason} ({self.seconds:.2f} s)"
 
     def _repr_html_(self) -> str:
         """For notebooks."""

@@ -225,6 +225,15 @@ def test_certificates(tmp_path: Path) -> None:
         verify.certify(relu_model(LAYERS), X, Y, epsilon=0.1, out=tmp_path, certificates=True)
 
 
+def test_what_is_found_is_printed_in_a_line() -> None:
+    """No arrays of a counterexample, nor counts."""
+    found = verify.radius(MODEL, X[0], tolerance=0.1, timeout=30)
+    decided = verify.verify(MODEL, verify.LinfBall(X[0], 0.5, int(PREDICTED[0])), timeout=30)
+    assert decided.verdict == "sat" and str(decided).startswith(f"sat: {decided.reason} (")
+    assert str(found).startswith(f"certified {found.certified:.6g}, counterexample {found.falsified:.6g}: ")
+    assert "array" not in repr(found) + repr(decided)
+
+
 def test_certificates_of_modules(tmp_path: Path) -> None:
     """They are of one file, which the module was exported to, and of no other module's."""
     folder = tmp_path / "certificates"

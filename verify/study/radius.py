@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from fractions import Fraction
 from typing import TYPE_CHECKING, Any
 
@@ -43,10 +43,14 @@ class Radius:
 
     certified: float
     falsified: float | None
-    witness: Witness | None
+    witness: Witness | None = field(repr=False)
     reason: str
     balls: int
     seconds: float
+
+    def __str__(self) -> str:
+        other = "none found" if self.falsified is None else f"{self.falsified:.6g}"
+        return f"certified {self.certified:.6g}, counterexample {other}: {self.reason} ({self.balls} balls, {self.seconds:.2f} s)"
 
 
 @neutral()
