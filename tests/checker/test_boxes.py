@@ -75,6 +75,19 @@ def widths(bounds: Pair) -> float:
     return float((bounds[1] - bounds[0]).sum())
 
 
+@pytest.mark.parametrize("family", ["relu", "residual"])
+def test_what_is_charged_does_not_depend_on_who_is_bounded_beside(family: str) -> None:
+    """Which boxes a block holds is no concern of each one's bounds: beside a huge one they were charged for its sizes."""
+    net = read_model(network(family, 3).SerializeToString())
+    bounder, box = Bounder(net, Arithmetic()), boxes_of(2, net.inputs, 0)
+    box[0][1], box[1][1] = -1e9, 1e9
+    alone, both = (
+        tightened(bounder, bounder.dual.intervals(box[0][:count], box[1][:count])) for count in (1, 2)
+    )
+    for one, two in zip(alone, both, strict=True):
+        np.testing.assert_allclose(two[:1], one, rtol=1e-13, atol=1e-13)
+
+
 @pytest.mark.parametrize("deployed", [False, True])
 @pytest.mark.parametrize("family", FAMILIES)
 def test_what_is_carried_forward(family: str, deployed: bool) -> None:

@@ -18,7 +18,7 @@ from verify.checker.activations.relu import relu_slopes
 from verify.checker.ball import Ball
 from verify.checker.clauses import Rows
 from verify.checker.cuts import InUse
-from verify.checker.dual import Dual, Linear, Rho
+from verify.checker.dual import Dual, Linear, Rho, weighed
 from verify.checker.errors import NotProved
 from verify.checker.multipliers import Arithmetic, Multipliers
 from verify.checker.network import Network
@@ -67,13 +67,13 @@ class Objective:
         thresholds = np.stack([arithmetic.array(end) for end in ends])
         start = {last: weights @ outputs}
         constant: Array = -(weights @ thresholds[:, :, None])[..., 0]
-        size = np.abs(outputs) @ sizes[last] + np.abs(thresholds) if dual.gamma else 0 * thresholds
+        size = weighed(outputs, sizes[last]) + np.abs(thresholds) if dual.gamma else 0 * thresholds
         if any(rows.inputs is not None for rows in self.rows):
             inputs = arithmetic.array(
                 np.stack([rows.dense_inputs(dual.network.inputs) for rows in self.rows])
             )
             start[0] = weights @ inputs
-            size = size + np.abs(inputs) @ sizes[0] if dual.gamma else size
+            size = size + weighed(inputs, sizes[0]) if dual.gamma else size
         gamma = dual.gamma * (1 + weights.shape[2] / 64)  # which counts on 64 terms to spare
         error: Array = gamma * (weights @ size[:, :, None])[..., 0] if dual.gamma else 0 * constant
         return start, constant, error

@@ -216,7 +216,7 @@ class _Bounded:
         """Every row of every clause as a linear function below it."""
         rows = self._rows if len(self._rows) == 1 else [self._rows[i] for i in members.tolist()]
         weights = np.broadcast_to(np.eye(len(rows[0])), (len(members), len(rows[0]), len(rows[0])))
-        dual, sizes = self._proof.dual, self._proof.dual.sizes(*bounds)
+        dual, sizes = self._proof.dual, self._proof.dual.sizes(*bounds, each=True)
         start, constant, error = Objective(weights, rows).start(dual, sizes)
         return dual.sweep(*bounds, start, constant, error, self._proof.bounder.default(bounds), sizes)
 
@@ -225,7 +225,7 @@ class _Bounded:
         members, which = np.divmod(one.rows, self.best.shape[1])
         bounds, inputs = (self.bounds[0][members], self.bounds[1][members]), self._proof.network.inputs
         rows = [self._rows_of([clause]) for clause in self._clauses[members, which].tolist()]
-        dual, sizes = self._proof.dual, self._proof.dual.sizes(*bounds)
+        dual, sizes = self._proof.dual, self._proof.dual.sizes(*bounds, each=True)
 
         def declared(number: int, _: Array) -> Multipliers:
             columns = self._proof.network.layers[number].variables

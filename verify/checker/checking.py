@@ -22,8 +22,8 @@ from verify.checker.question import Models, Question, named
 from verify.checker.tree import Tree
 from verify.checker.witness import check_witness
 
-# bytes of blocks times variables: about a second
-WORTH_A_PROCESS = 4_000_000_000
+# bytes of blocks times variables: about two seconds, where a process takes one to begin
+WORTH_A_PROCESS = 8_000_000_000
 # of a check that proves nothing
 FAILURES = (NotProved, Refused, ArithmeticError, ValueError, IndexError)
 REAL, DEPLOYED = "real", "ieee32-any-order"

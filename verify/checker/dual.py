@@ -217,20 +217,20 @@ class Dual:
             slack = np.where(size < LARGEST32, slack, np.inf)
         return np.asarray(slack)
 
-    def sizes(self, lower: Array, upper: Array) -> dict[int, Array]:
+    def sizes(self, lower: Array, upper: Array, each: bool = False) -> dict[int, Array]:
         """For every node [size]: what its values, and the terms they are sums of, are at most in absolute value.
 
-        Over all subproblems given ([subproblems, variables] bounds), and so over every part of them.
+        Over all subproblems given ([subproblems, variables] bounds), and so over every part of them; or over `each`, [subproblems, size].
         """
         found: dict[int, Array] = {}
         for index, node in enumerate(self.network.nodes):
             if isinstance(node, Affine):
                 size: Any = np.abs(self.biases[index])[None]
-                for linear, operand in self.absolute[index]:
-                    size = size + linear.forward(found[operand][None])
+                operands = [found[operand] for _, operand in self.absolute[index]]
+                for (linear, _), operand in zip(self.absolute[index], operands, strict=True):
+                    size = size + linear.forward(operand)
                 relative, least = self._errors(index)
-                operands = [found[operand][None] for _, operand in self.absolute[index]]
-                found[index] = (size * (1 + relative) + least + self._underflow(index, size, operands))[0]
+                found[index] = size * (1 + relative) + least + self._underflow(index, size, operands)
                 if self.arithmetic.deployed:
                     found[index] = np.where(found[index] < LARGEST32, found[index], np.inf)
                 continue
@@ -240,8 +240,9 @@ class Dual:
             low, high = lower[:, columns], np.maximum(lower[:, columns], upper[:, columns])
             if isinstance(node, Activation):
                 low, high = self.outputs(node, low, high)
-            found[index] = np.maximum(np.abs(low), np.abs(high)).max(0)
-        return found
+            values = np.maximum(np.abs(low), np.abs(high))
+            found[index] = values if each else values.max(0, keepdims=True)
+        return found if each else {index: size[0] for index, size in found.items()}
 
     # the sweep
 
@@ -334,13 +335,13 @@ class Dual:
         error = pulled.error
         if self.gamma:
             lost = UNDERFLOW * sum(float(size.sum()) for size in sizes.values())
-            error = (error + self.gamma * (np.abs(c) @ sizes[0])) * (1 + 1e-9) + (lost + UNDERFLOW)
+            error = (error + self.gamma * weighed(c, sizes[0])) * (1 + 1e-9) + (lost + UNDERFLOW)
         return Linear(c, pulled.constant, error)
 
     def affine_error(self, index: int, c: Array, sizes: dict[int, Array]) -> Any:
         """How far a sweep may be off that pulls an affine node's `c` on to its operands."""
         errors = self.entry_errors(index, sizes)
-        return 0 if errors is None else np.abs(c) @ errors
+        return 0 if errors is None else weighed(c, errors)
 
     def entry_errors(self, index: int, sizes: dict[int, Array]) -> Array | None:
         """That for each of an affine node's values, where `c` is 1; None where there is none."""
@@ -354,15 +355,22 @@ class Dual:
         if self.gamma:
             own, operand = sizes[index], sizes[node.operand]
             if rho.bent is None or rho.slope is None:
-                error = np.abs(t) @ own + np.abs(rho.values) @ operand
+                error = weighed(t, own) + weighed(rho.values, operand)
             else:
-                error = np.abs(t) @ (own + rho.slope * operand)
-                error = error + np.abs(rho.values[..., rho.bent]) @ operand[rho.bent]
+                error = weighed(t, own + rho.slope * operand)
+                error = error + weighed(rho.values[..., rho.bent], operand[..., rho.bent])
             error = self.gamma * error
         if self.arithmetic.deployed and node.kind in MULTIPLYING:
             unit, tiny = self._number(_UNIT32), self._number(TINY32)
-            error = error + np.abs(t) @ (unit * sizes[index] + tiny)
+            error = error + weighed(t, unit * sizes[index] + tiny)
         return error
+
+
+def weighed(c: Array, sizes: Array) -> Array:
+    """The sums of `|c|` ([subproblems, objectives, size]) times sizes: [size] of all subproblems, or [subproblems, size]."""
+    if sizes.ndim == 1:
+        return np.asarray(np.abs(c) @ sizes)
+    return np.asarray((np.abs(c) @ sizes[..., None])[..., 0])
 
 
 def sums(terms: int) -> float:

@@ -8,12 +8,15 @@ from __future__ import annotations
 
 from fractions import Fraction
 
+import numpy as np
+
 from verify.checker.errors import Refused
 
 FORMATS = {
     "float32": (24, -149, 128),
     "float64": (53, -1074, 1024),
 }  # digits, least exponent, the first that is too large
+NUMBERS = {"float32": np.float32, "float64": np.float64}
 
 
 def digits(kind: str) -> tuple[int, int, int]:
@@ -38,8 +41,12 @@ def below(value: Fraction, kind: str) -> Fraction | None:
     greatest = Fraction((2**count - 1) * 2 ** (end - count))
     if value < -greatest:
         return None
-    step = spacing(value, kind)
-    return min(value // step * step, greatest)
+    if value > greatest:
+        return greatest
+    # rounding to float64 first keeps the order, so this is one of the two numbers next to the value
+    near = NUMBERS[kind](float(value))
+    found = Fraction(float(near))
+    return found if found <= value else Fraction(float(np.nextafter(near, -NUMBERS[kind](np.inf))))
 
 
 def is_number(value: Fraction, kind: str) -> bool:

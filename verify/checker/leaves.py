@@ -128,7 +128,7 @@ class LeavesDefault(Rule):
         weights = proof.weights(cursor, "<f4", len(nodes), proof.clauses.most_rows)
         for rows in proof.rows_at_once(len(nodes) if prove else 0):
             bounds = proof.bounder.propagated(proof.tree.subproblems(nodes[rows]))
-            sizes = proof.dual.sizes(*bounds)
+            sizes = proof.dual.sizes(*bounds, each=True)
             _prove(proof, nodes[rows], bounds, weights[rows], proof.bounder.default(bounds), sizes)
 
 

@@ -32,7 +32,7 @@ def tightened(bounder: Bounder, bounds: Pair, unsafe: Halfspaces | None = None) 
             continue
         neurons = np.argsort(~open_ones, axis=1, kind="stable")[:, :most]
         used = np.take_along_axis(open_ones, neurons, 1)
-        new, sizes = (lower.copy(), upper.copy()), bounder.dual.sizes(lower, upper)
+        new, sizes = (lower.copy(), upper.copy()), bounder.dual.sizes(lower, upper, each=True)
         for side, end, better in ((1.0, new[0], np.maximum), (-1.0, new[1], np.minimum)):
             linear = _functions(bounder, (lower, upper), layer.operand, side, neurons, sizes)
             found = linear.bound(lower[:, None, inputs], upper[:, None, inputs])

@@ -25,7 +25,7 @@ class Rule:
     everywhere: ClassVar[bool] = False
     counted: ClassVar[str] = "nodes"
     closes: ClassVar[bool] = False
-    effort: ClassVar[int] = 1
+    effort: ClassVar[float] = 1
 
     @classmethod
     def take_in(cls, proof: Proof, cursor: Cursor, prove: bool) -> None:

@@ -79,7 +79,7 @@ class LiveCheck:
             self.advance()
 
     def advance(self) -> None:
-        """Sends what is new; starts the processes once there is a second's work and all roots are known."""
+        """Sends what is new; starts the processes once there is enough work and all roots are known."""
         try:
             if not self._processes and not self._due():
                 return
