@@ -5,6 +5,7 @@ Each forgery is of a query that is violated (the search finds the counterexample
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -380,6 +381,48 @@ def test_several_inputs_and_outputs(tmp_path: Path) -> None:
     found = case(tmp_path, None, files, below)
     told = check(found.certificate, found.models, found.property)
     assert told.proved and told.verdict == "sat" and "ONNX Runtime: confirmed" in told.sentence
+
+
+MIXED = """(vnnlib-version <2.0>)
+(declare-network f (declare-input P float32 [1,3]) (declare-output S float32 [1,2]))
+(declare-network g (declare-input Q float64 [1,3]) (declare-output T float64 [1,2]))
+(assert (and (== P[0,0] 0.1) (>= P[0,1] 0.3) (<= P[0,1] 0.4) (== P[0,2] 0.5) (== Q[0,0] 0.1) (>= Q[0,1] 0.3) (<= Q[0,1] 0.4) (== Q[0,2] 0.5)))
+(assert (<= S[0,0] THIS)) (assert (>= T[0,0] -10.0))
+"""
+
+
+def test_networks_of_several_element_types(tmp_path: Path) -> None:
+    """Each input's set is that of its own type: 0.1 is nearest to another number of float32 than of float64."""
+    models = {"f": model(tmp_path / "f.onnx", 1), "g": model(tmp_path / "g.onnx", 1, kind=TensorProto.DOUBLE)}
+    least = float(verify.output_range(models["f"], ([0.1, 0.3, 0.5], [0.1, 0.4, 0.5])).lower.ravel()[0])
+    found = case(tmp_path, None, models, MIXED.replace("THIS", f"{least - 0.1:.3f}"))
+    assert check(found.certificate, models, found.property).verdict == "unsat" and found.accepted(exact=True)
+    text = MIXED.replace("THIS", "10.0")
+    assert not put_right(found, models, text).accepted()
+    found = case(tmp_path, None, models, text)
+    told = check(found.certificate, models, found.property)
+    assert told.proved and told.verdict == "sat" and "ONNX Runtime: confirmed" in told.sentence
+    question = Question.read(models, found.property)
+    lower, upper = prepare(models, found.property).specification.exact_bounds(0)
+    clause = question.query.clauses[0]
+    assert (clause.lower, clause.upper) == (lower, upper) and upper[0] != upper[3]
+    for key, wrong in (("element_type", "float32"), ("inputs", None)):
+        parts = Parts.read(found.certificate)
+        point = [float(value) for value in map(float.fromhex, json.loads(parts.metadata["inputs"]))]
+        point[1] = 0.35  # no number of float32
+        parts.metadata[key] = wrong or json.dumps([value.hex() for value in point])
+        parts.write(tmp_path / "forged.cert")
+        assert not Case(tmp_path / "forged.cert", models, found.property).accepted()
+        assert not Case(tmp_path / "forged.cert", models, found.property).accepted(
+            semantics="ieee32-any-order"
+        )
+
+
+def test_a_type_that_is_not_the_models_is_refused(tmp_path: Path) -> None:
+    models = {"f": model(tmp_path / "f.onnx", 1), "g": model(tmp_path / "g.onnx", 1)}
+    (tmp_path / "query.vnnlib").write_text(MIXED.replace("THIS", "0.0"))
+    with pytest.raises(Refused, match="Q is declared as float64, and is float32"):
+        Question.read(models, tmp_path / "query.vnnlib")
 
 
 def brightness(folder: Path) -> Case:

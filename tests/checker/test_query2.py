@@ -302,7 +302,6 @@ REFUSED = {
     "outputs first": PLAIN.replace("(declare-input X real [2])", "").replace("real [1])", "real [1]) (declare-input X real [2])"),
     "no outputs": F.replace("(declare-output Y real [1])", "") + BOX,
     "integers": PLAIN.replace("real", "int8"),
-    "mixed types": F.replace("X real", "X float32") + BOX + ROW,
     "an unknown type": PLAIN.replace("real", "Real"),
     "an empty shape": F.replace("[1]", "[0]") + BOX,
     "initialized": F.replace("[2])", "[2] initialized)") + BOX + ROW,

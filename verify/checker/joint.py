@@ -31,7 +31,7 @@ class Placed(NamedTuple):
 def read_joint(interface: Interface, contents: Mapping[str, bytes]) -> Network:
     """The joint network, of the contents of the models' files by the networks' names. Raises Refused."""
     models = {name: Model(contents[name]) for name in interface.implemented}
-    kind = type_of_inputs(interface, models)
+    kinds = types_of_inputs(interface, models)
     builder = Builder(joint_shape(interface, models))
     placed, first = list[Placed](), 0
     for network in interface.networks:
@@ -43,18 +43,30 @@ def read_joint(interface: Interface, contents: Mapping[str, bytes]) -> Network:
             given.append(builder.gather(builder.input, places.reshape(shape)))
             first += variable.size
         placed.append(Placed(network, model, model.at(builder, given)))
-    values = [value for pick in (outputs_of, hidden_of) for one in placed for value in pick(one, interface)]
+    values = [value for pick in (outputs_of, hidden_of) for one in placed for value in pick(one)]
     joint = builder.concatenate([builder.reshape(value, (value.size,)) for value in values], 0)
-    return replace(builder.network(with_products(builder, joint, interface.products)), element_type=kind)
+    return replace(builder.network(with_products(builder, joint, interface.products)), element_type=kinds)
 
 
-def type_of_inputs(interface: Interface, models: Mapping[str, Model]) -> str:
-    """The one element type of all inputs, which has to be as it is declared."""
-    kinds = {kind for model in models.values() for kind in model.kinds}
-    if len(kinds) != 1 or interface.element_type not in (REAL, *kinds):
-        found = " and ".join(sorted(kinds)) or "missing"
-        raise Refused(f"the query declares {interface.element_type}, the models' inputs are {found}")
-    return kinds.pop()
+def types_of_inputs(interface: Interface, models: Mapping[str, Model]) -> tuple[str, ...]:
+    """The element type of each joint input: the narrowest of those that it stands for, which have to be as they are declared."""
+    found, first = ["float64"] * (1 + max(interface.input_of)), 0
+    for network in interface.networks:
+        for variable, kind in zip(
+            network.of(INPUT), models[network.equal_to or network.name].kinds, strict=False
+        ):
+            check_type(variable, kind)
+            if kind == "float32":
+                for place in interface.input_of[first : first + variable.size]:
+                    found[place] = kind
+            first += variable.size
+    return tuple(found)
+
+
+def check_type(variable: Variable, kind: str) -> None:
+    """Refuse an element type that is another one than is declared."""
+    if variable.element_type not in (REAL, kind):
+        raise Refused(f"{variable.name} is declared as {variable.element_type}, and is {kind}")
 
 
 def joint_shape(interface: Interface, models: Mapping[str, Model]) -> Shape:
@@ -78,28 +90,27 @@ def check_shape(variable: Variable, shape: Shape) -> None:
         raise Refused(f"{variable.name} is declared as {list(variable.shape)}, and is {list(shape)}")
 
 
-def outputs_of(placed: Placed, interface: Interface) -> list[Value]:
+def outputs_of(placed: Placed) -> list[Value]:
     """A network's outputs."""
     network, names = placed.network, placed.model.outputs
     check_count(network, OUTPUT, len(names))
     pairs = zip(network.of(OUTPUT), names, strict=True)
-    return [value_of(placed, interface, variable, name) for variable, name in pairs]
+    return [value_of(placed, variable, name) for variable, name in pairs]
 
 
-def hidden_of(placed: Placed, interface: Interface) -> list[Value]:
+def hidden_of(placed: Placed) -> list[Value]:
     """A network's hidden variables."""
     return [
-        value_of(placed, interface, variable, placed.model.tensor_name(variable.onnx))
+        value_of(placed, variable, placed.model.tensor_name(variable.onnx))
         for variable in placed.network.of(HIDDEN)
     ]
 
 
-def value_of(placed: Placed, interface: Interface, variable: Variable, name: str) -> Value:
+def value_of(placed: Placed, variable: Variable, name: str) -> Value:
     """A tensor of a model, which has to be as it is declared."""
     value = placed.tensors.value(name)
     check_shape(variable, value.shape)
-    if interface.element_type not in (REAL, placed.tensors.kind(name)):
-        raise Refused(f"{variable.name} is declared as {interface.element_type}, and is not")
+    check_type(variable, placed.tensors.kind(name))
     return value
 
 

@@ -88,7 +88,8 @@ class Network:
 
     nodes: tuple[Node, ...]
     undeployed: str = ""  # why nothing is known of what runtimes compute in float32; empty where something is
-    element_type: str = ""  # of the model's input, where it was read from a file
+    # of the model's inputs, of each where there are several, where it was read from a file
+    element_type: str | tuple[str, ...] = ""
 
     def __post_init__(self) -> None:
         for place, node in enumerate(self.nodes):

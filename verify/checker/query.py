@@ -51,8 +51,8 @@ class Query:
         """How many outputs models compute; the others are products."""
         return self.outputs
 
-    def of_type(self, kind: str) -> Query:
-        """The property of a network whose inputs have an element type: see input_set. Raises Refused."""
+    def of_type(self, kind: str | tuple[str, ...]) -> Query:
+        """The property of a network whose inputs have an element type, or one each: see input_set. Raises Refused."""
         return replace(self, clauses=self.clauses.of_type(kind))
 
     def violated(

@@ -40,12 +40,11 @@ Polynomial: TypeAlias = dict[tuple[int, ...], Fraction]
 class Interface:
     """How a joint network is made of a query's networks.
 
-    element_type: of all variables, or `real`. input_of: of each declared input its number among the joint ones. products: the factors
+    input_of: of each declared input its number among the joint ones. products: the factors
     of each, by codes.
     """
 
     networks: tuple[Declared, ...]
-    element_type: str
     input_of: tuple[int, ...]
     products: tuple[tuple[int, ...], ...]
 
@@ -298,8 +297,6 @@ def read_query2(text: str, until: float = math.inf) -> JointQuery:
     input_of = numbers_of_inputs(reader.sizes[INPUT], formula)
     formula = with_numbers(formula, input_of)
     products = tuple(tuple(sorted(joint_code(c, input_of) for c in factors)) for factors in reader.products)
-    interface = Interface(
-        tuple(reader.declared.networks.values()), reader.declared.kind, tuple(input_of), products
-    )
+    interface = Interface(tuple(reader.declared.networks.values()), tuple(input_of), products)
     inputs, outputs = 1 + max(input_of), reader.sizes[OUTPUT] + len(products)
     return JointQuery(inputs, outputs, Clauses(formula, inputs, until), interface)

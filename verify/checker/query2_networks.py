@@ -17,10 +17,11 @@ RESERVED = frozenset({"and", "or", "assert", REAL, *TYPES})
 
 @dataclass(frozen=True)
 class Variable:
-    """A tensor; `onnx` is the name of a hidden one in its model."""
+    """A tensor, of `element_type` (or `real`); `onnx` is the name of a hidden one in its model."""
 
     name: str
     kind: str
+    element_type: str
     shape: tuple[int, ...]
     onnx: str = ""
 
@@ -43,12 +44,11 @@ class Declared:
 
 
 class Declarations:
-    """The networks of a query as they are read, all of whose variables have one element type."""
+    """The networks of a query as they are read."""
 
     def __init__(self, words: Words) -> None:
         self._words = words
         self.networks: dict[str, Declared] = {}
-        self.kind = ""
         self._related: set[str] = set()  # networks that have a relation
         self._names: set[str] = set(RESERVED)
 
@@ -99,14 +99,11 @@ class Declarations:
         name, element_type = self._new("name"), words.next("name").text
         if "-" in name:
             words.fail(f"{name[:60]!r} is no variable's name")
-        if element_type not in TYPES or element_type != (self.kind or element_type):
-            words.fail(
-                f"variables of type {element_type[:60]!r}: all have to be real, or float32, or float64"
-            )
-        self.kind = element_type
+        if element_type not in TYPES:
+            words.fail(f"variables of type {element_type[:60]!r}, which is none of {', '.join(TYPES)}")
         shape = words.next("shape").indices
         if math.prod(shape) not in range(1, MOST_NUMBERS + 1):
             words.fail(f"{name} is empty or too large")
         onnx = words.next("string").text[1:-1] if kind == HIDDEN else ""
         words.expect(")")
-        return Variable(name, kind, shape, onnx)
+        return Variable(name, kind, element_type, shape, onnx)

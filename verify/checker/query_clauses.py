@@ -146,10 +146,11 @@ class Factor:
 
 
 class Clauses(Sequence[Clause]):
-    """The clauses of a formula, made on access. With a `kind`, the element type of the inputs, their boxes are the input set."""
+    """The clauses of a formula, made on access. With a `kind`, the element type of the inputs (or of each), their boxes are the input set."""
 
     def __init__(self, formula: Formula, inputs: int, until: float) -> None:
-        self._inputs, self._until, self.kind = inputs, until, ""
+        self._inputs, self._until = inputs, until
+        self.kind: str | tuple[str, ...] = ""
         self._formula = formula
         base, disjunctions = split(formula)
         self._box, self._factors = Box(base), self._all_factors(formula, disjunctions)
@@ -177,8 +178,12 @@ class Clauses(Sequence[Clause]):
         """The rows that all clauses have."""
         return self._base.rows(0)
 
-    def of_type(self, kind: str) -> Clauses:
-        """The same clauses of inputs of an element type; of none where it is empty."""
+    def kind_of(self, variable: int) -> str:
+        """The element type of an input; empty where it is none."""
+        return self.kind if isinstance(self.kind, str) else self.kind[variable]
+
+    def of_type(self, kind: str | tuple[str, ...]) -> Clauses:
+        """The same clauses of inputs of an element type, or one each; of none where it is empty."""
         typed = copy(self)
         typed.__dict__.pop("_base_intervals", None)
         typed.kind = kind
@@ -215,13 +220,14 @@ class Clauses(Sequence[Clause]):
     @cached_property
     def _base_intervals(self) -> list[Interval | None]:
         """The base's intervals, None where it has none."""
-        return [self._interval(*self._box.ends(variable)) for variable in range(self._inputs)]
+        return [self._interval(variable, *self._box.ends(variable)) for variable in range(self._inputs)]
 
-    def _interval(self, lower: End | None, upper: End | None) -> Interval | None:
+    def _interval(self, variable: int, lower: End | None, upper: End | None) -> Interval | None:
         """What an input's bounds stand for."""
         if lower is None or upper is None:
             return None
-        low, high = (lower[0], upper[0]) if not self.kind else interval(lower[0], upper[0], self.kind)
+        kind = self.kind_of(variable)
+        low, high = interval(lower[0], upper[0], kind) if kind else (lower[0], upper[0])
         if (low, high) != (lower[0], upper[0]):
             return low, high, False, False
         return low, high, lower[1], upper[1]
@@ -244,7 +250,7 @@ class Clauses(Sequence[Clause]):
             rows.append(factor.rows(digit))
         found = list(self._base_intervals)
         for variable in {**box.lower, **box.upper}:
-            found[variable] = self._interval(*box.ends(variable))
+            found[variable] = self._interval(variable, *box.ends(variable))
         intervals = [one for one in found if one is not None]
         if len(intervals) != self._inputs:
             raise Refused("an input lacks a bound in some clause")

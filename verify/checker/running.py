@@ -33,11 +33,11 @@ def run_joint(interface: Interface, contents: Mapping[str, bytes], x: Array) -> 
     outputs, hidden, first = list[Array](), list[Array](), 0
     for network in interface.networks:
         data, given = contents[network.equal_to or network.name], []
-        for variable in network.of(INPUT):
-            places = list(interface.input_of[first : first + variable.size])
-            given.append(x[places])
-            first += variable.size
         model = Model(data)
+        for variable, kind in zip(network.of(INPUT), model.kinds, strict=True):
+            places = list(interface.input_of[first : first + variable.size])
+            given.append(x[places].astype(kind))
+            first += variable.size
         outputs += outputs_at(data, given, model.outputs[: len(network.of(OUTPUT))])
         names = [model.tensor_name(variable.onnx) for variable in network.of(HIDDEN)]
         if names:

@@ -79,9 +79,10 @@ def _floats(container: Container, key: str, count: int) -> list[float]:
 
 def _in_box(query: Query, point: list[Fraction]) -> int:
     """How many coordinates of an input are the nearest number to an interval that holds none; NotProved where it is in no clause's box."""
-    kind = query.clauses.kind
-    if not all(is_number(value, kind) for value in point):
-        raise NotProved(f"the inputs are no numbers of type {kind}")
+    for place, value in enumerate(point):
+        kind = query.clauses.kind_of(place)
+        if not is_number(value, kind):
+            raise NotProved(f"the inputs are no numbers of their types: X_{place} is none of type {kind}")
     written = query.clauses.of_type("")
     for place, clause in enumerate(query.clauses):
         if clause.contains(point):
@@ -129,8 +130,9 @@ def _run(
     contents: Mapping[str, bytes], query: Query, element_type: str, inputs: list[float]
 ) -> list[float] | None:
     """ONNX Runtime's outputs, hidden variables behind them; None where it is not installed."""
-    if element_type not in ("float32", "float64"):
-        raise Refused(f"element type {element_type!r} is not known")
+    kinds = {query.clauses.kind_of(place) for place in range(len(inputs))}
+    if element_type != ("float32" if kinds == {"float32"} else "float64"):
+        raise Refused(f"element type {element_type!r} is not that of the model's inputs")
     x = np.array(inputs, dtype=element_type)
     if x.tolist() != inputs:
         raise Refused(f"the inputs are no numbers of type {element_type}")
