@@ -31,6 +31,7 @@ LAYERS: tuple[dict[str, set[str]], ...] = (
     {
         "errors": set(),
         "deadline": set(),
+        "own_code": set(),
         "checker": {"numpy", "onnx", "onnxruntime", "flint"},
     },
     {"extensions": set(), "output": set(), "memory": set(), "validation": {"numpy"}, "neutral": {"torch"}},

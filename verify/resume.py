@@ -6,7 +6,6 @@ import hashlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import astuple
-from functools import cache
 from importlib import metadata
 from pathlib import Path
 
@@ -19,6 +18,7 @@ from verify.extensions import loaded
 from verify.journal import Journal
 from verify.loading.onnx import external
 from verify.output import admit_folder
+from verify.own_code import code
 from verify.problem import Problem
 from verify.request import Request
 from verify.specification import PropertyBuilder
@@ -94,10 +94,3 @@ def _property(request: Request, problem: Problem) -> bytes:
 
 def _digest(*parts: bytes) -> str:
     return hashlib.sha256(b"".join(hashlib.sha256(part).digest() for part in parts)).hexdigest()
-
-
-@cache
-def code() -> str:
-    """Of all files of the package: what variables are called by hangs on how a model is read."""
-    root = Path(__file__).parent
-    return _digest(*(path.read_bytes() for path in sorted(root.rglob("*.py"))))

@@ -25,7 +25,7 @@ from verify.result import Result, late
 from verify.resume import digest_of_model, kept
 from verify.room import forget
 from verify.settings import Settings, build_search, choose_device, preset
-from verify.workers.employ import employed
+from verify.workers.employ import Staff, employed
 
 if TYPE_CHECKING:
     from verify.checker.question import Models
@@ -69,9 +69,13 @@ def run(
     if problem is None:
         return late(started)
     timeline = Timeline(told, started)
-    with _in_files(request, problem) as in_files, kept(request, problem, model) as checkpoint:
+    with (
+        _in_files(request, problem) as in_files,
+        kept(request, problem, model) as checkpoint,
+        employed(request) as staff,
+    ):
         told = timeline if accounted else told
-        work = _Work(in_files, problem, settings, device, deadline, started, told, checkpoint)
+        work = _Work(in_files, problem, settings, device, deadline, started, told, staff, checkpoint)
         if request.certificate is not None:
             found = work.certified(request.certificate)
         else:
@@ -106,6 +110,7 @@ class _Work:
     deadline: Deadline
     started: float
     reporter: Reporter
+    staff: Staff
     checkpoint: Checkpoint = NO_CHECKPOINT
 
     def searched(self, deadline: Deadline, writer: CertificateWriter | None = None) -> Result:
@@ -113,21 +118,22 @@ class _Work:
         forget()
         problem, request = self.problem, self.request
         settings = replace(self.settings, semantics=request.semantics, rigorous=request.rigorous)
-        with employed(request) as crews:
-            workers = None if crews is None else crews.count
-            try:
-                with deadline.ticking(), memory_kept("the search was built"):
-                    deadline.check()
-                    search = build_search(
-                        problem, settings, self.device, request.seed, self.reporter, writer, workers
-                    )
-            except OutOfTimeError:
-                return replace(late(self.started), warning=problem.vacuous, notes=problem.notes)
-            search.checkpoint, search.executors = self.checkpoint, crews or search.executors
-            search.lease = 0.0 if crews is None else _LEASE
-            found = search.run(deadline)
+        crews = self.staff.crews
+        workers = None if crews is None else crews.count
+        try:
+            with deadline.ticking(), memory_kept("the search was built"):
+                deadline.check()
+                search = build_search(
+                    problem, settings, self.device, request.seed, self.reporter, writer, workers
+                )
+        except OutOfTimeError:
+            return replace(late(self.started), warning=problem.vacuous, notes=problem.notes)
+        search.checkpoint, search.executors = self.checkpoint, crews or search.executors
+        search.lease = 0.0 if crews is None else _LEASE
+        found = search.run(deadline)
         statistics = {"clauses": problem.clauses, "snapped": problem.snapped, **found.progress.statistics()}
         if crews is not None:
+            crews.end()
             statistics["workers"] = crews.tally.statistics()
         reason = found.reason
         if found.verdict == "unsat" and not request.rigorous:
@@ -165,7 +171,7 @@ class _Work:
                 memory_kept("the certificate was made"),
                 recording(target, models, specification, self.problem, self.request.checkpoint) as record,
                 record.followed(
-                    self.problem, self.request.semantics, torch.get_num_threads(), self.deadline.at
+                    self.problem, self.request.semantics, self.staff.checkers(), self.deadline.at
                 ),
             ):
                 found = self.searched(self._search_deadline, record.writer)
@@ -185,8 +191,7 @@ class _Work:
     def _closed(self, record: Recording, found: Result) -> str | None:
         """Finishes the certificate of a verdict; what is wrong with it, or None."""
         if found.verdict == "unsat":
-            semantics, jobs = self.request.semantics, torch.get_num_threads()
-            return record.close_unsat(self.problem, semantics, jobs, self.deadline.at)
+            return record.close_unsat(self.problem, self.request.semantics, self.deadline.at)
         return None if found.witness is None else record.close_sat(self.problem, found.witness)
 
     def _published(self, found: Result, failure: str | None, record: Recording) -> Result:

@@ -23,6 +23,7 @@ from verify.bab.activations import SplitActivations
 from verify.bab.progress import Silent
 from verify.checker.checking import REAL, check
 from verify.checker.errors import NotProved, Refused
+from verify.checker.following import Finished
 from verify.checker.maps import Dense, Gather, Identity, Scale
 from verify.checker.multipliers import Arithmetic
 from verify.checker.network import Activation, Affine, Input, Network, Node
@@ -336,7 +337,7 @@ def test_while_it_is_written(kits: dict[str, Kit]) -> None:
     one = kits["opposites"]
     one.attempt(one.parts)
     own = followed(one.files, one.parts)
-    assert own.finished(one.files.certificate, REAL).leaves == 2
+    assert own.finished(Finished.read(one.files.certificate, REAL)).leaves == 2
     with pytest.raises(Refused, match="behind the first piece"):
         own.take({"merged.variable": one.parts.tensors["merged.variable"].tobytes()})
     fewer = forged(one, one.parts.tensors["merged.variable"][:9])
@@ -344,7 +345,7 @@ def test_while_it_is_written(kits: dict[str, Kit]) -> None:
         followed(one.files, fewer)
     fewer.write(one.files.certificate)
     with pytest.raises(Refused, match="variable is not what was proved"):
-        followed(one.files, one.parts).finished(one.files.certificate, REAL)
+        followed(one.files, one.parts).finished(Finished.read(one.files.certificate, REAL))
     with pytest.raises(Refused, match="real numbers alone"):
         take_all(follower(one.files, Arithmetic(deployed=True)), pieces(one.parts, np.random.default_rng(0)))
 

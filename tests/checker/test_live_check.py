@@ -2,24 +2,30 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from make_data import Files, Parts, _unsat
 
 from verify.api import verify
 from verify.checker.checking import DEPLOYED, REAL, Share
 from verify.checker.errors import NotProved, Refused
-from verify.checker.following import TENSORS, Follower, Piece
+from verify.checker.following import TENSORS, Finished, Follower, Piece
 from verify.checker.kinds import effort
 from verify.checker.multipliers import Arithmetic
+from verify.checker.processes import Process
+from verify.checker.proof import Summary
 from verify.checker.question import Question
 from verify.checker.rules import RULES
 from verify.proof import live_check, recording
 from verify.proof.live_check import LiveCheck
+from verify.proof.provers import Asked, Here, Prover
 from verify.proof.writer import CertificateWriter
+
+PROPERTIES = Path(__file__).parents[2] / "properties/controller"
 
 
 @pytest.fixture(scope="module", params=["activations", "inputs"])
@@ -69,7 +75,9 @@ def followed(files: Files, parts: Parts, share: Share | None = None, seed: int =
 @pytest.mark.parametrize("seed", range(3))
 def test_the_same_as_at_the_end(files: Files, seed: int) -> None:
     """However the pieces are cut: as many leaves and claims, the same smallest bound."""
-    found = followed(files, Parts.read(files.certificate), seed=seed).finished(files.certificate, REAL)
+    found = followed(files, Parts.read(files.certificate), seed=seed).finished(
+        Finished.read(files.certificate, REAL)
+    )
     whole = files.check().summary
     assert whole is not None
     assert (found.leaves, found.claims, found.margin) == (whole.leaves, whole.claims, whole.margin)
@@ -79,7 +87,10 @@ def test_shares_are_the_whole(files: Files) -> None:
     """Two that divide the work from the beginning, and two that do from some block on: every claim once."""
     parts, whole = Parts.read(files.certificate), files.check().summary
     assert whole is not None
-    both = [followed(files, parts, Share(number, 2)).finished(files.certificate, REAL) for number in (0, 1)]
+    both = [
+        followed(files, parts, Share(number, 2)).finished(Finished.read(files.certificate, REAL))
+        for number in (0, 1)
+    ]
     assert sum(one.claims for one in both) == whole.claims
     assert sum(one.leaves for one in both) == whole.leaves
     assert all(one.claims < whole.claims for one in both)
@@ -102,8 +113,8 @@ def test_another_file_than_what_was_proved(files: Files, tmp_path: Path, name: s
     other = tmp_path / "other.cert"
     changed(parts, name).write(other)
     with pytest.raises(Refused, match=f"{name} is not what was proved"):
-        one.finished(other, REAL)
-    assert one.finished(files.certificate, REAL).leaves > 0
+        one.finished(Finished.read(other, REAL))
+    assert one.finished(Finished.read(files.certificate, REAL)).leaves > 0
 
 
 @pytest.mark.parametrize("key", ["onnx_sha256", "vnnlib_sha256", "rows", "verdict", "semantics", "format"])
@@ -117,7 +128,7 @@ def test_another_header_than_what_was_proved(files: Files, tmp_path: Path, key: 
     other = tmp_path / "other.cert"
     parts.write(other)
     with pytest.raises(Refused):
-        followed(files, parts).finished(other, REAL)
+        followed(files, parts).finished(Finished.read(other, REAL))
 
 
 def test_of_other_semantics(files: Files, tmp_path: Path) -> None:
@@ -127,7 +138,7 @@ def test_of_other_semantics(files: Files, tmp_path: Path) -> None:
     other = tmp_path / "other.cert"
     parts.write(other)
     with pytest.raises(Refused, match="other semantics"):
-        followed(files, parts).finished(other, DEPLOYED)
+        followed(files, parts).finished(Finished.read(other, DEPLOYED))
 
 
 def test_a_wrong_claim_is_found(files: Files) -> None:
@@ -201,17 +212,23 @@ def test_what_a_writer_tells(tmp_path: Path) -> None:
         assert (sent["split.node"], sent["split.variable"], sent["split.value"]) == (8, 4, 8)
 
 
+class Eager(LiveCheck):
+    """With what it has found at last."""
+
+    summary: Summary
+
+
 @pytest.fixture
-def eager(monkeypatch: pytest.MonkeyPatch) -> list[LiveCheck]:
+def eager(monkeypatch: pytest.MonkeyPatch) -> list[Eager]:
     """Live checks that begin at once; those that closed a certificate by themselves."""
     monkeypatch.setattr(live_check, "WORTH_A_PROCESS", 1)
     monkeypatch.setattr(live_check, "_PAUSE", 0.01)
-    closed: list[LiveCheck] = []
+    closed: list[Eager] = []
 
-    class Noted(LiveCheck):
-        def closed(self, certificate: Path) -> object:
-            found = super().closed(certificate)
-            if found is not None:
+    class Noted(Eager):
+        def closed(self, certificate: Path) -> Summary | None:
+            if (found := super().closed(certificate)) is not None:
+                self.summary = found
                 closed.append(self)
             return found
 
@@ -224,7 +241,7 @@ def never(*_: object, **__: object) -> None:
 
 
 def test_a_search_that_is_followed(
-    files: Files, tmp_path: Path, eager: list[LiveCheck], monkeypatch: pytest.MonkeyPatch
+    files: Files, tmp_path: Path, eager: list[Eager], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """By processes of their own; then nothing is checked in the search's process."""
     monkeypatch.setattr(recording, "check", never)
@@ -235,20 +252,46 @@ def test_a_search_that_is_followed(
     assert Files(target, files.model, files.property).check().proved
 
 
-def test_processes_that_end_cost_nothing_but_time(
-    files: Files, tmp_path: Path, eager: list[LiveCheck], monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("killed", [{0}, {0, 1}])
+def test_of_processes_that_end_the_shares_are_proved_again(
+    killed: set[int], files: Files, tmp_path: Path, eager: list[Eager], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The whole is checked then."""
-    start = LiveCheck._start
+    """By others, once the file is finished; nothing else is."""
+    start, proving, again = LiveCheck._start, Here.proving, list[Share]()
 
-    def killed(self: LiveCheck) -> None:
+    def started(self: LiveCheck) -> None:
         start(self)
-        for process in self._processes:
+        assert len(self._followers) == 2
+        for number in killed:
+            process = self._followers[number]
+            assert isinstance(process, Process)
             process.kill()
             process._popen.wait()
 
-    monkeypatch.setattr(LiveCheck, "_start", killed)
-    found = verify(files.model, files.property, certificate=tmp_path / "c.cert", device="cpu")
-    assert found.verdict == "unsat"
-    assert found.certificate is not None
-    assert not eager
+    def noted(self: Here, asked: Asked, certificate: Path, shares: Sequence[Share]) -> Iterator[Prover]:
+        again.extend(shares)
+        return proving(self, asked, certificate, shares)
+
+    monkeypatch.setattr(LiveCheck, "_start", started)
+    monkeypatch.setattr(Here, "proving", noted)
+    monkeypatch.setattr(recording, "check", never)
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 2)
+    target = tmp_path / "c.cert"
+    found = verify(files.model, files.property, certificate=target, device="cpu")
+    assert found.verdict == "unsat" and found.certificate is not None, found.reason
+    assert {share.number for share in again} == killed and len(again) == 2 * len(killed)
+    whole = Files(target, files.model, files.property).check().summary
+    assert whole is not None and len(eager) == 1
+    assert (eager[0].summary.leaves, eager[0].summary.claims) == (whole.leaves, whole.claims)
+
+
+def test_evidence_of_sat_is_no_proof_that_was_followed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What was told of a proof until then is of no account."""
+    monkeypatch.setattr(LiveCheck, "closed", never)
+    model, violated = (
+        PROPERTIES / name for name in ("onnx/controller.onnx", "vnnlib/thrust_bound_tight.vnnlib")
+    )
+    found = verify(model, violated, certificate=tmp_path / "sat.cert", device="cpu")
+    assert found.verdict == "sat" and found.certificate == tmp_path / "sat.cert"

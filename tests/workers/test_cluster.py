@@ -5,12 +5,13 @@ from __future__ import annotations
 import os
 import signal
 import socket
+import subprocess
 import sys
 from collections.abc import Callable
 from functools import partial
 from hashlib import sha256
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import onnx
@@ -18,17 +19,21 @@ import pytest
 from click.testing import CliRunner
 from nets import property_text, random_layers, relu_model, row_text
 from oracles import exact_minimum
+from patience import PATIENCE
 from test_crew import once
 
 import verify
 from verify.bab.steps import Done, Steps
 from verify.checker.checking import check
+from verify.checker.proof import Summary
 from verify.cli import cli
 from verify.errors import UNDECIDED, InputError
+from verify.proof import live_check, recording
+from verify.proof.live_check import LiveCheck
 from verify.suite.instances import read_instances
 from verify.suite.runner import run
 from verify.suite.settings import Settings
-from verify.workers.checkers import provers_of_cluster
+from verify.workers.checkers import ClusterProver, provers_of_cluster
 from verify.workers.cluster import connected
 
 
@@ -60,6 +65,37 @@ def killed_once(mark: Path, job: Callable[[], Done]) -> Done:
     return done
 
 
+def test_who_proves_on_a_cluster_loads_nothing_of_the_search() -> None:
+    """Nor PyTorch: the checker, and what says which code it is."""
+    code = "import sys, verify.workers.proving\nprint(*(name for name in sys.modules if name.split('.')[0] in ('verify', 'torch')))"
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=PATIENCE
+    )
+    others = {name for name in done.stdout.split() if not name.startswith("verify.checker")}
+    assert others == {
+        "verify",
+        "verify.errors",
+        "verify.own_code",
+        "verify.workers",
+        "verify.workers.proving",
+    }
+
+
+class Followed(LiveCheck):
+    """A check of a certificate in the making that begins at once, and loses the first of its processes; `proved` is what it came to."""
+
+    proved: ClassVar[list[Summary | None]] = []
+
+    def _start(self) -> None:
+        super()._start()
+        assert len(self._followers) == 2 and all(isinstance(one, ClusterProver) for one in self._followers)
+        self._followers[0].kill()
+
+    def closed(self, certificate: Path) -> Summary | None:
+        self.proved.append(super().closed(certificate))
+        return self.proved[-1]
+
+
 def forged(folder: Path, paths: tuple[Path, Path], text: str) -> tuple[Path, Path]:
     """A model and a property that its proof says to be of, and is not."""
     other, proof = folder / "violated.vnnlib", (folder / "proof").read_bytes()
@@ -88,6 +124,9 @@ def test_a_cluster_of_two_nodes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
         return partial(killed_once, tmp_path / "mark", apart(*given))
 
     monkeypatch.setattr(Steps, "apart", ending)
+    monkeypatch.setattr(live_check, "WORTH_A_PROCESS", 1)
+    monkeypatch.setattr(live_check, "_PAUSE", 0.01)
+    monkeypatch.setattr(recording, "LiveCheck", Followed)
     quiet = {"num_cpus": 1, "include_dashboard": False}
     cluster = Cluster(initialize_head=True, head_node_args=quiet)
     try:
@@ -96,7 +135,12 @@ def test_a_cluster_of_two_nodes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
         assert result.verdict == "unsat" and result.statistics["workers"]["workers"] == 2
         assert 1 <= result.statistics["workers"]["lost"] <= 2, "two may have found no mark yet"
         checked = check(tmp_path / "proof", *paths)
-        assert checked.proved
+        assert checked.proved and checked.summary is not None
+        [proved] = Followed.proved
+        assert proved is not None, (
+            "the cluster proved it as it was written, and of the lost process what it was to prove"
+        )
+        assert (proved.leaves, proved.claims) == (checked.summary.leaves, checked.summary.claims)
         violated = forged(
             tmp_path, paths, property_text([-0.7] * 6, [0.7] * 6, 2, row_text(row[0], least + 0.1))
         )

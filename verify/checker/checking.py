@@ -37,8 +37,8 @@ _VACUOUS = (
 )
 
 
-# of a certificate's file, what each of all its shares proves; raises what one of them fails with
-Provers = Callable[[Path, Question, Arithmetic], Iterable[Summary]]
+# of a certificate's file, what each of all its shares proves, until some time; raises what one of them fails with
+Provers = Callable[[Path, Question, Arithmetic, float], Iterable[Summary]]
 
 
 @dataclass(frozen=True)
@@ -84,7 +84,7 @@ def check(
         summary = (
             _prove(certificate, container, question, arithmetic, jobs, until)
             if provers is None
-            else joined(provers(certificate, question, arithmetic))
+            else joined(provers(certificate, question, arithmetic, until))
         )
     except FAILURES as problem:
         return failed(problem)
@@ -136,15 +136,16 @@ def joined(summaries: Iterable[Summary]) -> Summary:
 
 @dataclass(frozen=True)
 class Share:
-    """Every `shares`-th block from block `first` on, and of the claims of roots there those of every `shares`-th neuron."""
+    """Every `shares`-th block from block `first` on, and before `end`, and of the claims of roots there those of every `shares`-th neuron."""
 
     number: int = 0
     shares: int = 1
     first: int = 0
+    end: float = math.inf
 
     def has(self, block: Block) -> bool:
         """Whether the block is to be proved, or some of its claims."""
-        return block.number >= self.first and (
+        return self.first <= block.number < self.end and (
             block.rule.everywhere or block.number % self.shares == self.number
         )
 

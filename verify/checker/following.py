@@ -1,6 +1,6 @@
 """A check that keeps up with a certificate while it is written: blocks are proved as they come, once.
 
-What is proved are the bytes that were sent. At the end the file is read, and has to hold the very same: their digests are compared.
+What is proved are the bytes that were sent. At the end the file has to hold the very same: their digests are compared.
 """
 
 from __future__ import annotations
@@ -8,10 +8,12 @@ from __future__ import annotations
 import hashlib
 import math
 import os
+from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import replace
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -30,7 +32,6 @@ from verify.checker.errors import NotProved, Refused
 from verify.checker.kinds import block_of
 from verify.checker.multipliers import Arithmetic
 from verify.checker.opposites import MERGED
-from verify.checker.processes import Line
 from verify.checker.proof import Proof, Summary
 from verify.checker.question import Models, Question
 from verify.checker.tree import SPLITS, Tree
@@ -43,6 +44,32 @@ Piece = dict[str, bytes]
 _NICE = 5
 # bytes at a time
 _HASHED = 1 << 24
+
+
+class Incoming(Protocol):
+    """Where messages come in."""
+
+    def recv(self) -> Any:
+        """The next one. Raises EOFError once there are no more."""
+
+
+@dataclass(frozen=True)
+class Finished:
+    """What a file holds at last: its header, and of each tensor the digest. semantics: that it is to be proved of."""
+
+    header: Container
+    digests: dict[str, bytes]
+    semantics: str
+
+    @classmethod
+    def read(cls, certificate: Path, semantics: str) -> Finished:
+        """That of a file. Raises Refused."""
+        container = read(certificate)
+        digests = {
+            name: _digest(container.optional(name, kind) if name in MERGED else container.tensor(name, kind))
+            for name, kind in TENSORS.items()
+        }
+        return cls(replace(container, tensors={}), digests, semantics)
 
 
 class Follower:
@@ -100,25 +127,19 @@ class Follower:
             raise Refused("there are roots, or pre-activations that are left out, behind the first piece")
         return self._proof
 
-    def finished(self, certificate: Path, semantics: str) -> Summary:
+    def finished(self, file: Finished) -> Summary:
         """What is proved of the file that all of it was written to. Raises Refused and NotProved."""
-        container = read(certificate)
-        self._check_file(container)
-        if self._question.check_header(container) != "unsat" or container.text("rows") != self._rows:
+        for name, digest in self._digests.items():
+            if file.digests[name] != digest.digest():
+                raise Refused(f"{name} is not what was proved")
+        if self._question.check_header(file.header) != "unsat" or file.header.text("rows") != self._rows:
             raise Refused("the header is not that of what was proved")
-        check_semantics(container, semantics)
-        if self._arithmetic.deployed != (semantics == DEPLOYED):
+        check_semantics(file.header, file.semantics)
+        if self._arithmetic.deployed != (file.semantics == DEPLOYED):
             raise Refused("it was proved of other semantics")
         if self._proof is None:
             raise Refused("there is nothing in it")
         return self._proof.finished()
-
-    def _check_file(self, container: Container) -> None:
-        """Refused unless a file holds what was taken in, and nothing else."""
-        for name, kind in TENSORS.items():
-            found = container.optional(name, kind) if name in MERGED else container.tensor(name, kind)
-            if _digest(found) != self._digests[name].digest():
-                raise Refused(f"{name} is not what was proved")
 
 
 def _digest(values: NDArray[Any]) -> bytes:
@@ -129,8 +150,8 @@ def _digest(values: NDArray[Any]) -> bytes:
     return found.digest()
 
 
-def follow(
-    connection: Line,
+def follow_files(
+    line: Incoming,
     model: Models,
     specification: Path,
     arithmetic: Arithmetic,
@@ -138,17 +159,29 @@ def follow(
     share: Share,
     until: float,
 ) -> Summary:
-    """A process's work: pieces and new shares as they come, until the file's name and the semantics do. Raises Refused and NotProved."""
+    """A process's work on this machine, to which others have the precedence. Raises Refused and NotProved."""
+    return follow(line, partial(Question.read, model, specification, until), arithmetic, rows, share, until)
+
+
+def follow(
+    line: Incoming,
+    question: Callable[[], Question],
+    arithmetic: Arithmetic,
+    rows: str,
+    share: Share,
+    until: float = math.inf,
+) -> Summary:
+    """Takes pieces and new shares as they come, until what the file holds does. Raises Refused and NotProved."""
     with suppress(OSError):
         os.nice(_NICE)
     problem: Exception | None = None
     follower: Follower | None = None
     try:
-        follower = Follower(Question.read(model, specification, until), arithmetic, rows, until)
+        follower = Follower(question(), arithmetic, rows, until)
         follower.divide(share)
     except FAILURES as found:
         problem = found
-    while not isinstance(message := connection.recv(), tuple):
+    while not isinstance(message := line.recv(), Finished):
         if follower is None or problem is not None:
             continue
         try:
@@ -157,4 +190,4 @@ def follow(
             problem = found
     if follower is None or problem is not None:
         raise problem or NotProved("nothing was read")
-    return follower.finished(*message)
+    return follower.finished(message)

@@ -81,6 +81,10 @@ class Process:
             theirs.close()
         self.connection.send((function, arguments))
 
+    def send(self, message: object) -> None:
+        """Something more for the function; waits until there is room for it. Raises OSError where the process was ended."""
+        self.connection.send(message)
+
     def answer(self) -> Any:
         """What the function returns, or raises. Ended where the process was."""
         try:

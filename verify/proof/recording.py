@@ -22,6 +22,7 @@ from verify.output import Outputs
 from verify.problem import Problem, Witness, of_networks
 from verify.proof.agreement import Agreement
 from verify.proof.live_check import LiveCheck
+from verify.proof.provers import Asked, Checkers, Here
 from verify.proof.writer import CertificateWriter
 
 
@@ -31,19 +32,17 @@ class Recording:
     def __init__(self, path: Path, models: Models, specification: Path, writer: CertificateWriter) -> None:
         self.path, self.models, self.specification, self.writer = path, models, specification, writer
         self._live: LiveCheck | None = None
+        self._checkers: Checkers = Here(1)
 
     @contextmanager
-    def followed(self, problem: Problem, semantics: str, jobs: int, until: float) -> Iterator[None]:
-        """Within it, what is written is proved as it comes, by `jobs` processes at most."""
-        files, network = (self.models, self.specification), problem.model.network
-        with LiveCheck(
-            self.writer, files, semantics, problem.rows, problem.clauses, network.variables, jobs, until
-        ) as self._live:
+    def followed(self, problem: Problem, semantics: str, checkers: Checkers, until: float) -> Iterator[None]:
+        """Within it, what is written is proved as it comes."""
+        asked = Asked((self.models, self.specification), semantics, str(problem.rows), until)
+        variables, self._checkers = problem.model.network.variables, checkers
+        with LiveCheck(self.writer, asked, problem.clauses, variables, checkers) as self._live:
             yield
 
-    def close_unsat(
-        self, problem: Problem, semantics: str = REAL, jobs: int = 1, until: float = math.inf
-    ) -> str | None:
+    def close_unsat(self, problem: Problem, semantics: str = REAL, until: float = math.inf) -> str | None:
         """Finishes and checks the proof; what is wrong with it, or None once the file is in place.
 
         until: the time (of `time.monotonic`) at which the check gives up.
@@ -51,10 +50,11 @@ class Recording:
         self.writer.finish(
             self._header("unsat", problem) | {"semantics": semantics, "rows": str(problem.rows)}
         )
-        return self._publish(semantics, jobs, until)
+        return self._publish(semantics, until)
 
     def close_sat(self, problem: Problem, witness: Witness) -> str | None:
         """Writes the witness; what is wrong with it, or None once the file is in place."""
+        self._live = None  # which has followed a proof
         values = {
             "inputs": json.dumps([float(value).hex() for value in np.ravel(witness.inputs)]),
             "outputs": json.dumps([float(value).hex() for value in np.ravel(witness.outputs)]),
@@ -74,16 +74,16 @@ class Recording:
             "vnnlib_sha256": digest(content(self.specification)),
         }
 
-    def _publish(self, semantics: str, jobs: int = 1, until: float = math.inf) -> str | None:
+    def _publish(self, semantics: str, until: float = math.inf) -> str | None:
         try:
-            failure = self._failure(semantics, jobs, until)
+            failure = self._failure(semantics, until)
         except Refused as problem:  # the checker reads less than the search does
             return f"not proved: {problem}"
         if failure is None:
             self.writer.publish()
         return failure
 
-    def _failure(self, semantics: str, jobs: int, until: float) -> str | None:
+    def _failure(self, semantics: str, until: float) -> str | None:
         """What is wrong with the finished file; None where it is proved."""
         try:
             if self._live is not None and self._live.closed(self.writer.whole) is not None:
@@ -91,8 +91,9 @@ class Recording:
         except FAILURES as problem:
             return f"not proved: {problem}"
         found = check(
-            self.writer.whole, self.models, self.specification, semantics=semantics, jobs=jobs, until=until
-        )
+            self.writer.whole, self.models, self.specification, semantics=semantics, until=until,
+            jobs=self._checkers.count, provers=self._checkers.provers,
+        )  # fmt: skip
         return None if found.proved else found.sentence
 
 

@@ -13,7 +13,6 @@ import socket
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from functools import partial
 from typing import Any
 
 import numpy as np
@@ -21,33 +20,15 @@ from numpy.typing import NDArray
 
 from verify.deadline import Deadline, OutOfTimeError
 from verify.errors import InputError, ResourceError
-from verify.workers.crew import Crews
+from verify.own_code import code
 from verify.workers.parcels import Parcel
 from verify.workers.wire import LostError
 
 SILENCE = 60.0  # seconds after which an actor that does not say that it lives counts as lost
-_PATIENCE = 2.0  # seconds between two looks at a job
+PATIENCE = 2.0  # seconds between two looks at a job
 _REACH = 5.0  # seconds for a cluster to answer
 _LOCAL = "127.0.0.1"
 _EXTRA = 'pip install "nn-verify[distributed]"'
-
-
-@contextmanager
-def crews_of_cluster(address: str, workers: int | None, memory: int | None) -> Iterator[Crews]:
-    """Workers of a cluster: as many as it has processors, or so many of them. Raises InputError and ResourceError."""
-    with connected(address, workers) as (ray, there):
-        count = workers or there
-        if not 0 < count <= there:
-            raise InputError(
-                f"--ray {address}: the cluster has {there} processors free for {count} workers; ask for fewer by --workers"
-            )
-        share = None if memory is None else memory // (count + 1)
-        crews = Crews(count, partial(RayWorker, ray, share))
-        try:
-            crews.begin()
-            yield crews
-        finally:
-            crews.end()
 
 
 @contextmanager
@@ -129,11 +110,11 @@ class _Actor:
 
         self._bench = Bench(threads, memory)
 
-    def code(self) -> str:
-        """Which code it has."""
-        from verify.resume import code
+    def place(self) -> tuple[str, str]:
+        """Which code it has, and the node that it is on."""
+        import ray
 
-        return code()
+        return code(), ray.get_runtime_context().get_node_id()
 
     def done(self, parcel: list[Any]) -> list[Any]:
         """What a job brought. (Memory of the object store may not be written to.)"""
@@ -155,10 +136,12 @@ class _Actor:
 
 
 class RayWorker:
-    """An actor with processors of its own."""
+    """An actor with processors of its own. nodes: where its node is noted once it is met."""
 
-    def __init__(self, ray: Any, memory: int | None, processors: int = 1) -> None:
-        self._ray = ray
+    def __init__(
+        self, ray: Any, memory: int | None, processors: int = 1, nodes: list[str] | None = None
+    ) -> None:
+        self._ray, self._nodes = ray, [] if nodes is None else nodes
         kind = ray.remote(num_cpus=processors, max_restarts=0, max_task_retries=0, max_concurrency=3)(_Actor)
         self.actor, self._met = kind.remote(processors, memory), False
 
@@ -180,22 +163,21 @@ class RayWorker:
             raise LostError(str(error)) from None
 
     def meet(self, deadline: Deadline) -> None:
-        from verify.resume import code
-
         if self._met:
             return
         with self._lost(deadline):
-            theirs = self._answer(self.actor.code.remote(), deadline)
+            theirs, node = self._answer(self.actor.place.remote(), deadline)
         if theirs != code():
             raise ResourceError(
                 "--ray: a machine of the cluster has another version of verify; install the same one on all of them"
             )
+        self._nodes.append(node)
         self._met = True
 
     def _answer(self, job: Any, deadline: Deadline) -> Any:
         """What a call gives. Raises RayError where the actor is gone, or silent."""
         while True:
-            ready, _ = self._ray.wait([job], timeout=_PATIENCE)
+            ready, _ = self._ray.wait([job], timeout=PATIENCE)
             if ready:
                 return self._ray.get(job)
             deadline.check()
