@@ -211,6 +211,8 @@ def prepare(
                 f"is {output!r}",
                 "a query, or what was loaded before, says itself what its outputs are; leave it out",
             )
+        if isinstance(spec, Query) and isinstance(model, torch.nn.Module | LoadedModel):
+            return _of_one_model(model, spec, example_input, as_file)
         if isinstance(spec, Query):
             return Problem(load_joint(spec, _by_name(spec, model)), spec.property)
         if isinstance(model, Mapping):
@@ -231,6 +233,26 @@ def prepare(
         if isinstance(model, LoadedModel):
             check_example(loaded, example_input)
         return _built(loaded, spec, deadline) if isinstance(spec, PropertyBuilder) else Problem(loaded, spec)
+
+
+def _of_one_model(
+    model: torch.nn.Module | LoadedModel, query: Query, example_input: Tensor | None, as_file: bool
+) -> Problem:
+    """A query all of whose networks are one model that is not given as an ONNX file, each of one input and one output."""
+    from verify.loading.composed import check_interface, side_by_side_with_itself
+    from verify.loading.joint import moderate
+
+    given = query.networks[0].inputs[0]
+    if isinstance(model, LoadedModel):
+        loaded = model
+    else:
+        places, box = query.input_of[: given.size], None
+        if len(query.property.clauses):
+            lower, upper = moderate(*query.property.some_boxes())
+            box = lower[:, places], upper[:, places]
+        loaded = load(model, example_input, box, hint=given.shape, as_file=as_file)
+    check_interface(loaded, query)
+    return Problem(side_by_side_with_itself(loaded, query), query.property)
 
 
 def _built(loaded: LoadedModel, builder: PropertyBuilder, deadline: Deadline) -> Problem:

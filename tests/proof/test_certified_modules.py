@@ -146,6 +146,48 @@ def test_what_has_no_file_is_not_certified(tmp_path: Path) -> None:
     assert not list(tmp_path.iterdir())
 
 
+def query(tolerance: float) -> str:
+    """Two runs of one model, as people write it."""
+    return verify.Monotone(BOX, 1, up=False, tolerance=tolerance).text_for((1, 4), (1, 3))
+
+
+@pytest.mark.parametrize("tolerance", [4.0, 0.0])
+def test_queries_of_modules_are_decided_and_certified(tolerance: float, tmp_path: Path) -> None:
+    model, certificate, file = module().eval(), tmp_path / "proof.cert", tmp_path / "query.vnnlib"
+    file.write_text(query(tolerance))
+    result = verify.verify(model, file, certificate=certificate, timeout=60)
+    assert result.verdict == ("unsat" if tolerance > 0 else "sat") and result.certificate == certificate
+    assert result.export is not None and check(certificate, tmp_path / "proof.cert.onnx", file).proved
+    if result.witness is not None:
+        assert result.reason.endswith("torch")
+        x, y = (torch.from_numpy(result.witness.variables[name]) for name in ("X", "Y"))
+        assert torch.allclose(model(x), y, atol=1e-6)
+    assert verify.verify(verify.load(model, X), file, timeout=60).verdict == result.verdict
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "message"),
+    [
+        ("(equal-to f)", "(isomorphic-to f)", "several networks.*give these instead"),
+        ("real", "float64", "declared float64, the model is float32"),
+        ("real [1,3]", "real [1,2]", r"output of f is declared as \[1, 2\], the model's is \[1, 3\]"),
+    ],
+)
+def test_queries_of_other_models(before: str, after: str, message: str) -> None:
+    text = query(4.0)
+    if "[1,2]" in after:
+        text = text.replace("Y[0,2]", "Y[0,1]").replace("W[0,2]", "W[0,1]")
+    with pytest.raises(ModelError, match=message):
+        verify.verify(module().eval(), text.replace(before, after), timeout=60)
+
+
+def test_a_module_loaded_as_a_file_has_certificates(tmp_path: Path) -> None:
+    loaded = verify.load(module().eval(), torch.from_numpy(X), as_file=True)
+    result = verify.verify(loaded, ASKED["ball"](), certificate=tmp_path / "proof.cert", timeout=60)
+    assert result.verdict == "unsat" and result.export == loaded.export
+    assert check(tmp_path / "proof.cert", tmp_path / "proof.cert.onnx", tmp_path / "proof.cert.vnnlib").proved
+
+
 def test_archives_of_modules(tmp_path: Path) -> None:
     archive = tmp_path / "evidence.zip"
     result = verify.bundle(archive, module().eval(), ASKED["ball"](), timeout=60)

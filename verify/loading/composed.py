@@ -16,7 +16,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from verify.formats.vnnlib2 import Query
+from verify.errors import ModelError
+from verify.formats.vnnlib2 import REAL, Query
 from verify.loading.builder import Builder, Value
 from verify.loading.fold import fold
 from verify.loading.joint import JointModel
@@ -77,6 +78,35 @@ class SideBySide(JointModel):
         return found
 
 
+def check_interface(model: LoadedModel, query: Query) -> None:
+    """Raises ModelError where a query is not of this model alone, each of its networks with one input and one output as the model has them."""
+    source = query.property.source
+    if model.of_query or model.within is not None:
+        raise ModelError(f"{source}: the model was loaded for another property; give its file instead")
+    if len(query.implemented) > 1 or any(network.hidden or network.given for network in query.networks):
+        raise ModelError(
+            f"{source}: the query has several networks, hidden variables or initialized inputs, which are of ONNX files; give these instead"
+        )
+    for network in query.networks:
+        for kind, declared, shape in (
+            ("input", network.inputs, model.input_shape),
+            ("output", network.outputs, model.output_shape),
+        ):
+            told = f"the {kind} of {network.name}"
+            if len(declared) != 1:
+                raise ModelError(
+                    f"{source}: the model has one {kind}, the network {network.name} {len(declared)}"
+                )
+            if [size for size in declared[0].shape if size != 1] != [size for size in shape if size != 1]:
+                raise ModelError(
+                    f"{source}: {told} is declared as {list(declared[0].shape)}, the model's is {list(shape)}"
+                )
+            if declared[0].element_type not in (REAL, model.element_type):
+                raise ModelError(
+                    f"{source}: {told} is declared {declared[0].element_type}, the model is {model.element_type}; declare it so, or real"
+                )
+
+
 def side_by_side_with_itself(
     model: LoadedModel, query: Query, centre: NDArray[np.float64] | None = None
 ) -> SideBySide:
@@ -89,11 +119,10 @@ def side_by_side_with_itself(
     beside: dict[str, bytes] = {}
     for network in query.networks:
         place = query.input_of[first : first + network.inputs[0].size]
-        first, of_distances = first + len(place), network.name == DISTANCE
+        first, of_distances = first + len(place), centre is not None and network.name == DISTANCE
         given = builder.gather(builder.input, torch.from_numpy(place.reshape(model.input_shape)))
         builder.label = network.name
-        if of_distances:
-            assert centre is not None
+        if of_distances and centre is not None:
             beside = {DISTANCE: distance_model(DISTANCE, model.element_type, model.input_shape, centre)}
             values.append(_distances(builder, given, centre))
             distances += zip(place.tolist(), centre.ravel().tolist(), strict=True)
@@ -105,7 +134,8 @@ def side_by_side_with_itself(
     whole = with_products(builder, flat, core, query.products) if query.products else core
     flat_centre = None if centre is None else centre.ravel()
     types = {v.name: model.element_type for v in query.variables}
-    types |= {v.name: "float64" for n in query.networks for v in n.outputs if n.name == DISTANCE}
+    if centre is not None:
+        types |= {v.name: "float64" for n in query.networks for v in n.outputs if n.name == DISTANCE}
     return SideBySide(
         fold(builder.network(builder.output(whole))),
         _Copies(model.runner, places, flat_centre),

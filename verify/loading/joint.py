@@ -156,14 +156,14 @@ def _side_by_side(query: Query, parts: Sequence[Part], fold: bool) -> JointModel
         as_written=JointRunner([part.as_written for part in parts]),
     )
     clauses = query.property.clauses
-    check_agreement(loaded, _moderate(*query.property.some_boxes()) if len(clauses) else None)
+    check_agreement(loaded, moderate(*query.property.some_boxes()) if len(clauses) else None)
     if query.products:
         core = with_products(builder, flat, core, query.products)
     network = builder.network(builder.output(core))
     return replace(loaded, network=folded(network) if fold else network)
 
 
-def _moderate(lower: NDArray[np.float64], upper: NDArray[np.float64]) -> Box:
+def moderate(lower: NDArray[np.float64], upper: NDArray[np.float64]) -> Box:
     """A box to compare in: where an input has no bounds but those of its type, a part of it near the others or zero."""
     low, high = lower < -_HUGE, upper > _HUGE
     start = np.where(low, np.where(high, -1.0, upper - 1), lower)

@@ -95,7 +95,7 @@ def _data(model: object, problem: Problem) -> bytes:
         return gzip.decompress(model) if model.startswith(GZIP_MAGIC) else model
     if isinstance(model, LoadedModel):
         raise InputError(
-            f"--certificate: the model is {shown(model)}, which is no file; give what it was loaded from"
+            f"--certificate: the model is {shown(model)}, which is no file; give what it was loaded from, or load a module with as_file=True"
         )
     return bytes(model.SerializeToString())  # type: ignore[attr-defined]  # it was read, so it is a parsed one
 
