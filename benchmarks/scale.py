@@ -274,18 +274,28 @@ class Row:
     full: float | None
 
 
-def simulated(
-    problem: Problem, workers: int, size: int, seconds: float, slopes: int, batch: int, lease: float
-) -> Row:
+@dataclass(frozen=True)
+class Asked:
+    """What is simulated, but for the workers. lease: seconds that they go on for, at least. seconds: of a subproblem."""
+
+    size: int
+    seconds: float
+    slopes: int
+    batch: int
+    lease: float
+    seed: int
+
+
+def simulated(problem: Problem, workers: int, asked: Asked) -> Row:
     """One search."""
     search: BranchAndBound = build_search(problem, preset("default"), torch.device("cpu"), 0, Silent())
-    search.strategy = Tree(search.strategy, size, slopes)  # type: ignore[assignment]
+    search.strategy = Tree(search.strategy, asked.size, asked.slopes)  # type: ignore[assignment]
     search.__post_init__()
     search.first_attack = search.second_attack = _NO_ATTACK
-    search.frontier, search.other, search.batch, search.workers = Frontier(2**32), None, batch, workers
-    search.lease, search._seconds = lease, seconds
+    search.frontier, search.other, search.batch = Frontier(2**32), None, asked.batch
+    search.workers, search.lease, search._seconds = workers, asked.lease, asked.seconds
     search.progress.attack_seconds = 1e12  # none
-    executor = Simulated(workers, seconds, np.random.default_rng(0))
+    executor = Simulated(workers, asked.seconds, np.random.default_rng(asked.seed))
 
     @contextmanager
     def executors(*_: Any) -> Iterator[Simulated]:
@@ -344,6 +354,7 @@ def drawn(curves: Sequence[tuple[str, Sequence[Row]]], path: Path) -> None:
 @click.option("--batch", default=64, show_default=True, help="That a lease begins with, at most.")
 @click.option("--lease", default=0.5, show_default=True, help="Seconds that a worker goes on for, at least.")
 @click.option("--workers", "counts", default="1,4,16,64,256,512,1024", show_default=True)
+@click.option("--seed", default=0, show_default=True, help="Of the tree.")
 @click.option("--plot", type=click.Path(path_type=Path), help="A file for the plot.")
 def main(
     subproblems: int,
@@ -352,6 +363,7 @@ def main(
     batch: int,
     lease: float,
     counts: str,
+    seed: int,
     plot: Path | None,
 ) -> None:
     """A table of searches with so many workers each."""
@@ -359,10 +371,8 @@ def main(
     torch.set_num_threads(1)
     curves = []
     for each in seconds:
-        rows = [
-            simulated(problem, count, subproblems, each, slopes, batch, lease)
-            for count in map(int, counts.split(","))
-        ]
+        asked = Asked(subproblems, each, slopes, batch, lease, seed)
+        rows = [simulated(problem, count, asked) for count in map(int, counts.split(","))]
         curves.append((f"{subproblems:,} subproblems of {1000 * each:g} ms", rows))
         print(f"\n{curves[-1][0]}\n")
         print(table(_HEAD, map(_cells, rows)), flush=True)

@@ -57,7 +57,7 @@ def test_a_simulated_search_splits_its_whole_tree(lease: float) -> None:
     """As many subproblems as it has, whoever splits them; and nobody works more than all the time."""
     problem = scale.prepare(scale._MODEL, scale._PROPERTY)
     for workers in (1, 4):
-        row = scale.simulated(problem, workers, 300, 0.01, 50, 8, lease)
+        row = scale.simulated(problem, workers, scale.Asked(300, 0.01, 50, 8, lease, 0))
         assert row.efficiency * row.workers * row.makespan == pytest.approx(300 * 0.01)
         assert 0 < row.efficiency < 1 and row.messages >= 2 and row.bytes
 
@@ -65,7 +65,7 @@ def test_a_simulated_search_splits_its_whole_tree(lease: float) -> None:
 def test_who_has_nothing_to_do_gets_of_what_others_have() -> None:
     """A lease that would go on for ever comes back when it is asked for: by the simulated clock, all work nearly all the time."""
     problem = scale.prepare(scale._MODEL, scale._PROPERTY)
-    row = scale.simulated(problem, 8, 4000, 0.02, 50, 8, 1e6)
+    row = scale.simulated(problem, 8, scale.Asked(4000, 0.02, 50, 8, 1e6, 0))
     assert row.efficiency > 0.75 and row.full is not None
 
 

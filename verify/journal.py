@@ -163,7 +163,7 @@ class Journal:
                 for name in differing
             )
             raise InputError(
-                f"{_OPTION} {self.path}: holds another search: other are {what}. Run the same command again as it was, "
+                f"{_OPTION} {self.path}: holds another search: what differs is {what}. Run the same command again as it was, "
                 "or choose another folder"
             )
         self._digest, self._end = found[2], _HEAD.size + len(found[0])

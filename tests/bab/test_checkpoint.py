@@ -280,7 +280,7 @@ def test_another_search_is_refused_and_so_is_a_second_writer(tmp_path: Path) -> 
         Journal(tmp_path, ID)
     journal.close()
     with pytest.raises(
-        InputError, match=r"holds another search: other are what \(a test there, other here\)"
+        InputError, match=r"holds another search: what differs is what \(a test there, other here\)"
     ):
         Journal(tmp_path, {"what": "other"})
     again = Journal(tmp_path, ID)

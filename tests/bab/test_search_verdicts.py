@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -37,7 +39,7 @@ from verify.bab.inputs import SplitInputs
 from verify.bab.loop import BranchAndBound
 from verify.bab.progress import Outcome, Silent
 from verify.bab.root_bounds import RootBounds
-from verify.bab.steps import Steps
+from verify.bab.steps import Done, Steps
 from verify.bab.strategy import Bounded, Knowledge, Objectives, Result, Strategy
 from verify.branching.rule import Split
 from verify.deadline import Deadline, OutOfTimeError
@@ -489,3 +491,44 @@ def test_leaves_are_solved_exactly() -> None:
     outcome = search_for(prepare(model, text), "activations", settings).run(Deadline.after(PATIENCE))  # type: ignore[arg-type]
     assert outcome.verdict == "unsat", outcome.reason
     assert outcome.progress.opened < 2000
+
+
+class Together:
+    """All jobs end at the same moment, and those without a witness in an error."""
+
+    workers = 2
+
+    def __init__(self, error: Exception) -> None:
+        self.error, self.found, self.failed = error, 0, 0
+
+    @contextmanager
+    def __call__(self, workers: int, deadline: Deadline, writing: bool) -> Iterator[Together]:
+        yield self
+
+    def submit(self, job: Callable[[], Done]) -> Future[Done]:
+        ended, done = Future[Done](), job()
+        if done.witness is not None:
+            self.found += 1
+            ended.set_result(done)
+        else:
+            self.failed += 1
+            ended.set_exception(self.error)
+        return ended
+
+    def wait(self, jobs: Iterable[Future[Done]], deadline: Deadline) -> set[Future[Done]]:
+        return set(jobs)
+
+
+@pytest.mark.parametrize("error", [OutOfTimeError(), ResourceError("eight workers were lost")])
+def test_a_witness_beside_an_error_counts(error: Exception, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Time runs out, or workers are lost, for others at the very moment at which it is found."""
+    model, row = relu_model(random_layers(5, [20, 10, 2])), np.array([[1.0, -0.5]])
+    least = exact_minimum(model, [-0.7] * 20, [0.7] * 20, row, np.zeros(1))
+    text, witness = property_text([-0.7] * 20, [0.7] * 20, 2, row_text(row[0], least - 0.02)), object()
+    search = search_for(prepare(model, text), "activations")
+    search.executors = together = Together(error)
+    attack = lambda clauses, alone=False: None if alone else lambda deadline: witness  # noqa: E731
+    monkeypatch.setattr(search, "next_attack", attack)
+    outcome = search.run(Deadline.after(PATIENCE))
+    assert (outcome.verdict, outcome.witness) == ("sat", witness)
+    assert together.found == 1 and together.failed >= 1

@@ -179,11 +179,8 @@ class BranchAndBound:
         """From where an earlier run was; random starts are others than it had."""
         self.knowledge, counters = standing.knowledge, standing.counters
         restore_progress(self.progress, standing.progress)
-        self.stuck, self._resumed, self.attacks.left = (
-            counters["stuck"],
-            counters["resumed"] + 1,
-            counters["rounds"],
-        )
+        self.stuck, self.attacks.left = counters["stuck"], counters["rounds"]
+        self._resumed = counters["resumed"] + 1
         self._seconds, self._split = counters["seconds"], counters["split"]
         self.batch = min(self.batch, counters["fits"] or self.batch)
         self.other = self.other if counters["other"] else None
@@ -432,11 +429,12 @@ class _Branching:
         jobs.replenish(len(search.frontier))
 
     def _collect(self) -> Witness | None:
-        """Waits for something to end, and learns from it."""
-        found = {job: job.result() for job in self.jobs.wait(self.deadline)}
+        """Waits for something to end, and learns from it. Raises what a job raised, once what others found is taken up."""
+        ended = self.jobs.wait(self.deadline)
+        found = {job: job.result() for job in ended if job.exception() is None}
         seen = [one for done in found.values() for one in done.seen]
         self.search.learn(condensed(seen) if self.search.lease else seen)
-        for job, done in found.items():
+        for job, done in sorted(found.items(), key=lambda one: one[1].witness is None):
             witness = self.search.take(done)
             if witness is not None:
                 return witness
@@ -446,4 +444,6 @@ class _Branching:
                 self.search._working = self.jobs.working
                 self.search.pace.took(len(worked_on), done.seconds)
                 self.search.checkpoint.gone(numbers_of(worked_on))
+        for job in ended - found.keys():
+            job.result()
         return None
