@@ -492,5 +492,8 @@ def test_the_property_has_the_shape() -> None:
     assert found[0] == found[1] and found[0] in ("sat", "unsat")
     with pytest.raises(ModelError, match=r"taken to be \[1, 9\].*give example_input"):
         verify.verify(model, verify.LinfBall(x.ravel(), 1e-6, 0))
+    flat = nn.Sequential(nn.Linear(6, 4), nn.ReLU(), nn.Linear(4, 2))
+    patch = verify.Patch(np.full((2, 3), 0.5), 0)  # of images, which the module takes as rows of numbers
+    assert verify.verify(flat, patch, timeout=PATIENCE).verdict in ("sat", "unsat")
     text = property_text([0.0, 0.0], [1.0, 1.0], 2, "(>= Y_0 100)")
     assert verify.verify(nn.Linear(2, 2), text, timeout=PATIENCE).verdict == "unsat"

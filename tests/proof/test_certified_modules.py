@@ -15,6 +15,7 @@ import pytest
 import torch
 from nets import random_layers, relu_model
 from torch import Tensor, nn
+from torch.nn.utils import parametrizations, parametrize
 
 import verify
 from verify.checker.checking import check
@@ -27,7 +28,7 @@ X = np.full((1, 4), 0.5, dtype=np.float32)
 BOX = np.zeros((1, 4)), np.ones((1, 4))
 
 
-def module() -> nn.Module:
+def module() -> nn.Sequential:
     """In training mode, where its layers compute something else."""
     torch.manual_seed(0)
     return nn.Sequential(
@@ -100,6 +101,18 @@ def test_modules_that_torch_export_reads_are_certified(tmp_path: Path) -> None:
     model = Loops()
     found = verify.verify(model, verify.LinfBall(X, 1e-4, given(model)), certificate=tmp_path / "proof.cert")
     assert found.verdict == "unsat" and found.export is not None and found.export.module == "Loops"
+
+
+def test_parametrised_weights_are_numbers_in_the_file(tmp_path: Path) -> None:
+    model = module().eval()
+    parametrizations.spectral_norm(model[0])
+    parametrizations.weight_norm(model[5])
+    model.eval()
+    asked = verify.LinfBall(X, 0.001, given(model))
+    found = verify.verify(model, asked, certificate=tmp_path / "proof.cert", timeout=60)
+    assert found.verdict == "unsat" and found.export is not None and found.export.difference < 1e-6
+    assert parametrize.is_parametrized(model[0]) and parametrize.is_parametrized(model[5])
+    assert given(model) == asked.label  # what is read is a copy, of the same classes
 
 
 def test_nothing_is_written_where_the_file_is_not_the_module(

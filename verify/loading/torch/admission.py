@@ -18,6 +18,7 @@ import numpy as np
 import torch
 from torch import Tensor, fx, nn
 from torch.nn.modules import module as hooks_of_all
+from torch.nn.utils.parametrize import is_parametrized
 from torch.nn.utils.prune import BasePruningMethod
 from torch.nn.utils.spectral_norm import SpectralNorm
 from torch.nn.utils.weight_norm import WeightNorm
@@ -65,7 +66,7 @@ def admitted(
     with blaming(
         "the module cannot be copied to the CPU", "make its weights permanent, or export it to ONNX"
     ):
-        original = _copied(module).cpu().eval()
+        original = _with_plain_weights(_copied(module).cpu().eval())
     kind = _element_type(original, example)
     _check_calls(original)
     runner = ModuleRunner(original, tuple(example.shape), ELEMENT_TYPES[kind])
@@ -99,6 +100,21 @@ def _copied(module: nn.Module) -> nn.Module:
     attributes = [value for part in module.modules() for value in vars(part).values()]
     results = [value for value in attributes if isinstance(value, Tensor) and not value.is_leaf]
     return copy.deepcopy(module, {id(result): result.detach().clone() for result in results})
+
+
+def _with_plain_weights(module: nn.Module) -> nn.Module:
+    """The module, whose parametrised weights become the numbers that torch computes.
+
+    (torch's own way to do that takes them from the class, which the module that this is a copy of has too.)
+    """
+    for part in list(module.modules()):
+        if is_parametrized(part):
+            weights = {name: getattr(part, name).detach().clone() for name in part.parametrizations}  # type: ignore[union-attr]
+            del part.parametrizations
+            part.__class__ = type(part).__bases__[0]
+            for name, weight in weights.items():
+                part.register_parameter(name, nn.Parameter(weight, requires_grad=False))
+    return module
 
 
 def _check_kind(module: nn.Module) -> None:

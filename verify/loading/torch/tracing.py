@@ -5,7 +5,8 @@ from __future__ import annotations
 import copy
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from math import prod
 from typing import Any
 
 import torch
@@ -17,6 +18,7 @@ from verify.loading.calls import NO_RULE
 from verify.loading.fold import fold as folded
 from verify.loading.loaded import TRAINING, LoadedModel
 from verify.loading.lowering import Origin, lower
+from verify.loading.runner import ModuleRunner
 from verify.loading.torch.admission import (
     ELEMENT_TYPES,
     admitted,
@@ -33,7 +35,7 @@ def from_module(
 ) -> LoadedModel:
     """Loads a torch.nn.Module by tracing it with torch.fx. hint: an input's shape, where there is no example; its batch axis may be left out."""
     taken = example_input is None and bool(hint) and isinstance(module, nn.Module)
-    original, example, runner = admitted(module, _taken(module, hint) if taken else example_input, taken)
+    original, example, runner = _taken(module, hint) if taken else admitted(module, example_input)
     shape, kind = tuple(example.shape), ELEMENT_TYPES[example.dtype]
     graph_module: fx.GraphModule | None = None
     try:
@@ -49,11 +51,17 @@ def from_module(
     )
 
 
-def _taken(module: nn.Module, hint: Sequence[int]) -> Tensor:
-    """An example of the shape that the property has, in the module's element type."""
+def _taken(module: nn.Module, hint: Sequence[int]) -> tuple[nn.Module, Tensor, ModuleRunner]:
+    """A module with an example of the shape that the property has; where it does not run on that, of as many numbers in a row."""
     shape = tuple(hint) if len(hint) > 1 and hint[0] == 1 else (1, *hint)
     element = next((p.dtype for p in module.parameters() if p.is_floating_point()), torch.float32)
-    return torch.zeros(shape, dtype=element)
+    try:
+        return admitted(module, torch.zeros(shape, dtype=element), True)
+    except ModelError:
+        if len(shape) > 2:
+            with suppress(ModelError):
+                return admitted(module, torch.zeros(1, prod(shape), dtype=element), True)
+        raise
 
 
 @contextmanager
