@@ -188,9 +188,8 @@ def build_search(
     split = network  # inputs are split on what clauses say alone
     if problem.ball is not None and tracer.proves(Provable.BALL):
         network = replace(network, ball=problem.ball.to(device, torch.float64))
-    either = (
-        not few and tracer.proves(Provable.OTHER_SEARCH) and problem.free_inputs <= settings.triable_inputs
-    )
+    rivals = writer is None or writer.has_rivals
+    either = not few and rivals and problem.free_inputs <= settings.triable_inputs
     threads = torch.get_num_threads() if device.type == "cpu" else 1
     workers = workers or threads
     # those of a cluster have memory of their own
@@ -202,7 +201,11 @@ def build_search(
     first, second = (for_steps(attack, network) for attack in (settings.first_attack, settings.second_attack))
 
     def search(
-        strategy: Strategy, told: Reporter, workers: int, other: OtherSplitting | None = None
+        strategy: Strategy,
+        tracer: ProofTracer,
+        told: Reporter,
+        workers: int,
+        other: OtherSplitting | None = None,
     ) -> BranchAndBound:
         frontier = Frontier(budget().store, storage(network))
         attacks, generator = (first, second), np.random.default_rng(seed)
@@ -214,11 +217,14 @@ def build_search(
 
     other = None
     if few or either:
-        inputs = SplitInputs.of(problem, split, settings.intermediate, tracer)
+        own = tracer
+        if either and writer is not None:
+            own = CertificateTracer(split, problem.rows, writer.rival())
+        inputs = SplitInputs.of(problem, split, settings.intermediate, own)
         if few:
-            return search(inputs, reporter, workers)
-        other = OtherSplitting(search(inputs, Silent(), threads))
-    return search(_activations(problem, network, settings, tracer), reporter, workers, other)
+            return search(inputs, own, reporter, workers)
+        other = OtherSplitting(search(inputs, own, Silent(), threads))
+    return search(_activations(problem, network, settings, tracer), tracer, reporter, workers, other)
 
 
 def _sizes(settings: Settings, network: Network, workers: int) -> tuple[int, float]:

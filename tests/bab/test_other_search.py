@@ -19,6 +19,7 @@ from verify.bab.techniques.linear_programs import LinearPrograms
 from verify.bab.techniques.other_splitting import OtherSplitting
 from verify.deadline import Deadline
 from verify.problem import Problem, prepare
+from verify.proof.tracer import NO_PROOF, ProofTracer
 from verify.settings import build_search, preset
 
 INPUTS = 20
@@ -69,6 +70,7 @@ class Other:
     """Another search with its outcome known."""
 
     outcome: Outcome
+    tracer: ProofTracer = NO_PROOF
     limits: list[float] = field(default_factory=list)
 
     def run(self, deadline: Deadline) -> Outcome:

@@ -46,6 +46,8 @@ ACTIVATIONS: tuple[tuple[str, tuple[Any, ...]], ...] = (
     ("tanh", ()),
     ("product", ()),
     ("square", ()),
+    ("power", (Fraction(3),)),
+    ("power", (Fraction(4),)),
     ("reciprocal", ()),
     ("sin", ()),
     ("cos", ()),
@@ -119,6 +121,7 @@ def activated(kind: str, parameters: tuple[Any, ...], z: list[Fraction]) -> list
                 else v - v**3 / 3
             ),
             "square": lambda v: v * v,
+            "power": lambda v: v ** int(parameters[0]),
             "reciprocal": lambda v: 1 / v,
             "sin": sine,
             "cos": lambda v: sine(v + PI / 2),
@@ -415,11 +418,11 @@ def test_bound_of_every_activation(kind: str, parameters: tuple[Any, ...], seed:
 def test_float64_is_below_the_rationals_by_what_it_charges(
     seed: int, chosen: list[tuple[str, tuple[Any, ...]]]
 ) -> None:
-    """With the same multipliers; a reciprocal's minimum may be irrational."""
+    """With the same multipliers; a reciprocal's or a power's minimum may be irrational."""
     draw = Draw(seed, chosen)
     linear, bound = draw.sweep(draw.dual)
     exact = Dual(draw.network, Arithmetic(exact=True))
-    if any(kind == "reciprocal" for kind, _ in chosen):
+    if any(kind in ("reciprocal", "power") for kind, _ in chosen):
         with pytest.raises(ArithmeticError):
             draw.sweep(exact, again=True)
         return
@@ -528,8 +531,10 @@ def test_bound_holds_in_onnx_runtime(family: str, exact: bool) -> None:
 
 
 def test_curved_activations_have_no_float32_semantics() -> None:
-    for kind in ("sigmoid", "tanh", "product", "square", "reciprocal", "sin", "cos"):
-        network = random_network(1, [(kind, ())])
+    for activation in ACTIVATIONS:
+        if activation in STRAIGHT:
+            continue
+        network = random_network(1, [activation])
         with pytest.raises(Refused, match="not standardised"):
             Dual(network, Arithmetic(deployed=True))
 
@@ -579,6 +584,7 @@ def test_minimum_is_that_of_a_fine_grid(kind: str, parameters: tuple[Any, ...]) 
         "relu": lambda z: np.maximum(z, 0), "leaky": lambda z: np.where(z < 0, z * float(parameters[0]), z),
         "clip": lambda z: np.clip(z, *map(float, parameters)), "abs": np.abs, "tanh": np.tanh,
         "sigmoid": lambda z: 1 / (1 + np.exp(-z)), "square": np.square, "reciprocal": np.reciprocal,
+        "power": lambda z: z ** int(parameters[0]),
         "product": lambda z: z[..., :1] * z[..., 1:], "sin": np.sin, "cos": np.cos,
     }  # fmt: skip
     values = t[:, None, 0] * functions[kind](grid)[..., 0] - (rho[:, None] * grid).sum(-1)

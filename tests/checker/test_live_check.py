@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from make_data import Files, Parts, _unsat
+from make_data import QUICK, SPLITS, Files, Parts, _unsat
+from patience import PATIENCE
 
 from verify.api import verify
+from verify.bab.progress import Outcome, Silent
+from verify.bab.techniques.other_splitting import OtherSplitting
 from verify.checker.checking import DEPLOYED, REAL, Share
 from verify.checker.errors import NotProved, Refused
 from verify.checker.following import TENSORS, Finished, Follower, Piece
@@ -20,10 +25,13 @@ from verify.checker.processes import Process
 from verify.checker.proof import Summary
 from verify.checker.question import Question
 from verify.checker.rules import RULES
+from verify.deadline import Deadline
+from verify.problem import prepare
 from verify.proof import live_check, recording
 from verify.proof.live_check import LiveCheck
 from verify.proof.provers import Asked, Here, Prover
 from verify.proof.writer import CertificateWriter
+from verify.settings import build_search
 
 PROPERTIES = Path(__file__).parents[2] / "properties/controller"
 
@@ -295,3 +303,40 @@ def test_evidence_of_sat_is_no_proof_that_was_followed(
     )
     found = verify(model, violated, certificate=tmp_path / "sat.cert", device="cpu")
     assert found.verdict == "sat" and found.certificate == tmp_path / "sat.cert"
+
+
+@dataclass(frozen=True)
+class AtOnce(OtherSplitting):
+    """Takes its turn as soon as anything is split, once the first search's proof has been followed for a while."""
+
+    followed: LiveCheck | None = None
+
+    def turn(self, deadline: Deadline) -> Deadline:
+        return deadline.share(0.0)
+
+    def run(self, deadline: Deadline) -> Outcome | None:
+        assert self.followed is not None
+        while not self.followed._followers:
+            deadline.check()
+        return self.search.run(deadline)
+
+
+def test_the_other_way_of_splitting_has_a_proof_of_its_own(tmp_path: Path, eager: list[LiveCheck]) -> None:
+    """It takes the place of the first search's, of which some was proved already."""
+    made = _unsat(tmp_path, 3, "activations")
+    problem, target = prepare(made.model, made.property), tmp_path / "other.cert"
+    settings = replace(QUICK, splittable_inputs=SPLITS["activations"])
+    with (
+        recording.recording(target, made.model, made.property, problem) as record,
+        record.followed(problem, REAL, Here(1), math.inf),
+    ):
+        search = build_search(problem, settings, torch.device("cpu"), 0, Silent(), record.writer)
+        assert search.other is not None
+        search.other = AtOnce(search.other.search, followed=record._live)
+        assert search.run(Deadline.after(PATIENCE)).verdict == "unsat" and search.other is None
+        assert record.close_unsat(problem) is None
+    found = Files(target, made.model, made.property)
+    assert found.check().proved and not eager
+    tensors = Parts.read(target).tensors
+    assert (tensors["split.variable"] < problem.model.network.inputs).all()
+    assert set(tensors["block.kind"].tolist()) <= {16, 17}

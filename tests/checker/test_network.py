@@ -110,6 +110,7 @@ def test_activations() -> None:
         ("relu", ()): [0, 0, 0.25, 2], ("leaky", half): [-1.5, -0.25, 0.25, 2], ("clip", limits): [-1, -0.5, 0.25, 1],
         ("clip", (-np.inf, Fraction(0))): [-3, -0.5, 0, 0], ("abs", ()): [3, 0.5, 0.25, 2],
         ("square", ()): [9, 0.25, 0.0625, 4], ("reciprocal", ()): [-1 / 3, -2, 4, 0.5],
+        ("power", (Fraction(3),)): [-27, -0.125, 1 / 64, 8], ("power", (Fraction(4),)): [81, 1 / 16, 1 / 256, 16],
         ("product", ()): [-0.75, -1],
     }  # fmt: skip
     for (kind, parameters), values in expected.items():

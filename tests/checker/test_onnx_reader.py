@@ -249,11 +249,11 @@ def test_operator(name: str) -> None:
         assert all(isinstance(number, type(rationals(np.zeros(1))[0])) for number in exact.ravel())
         np.testing.assert_allclose(found[:1], exact.astype(np.float64), rtol=1e-12, atol=1e-12)
     if name not in UNKNOWN_TO_SEARCH:
-        check_against_search(network, data, name not in ("Pow more", "Pow even"))
+        check_against_search(network, data)
 
 
-def check_against_search(network: Network, data: bytes, same_layers: bool = True) -> None:
-    """The same outputs, and where it is lowered in the same way the same variables with the same values."""
+def check_against_search(network: Network, data: bytes) -> None:
+    """The same outputs, and the same variables with the same values."""
     loaded = load(data).network
     assert (network.inputs, network.outputs) == (loaded.inputs, loaded.outputs)
     x = np.random.default_rng(1).random((2, network.inputs))
@@ -261,7 +261,7 @@ def check_against_search(network: Network, data: bytes, same_layers: bool = True
     with torch.no_grad():
         other = [value.flatten(1).numpy() for value in loaded.values(torch.from_numpy(x))]
     pairs = [(-1, -1)]
-    for layer, wanted in zip(network.layers, loaded.layers, strict=True) if same_layers else ():
+    for layer, wanted in zip(network.layers, loaded.layers, strict=True):
         assert layer.variables == wanted.variables
         pairs.append((layer.operand, wanted.pre_node))
     for here, there in pairs:
@@ -515,6 +515,4 @@ def test_instance(file: Path) -> None:
         network = read_model(data)
     except Refused as refusal:  # of such models there are no certificates
         pytest.skip(str(refusal))
-    check_against_search(
-        network, data, "pensieve" not in file.name
-    )  # powers are lowered in another way there
+    check_against_search(network, data)

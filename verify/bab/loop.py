@@ -316,6 +316,7 @@ class BranchAndBound:
         self.progress.closed += outcome.progress.closed
         if outcome.verdict == "unsat":
             self.frontier, self.stuck = Frontier(), 0
+            self.tracer.give_way(other.search.tracer)
         return outcome.witness
 
     def renew(self, executor: Executor, deadline: Deadline) -> Witness | None:

@@ -48,8 +48,6 @@ class Provable(Enum):
     ASCENDED_BOXES = "ascents on boxes"
     # minima over a ball that inputs are in
     BALL = "ball"
-    # a second search that splits otherwise
-    OTHER_SEARCH = "other search"
 
 
 @dataclass(frozen=True)

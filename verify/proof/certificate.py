@@ -74,7 +74,6 @@ UNPROVED = {
     Provable.SHARED_FACTS,
     Provable.REDUCED_NETWORK,
     Provable.EXCLUDED_CLAUSES,
-    Provable.OTHER_SEARCH,
 }
 # What blocks hold of networks without activations but ReLU alone, since slopes are stored of no others.
 PIECEWISE = {
@@ -162,6 +161,10 @@ class CertificateTracer(ProofTracer):
             self._writer.splits(nodes, segment.variables, segment.values)
             self._writer.blocks(segment.kinds, segment.ends, stream)
         return numbers
+
+    def give_way(self, other: ProofTracer) -> None:
+        assert isinstance(other, CertificateTracer)
+        self._writer.give_way(other._writer)
 
     def saved(self) -> dict[str, Any]:
         """With all that was told on the disk. Raises UnwrittenError."""

@@ -127,7 +127,7 @@ class LiveCheck:
         """
         self._ended.set()
         self._thread.join()
-        if self._broken or not self._followers:
+        if self._broken or self._writer.replaced or not self._followers:
             return None
         here, before = len(self._followers), self._blocks
         jobs = max(here, min(self._checkers.count, here + self._work() // WORTH_A_PROCESS))

@@ -55,6 +55,9 @@ class ProofTracer:
         """Puts into the proof what was told apart: the numbers that nodes have there. Whatever it rests on has to be there."""
         return AS_THEY_ARE
 
+    def give_way(self, other: ProofTracer) -> None:
+        """What another search of the same problem has told is the proof."""
+
     def saved(self) -> dict[str, Any]:
         """What `restore` makes the same proof of, in another process, in plain values and tensors."""
         return {}

@@ -13,6 +13,7 @@ import shutil
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
+from copy import copy
 from pathlib import Path
 from threading import RLock
 from types import TracebackType
@@ -66,6 +67,8 @@ class CertificateWriter:
         self._length = 0
         self._lock = RLock()
         self._at_end: list[Callable[[], None]] = []
+        # whether another one's proof has taken the place of what was written here
+        self.replaced = False
 
     def __enter__(self) -> CertificateWriter:
         return self
@@ -73,10 +76,32 @@ class CertificateWriter:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        self.discard()
+        self._partial.__exit__(kind, error, trace)
+
+    def discard(self) -> None:
+        """Lets go of what was written."""
         for file in self._files.values():
             with suppress(OSError):  # what does not fit has been told of
                 file.close()
-        self._partial.__exit__(kind, error, trace)
+
+    @property
+    def has_rivals(self) -> bool:
+        """Whether other searches may write as well: what is kept of a search is one proof."""
+        return self._folder is None
+
+    def rival(self) -> CertificateWriter:
+        """For another search of the same problem, whose proof may take the place of this one's."""
+        found = copy(self)
+        found._files, found._length, found._lock, found._at_end = {}, 0, RLock(), []
+        return found
+
+    def give_way(self, rival: CertificateWriter) -> None:
+        """The rival's proof is the one that goes on."""
+        with self._lock:
+            self.discard()
+            self.replaced = True
+            self._files, self._length, self._at_end = rival._files, rival._length, rival._at_end
 
     @property
     def whole(self) -> Path:
@@ -142,17 +167,20 @@ class CertificateWriter:
 
     def since(self, sizes: Mapping[str, int], most: int) -> dict[str, bytes]:
         """What has been appended to tensors of these sizes: of splits those that are whole, of blocks so many that `most` bytes hold
-        them (or one). Raises OSError."""
-        now = self.sizes()
-        splits = [now.get(name, 0) // np.dtype(_TENSORS[name]).itemsize for name in _SPLITS]
-        now |= {name: min(splits) * np.dtype(_TENSORS[name]).itemsize for name in _SPLITS}
-        known, begun = sizes.get("block.kind", 0), sizes.get("stream", 0)
-        ends = np.frombuffer(self._read("block.end", 8 * known, now.get("block.end", 0)), "<i8")
-        count = min(len(ends), max(1, int(np.searchsorted(ends, begun + most, "right"))))
-        now["block.kind"], now["block.end"] = known + count, 8 * (known + count)
-        now["stream"] = int(ends[count - 1]) if count else begun
-        found = {name: self._read(name, sizes.get(name, 0), end) for name, end in now.items()}
-        return {name: data for name, data in found.items() if data}
+        them (or one); nothing once it is replaced. Raises OSError."""
+        with self._lock:
+            if self.replaced:
+                return {}
+            now = self.sizes()
+            splits = [now.get(name, 0) // np.dtype(_TENSORS[name]).itemsize for name in _SPLITS]
+            now |= {name: min(splits) * np.dtype(_TENSORS[name]).itemsize for name in _SPLITS}
+            known, begun = sizes.get("block.kind", 0), sizes.get("stream", 0)
+            ends = np.frombuffer(self._read("block.end", 8 * known, now.get("block.end", 0)), "<i8")
+            count = min(len(ends), max(1, int(np.searchsorted(ends, begun + most, "right"))))
+            now["block.kind"], now["block.end"] = known + count, 8 * (known + count)
+            now["stream"] = int(ends[count - 1]) if count else begun
+            found = {name: self._read(name, sizes.get(name, 0), end) for name, end in now.items()}
+            return {name: data for name, data in found.items() if data}
 
     def table(self, sizes: Mapping[str, int]) -> tuple[NDArray[Any], NDArray[Any]]:
         """Kinds and ends of the blocks that have been appended to tensors of these sizes. Raises OSError."""

@@ -11,10 +11,13 @@ from typing import Protocol
 from verify.bab.progress import Outcome
 from verify.deadline import Deadline
 from verify.errors import ResourceError, UnwrittenError
+from verify.proof.tracer import ProofTracer
 
 
 class Search(Protocol):
-    """What decides a problem."""
+    """What decides a problem, and tells its own proof of that."""
+
+    tracer: ProofTracer
 
     def run(self, deadline: Deadline) -> Outcome:
         """How it ended."""

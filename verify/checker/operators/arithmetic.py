@@ -76,20 +76,17 @@ def divide(call: Call) -> Result:
 
 @rule("Pow", mixes_floats=True)
 def power(call: Call) -> Result:
-    exponent = call.needed(1)
-    exponents = set(exponent.ravel().tolist())
+    given = call.needed(1)
+    exponents = set(given.ravel().tolist())
     if len(exponents) != 1 or not exponents <= set(range(1, MOST_POWER + 1)):
         raise Refused(f"an exponent other than one of 1, 2, .., {MOST_POWER} for all")
-    x = call.builder.expand(call.x, np.broadcast_shapes(call.x.shape, exponent.shape))
-    return powered(call.builder, x, int(exponents.pop()))
-
-
-def powered(builder: Builder, x: Value, exponent: int) -> Value:
-    """x to an exponent >= 1, by repeated squaring."""
+    x = call.builder.expand(call.x, np.broadcast_shapes(call.x.shape, given.shape))
+    exponent = int(exponents.pop())
     if exponent == 1:
         return x
-    even = builder.activation("square", powered(builder, x, exponent // 2))
-    return builder.product(even, x) if exponent % 2 else even
+    if exponent == 2:
+        return call.builder.activation("square", x)
+    return call.builder.activation("power", x, (Fraction(exponent),))
 
 
 @rule("Where")
