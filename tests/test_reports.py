@@ -238,7 +238,9 @@ def test_archives_of_several_models(files: tuple[Path, Path], command: Command, 
     assert all(f"| `{name}` | the" in readme for name in names) and str(folder) not in readme
     models = {"f": unpacked / names[0], "g": unpacked / names[1]}
     assert check(unpacked / "certificate/proof.cert", models, unpacked / "property/two.vnnlib").proved
-    assert f"--network 'g={names[1]}'" in readme and (unpacked / "report.html").exists()
+    page = Page((unpacked / "report.html").read_text())
+    assert f"--network 'g={names[1]}'" in readme and f"--network 'g={names[1]}'" in page.text
+    assert all(hashlib.sha256((unpacked / name).read_bytes()).hexdigest() in page.text for name in names)
 
 
 def test_no_archive_without_evidence(files: tuple[Path, Path], command: Command) -> None:

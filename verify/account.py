@@ -64,6 +64,7 @@ def account(problem: Problem, request: Request, device: torch.device, read: Requ
         model=_named(first),
         model_sha256=_digest(first),
         networks={name: _named(one) for name, one in others},
+        networks_sha256={name: _digest(one) for name, one in others},
         specification=_named(read.specification),
         specification_sha256=_digest(read.specification),
         sentence=None if builder is None else str(builder),

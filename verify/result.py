@@ -53,6 +53,7 @@ class Account:
     machine: dict[str, str]
     moments: tuple[Moment, ...] = ()
     networks: dict[str, str] = field(default_factory=dict)
+    networks_sha256: dict[str, str | None] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, eq=False)

@@ -64,7 +64,7 @@ def is_text(specification: object) -> TypeGuard[str]:
 
 
 def is_file(source: object) -> TypeGuard[str | Path]:
-    """Whether a model or property is the name of a file."""
+    """Whether a property is the name of a file."""
     return isinstance(source, str | Path) and not is_text(source)
 
 

@@ -149,6 +149,17 @@ def test_models_in_memory_are_certified(kind: str, tmp_path: Path) -> None:
     onnx.checker.check_model(onnx.load(tmp_path / "proof.cert.onnx"))
 
 
+def test_a_name_that_looks_like_a_property_is_a_models(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    onnx.save(FILE, "(1).onnx")
+    found = verify.verify(
+        "(1).onnx", verify.OutputRange(BOX, -100, 100), certificate="proof.cert", timeout=60
+    )
+    assert found.certificate is not None and not (tmp_path / "proof.cert.onnx").exists()
+
+
 def test_what_has_no_file_is_not_certified(tmp_path: Path) -> None:
     for model, question in (
         (verify.load(FILE), verify.OutputRange(BOX, -100, 100)),

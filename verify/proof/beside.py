@@ -30,7 +30,8 @@ def files_beside(
     contents: dict[Path, bytes] = {}
     path = _property(certificate, specification, problem, contents)
     models = _models(certificate, model, problem, contents)
-    outputs = Outputs(Path(one) for one in (model, specification) if is_file(one))
+    given = [path] if is_file(specification) else []
+    outputs = Outputs([*given, Path(model)] if isinstance(model, str | Path) else given)
     for file in contents:
         outputs.admit("beside the certificate", file)
     earlier = {file: file.read_bytes() if file.exists() else None for file in contents}
@@ -71,10 +72,10 @@ def _models(certificate: Path, model: object, problem: Problem, contents: dict[P
     own = certificate.with_name(f"{certificate.name}.onnx")
     if isinstance(problem.model, Behind):
         contents[own] = problem.model.written(
-            content(Path(model)) if is_file(model) else _data(model, problem)
+            content(Path(model)) if isinstance(model, str | Path) else _data(model, problem)
         )
         return own
-    if is_file(model):
+    if isinstance(model, str | Path):
         own = Path(model)
     else:
         contents[own] = _data(model, problem)
@@ -101,7 +102,7 @@ def _data(model: object, problem: Problem) -> bytes:
 
 
 def _file(model: object) -> Path:
-    if not is_file(model):
+    if not isinstance(model, str | Path):
         raise InputError(
             f"--certificate: a model is {shown(model)}; give the path of each network's ONNX file"
         )

@@ -96,7 +96,8 @@ def bundle(
     Arguments and errors are those of `verify`.
     """
     target = path("archive", archive)
-    Outputs(Path(one) for one in (model, specification) if is_file(one)).admit("archive", target)
+    given = [Path(specification)] if is_file(specification) else []
+    Outputs([*given, Path(model)] if isinstance(model, str | Path) else given).admit("archive", target)
     with tempfile.TemporaryDirectory() as folder:
         asked = timeout, str(device), preset_name, seed, Path(folder) / CERTIFICATE, semantics
         request = Request(model, specification, *asked, example_input=example_input, output=output)

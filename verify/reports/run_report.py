@@ -211,6 +211,10 @@ def _files(account: Account | None) -> Iterator[str]:
     yield "<h2>What was run</h2>"
     files = [
         ("model", account.model, account.model_sha256 or "not a file"),
+        *(
+            (f"model of {name}", path, account.networks_sha256.get(name) or "not a file")
+            for name, path in account.networks.items()
+        ),
         ("property", account.specification, account.specification_sha256 or "not a file"),
     ]
     yield table(["", "name", "SHA-256"], [(a, b, Cell.of(c, "hash")) for a, b, c in files])
