@@ -16,6 +16,7 @@ import onnx
 import pytest
 import torch
 from nets import property_text, random_layers, relu_model
+from patience import PATIENCE
 from test_cli import Command
 
 import verify
@@ -121,7 +122,7 @@ def test_pages_of_builders_and_of_what_went_wrong(tmp_path: Path) -> None:
         verify.LinfBall(image, 0.4, 0), verify.Monotone((np.zeros((1, 1, 2, 2)), np.ones((1, 1, 2, 2))), 0),
         verify.Brightness(image, 0, brightness=0.3), verify.L2Ball(image, 0.3, 0), verify.OutputRange((image, image), -9, 9),
     ):  # fmt: skip
-        result = verify.verify(shaped, asked, example_input=image, timeout=5)
+        result = verify.verify(shaped, asked, example_input=image, timeout=PATIENCE)
         page = Page(verify.report(result, tmp_path / "page.html"))
         assert str(asked) in page.text and result.verdict in page.text and not page.asked
         assert (tmp_path / "page.html").read_text() == verify.report(result)
