@@ -141,9 +141,9 @@ def counted(monkeypatch: pytest.MonkeyPatch, seconds: float, few_seconds: float)
     """The inputs that a small model is compared at."""
     seen = []
 
-    def compare(_: LoadedModel, samples: np.ndarray[Any, Any]) -> tuple[int, int]:
+    def compare(_: LoadedModel, samples: np.ndarray[Any, Any]) -> tuple[int, int, float]:
         seen.append(len(samples))
-        return len(samples), 0
+        return len(samples), 0, 0.0
 
     monkeypatch.setattr(comparison, "SECONDS", seconds)
     monkeypatch.setattr(comparison, "FEW_SECONDS", few_seconds)
