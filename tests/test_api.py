@@ -204,6 +204,15 @@ OPTIONS: list[tuple[dict[str, object], str]] = [
 ]  # fmt: skip
 
 
+def test_slips_with_modules() -> None:
+    """Weights alone, and a batch in the place of a sample."""
+    module = torch.nn.Linear(3, 2)
+    with pytest.raises(verify.InputError, match=r"state_dict.*give the module"):
+        verify.verify(module.state_dict(), GOOD)  # type: ignore[arg-type]
+    with pytest.raises(verify.InputError, match="of one sample, no batch"):
+        verify.verify(module, verify.LinfBall(torch.rand(5, 3), 0.1, 0))
+
+
 @pytest.mark.parametrize(("option", "said"), OPTIONS, ids=str)
 def test_options_that_are_refused(option: dict[str, Any], said: str) -> None:
     with pytest.raises(verify.InputError, match=said):

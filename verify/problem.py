@@ -311,6 +311,8 @@ def _named(source: object, ending: str | tuple[str, ...]) -> bool:
 
 def _only(models: Mapping[str, Source], spec: Property | PropertyBuilder) -> Source:
     """The model of a property that is of one network, which any name stands for."""
+    if any(isinstance(model, Tensor) for model in models.values()):
+        refuse("the model", "is a dictionary of tensors, as state_dict gives it", "give the module")
     if len(models) != 1:
         source = spec.source if isinstance(spec, Property) else "the specification"
         raise InputError(

@@ -198,7 +198,10 @@ def scores(of: str, inputs: Shape, outputs: Shape) -> int:
     axes = [size for size in outputs if size != 1] or [1]
     if len(axes) > 1:
         found = f"has shape {list(outputs)}, which is no list of scores"
-        refuse("the model's output", found, f"a {of} is of classifiers; write a Specification")
+        remedy = (
+            f"a {of} is of classifiers, and of one sample, no batch; of other models write a Specification"
+        )
+        refuse("the model's output", found, remedy)
     if len(outputs) > 1 and outputs[0] == inputs[0] > 1:
         refuse(f"x of a {of}", f"is a batch of {inputs[0]}", "give one sample, with a batch axis of 1")
     return axes[0]
