@@ -172,8 +172,8 @@ CALLS: dict[str, st.SearchStrategy[Callable[[], Any]]] = {
         ),
     ),
     "bundle": st.builds(
-        lambda f, m, s, o: lambda: verify.bundle(f, m, s, **{"timeout": 5, "device": "cpu", **o}), one_of(lambda: "new.zip"), MODELS, SPECIFICATIONS,
-        options(**COMMON, timeout=lambda: 5, preset_name=lambda: "fast", seed=lambda: 1, semantics=lambda: "real", output=lambda: None),
+        lambda f, m, s, o: lambda: verify.bundle(f, m, s, **{"timeout": 5, "device": "cpu", **o}), one_of(lambda: "new.zip"), one_of(lambda: model().SerializeToString(), lambda: LOADED),
+        one_of(ODD["ball"], ODD["property"]), options(**COMMON, timeout=lambda: 5, preset_name=lambda: "fast", seed=lambda: 1, semantics=lambda: "real", output=lambda: None),
     ),
     "bounds": st.builds(
         lambda m, s, o: lambda: verify.bounds(m, s, **{"iterations": 2, "device": "cpu", **o}), MODELS, SPECIFICATIONS,
@@ -295,7 +295,7 @@ def test_python_gives_a_result_or_a_documented_error(
     refused: list[str] = []
     done: list[object] = []
 
-    @settings(max_examples=150)
+    @settings(max_examples=40 if name == "bundle" else 150)  # which proves and packs
     @given(CALLS[name])
     def calls(call: Callable[[], Any]) -> None:
         with warnings.catch_warnings():
