@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import time
 from itertools import pairwise
 from pathlib import Path
 
@@ -13,6 +14,7 @@ import verify
 from benchmarks.faults import narrow
 from verify.bab.progress import Progress
 from verify.reports.terminal import Pace, line
+from verify.workers.crew import Tally
 
 BRANCHING = "branch and bound"
 
@@ -23,6 +25,16 @@ def test_a_line_shows_bound_counts_rate_and_estimate() -> None:
         "8.0 s  branch and bound  bound -0.25  open 1,000  500/s  5 % done"
     )
     assert "bound -inf" not in line(0.0, Progress(), -math.inf, "")
+
+
+def test_the_line_says_what_workers_do() -> None:
+    tally = Tally(16)
+    tally.busy, tally.began = 12.0, time.monotonic() - 1.0
+    progress = Progress(phase="branch and bound", workers=tally.statistics)
+    assert line(8.0, progress, -0.25, "").endswith("  16 workers, 25% idle")
+    tally.add(0.0, 0, lost=True)
+    assert line(8.0, progress, -0.25, "").endswith("  16 workers, 25% idle, 1 lost")
+    assert progress.statistics()["workers"]["lost"] == 1, "so the log says it, too"
 
 
 def test_the_rest_is_judged_by_the_latter_half() -> None:

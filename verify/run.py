@@ -129,12 +129,12 @@ class _Work:
         except OutOfTimeError:
             return replace(late(self.started), warning=problem.vacuous, notes=problem.notes)
         search.checkpoint, search.executors = self.checkpoint, crews or search.executors
-        search.lease = 0.0 if crews is None else _LEASE
+        if crews is not None:
+            search.lease, search.progress.workers = _LEASE, crews.tally.statistics
         found = search.run(deadline)
-        statistics = {"clauses": problem.clauses, "snapped": problem.snapped, **found.progress.statistics()}
         if crews is not None:
             crews.end()
-            statistics["workers"] = crews.tally.statistics()
+        statistics = {"clauses": problem.clauses, "snapped": problem.snapped, **found.progress.statistics()}
         reason = found.reason
         if found.verdict == "unsat" and not request.rigorous:
             reason += ", by float32 bounds that nothing has proved (--no-rigorous)"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -64,6 +65,8 @@ class Progress:
     latest: list[Observation] = field(default_factory=list)
     # what is kept for the case that the process is killed
     checkpoint: dict[str, Any] = field(default_factory=dict)
+    # what other processes that work for it have done by now, where there are any
+    workers: Callable[[], dict[str, Any]] | None = None
 
     def count(self, bounded: int, refuted: int, batches: int, largest: int, depth: int) -> None:
         """So many subproblems more were bounded, in so many batches, of which the largest had so many."""
@@ -90,6 +93,7 @@ class Progress:
             "seconds_by_phase": {phase: round(seconds, 4) for phase, seconds in self.seconds.items()},
             "techniques": {name: spent.statistics() for name, spent in self.techniques.items()},
             **({"checkpoint": self.checkpoint} if self.checkpoint else {}),
+            **({"workers": self.workers()} if self.workers is not None else {}),
         }
 
 

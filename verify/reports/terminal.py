@@ -86,7 +86,13 @@ def line(seconds: float, progress: Progress, worst: float, pace: str) -> str:
     bound = f"bound {worst:.4g}" if math.isfinite(worst) else ""
     rate = f"{progress.opened / max(seconds, 1e-9):,.0f}/s"
     waiting = f"open {progress.waiting:,}"
-    return "  ".join(filter(None, (f"{seconds:.1f} s", progress.phase, bound, waiting, rate, pace)))
+    crew = "" if progress.workers is None else _crew(**progress.workers())
+    return "  ".join(filter(None, (f"{seconds:.1f} s", progress.phase, bound, waiting, rate, crew, pace)))
+
+
+def _crew(workers: int, idle: float, lost: int, **_: object) -> str:
+    """What is to be known of workers."""
+    return f"{workers} workers, {idle:.0%} idle" + (f", {lost} lost" if lost else "")
 
 
 @contextmanager
