@@ -284,6 +284,31 @@ def curved(folder: Path) -> Kit:
     return kit(folder, "curved", files, property_text(LOWER, UPPER, 2, f"(<= Y_0 {least + GIVE!r})"))
 
 
+def own_multipliers(folder: Path) -> Kit:
+    """Bounds of the second layer's neurons by slopes 0 and 1 of the first one's, as tight as these make them."""
+    folder = folder / "multipliers"
+    folder.mkdir()
+    layers = random_layers(1, SIZES)
+    y = outputs(layers)[:, 0]
+    low, high = float(y.min()) - 40.0, float(y.min()) + GIVE
+    files = placed(folder, relu_model(layers), property_text(LOWER, UPPER, 2, f"(<= Y_0 {low!r})"))
+    (first, shift), (second, beyond) = ([part.astype(np.float64) for part in layer] for layer in layers[:2])
+    widths = np.abs(first).sum(1)
+    ends = shift - widths, shift + widths
+    t = np.concatenate([second, -second])
+    rho = (t * (ends[1] > -ends[0])).astype(np.float32).astype(np.float64)
+    corners = [t * np.maximum(end, 0) - rho * end for end in ends]
+    inside = np.where((ends[0] < 0) & (ends[1] > 0), 0.0, np.inf)
+    least = np.minimum(np.minimum(*corners), inside).sum(1) + rho @ shift - np.abs(rho @ first).sum(1)
+    sides = np.repeat([1, -1], len(second))
+    values = sides * (least + sides * np.tile(beyond, 2) - 1e-9)
+    head = numbers("<i8", 1, 0, 1, len(sides)) + numbers("<i4", *np.tile(9 + np.arange(len(second)), 2))
+    claims = numbers("i1", *sides) + numbers("<f8", *values) + numbers("<f4", *rho.ravel())
+    leaf = numbers("<i8", 1, 0) + numbers("<f4", 1.0)
+    by_hand(files, [("multipliers", head + claims), ("leaves_default", leaf)])
+    return kit(folder, "multipliers", files, property_text(LOWER, UPPER, 2, f"(<= Y_0 {high!r})"))
+
+
 MAKERS: dict[str, Callable[[Path], Kit]] = {
     "plain": lambda folder: relu_kit(folder, "plain", 1, 1, 0.02, "activations", WEAK, without_cuts),
     "lemmas": lambda folder: relu_kit(folder, "lemmas", 8, 1, 0.02, "activations", CONSTRAINED, both(always, without_cuts)),
@@ -294,6 +319,7 @@ MAKERS: dict[str, Callable[[Path], Kit]] = {
     "inputs": lambda folder: relu_kit(folder, "inputs", 2, 1, 0.01, "inputs", QUICK, always),
     "joined": lambda folder: relu_kit(folder, "joined", 3, 2, 0.05, "inputs", QUICK, always),
     "several": several, "afresh": afresh, "curved": curved, "opposites": opposites, "hand": made_by_hand, "merged": merged,
+    "multipliers": own_multipliers,
 }  # fmt: skip
 
 

@@ -175,7 +175,7 @@ def test_leaves_that_are_exchanged(name: str, kits: dict[str, Kit]) -> None:
     """Two nodes of a block, or of two blocks, change places; a claim goes to another subtree."""
     one = kits[name]
     own = one.parts.blocks
-    places = [(i, 8 + 8 * j) for i, (kind, data) in enumerate(own) if kind not in ("box", "slopes", "lemma", "lemma_cuts", "cuts", "trees")
+    places = [(i, 8 + 8 * j) for i, (kind, data) in enumerate(own) if kind not in ("box", "slopes", "lemma", "lemma_cuts", "cuts", "trees", "multipliers")
               for j in range(int(np.frombuffer(data[:8], "<i8")[0]))]  # fmt: skip
     random = np.random.default_rng(0)
     for _ in range(min(10, len(places) ** 2)):

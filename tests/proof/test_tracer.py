@@ -84,7 +84,7 @@ def test_the_neutral_tracer_hands_back_what_it_is_given() -> None:
     ):
         assert torch.equal(end, torch.cat([own, known[:, 3:inherited]], 1))
     assert UNTRACED.settled(problem.bounds) is problem.bounds
-    assert UNTRACED.rounded(state) is state
+    assert UNTRACED.rounded(problem, state) is state
     assert UNTRACED.slack(lower, upper) == 0
 
 

@@ -246,7 +246,7 @@ class _Trees:
         """The least bound of each end's subproblems, in the network's own precision and less all rounding errors."""
         problem = self._problem(ends, subproblems, self.network, self.bounds)
         state = problem.clamp(subproblems.state.to(self.network.device, self.network.dtype))
-        state = self.tracer.rounded(state)
+        state = self.tracer.rounded(problem, state)
         bound = problem.evaluate(state, self.sizes).bound[:, 0]
         bound = torch.where(bound.isfinite(), bound, -torch.inf)
         least = _least(subproblems, torch.where(problem.bounds.empty, torch.inf, bound), len(ends))

@@ -321,7 +321,7 @@ class _Passes:
         state = problem.initial()
         ascends = self.ascent is not None and bool(problem.layers)
         if ascends:
-            state = problem.clamp(tracer.rounded(self._optimised(rows, neurons, state)))
+            state = tracer.rounded(problem, problem.clamp(self._optimised(rows, neurons, state)))
         evaluated = problem.evaluate(state, self.view.sizes(rows, self.sizes))
         found = evaluated.bound
         if self.run.unsafe is not None and self.view.sees_all:

@@ -113,8 +113,8 @@ class BoundTracer:
     def known(self, bounds: Bounds) -> None:
         """These (settled) bounds follow from what was known before, by intervals and CROWN."""
 
-    def rounded(self, state: DualState) -> DualState:
-        """Slopes as they are written down."""
+    def rounded(self, problem: DualProblem, state: DualState) -> DualState:
+        """A problem's dual points as they are written down."""
         return state
 
     def slack(self, lower: Tensor, upper: Tensor) -> Tensor | float:

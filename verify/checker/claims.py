@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -9,8 +10,10 @@ from numpy.typing import NDArray
 
 from verify.checker.bounding import Objective, Pair
 from verify.checker.cuts import InUse, spare
+from verify.checker.dual import Rho
 from verify.checker.errors import NotProved, Refused
 from verify.checker.lemmas import Lemma
+from verify.checker.multipliers import Multipliers
 from verify.checker.proof import CHUNK, Proof
 from verify.checker.rules import Rule, register
 from verify.checker.stream import Cursor
@@ -80,18 +83,12 @@ class Slopes(Rule):
         bounds = old[0][None], old[1][None]
         below = proof.network.layers_below(proof.network.layers[number].operand)
         alphas = read_alphas(proof, cursor, bounds, len(places), "<u1", below)
+
+        def rho(part: Array) -> Rho:
+            return proof.bounder.sloped(bounds, {layer: alpha[:, part] for layer, alpha in alphas.items()})
+
         if prove:
-            sizes = proof.dual.sizes(*proof.bounder.propagated(bounds))
-            own = proof.own(neurons)
-            for some in proof.bounder.pieces(len(own), CHUNK):
-                part = own[some]
-                objective = _variables(proof, number, neurons[part], sides[part])
-                rho = proof.bounder.sloped(bounds, {layer: alpha[:, part] for layer, alpha in alphas.items()})
-                _, reached = proof.bounder.reach(
-                    bounds, objective, rho, sizes, (claims * sides)[part][None], False
-                )
-                _check_reached(reached, number, neurons[part])
-            proof.summary.claims += len(own)
+            _prove_on_box(proof, bounds, number, (neurons, sides, claims), rho)
         tighten(proof, roots, old, places, sides, claims)
 
     @classmethod
@@ -99,6 +96,60 @@ class Slopes(Rule):
         cursor.counted("<i8")
         cursor.integer()
         return cursor.integer()
+
+
+@register(18, "multipliers")
+class OwnMultipliers(Rule):
+    """Bounds of some neurons of a layer on the box of some roots, each by multipliers of its own, whatever the activations."""
+
+    everywhere, counted = True, "claims"
+
+    @classmethod
+    def take_in(cls, proof: Proof, cursor: Cursor, prove: bool) -> None:
+        roots, number = cursor.counted("<i8"), cursor.integer()
+        places, sides, claims = cursor.claims("<f8")
+        check_roots(proof, roots)
+        neurons = neurons_of(proof, number, places)
+        old = proof.tree.base(int(roots[0]))
+        stored = {}
+        for layer in proof.network.layers_below(proof.network.layers[number].operand):
+            columns = proof.network.layers[layer].variables
+            size = columns.stop - columns.start
+            stored[layer] = cursor.take("<f4", len(places) * size).reshape(1, len(places), size)
+
+        def rho(part: Array) -> Rho:
+            return lambda layer, _: Multipliers(stored[layer][:, part].astype(np.float64))
+
+        if prove:
+            bounds = proof.bounder.propagated((old[0][None], old[1][None]))
+            _prove_on_box(proof, bounds, number, (neurons, sides, claims), rho)
+        tighten(proof, roots, old, places, sides, claims)
+
+    @classmethod
+    def entries(cls, cursor: Cursor) -> int:
+        cursor.counted("<i8")
+        cursor.integer()
+        return cursor.integer()
+
+
+def _prove_on_box(
+    proof: Proof,
+    bounds: Pair,
+    number: int,
+    stated: tuple[Array, Array, Array],
+    rho: Callable[[Array], Rho],
+) -> None:
+    """This process's share of claims (neurons, sides, values) of a layer on one box. rho: the multipliers of some of them."""
+    neurons, sides, claims = stated
+    sizes = proof.dual.sizes(*proof.bounder.propagated(bounds))
+    own = proof.own(neurons)
+    for some in proof.bounder.pieces(len(own), CHUNK):
+        part = own[some]
+        objective = _variables(proof, number, neurons[part], sides[part])
+        needed = (claims * sides)[part][None]
+        _, reached = proof.bounder.reach(bounds, objective, rho(part), sizes, needed, False)
+        _check_reached(reached, number, neurons[part])
+    proof.summary.claims += len(own)
 
 
 @register(11, "cuts")

@@ -7,7 +7,7 @@ close nodes are in `leaf_blocks.py`.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, Protocol, TypeVar
 
@@ -225,6 +225,24 @@ class Slopes(Block):
             *self.claims.parts("<f8"),
             in_bytes(self.slopes),
         ]
+
+
+@register(18, "multipliers")
+@dataclass(frozen=True)
+class OwnMultipliers(Block):
+    """The same of networks with any activations; rho: [claims, pre-activations of the layers below]."""
+
+    content = "counted I64 roots, I64 layer, claims as F64, layer by layer of those below F32 rho [claims, the layer]"
+    shows = "bounds on the box after interval arithmetic, each neuron by multipliers of its own"
+
+    roots: Values
+    layer: int
+    claims: Claims
+    rho: Sequence[Values]
+
+    def parts(self) -> list[Array]:
+        head = [counted_bytes(self.roots), _integer(self.layer), *self.claims.parts("<f8")]
+        return [*head, *(stored(part, "<f4") for part in self.rho)]
 
 
 @register(15, "trees")

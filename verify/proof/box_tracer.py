@@ -11,8 +11,10 @@ from jaxtyping import Bool, Int
 from torch import Tensor
 
 from verify.bounders.tracing import BoundTracer, BranchedBounds, OptimisedBounds
+from verify.lagrangian.dual import DualProblem
+from verify.lagrangian.rho import Rho
 from verify.network.graph import Layer, Network
-from verify.proof.blocks import LEVELS, Array, Block, Box, Claims, Slopes, Trees, stored
+from verify.proof.blocks import LEVELS, Array, Block, Box, Claims, OwnMultipliers, Slopes, Trees, stored
 from verify.state import Bounds, DualState, Splits, outward
 
 # of an interval, for who rounds in another way
@@ -27,6 +29,10 @@ class Writes(Protocol):
     @property
     def network(self) -> Network:
         """The whole of it."""
+
+    @property
+    def piecewise(self) -> bool:
+        """Whether all its activations are ReLUs."""
 
     def number(self, layer: Layer) -> int:
         """Which of the network's layers it is."""
@@ -51,8 +57,10 @@ class BoxTracer(BoundTracer):
         lower[:, inputs], upper[:, inputs] = bounds.lower[:, inputs], bounds.upper[:, inputs]
         return Bounds(lower, upper)
 
-    def rounded(self, state: DualState) -> DualState:
-        return rounded_slopes(state) | {"beta": in_half_precision(state["beta"])}
+    def rounded(self, problem: DualProblem, state: DualState) -> DualState:
+        if self._tracer.piecewise:
+            return rounded_slopes(state) | {"beta": in_half_precision(state["beta"])}
+        return problem.decoupled(state).map(lambda part: part.float().double())
 
     def slack(self, lower: Tensor, upper: Tensor) -> Tensor:
         return SLACK * (upper - lower)
@@ -69,8 +77,17 @@ class BoxTracer(BoundTracer):
             used = found.used[i]
             ends = (part[i, used][None] for part in (found.neurons, found.lower, found.upper))
             kept, (claims,) = claims_of(found.layer, *ends)
-            slopes = _of_layers(found.state["alpha"][i, torch.cat([used, used])], layers)[:, unstable[i]]
-            self._tracer.write(Slopes(self._roots[box], number, claims, stored(slopes, "<f8")[kept[0]]))
+            head, point = (
+                (self._roots[box], number, claims),
+                found.state.map(lambda part, i=i, used=used: part[i, torch.cat([used, used])]),
+            )
+            if self._tracer.piecewise or not layers:
+                slopes = _of_layers(point["alpha"], layers)[:, unstable[i]]
+                self._tracer.write(Slopes(*head, stored(slopes, "<f8")[kept[0]]))
+            else:
+                place = found.problem.term(Rho).place
+                rho = [stored(point[Rho.name][:, place(layer)], "<f4")[kept[0]] for layer in layers]
+                self._tracer.write(OwnMultipliers(*head, rho))
 
     def branched(self, found: BranchedBounds) -> None:
         for box in found.boxes.unique().tolist():

@@ -78,10 +78,12 @@ UNPROVED = {
 # What blocks hold of networks without activations but ReLU alone, since slopes are stored of no others.
 PIECEWISE = {
     Provable.OUTPUT_CONSTRAINED,
-    Provable.OPTIMISED_INTERMEDIATE,
     Provable.CUTS,
     Provable.BRANCHED_BOUNDS,
 }
+
+# of one bound: there may be as many bounds
+_MOST_MULTIPLIERS = 2048
 
 
 class CertificateTracer(ProofTracer):
@@ -110,6 +112,8 @@ class CertificateTracer(ProofTracer):
         self.__dict__.update(state, _local=local())
 
     def proves(self, technique: Provable) -> bool:
+        if technique is Provable.OPTIMISED_INTERMEDIATE and not self.piecewise:
+            return self.network.variables - self.network.inputs <= _MOST_MULTIPLIERS
         return technique not in UNPROVED and (self.piecewise or technique not in PIECEWISE)
 
     def write(self, block: Block) -> None:

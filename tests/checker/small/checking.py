@@ -27,7 +27,7 @@ RULES: tuple[Rule, ...] = (
     input_boxes.input_leaves, input_boxes.clip, leaves.covered, claims.planes,
     partial(leaves.by_slopes, multiplier="e", slope="B", with_cuts=True),
     partial(leaves.by_slopes, multiplier="f", slope="f", with_cuts=True), partial(claims.lemma, with_cuts=True),
-    claims.trees, input_boxes.boxes, input_boxes.box_leaves,
+    claims.trees, input_boxes.boxes, input_boxes.box_leaves, claims.multipliers,
 )  # fmt: skip
 
 

@@ -50,6 +50,21 @@ def slopes(tree: Tree, block: Block) -> None:
     keep(tree.of_roots, roots, ends_of(claims))
 
 
+def multipliers(tree: Tree, block: Block) -> None:
+    """Each claim by multipliers of its own, after intervals."""
+    roots, (layer,) = block.counted(), block.take("q", 1)
+    claims, region = read_claims(tree, block, layer, "d"), tree.shared(roots)
+    region.intervals(tree.net.layers)
+    tables = [block.table("f", len(claims), stop - start) for start, stop in tree.net.layers[:layer]]
+    first = tree.net.layers[layer][0]
+    for claim, *parts in zip(claims, *tables, strict=True):
+        rho = [value for part in parts for value in part]
+        show(
+            tree, region, claim, Lines(rho=dict(zip(range(first - len(rho), first), rho, strict=True))), first
+        )
+    keep(tree.of_roots, roots, ends_of(claims))
+
+
 def show(
     tree: Tree, region: Region, claim: Claim, lines: Lines, stop: int, unsafe: Sum | None = None
 ) -> None:
