@@ -37,8 +37,10 @@ from verify.bab.techniques.branched_bounds import BranchedBounds
 from verify.bab.techniques.roots import RootsBounded
 from verify.bounders.intermediate import IntermediateBounds, still_open
 from verify.bounders.restricted import Restricted
+from verify.branching.fsb import FilteredSmartBranching
 from verify.deadline import Deadline, OutOfTimeError
 from verify.formats.vnnlib import parse
+from verify.lagrangian.dual import DualProblem
 from verify.network.activations import ACTIVATIONS, Relu
 from verify.network.graph import Network
 from verify.problem import Problem, prepare
@@ -120,7 +122,7 @@ def test_more_rounds_are_tighter() -> None:
 
 
 def test_side_by_side_or_one_after_the_other(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The same bounds from threads, and from chunks of any size."""
+    """The same bounds from threads. Ends share subproblems with those of their own chunk: single neurons gain, too."""
     network = random_network(0, "convolution", [Relu(), Relu(), Relu()])
     bounds = known(network, 0, 2, 0.8)
     alone = tightened(network, bounds)
@@ -129,9 +131,58 @@ def test_side_by_side_or_one_after_the_other(monkeypatch: pytest.MonkeyPatch) ->
     assert torch.equal(alone.lower, beside.lower) and torch.equal(alone.upper, beside.upper)
     monkeypatch.setitem(METHOD.tighten.__globals__, "_ELEMENTS", 1)
     small = tightened(network, bounds)
-    assert torch.allclose(small.lower, alone.lower, atol=1e-3) and torch.allclose(
-        small.upper, alone.upper, atol=1e-3
+    widths = [float((box.upper - box.lower).sum()) for box in (bounds, small, alone)]
+    assert widths[0] - widths[1] > 0.8 * (widths[0] - widths[2]) > 0
+
+
+def lopsided(seed: int) -> tuple[Network, Bounds]:
+    """A dense network and a box: one layer's neurons are open by nine tenths of their intervals on one side, to as much on the other."""
+    layers, text = (
+        random_layers(seed, [8, 24, 24, 4]),
+        property_text([-0.5] * 8, [0.5] * 8, 4, row_text([1.0, 0, 0, 0], -9.0)),
     )
+    network = prepare(relu_model(layers), text).model.network
+    ends = torch.full((1, network.variables), torch.inf, dtype=DOUBLE)
+    ends[0, :8] = 0.5
+    bounds = IntermediateBounds().tighten(network, Bounds(-ends, ends), Deadline())
+    lower, upper = (end[0, network.layers[1].variables] for end in (bounds.lower, bounds.upper))
+    shift = torch.linspace(-0.9, 0.9, 24, dtype=DOUBLE) * (upper - lower) / 2 - (lower + upper) / 2
+    layers[1] = (layers[1][0], layers[1][1] + shift.numpy())
+    network = prepare(relu_model(layers), text).model.network
+    return network, IntermediateBounds().tighten(network, Bounds(-ends, ends), Deadline())
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_subproblems_go_where_they_pay(seed: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Triangles are lower than with as many for every open end, with fewer of them."""
+    network, bounds = lopsided(seed)
+    split, choose = [0], FilteredSmartBranching.choose
+
+    def counting(self: FilteredSmartBranching, problem: DualProblem, *more: Any) -> Any:
+        split[-1] += len(problem.bounds.lower)
+        return choose(self, problem, *more)
+
+    monkeypatch.setattr(FilteredSmartBranching, "choose", counting)
+    paying = tightened(network, bounds, 6)
+    split.append(0)
+    monkeypatch.setattr(
+        _Trees,
+        "_due",
+        lambda self, ends, counts, began, found: (counts < self.most) & self._open(ends, found),
+    )
+    alike = tightened(network, bounds, 7)
+    assert split[0] < split[1]
+    assert heights(network, paying) < 0.95 * heights(network, alike)
+
+
+def heights(network: Network, box: Bounds) -> float:
+    """Of the triangles of all open neurons behind others, together."""
+    total = 0.0
+    for place in places_behind(network):
+        layer = network.layers[place]
+        lower, upper = box.lower[:, layer.variables], box.upper[:, layer.variables]
+        total += float((-lower * upper / (upper - lower))[still_open(layer, box)].sum())
+    return total
 
 
 def test_layers_whose_first_neurons_gain_nothing_are_left(monkeypatch: pytest.MonkeyPatch) -> None:

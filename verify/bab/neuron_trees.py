@@ -4,6 +4,10 @@ A neuron's ends `+-z_i` are bounded like clauses: an ascent on the whole box, th
 pre-activations, and the least bound of all subproblems counts. Dense networks with few open neurons a layer gain orders of
 magnitude by it (what others leave to mixed-integer programs, as Tjeng et al. 2019), since each layer rests on the ones before;
 where neurons see little of the network there is next to nothing to gain, which the first neurons of a layer tell.
+
+Subproblems go where they pay. An end moves by about as much with each doubling of its subproblems, so what the next one brings is its
+pace over their number; and it counts by what it takes from the relaxation's triangle, whose height is `-l u / (u - l)`. All ends of a
+layer gain alike at the margin where each has subproblems in proportion to both, and all layers do where each has as many.
 """
 
 from __future__ import annotations
@@ -30,7 +34,9 @@ from verify.state import Bounds, Objective, Struct, Subproblems
 
 _ELEMENTS = 4_000_000  # variables of the subproblems that are bounded at once
 _TRIAL = 8  # neurons of each layer that are tried first
-_NARROWER = 0.02  # of their intervals, that these must lose for the others to be worth it
+_NARROWER = 0.005  # of their intervals, that these must lose for the others to be worth it
+_MORE = 8  # times as many subproblems as the mean, that a layer's ends may have, and one end of them
+_PACE = 4  # subproblems that tell an end's pace
 
 
 @dataclass(frozen=True)
@@ -52,11 +58,19 @@ class NeuronTrees:
     share: float = 1 / 3
 
     def subproblems(self, rounds: int) -> int:
-        """How many subproblems an end has in the end."""
+        """How many subproblems an end has after so many rounds."""
         count = 1
         for _ in range(rounds):
             count += self.worst(count)
         return count
+
+    def rounds(self, subproblems: float) -> int:
+        """How many rounds an end goes through until it has so many subproblems."""
+        count, rounds = 1, 0
+        while count < subproblems:
+            count += self.worst(count)
+            rounds += 1
+        return rounds
 
     def worst(self, count: int) -> int:
         """How many of so many subproblems are split."""
@@ -66,21 +80,25 @@ class NeuronTrees:
         self, network: Network, bounds: Bounds, rounds: int, deadline: Deadline, soft_deadline: Deadline, working: torch.dtype,
         run: Mapper = map, tracer: BoundTracer = UNTRACED,
     ) -> Bounds:  # fmt: skip
-        """Bounds no looser than those given, after some `rounds` of splitting for every open neuron.
+        """Bounds no looser than those given, by as many subproblems as `rounds` of splitting give every end, if they were all alike.
 
         working: the precision in which is climbed; what counts is bounded in the network's own. Neurons whose turn has not come
         when `soft_deadline` has passed keep what they have. Raises OutOfTimeError.
         """
-        inputs = slice(0, network.inputs)
-        for place in places_behind(network):
+        inputs, places = slice(0, network.inputs), places_behind(network)
+        each = self.subproblems(rounds) * open_behind(network, bounds) / max(1, len(places))
+        for place in places:
             if soft_deadline.remaining <= 0:
                 break
             reduced = Reduced.of(network, bounds.lower, bounds.upper)
             small, left = reduced.network, reduced.variables
             known = Bounds(bounds.lower[:, left], bounds.upper[:, left])
             working_network = small.to(small.device, working)
+            layer = small.layers[place]
+            most = each / max(1, int(still_open(layer, known).sum()))
+            most = min(max(most, self.subproblems(rounds) / _MORE), self.subproblems(rounds) * _MORE)
             trees = _Trees(
-                self, (small, working_network), known, small.layers[place], rounds, (deadline, soft_deadline), left, tracer
+                self, (small, working_network), known, layer, most, (deadline, soft_deadline), left, tracer
             )  # fmt: skip
             known = trees.tightened(run)
             lower, upper = bounds.lower.clone(), bounds.upper.clone()
@@ -112,12 +130,14 @@ class _Trees:
     """The trees of one layer's neurons."""
 
     def __init__(
-        self, method: NeuronTrees, networks: tuple[Network, Network], bounds: Bounds, layer: Layer, rounds: int,
+        self, method: NeuronTrees, networks: tuple[Network, Network], bounds: Bounds, layer: Layer, most: float,
         deadlines: tuple[Deadline, Deadline], variables: Int[Tensor, " variables"], tracer: BoundTracer,
     ) -> None:  # fmt: skip
-        """networks: the exact one and the one that ascents work in. deadlines: hard and soft. variables: of the whole network, those of this one."""
+        """networks: the exact one and the one that ascents work in. most: subproblems an end, in the mean. deadlines: hard and soft.
+        variables: of the whole network, those of this one.
+        """
         self.variables, self.tracer = variables, tracer
-        self.method, self.layer, self.rounds = method, layer, rounds
+        self.method, self.layer, self.most = method, layer, most
         self.network, self.working_network = networks
         self.deadline, self.soft_deadline = deadlines
         working = self.working_network
@@ -127,9 +147,8 @@ class _Trees:
     def tightened(self, run: Mapper) -> Bounds:
         """The boxes with what the trees tell of this layer. The first chunks decide whether there are more."""
         ends = self._open_ends()
-        subproblems = self.method.subproblems(self.rounds)
         room = at_once(_ELEMENTS, self.bounds.lower.device)
-        most = max(2, room // (self.network.variables * subproblems))
+        most = max(2, int(room / (self.network.variables * max(1.0, self.most))))
         numbers = torch.arange(len(ends))
         trial, rest = numbers[: 2 * _TRIAL].split(min(most, _TRIAL)), numbers[2 * _TRIAL :].split(most)
         bounds = self.bounds
@@ -172,10 +191,11 @@ class _Trees:
         if self.soft_deadline.remaining <= 0:
             return ends.side.new_full((len(ends),), -torch.inf)
         subproblems, finished = self._rooted(ends), list[Subproblems]()
-        for _ in range(self.rounds):
+        began = subproblems.lower_bound
+        for _ in range(self.method.rounds(_MORE * self.most)):
             if self.soft_deadline.remaining <= 0:
                 break
-            rows = self._worst(ends, subproblems)
+            rows = self._worst(ends, subproblems, began)
             if not len(rows):
                 break
             rest = torch.ones(len(subproblems), dtype=torch.bool, device=rows.device)
@@ -204,8 +224,8 @@ class _Trees:
         ascended = self.method.root.ascend(problem, problem.initial(), deadline=self.deadline)
         return subproblems.with_state(ascended.bound[:, 0], ascended.state)
 
-    def _worst(self, ends: Ends, subproblems: Subproblems) -> Int[Tensor, " rows"]:
-        """The subproblems to split: the worst of each end whose neuron is open as far as the subproblems tell."""
+    def _worst(self, ends: Ends, subproblems: Subproblems, began: Tensor) -> Int[Tensor, " rows"]:
+        """The subproblems to split: the worst of each end that is due. `began`: the ends' bounds before they were split."""
         owner, bound = subproblems.clause, subproblems.lower_bound
         order = bound.argsort(stable=True)
         order = order[owner[order].argsort(stable=True)]
@@ -215,7 +235,25 @@ class _Trees:
             torch.arange(len(owner), device=owner.device) - (counts.cumsum(0) - counts)[owner[order]]
         )
         chosen = rank < (self.method.share * counts).ceil()[owner]
-        return (chosen & self._open(ends, _least(subproblems, bound, len(ends)))[owner]).nonzero()[:, 0]
+        due = self._due(ends, counts, began, _least(subproblems, bound, len(ends)))
+        return (chosen & due[owner]).nonzero()[:, 0]
+
+    def _due(self, ends: Ends, counts: Tensor, began: Tensor, found: Tensor) -> Bool[Tensor, " ends"]:
+        """Which ends are worth more subproblems than the `counts` that they have, and are open as far as these tell."""
+        column = ends.neuron + self.layer.variables.start
+        lower, upper = self.bounds.lower[ends.box, column], self.bounds.upper[ends.box, column]
+        # by how much the triangle's height falls with the end, where there is one
+        triangle = (lower < 0) & (upper > 0) & (not self.layer.activation.curved)
+        other = torch.where(ends.side > 0, upper, lower)
+        weight = torch.where(triangle, (other / (upper - lower)).square(), 1.0)
+        pace = ((found - began) / counts.clamp(min=2).log2()).clamp(min=0)
+        is_open = self._open(ends, found)
+        gain = weight * pace
+        worth = self.most * (gain / gain[is_open].mean()).nan_to_num(nan=0.0).clamp(max=_MORE)
+        # where an end would pass 0, and its neuron be open no more
+        closing = counts * (-found / pace).nan_to_num(nan=torch.inf).exp2()
+        worth = torch.where(closing <= 2 * self.most, torch.maximum(worth, closing), worth)
+        return is_open & (counts < torch.where(counts < _PACE, _MORE * self.most * weight, worth))
 
     def _open(self, ends: Ends, found: Tensor) -> Bool[Tensor, " ends"]:
         """Whether each end's neuron is open if the end is where it was found."""
