@@ -83,7 +83,7 @@ PIECEWISE = {
 }
 
 # of one bound: there may be as many bounds
-_MOST_MULTIPLIERS = 2048
+_MOST_MULTIPLIERS = 8192
 
 
 class CertificateTracer(ProofTracer):
