@@ -53,11 +53,16 @@ class Gated(Elementwise):
 
     def _rising_zero(self, t: Tensor, rho: Tensor, low: Tensor, high: Tensor) -> Tensor:
         """Where `t sigma'(z) - rho`, rising from `low` to `high`, is 0; the nearer end if it is nowhere."""
+        found, *given = (each.clone() for each in torch.broadcast_tensors(low, t, rho, low, high))
+        # most pieces are a point: one search of those that are not costs less than the wait that it takes on a GPU
+        rows = ~(low >= high)
+        t, rho, low, high = (each[rows] for each in given)
         for _ in range(_HALVINGS):
             middle = (low + high) / 2
             before = t * self.derivative(middle) < rho
             low, high = torch.where(before, middle, low), torch.where(before, high, middle)
-        return (low + high) / 2
+        found[rows] = (low + high) / 2
+        return found
 
     def slopes(self, lower: Tensor, upper: Tensor) -> Tensor:
         return self.chord_and_tangents(lower, upper, self.derivative, _CANDIDATES)
