@@ -168,7 +168,7 @@ def test_subproblems_go_where_they_pay(seed: int, monkeypatch: pytest.MonkeyPatc
     monkeypatch.setattr(
         _Trees,
         "_due",
-        lambda self, ends, counts, began, found: (counts < self.most) & self._open(ends, found),
+        lambda self, ends, counts, began, found, mean: (counts < mean) & self._open(ends, found),
     )
     alike = tightened(network, bounds, 7)
     assert split[0] < split[1]
@@ -190,9 +190,9 @@ def test_layers_whose_first_neurons_gain_nothing_are_left(monkeypatch: pytest.Mo
     network = random_network(1, "wide_convolution", [Relu(), Relu(), Relu()])
     bounds, asked = known(network, 1, 2, 0.8), list[int]()
 
-    def bounded(self: _Trees, ends: Ends) -> torch.Tensor:
+    def bounded(self: _Trees, ends: Ends, mean: float) -> tuple[torch.Tensor, torch.Tensor]:
         asked.append(len(ends))
-        return torch.full((len(ends),), -torch.inf, dtype=DOUBLE)
+        return torch.full((len(ends),), -torch.inf, dtype=DOUBLE), torch.zeros(len(ends), dtype=DOUBLE)
 
     monkeypatch.setattr(_Trees, "_bounded", bounded)
     tight = tightened(network, bounds)

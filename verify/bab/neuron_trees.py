@@ -12,7 +12,9 @@ layer gain alike at the margin where each has subproblems in proportion to both,
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, replace
+from functools import partial
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -34,7 +36,7 @@ from verify.state import Bounds, Objective, Struct, Subproblems
 
 _ELEMENTS = 4_000_000  # variables of the subproblems that are bounded at once
 _TRIAL = 8  # neurons of each layer that are tried first
-_NARROWER = 0.005  # of their intervals, that these must lose for the others to be worth it
+_NARROWER = 0.01  # of their intervals, that each doubling of subproblems must take from these for the others to be worth it
 _MORE = 8  # times as many subproblems as the mean, that a layer's ends may have, and one end of them
 _PACE = 4  # subproblems that tell an end's pace
 
@@ -94,13 +96,10 @@ class NeuronTrees:
             small, left = reduced.network, reduced.variables
             known = Bounds(bounds.lower[:, left], bounds.upper[:, left])
             working_network = small.to(small.device, working)
-            layer = small.layers[place]
-            most = each / max(1, int(still_open(layer, known).sum()))
-            most = min(max(most, self.subproblems(rounds) / _MORE), self.subproblems(rounds) * _MORE)
             trees = _Trees(
-                self, (small, working_network), known, layer, most, (deadline, soft_deadline), left, tracer
+                self, (small, working_network), known, small.layers[place], (deadline, soft_deadline), left, tracer
             )  # fmt: skip
-            known = trees.tightened(run)
+            known = trees.tightened(self.subproblems(rounds), each, run)
             lower, upper = bounds.lower.clone(), bounds.upper.clone()
             lower[:, left], upper[:, left] = known.lower, known.upper
             # intervals rest on what is written down
@@ -130,51 +129,62 @@ class _Trees:
     """The trees of one layer's neurons."""
 
     def __init__(
-        self, method: NeuronTrees, networks: tuple[Network, Network], bounds: Bounds, layer: Layer, most: float,
+        self, method: NeuronTrees, networks: tuple[Network, Network], bounds: Bounds, layer: Layer,
         deadlines: tuple[Deadline, Deadline], variables: Int[Tensor, " variables"], tracer: BoundTracer,
     ) -> None:  # fmt: skip
-        """networks: the exact one and the one that ascents work in. most: subproblems an end, in the mean. deadlines: hard and soft.
-        variables: of the whole network, those of this one.
-        """
+        """networks: the exact one and the one that ascents work in. deadlines: hard and soft. variables: of the whole network, those of this one."""
         self.variables, self.tracer = variables, tracer
-        self.method, self.layer, self.most = method, layer, most
+        self.method, self.layer = method, layer
         self.network, self.working_network = networks
         self.deadline, self.soft_deadline = deadlines
         working = self.working_network
         self.bounds, self.working_bounds = bounds, bounds.to(working.device, working.dtype)
         self.sizes = magnitudes(self.network, bounds)
 
-    def tightened(self, run: Mapper) -> Bounds:
-        """The boxes with what the trees tell of this layer. The first chunks decide whether there are more."""
+    def tightened(self, mean: float, most: float, run: Mapper) -> Bounds:
+        """The boxes with what the trees tell of this layer.
+
+        mean: subproblems an end of any layer. most: of this layer's neurons together, if the first few, with the mean each, gain enough.
+        """
         ends = self._open_ends()
+        first = torch.arange(len(ends))[: 2 * _TRIAL]
+        bounds, narrower = self._with_trees(self.bounds, ends.select(first), mean, run)
+        if narrower < _NARROWER * math.log2(mean):
+            return bounds
+        mean = min(max(2 * most / len(ends), mean / _MORE), mean * _MORE)
+        return self._with_trees(bounds, ends, mean, run)[0]
+
+    def _with_trees(self, bounds: Bounds, ends: Ends, mean: float, run: Mapper) -> tuple[Bounds, float]:
+        """The boxes with what is found of these ends, by so many subproblems each in the mean; what splits took of the intervals."""
         room = at_once(_ELEMENTS, self.bounds.lower.device)
-        most = max(2, int(room / (self.network.variables * max(1.0, self.most))))
-        numbers = torch.arange(len(ends))
-        trial, rest = numbers[: 2 * _TRIAL].split(min(most, _TRIAL)), numbers[2 * _TRIAL :].split(most)
-        bounds = self.bounds
-        for part in (trial, rest):
-            chunks = [ends.select(rows) for rows in part if len(rows)]
-            for chunk, found in zip(chunks, run(self._bounded, chunks), strict=True):
-                bounds = self._with(bounds, chunk, found)
-            if part is trial and self._narrower(ends.select(numbers[: 2 * _TRIAL]), bounds) < _NARROWER:
-                break
-        return bounds
+        most = max(2, int(room / (self.network.variables * max(1.0, mean))))
+        chunks = [ends.select(rows) for rows in torch.arange(len(ends)).split(most)] if len(ends) else []
+        narrower = 0.0
+        for chunk, (found, gained) in zip(
+            chunks, run(partial(self._bounded, mean=mean), chunks), strict=True
+        ):
+            bounds = self._with(bounds, chunk, found)
+            width = self._width(self.bounds, chunk.box, chunk.neuron)
+            narrower += float((gained / width).sum())
+        return bounds, 2 * narrower / max(1, len(ends))
 
     def _open_ends(self) -> Ends:
-        """Both ends of every open neuron, side by side; widest intervals first."""
+        """Both ends of every open neuron, side by side; those first whose relaxations leave the widest gaps."""
         box, neuron = still_open(self.layer, self.bounds).nonzero().unbind(1)
-        order = self._width(self.bounds, box, neuron).argsort(descending=True).repeat_interleave(2)
+        column = neuron + self.layer.variables.start
+        lower, upper = self.bounds.lower[box, column], self.bounds.upper[box, column]
+        gap = torch.where(self._is_triangle(lower, upper), -lower * upper / (upper - lower), upper - lower)
+        order = gap.argsort(descending=True).repeat_interleave(2)
         side = self.bounds.lower.new_tensor([1.0, -1.0]).repeat(len(box))
         return Ends(box[order], neuron[order], side)
+
+    def _is_triangle(self, lower: Tensor, upper: Tensor) -> Bool[Tensor, "*batch"]:
+        """Where a relaxation is one, with a corner at 0 (of other pieces' corners nothing is asked)."""
+        return (lower < 0) & (upper > 0) & (not self.layer.activation.curved)
 
     def _width(self, bounds: Bounds, box: Tensor, neuron: Tensor) -> Tensor:
         column = neuron + self.layer.variables.start
         return bounds.upper[box, column] - bounds.lower[box, column]
-
-    def _narrower(self, ends: Ends, bounds: Bounds) -> float:
-        """The mean share of their intervals that the neurons have lost."""
-        before, after = (self._width(some, ends.box, ends.neuron) for some in (self.bounds, bounds))
-        return float((1 - after / before).mean()) if len(ends) else 0.0
 
     def _with(self, bounds: Bounds, ends: Ends, found: Tensor) -> Bounds:
         """The boxes with ends that were found."""
@@ -186,16 +196,16 @@ class _Trees:
             end[place] = better(end[place], side * found[rows])
         return Bounds(lower, upper)
 
-    def _bounded(self, ends: Ends) -> Float[Tensor, " ends"]:
-        """Lower bounds of the ends; -inf where nothing is known."""
+    def _bounded(self, ends: Ends, mean: float) -> tuple[Float[Tensor, " ends"], Float[Tensor, " ends"]]:
+        """Lower bounds of the ends, and what splits gained; -inf and 0 where nothing is known."""
         if self.soft_deadline.remaining <= 0:
-            return ends.side.new_full((len(ends),), -torch.inf)
+            return ends.side.new_full((len(ends),), -torch.inf), torch.zeros_like(ends.side)
         subproblems, finished = self._rooted(ends), list[Subproblems]()
         began = subproblems.lower_bound
-        for _ in range(self.method.rounds(_MORE * self.most)):
+        for _ in range(self.method.rounds(_MORE * mean)):
             if self.soft_deadline.remaining <= 0:
                 break
-            rows = self._worst(ends, subproblems, began)
+            rows = self._worst(ends, subproblems, began, mean)
             if not len(rows):
                 break
             rest = torch.ones(len(subproblems), dtype=torch.bool, device=rows.device)
@@ -203,7 +213,8 @@ class _Trees:
             children, stuck = self._split(ends, subproblems.select(rows))
             finished.append(stuck)
             subproblems = _joined([subproblems.select(rest), children])
-        return self._proved(ends, _joined([*finished, subproblems]))
+        found = self._proved(ends, _joined([*finished, subproblems]))
+        return found, (found - began).nan_to_num(0.0, 0.0, 0.0).clamp(min=0)
 
     def _problem(self, ends: Ends, subproblems: Subproblems, network: Network, bounds: Bounds) -> DualProblem:
         """Each subproblem's end as its one objective."""
@@ -224,7 +235,9 @@ class _Trees:
         ascended = self.method.root.ascend(problem, problem.initial(), deadline=self.deadline)
         return subproblems.with_state(ascended.bound[:, 0], ascended.state)
 
-    def _worst(self, ends: Ends, subproblems: Subproblems, began: Tensor) -> Int[Tensor, " rows"]:
+    def _worst(
+        self, ends: Ends, subproblems: Subproblems, began: Tensor, mean: float
+    ) -> Int[Tensor, " rows"]:
         """The subproblems to split: the worst of each end that is due. `began`: the ends' bounds before they were split."""
         owner, bound = subproblems.clause, subproblems.lower_bound
         order = bound.argsort(stable=True)
@@ -235,25 +248,26 @@ class _Trees:
             torch.arange(len(owner), device=owner.device) - (counts.cumsum(0) - counts)[owner[order]]
         )
         chosen = rank < (self.method.share * counts).ceil()[owner]
-        due = self._due(ends, counts, began, _least(subproblems, bound, len(ends)))
+        due = self._due(ends, counts, began, _least(subproblems, bound, len(ends)), mean)
         return (chosen & due[owner]).nonzero()[:, 0]
 
-    def _due(self, ends: Ends, counts: Tensor, began: Tensor, found: Tensor) -> Bool[Tensor, " ends"]:
-        """Which ends are worth more subproblems than the `counts` that they have, and are open as far as these tell."""
+    def _due(
+        self, ends: Ends, counts: Tensor, began: Tensor, found: Tensor, mean: float
+    ) -> Bool[Tensor, " ends"]:
+        """Which ends are worth more subproblems than the `counts` that they have, if there are so many in the mean, and are open as far as these tell."""
         column = ends.neuron + self.layer.variables.start
         lower, upper = self.bounds.lower[ends.box, column], self.bounds.upper[ends.box, column]
-        # by how much the triangle's height falls with the end, where there is one
-        triangle = (lower < 0) & (upper > 0) & (not self.layer.activation.curved)
-        other = torch.where(ends.side > 0, upper, lower)
-        weight = torch.where(triangle, (other / (upper - lower)).square(), 1.0)
+        # by how much the triangle's height falls with the end
+        share = torch.where(ends.side > 0, upper, lower) / (upper - lower)
+        weight = torch.where(self._is_triangle(lower, upper), share.square(), 1.0)
         pace = ((found - began) / counts.clamp(min=2).log2()).clamp(min=0)
         is_open = self._open(ends, found)
         gain = weight * pace
-        worth = self.most * (gain / gain[is_open].mean()).nan_to_num(nan=0.0).clamp(max=_MORE)
+        worth = mean * (gain / gain[is_open].mean()).nan_to_num(nan=0.0).clamp(max=_MORE)
         # where an end would pass 0, and its neuron be open no more
         closing = counts * (-found / pace).nan_to_num(nan=torch.inf).exp2()
-        worth = torch.where(closing <= 2 * self.most, torch.maximum(worth, closing), worth)
-        return is_open & (counts < torch.where(counts < _PACE, _MORE * self.most * weight, worth))
+        worth = torch.where(closing <= 2 * mean, torch.maximum(worth, closing), worth)
+        return is_open & (counts < torch.where(counts < _PACE, _MORE * mean * weight, worth))
 
     def _open(self, ends: Ends, found: Tensor) -> Bool[Tensor, " ends"]:
         """Whether each end's neuron is open if the end is where it was found."""

@@ -53,10 +53,10 @@ class Gated(Elementwise):
 
     def _rising_zero(self, t: Tensor, rho: Tensor, low: Tensor, high: Tensor) -> Tensor:
         """Where `t sigma'(z) - rho`, rising from `low` to `high`, is 0; the nearer end if it is nowhere."""
-        found, *given = (each.clone() for each in torch.broadcast_tensors(low, t, rho, low, high))
+        t, rho, low, high = torch.broadcast_tensors(t, rho, low, high)
         # most pieces are a point: one search of those that are not costs less than the wait that it takes on a GPU
-        rows = ~(low >= high)
-        t, rho, low, high = (each[rows] for each in given)
+        rows, found = ~(low >= high), low.clone()
+        t, rho, low, high = (each[rows] for each in (t, rho, low, high))
         for _ in range(_HALVINGS):
             middle = (low + high) / 2
             before = t * self.derivative(middle) < rho
