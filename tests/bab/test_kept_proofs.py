@@ -89,11 +89,11 @@ def test_killed_again_and_again_the_whole_is_proved(
     while found is None:
         assert kills < 1000 and not question.target.exists()
         with suppress(Killed):
-            found = question.decide(int(random.integers(2, 9)))
+            found = question.decide(int(random.integers(2, 5)))
         kills += found is None
     outcome, failure = found
     assert outcome.verdict == "unsat" and failure is None and question.target.exists()
-    assert kills and outcome.progress.checkpoint["resumed"]
+    assert kills > 1 and outcome.progress.checkpoint["resumed"]
     first = question.target.read_bytes()
     assert (b"merged.variable" in first) == opposites
     question.target.unlink()

@@ -285,7 +285,7 @@ def curved(folder: Path) -> Kit:
 
 
 def own_multipliers(folder: Path) -> Kit:
-    """Bounds of the second layer's neurons by slopes 0 and 1 of the first one's, as tight as these make them."""
+    """Bounds of the second layer's neurons by slopes 0 and 1 of the first one's, as tight as these make them; a leaf by multipliers 0."""
     folder = folder / "multipliers"
     folder.mkdir()
     layers = random_layers(1, SIZES)
@@ -304,8 +304,8 @@ def own_multipliers(folder: Path) -> Kit:
     values = sides * (least + sides * np.tile(beyond, 2) - 1e-9)
     head = numbers("<i8", 1, 0, 1, len(sides)) + numbers("<i4", *np.tile(9 + np.arange(len(second)), 2))
     claims = numbers("i1", *sides) + numbers("<f8", *values) + numbers("<f4", *rho.ravel())
-    leaf = numbers("<i8", 1, 0) + numbers("<f4", 1.0)
-    by_hand(files, [("multipliers", head + claims), ("leaves_default", leaf)])
+    leaf = numbers("<i8", 1, 0) + numbers("<f8", 1.0, *np.zeros(sum(SIZES[1:-1])))
+    by_hand(files, [("multipliers", head + claims), ("leaves_rho", leaf)])
     return kit(folder, "multipliers", files, property_text(LOWER, UPPER, 2, f"(<= Y_0 {high!r})"))
 
 
