@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from nets import (
     DOUBLE,
     EXAMPLES,
+    examples,
     label,
     networks,
     random_box,
@@ -111,3 +112,17 @@ def test_adjacent_floats_are_not_halved() -> None:
     lower = torch.tensor([[1.0]], dtype=DOUBLE)
     upper = torch.nextafter(lower, lower + 1)
     assert int(widest_effect(torch.ones_like(lower), lower, upper).variable) == -1
+
+
+@pytest.mark.parametrize("kind", ["Sin", "Tanh", "Sigmoid", "Gelu", "Mul"])
+def test_what_is_narrow_loses_little(kind: str) -> None:
+    """Wherever the primal point is: it knows nothing of splits, and a variable would be split again and again."""
+    activation = examples(kind)[0]
+    size = 2 if activation.joins else 1
+    lower, z = torch.full((1, size), 0.5, dtype=DOUBLE), torch.full((1, size), -2.0, dtype=DOUBLE)
+    upper, t = lower + 1e-3, torch.ones(1, 1, dtype=DOUBLE)
+    for sign in (1, -1):
+        hull = activation.hull(lower, upper)
+        line = hull.line(sign * t, hull.initial())
+        loss = activation.relaxation_loss(sign * t, line, z, lower, upper)
+        assert bool(((loss >= 0) & (loss < 1e-5)).all())

@@ -199,7 +199,11 @@ class Activation(ABC):
     def relaxation_loss(
         self, t: Tensor, line: LinearRelaxation, z: Tensor, lower: Tensor, upper: Tensor
     ) -> Float[Tensor, "*batch pre"]:
-        """What each variable's line loses against sigma at the primal point `z`; -inf where no split helps."""
+        """What each variable's line loses against sigma at the primal point `z`; -inf where no split helps.
+
+        A primal point knows nothing of splits: what is nearest to it of each interval counts.
+        """
+        z = z.clamp(lower, upper)
         gap = t * (self.forward(z) - line.slope * z - line.intercept)
         return torch.where(self.split_point(lower, upper).isnan(), -torch.inf, gap.clamp(min=0))
 

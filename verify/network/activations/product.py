@@ -115,6 +115,6 @@ class Product(Activation):
         self, t: Tensor, line: LinearRelaxation, z: Tensor, lower: Tensor, upper: Tensor
     ) -> Tensor:
         slope_a, slope_b = _halves(line.slope)
-        a, b = _halves(z)
+        a, b = _halves(z.clamp(lower, upper))
         gap = (t * (a * b - slope_a * a - slope_b * b - line.intercept)).clamp(min=0)
         return torch.where(self.split_point(lower, upper).isnan(), -torch.inf, torch.cat([gap, gap], dim=-1))
