@@ -149,7 +149,7 @@ class _Trees:
         ends = self._open_ends()
         first = torch.arange(len(ends))[: 2 * _TRIAL]
         bounds, narrower = self._with_trees(self.bounds, ends.select(first), mean, run)
-        if narrower < _NARROWER * math.log2(mean):
+        if narrower <= _NARROWER * math.log2(mean):
             return bounds
         mean = min(max(2 * most / len(ends), mean / _MORE), mean * _MORE)
         return self._with_trees(bounds, ends, mean, run)[0]
@@ -260,7 +260,8 @@ class _Trees:
         # by how much the triangle's height falls with the end
         share = torch.where(ends.side > 0, upper, lower) / (upper - lower)
         weight = torch.where(self._is_triangle(lower, upper), share.square(), 1.0)
-        pace = ((found - began) / counts.clamp(min=2).log2()).clamp(min=0)
+        # what is not known to have moved has no pace; one without an end would be all that counts
+        pace = ((found - began) / counts.clamp(min=2).log2()).nan_to_num(0.0, 0.0, 0.0).clamp(min=0)
         is_open = self._open(ends, found)
         gain = weight * pace
         worth = mean * (gain / gain[is_open].mean()).nan_to_num(nan=0.0).clamp(max=_MORE)
