@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from collections.abc import Callable
 from typing import Any
 
@@ -67,11 +68,10 @@ def _prove_box(proof: Proof, claimed: Pair, known: Pair) -> None:
         proof.summary.claims += 2 * len(proof.own(np.arange(columns.stop - columns.start)))
 
 
-@register(1, "slopes")
-class Slopes(Rule):
-    """Bounds of some neurons of a layer on the box of some roots, each by slopes of its own."""
+class OnBox(Rule):
+    """Bounds of some neurons of a layer on the box of some roots, and what they are shown by."""
 
-    everywhere, counted = True, "claims"
+    counted = "claims"
 
     @classmethod
     def take_in(cls, proof: Proof, cursor: Cursor, prove: bool) -> None:
@@ -80,16 +80,15 @@ class Slopes(Rule):
         check_roots(proof, roots)
         neurons = neurons_of(proof, number, places)
         old = proof.tree.base(int(roots[0]))
-        bounds = old[0][None], old[1][None]
-        below = proof.network.layers_below(proof.network.layers[number].operand)
-        alphas = read_alphas(proof, cursor, bounds, len(places), "<u1", below)
-
-        def rho(part: Array) -> Rho:
-            return proof.bounder.sloped(bounds, {layer: alpha[:, part] for layer, alpha in alphas.items()})
-
-        if prove:
-            _prove_on_box(proof, bounds, number, (neurons, sides, claims), rho)
+        cls.take_rest(proof, cursor, prove, number, old, (neurons, sides, claims))
         tighten(proof, roots, old, places, sides, claims)
+
+    @classmethod
+    @abstractmethod
+    def take_rest(
+        cls, proof: Proof, cursor: Cursor, prove: bool, number: int, old: Pair, stated: tuple[Array, Array, Array],
+    ) -> None:  # fmt: skip
+        """The rest of the block; proves what is stated (neurons, sides, claims) of a layer on the box `old`, if it is to be proved."""
 
     @classmethod
     def entries(cls, cursor: Cursor) -> int:
@@ -98,38 +97,49 @@ class Slopes(Rule):
         return cursor.integer()
 
 
-@register(18, "multipliers")
-class OwnMultipliers(Rule):
-    """Bounds of some neurons of a layer on the box of some roots, each by multipliers of its own, whatever the activations."""
+@register(1, "slopes")
+class Slopes(OnBox):
+    """Each by slopes of its own."""
 
-    everywhere, counted = True, "claims"
+    everywhere = True
 
     @classmethod
-    def take_in(cls, proof: Proof, cursor: Cursor, prove: bool) -> None:
-        roots, number = cursor.counted("<i8"), cursor.integer()
-        places, sides, claims = cursor.claims("<f8")
-        check_roots(proof, roots)
-        neurons = neurons_of(proof, number, places)
-        old = proof.tree.base(int(roots[0]))
-        stored = {}
+    def take_rest(
+        cls, proof: Proof, cursor: Cursor, prove: bool, number: int, old: Pair, stated: tuple[Array, Array, Array],
+    ) -> None:  # fmt: skip
+        bounds = old[0][None], old[1][None]
+        below = proof.network.layers_below(proof.network.layers[number].operand)
+        alphas = read_alphas(proof, cursor, bounds, len(stated[0]), "<u1", below)
+
+        def rho(part: Array) -> Rho:
+            return proof.bounder.sloped(bounds, {layer: alpha[:, part] for layer, alpha in alphas.items()})
+
+        if prove:
+            _prove_on_box(proof, bounds, number, stated, rho)
+
+
+@register(18, "multipliers")
+class OwnMultipliers(OnBox):
+    """Each by multipliers of its own, whatever the activations."""
+
+    everywhere = True
+
+    @classmethod
+    def take_rest(
+        cls, proof: Proof, cursor: Cursor, prove: bool, number: int, old: Pair, stated: tuple[Array, Array, Array],
+    ) -> None:  # fmt: skip
+        count, stored = len(stated[0]), {}
         for layer in proof.network.layers_below(proof.network.layers[number].operand):
             columns = proof.network.layers[layer].variables
             size = columns.stop - columns.start
-            stored[layer] = cursor.take("<f4", len(places) * size).reshape(1, len(places), size)
+            stored[layer] = cursor.take("<f4", count * size).reshape(1, count, size)
 
         def rho(part: Array) -> Rho:
             return lambda layer, _: Multipliers(stored[layer][:, part].astype(np.float64))
 
         if prove:
             bounds = proof.bounder.propagated((old[0][None], old[1][None]))
-            _prove_on_box(proof, bounds, number, (neurons, sides, claims), rho)
-        tighten(proof, roots, old, places, sides, claims)
-
-    @classmethod
-    def entries(cls, cursor: Cursor) -> int:
-        cursor.counted("<i8")
-        cursor.integer()
-        return cursor.integer()
+            _prove_on_box(proof, bounds, number, stated, rho)
 
 
 def _prove_on_box(

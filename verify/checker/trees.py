@@ -8,10 +8,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from verify.checker.bounding import Objective, Pair
-from verify.checker.claims import check_roots, neurons_of, read_alphas, tighten
+from verify.checker.claims import OnBox, read_alphas
 from verify.checker.errors import NotProved
 from verify.checker.proof import Proof
-from verify.checker.rules import Rule, register
+from verify.checker.rules import register
 from verify.checker.stream import Cursor
 from verify.checker.tree import Tree
 
@@ -19,30 +19,18 @@ Array = NDArray[Any]
 
 
 @register(15, "trees")
-class Trees(Rule):
-    """Bounds of some neurons of a layer on the box of some roots: each claim is the root of a tree, all of whose leaves reach it."""
-
-    counted = "claims"
+class Trees(OnBox):
+    """Each claim is the root of a tree, all of whose leaves reach it."""
 
     @classmethod
-    def take_in(cls, proof: Proof, cursor: Cursor, prove: bool) -> None:
-        roots, number = cursor.counted("<i8"), cursor.integer()
-        places, sides, claims = cursor.claims("<f8")
-        check_roots(proof, roots)
-        neurons = neurons_of(proof, number, places)
-        old = proof.tree.base(int(roots[0]))
+    def take_rest(
+        cls, proof: Proof, cursor: Cursor, prove: bool, number: int, old: Pair, stated: tuple[Array, Array, Array],
+    ) -> None:  # fmt: skip
         if prove:
-            _prove(proof, cursor, number, old, (neurons, sides, claims))
-            proof.summary.claims += len(places)
+            _prove(proof, cursor, number, old, stated)
+            proof.summary.claims += len(stated[0])
         else:
             cursor.skip()
-        tighten(proof, roots, old, places, sides, claims)
-
-    @classmethod
-    def entries(cls, cursor: Cursor) -> int:
-        cursor.counted("<i8")
-        cursor.integer()
-        return cursor.integer()
 
 
 def _prove(proof: Proof, cursor: Cursor, number: int, base: Pair, stated: tuple[Array, Array, Array]) -> None:
