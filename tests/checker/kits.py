@@ -180,45 +180,42 @@ def lemma_files(folder: Path) -> Files:
     return relu_kit(folder, "lemmas", 8, 1, 0.02, "activations", CONSTRAINED, both(always, without_cuts)).files  # fmt: skip
 
 
-def made_by_hand(folder: Path) -> Kit:
-    """A split beyond the box: one half is empty, the other is all; two clauses of one root, and CROWN's own multipliers."""
-    folder = folder / "hand"
+def ample(folder: Path, name: str) -> tuple[Sequence[tuple[Array, Array]], Files, str]:
+    """A network with a property that holds by far, and the text of one that is violated."""
+    folder = folder / name
     folder.mkdir()
     layers = random_layers(1, SIZES)
-    y = outputs(layers)[:, 0]
-    low, high = float(y.min()) - 40.0, float(y.min()) + GIVE
-    files = placed(folder, relu_model(layers), property_text(LOWER, UPPER, 2, f"(<= Y_0 {low!r})"))
+    least = float(outputs(layers)[:, 0].min())
+    holds, fails = (
+        property_text(LOWER, UPPER, 2, f"(<= Y_0 {limit!r})") for limit in (least - 40.0, least + GIVE)
+    )
+    return layers, placed(folder, relu_model(layers), holds), fails
+
+
+def made_by_hand(folder: Path) -> Kit:
+    """A split beyond the box: one half is empty, the other is all; two clauses of one root, and CROWN's own multipliers."""
+    _, files, violated = ample(folder, "hand")
     leaf = numbers("<i8", 1, 2) + numbers("<f4", 1.0)
     by_hand(files, [("empty", numbers("<i8", 1, 1)), ("leaves_default", leaf)], splits=[(0, 0, 5.0)])
-    return kit(folder, "hand", files, property_text(LOWER, UPPER, 2, f"(<= Y_0 {high!r})"))
+    return kit(files.model.parent, "hand", files, violated)
 
 
 def merged(folder: Path) -> Kit:
     """Two roots of one clause, each half of which the other covers."""
-    folder = folder / "merged"
-    folder.mkdir()
-    layers = random_layers(1, SIZES)
-    y = outputs(layers)[:, 0]
-    low, high = float(y.min()) - 40.0, float(y.min()) + GIVE
-    files = placed(folder, relu_model(layers), property_text(LOWER, UPPER, 2, f"(<= Y_0 {low!r})"))
+    _, files, violated = ample(folder, "merged")
     leaves = [("leaves_default", numbers("<i8", 1, node) + numbers("<f4", 1.0)) for node in (2, 5)]
     covered = ("covered", numbers("<i8", 2, 3, 4, 5, 2))
     by_hand(files, [*leaves, covered], roots=[[0], [0]], splits=[(0, 0, 0.0), (1, 0, 0.0)])
-    return kit(folder, "merged", files, property_text(LOWER, UPPER, 2, f"(<= Y_0 {high!r})"))
+    return kit(files.model.parent, "merged", files, violated)
 
 
 def afresh(folder: Path) -> Kit:
     """Boxes of inputs as certificates had them before: each bounded from nothing."""
-    folder = folder / "afresh"
-    folder.mkdir()
-    layers = random_layers(1, SIZES)
-    y = outputs(layers)[:, 0]
-    low, high = float(y.min()) - 40.0, float(y.min()) + GIVE
-    files = placed(folder, relu_model(layers), property_text(LOWER, UPPER, 2, f"(<= Y_0 {low!r})"))
+    _, files, violated = ample(folder, "afresh")
     clip = numbers("<i8", 1, 0) + numbers("<u1", 1) + numbers("<f8", *LOWER, *UPPER)
     leaves = numbers("<i8", 2, 1, 2) + numbers("<u1", 1, 3)
     by_hand(files, [("clip", clip), ("input_leaves", leaves)], splits=[(0, 0, 0.0)])
-    return kit(folder, "afresh", files, property_text(LOWER, UPPER, 2, f"(<= Y_0 {high!r})"))
+    return kit(files.model.parent, "afresh", files, violated)
 
 
 def several(folder: Path) -> Kit:
@@ -286,12 +283,7 @@ def curved(folder: Path) -> Kit:
 
 def own_multipliers(folder: Path) -> Kit:
     """Bounds of the second layer's neurons by slopes 0 and 1 of the first one's, as tight as these make them; a leaf by multipliers 0."""
-    folder = folder / "multipliers"
-    folder.mkdir()
-    layers = random_layers(1, SIZES)
-    y = outputs(layers)[:, 0]
-    low, high = float(y.min()) - 40.0, float(y.min()) + GIVE
-    files = placed(folder, relu_model(layers), property_text(LOWER, UPPER, 2, f"(<= Y_0 {low!r})"))
+    layers, files, violated = ample(folder, "multipliers")
     (first, shift), (second, beyond) = ([part.astype(np.float64) for part in layer] for layer in layers[:2])
     widths = np.abs(first).sum(1)
     ends = shift - widths, shift + widths
@@ -306,7 +298,7 @@ def own_multipliers(folder: Path) -> Kit:
     claims = numbers("i1", *sides) + numbers("<f8", *values) + numbers("<f4", *rho.ravel())
     leaf = numbers("<i8", 1, 0) + numbers("<f8", 1.0, *np.zeros(sum(SIZES[1:-1])))
     by_hand(files, [("multipliers", head + claims), ("leaves_rho", leaf)])
-    return kit(folder, "multipliers", files, property_text(LOWER, UPPER, 2, f"(<= Y_0 {high!r})"))
+    return kit(files.model.parent, "multipliers", files, violated)
 
 
 MAKERS: dict[str, Callable[[Path], Kit]] = {
